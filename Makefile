@@ -1,0 +1,27 @@
+# `make run` and `make test` do all their set-up themselves: a virtual environment with the pinned packages.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+.PHONY: run test check setup clean
+
+run: setup
+	$(VENV)/bin/python scripts/run.py $(ARGS)
+
+test: setup
+	$(VENV)/bin/pytest $(ARGS)
+
+check: setup
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,437 @@
+"""Iterative magnitude pruning with rewinding inside one fit: the rounds, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from lt_lightning.files import replacing, write_json
+from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
+from lt_lightning.pruning.criteria import Criterion, Magnitude
+from lt_lightning.pruning.layers import find_layers, prunable_layers
+from lt_lightning.pruning.masks import Masks, density, kept, size
+from lt_lightning.pruning.rewind import Mode, Restart, RewindPoint, Step
+from lt_lightning.pruning.selection import Scope, density_after, prune
+from lt_lightning.structures.base import Structure
+from lt_lightning.structures.unstructured import Unstructured
+from lt_lightning.structuring import make_ticket
+from lt_lightning.ticket import Ticket
+
+UNSTRUCTURED = "unstructured"
+DENSE = "dense"
+
+
+class LotteryTicketPruning(MaskedTraining):
+    """Finds lottery tickets: train, prune, rewind, train again (paper, algorithm 1), for any LightningModule.
+
+    `Trainer(max_epochs=E)` is the length of one training; the callback makes the fit as long as all rounds need.
+    Round 0 trains the dense network. Each further round prunes the trained network, rewinds what is left and
+    trains it from the rewind point to the end of the schedule. Optimizers and schedules need nothing special: they are
+    set up once, for one training, and taken back by value.
+
+    On disk, under `directory`: a folder for each ticket (`round_00/dense`, `round_01/unstructured`, and one for each
+    structure) with `ticket.safetensors` and its card `ticket.json`; `rounds.json` (what every round reached);
+    `restart.pt` (how to train a ticket alone); `round_01/gradients.pt` if gradients are summed.
+
+    Args:
+        rounds: pruning rounds after the dense one; at least 1.
+        directory: where tickets are written.
+        rate: share of the remaining weights that a round prunes, in (0, 1).
+        scope: `global` compares all layers' scores, `layer` prunes every layer alike.
+        criterion: scores weights; magnitude by default.
+        rewind: the step to rewind to: epochs (`8ep`) or optimizer steps (`500it`) of the dense training.
+        mode: what goes back: `weights` (weights, BatchNorm statistics, optimizer and schedule), `learning_rate`
+            (the schedule alone) or `none` (nothing: fine-tuning at the last learning rate).
+        exempt: roles (`stem`, `classifier`, `depthwise`, `linear`) or layer-name patterns that stay dense.
+        structures: applied to a copy of every round's mask at the round's end, each saved as a ticket of its own.
+        next_round_from: `unstructured`, or the name of the structure whose mask a round trains and the next round
+            prunes (the paper's group-aware variant).
+        gradient_batches: sum gradients over that many last steps of each round, for criteria and structures
+            that need them.
+        monitor: logged metric that tells the best epoch of a round; None takes the last.
+        monitor_mode: `max` or `min`.
+        network: path of the submodule to prune; see `MaskedTraining`.
+        facts: goes on the card of every ticket (data, model, seed, ...); JSON values.
+
+    Example:
+        >>> callback = LotteryTicketPruning(rounds=3, directory="tickets", rewind="1ep")
+        >>> callback.rounds, str(callback.rewind)
+        (3, '1ep')
+    """
+
+    def __init__(
+        self,
+        rounds: int,
+        directory: Path | str,
+        rate: float = 0.2,
+        scope: Scope = "global",
+        criterion: Criterion | None = None,
+        rewind: str | int = "0ep",
+        mode: Mode = "weights",
+        exempt: Sequence[str] = ("stem", "classifier"),
+        structures: Mapping[str, Structure] | None = None,
+        next_round_from: str = UNSTRUCTURED,
+        gradient_batches: int = 0,
+        monitor: str | None = "val/accuracy",
+        monitor_mode: Literal["max", "min"] = "max",
+        network: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(monitor, monitor_mode, network)
+        self.rounds = rounds
+        self.directory = Path(directory)
+        self.rate = rate
+        self.scope = scope
+        self.criterion = criterion or Magnitude()
+        self.rewind = Step.parse(rewind)
+        self.mode = mode
+        self.exempt = tuple(exempt)
+        self.structures = dict(structures or {})
+        self.next_round_from = next_round_from
+        self.gradient_batches = gradient_batches
+        self.facts = dict(facts or {})
+        self._check_arguments()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self.round = 0
+        self.masks: Masks = {}
+        self.history: list[dict[str, Any]] = []
+        self.restart: Restart | None = None
+        self._point: RewindPoint | None = None
+        self._gradients: dict[str, Tensor] = {}
+        self._example = torch.empty(0)
+        self._epochs = 0
+        self._rewind_split = (0, 0)
+
+    def _check_arguments(self) -> None:
+        choices = (UNSTRUCTURED, *self.structures)
+        if self.rounds < 1:
+            raise ValueError(f"pruning.rounds={self.rounds} is not a positive number of rounds")
+        if not 0 < self.rate < 1:
+            raise ValueError(f"pruning.rate={self.rate} is not a share in (0, 1)")
+        if self.gradient_batches < 0:
+            raise ValueError(f"pruning.gradient_batches={self.gradient_batches} is negative")
+        for key, value, allowed in (
+            ("scope", self.scope, get_args(Scope)),
+            ("mode", self.mode, get_args(Mode)),
+            ("next_round_from", self.next_round_from, choices),
+        ):
+            if value not in allowed:
+                raise ValueError(f"pruning.{key}={value!r} is not one of {', '.join(allowed)}")
+        if reserved := {UNSTRUCTURED, DENSE} & set(self.structures):
+            raise ValueError(f"structure.{reserved.pop()} is a reserved name: give the structure another")
+        needy = [name for name, structure in self.structures.items() if structure.needs_gradients]
+        if (needy or self.criterion.needs_gradients) and not self.gradient_batches:
+            raise ValueError(
+                f"{', '.join(needy) or 'the criterion'} needs gradients: set pruning.gradient_batches to the number "
+                "of batches to sum them over"
+            )
+        try:
+            json.dumps(self.facts)
+        except TypeError as error:
+            raise ValueError(f"facts={self.facts} cannot go on a ticket's card: {error}") from None
+
+    # Timeline: epochs of the fit -> rounds
+
+    @property
+    def epochs_per_round(self) -> int:
+        """Length of every round after the dense one: what the schedule has left behind the rewind point."""
+        return self._epochs - self._rewind_split[0]
+
+    @property
+    def total_epochs(self) -> int:
+        """Length of the whole fit."""
+        return sum(self.round_lengths)
+
+    @property
+    def round_lengths(self) -> list[int]:
+        """Epochs of every round, the dense one first."""
+        return [self._epochs] + [self.epochs_per_round] * self.rounds
+
+    def round_of(self, epoch: int) -> int:
+        """The round that an epoch of the fit belongs to."""
+        return 0 if epoch < self._epochs else 1 + (epoch - self._epochs) // self.epochs_per_round
+
+    def _is_last_epoch(self, epoch: int) -> bool:
+        return epoch + 1 == self.total_epochs or self.round_of(epoch + 1) != self.round_of(epoch)
+
+    # Hooks
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        if any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError("EarlyStopping would end all rounds at once: remove it beside LotteryTicketPruning")
+        if trainer.max_epochs is None or trainer.max_epochs < 1 or trainer.max_steps != -1:
+            raise ValueError(
+                f"trainer.max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}: max_epochs must be the "
+                "length of one training (a round), and max_steps unset"
+            )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Optimizers and schedules are set up by now, for one training: make the fit as long as all rounds."""
+        assert trainer.max_epochs is not None
+        self._epochs = trainer.max_epochs
+        trainer.fit_loop.setup_data()
+        steps = _steps_per_epoch(trainer)
+        self._rewind_split = self.rewind.split(steps)
+        if self._rewind_split[0] >= self._epochs:
+            raise ValueError(
+                f"pruning.rewind={self.rewind} is not before the end of a training of {self._epochs} epochs "
+                f"({self._epochs * steps} steps)"
+            )
+        _check_overrun(trainer, self.rewind, self._rewind_split[1])
+        self._example = example_input(trainer, pl_module)
+        if not self.masks:
+            self.masks = self._full_masks(self.network_of(pl_module))
+        extend_to(trainer, self.total_epochs)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step > 0:  # resumed
+            self.hold(trainer, self.network_of(pl_module), self.held_masks)
+            self.start_clock()
+        else:
+            self.start_training()
+        # A resume from an epoch's last batch skips on_train_epoch_start.
+        self._sync_round(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._sync_round(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.round > 0 and self.restart is not None:
+            self.restart.fix_rates(trainer.optimizers)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        if self.gradient_batches and self._is_last_epoch(trainer.current_epoch):
+            self._sum_gradients(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        epochs, steps = self._rewind_split
+        if self._point is None and steps and trainer.current_epoch == epochs and self._steps_in(trainer) == steps:
+            self._capture(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._is_last_epoch(trainer.current_epoch):
+            self._end_round(trainer, pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and self._epochs:
+            extend_to(trainer, self._epochs)
+
+    # Rounds
+
+    def _sync_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Brings the state up to the current epoch. Called at every epoch's start, it acts at most once a round.
+
+        Pruning and rewinding stand at the start of a round, not at the end of the one before: a checkpoint written
+        at the end of an epoch then holds the trained network.
+        """
+        if self._point is None and self._rewind_split == (trainer.current_epoch, 0):
+            self._capture(trainer, pl_module)
+        while self.round < min(self.round_of(trainer.current_epoch), self.rounds):
+            self._begin_round(trainer, pl_module)
+
+    def _capture(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._point = RewindPoint.capture(self.network_of(pl_module), trainer.optimizers, schedules_of(trainer))
+
+    def _begin_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        network = self.network_of(pl_module)
+        if self.restart is None:
+            self.restart = self._make_restart(trainer)
+        self.round += 1
+        self.start_training()
+        self.masks = self._prune(network)
+        values = self.restart.values(network)
+        ticket = self._make_ticket(network, values)
+        self.masks = {name: ticket.masks[name] for name in self.masks}
+        if trainer.is_global_zero:
+            ticket.save(self._path(self.round, self.next_round_from))
+        if self.mode == "weights":
+            self.restart.point.restore_network(network)
+        self.restart.restore(trainer.optimizers, schedules_of(trainer))
+        self.hold(trainer, network, ticket.masks)
+        self._gradients = {}
+
+    def _make_restart(self, trainer: pl.Trainer) -> Restart:
+        assert self._point is not None
+        rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        restart = Restart(self.mode, self._point, self.epochs_per_round, rates)
+        if trainer.is_global_zero:
+            restart.save(self.directory / "restart.pt")
+        return restart
+
+    def _prune(self, network: nn.Module) -> Masks:
+        weights = _on_cpu(network)
+        scores = self.criterion(weights, self.masks, self._summed_gradients())
+        wanted = density_after(self.round, self.rate)
+        if self.next_round_from != UNSTRUCTURED:  # a structure's density is its own: go on from there
+            wanted = kept(self.masks) / size(self.masks) * (1 - self.rate)
+        masks = prune(self.masks, scores, wanted, self.scope)
+        if empty := [name for name, mask in masks.items() if not mask.any()]:
+            rank_zero_warn(f"round {self.round}: no weight is left in {', '.join(empty)} (layer collapse)")
+        return masks
+
+    def _make_ticket(self, network: nn.Module, values: dict[str, Tensor]) -> Ticket:
+        """The ticket that this round trains."""
+        structure = self.structures.get(self.next_round_from, Unstructured())
+        return make_ticket(
+            self.next_round_from, structure, self.masks, _on_cpu(network), values, network, self._example,
+            self._summed_gradients(), self._card(),
+        )  # fmt: skip
+
+    def _end_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        network = self.network_of(pl_module)
+        best = self.finish_training(network, trainer.current_epoch)
+        start = 0 if self.round == 0 else self._epochs + (self.round - 1) * self.epochs_per_round
+        facts = {
+            "round": self.round,
+            "density": density(self.masks),
+            "best_epoch": best["epoch"] - start,
+            "metrics": dict(best["metrics"]),
+            "train_seconds": self.seconds(),
+        }
+        self.history.append(facts)
+        if trainer.is_global_zero:
+            self._save_round(network, {name: value.cpu() for name, value in best["state"].items()}, facts)
+        self.best = {}
+
+    def _save_round(self, network: nn.Module, trained: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        if self.round == 0:
+            assert self._point is not None
+            start = {name: value.cpu() for name, value in self._point.network.items()}
+            ticket = make_ticket(
+                DENSE, Unstructured(), self.masks, trained, start, network, self._example, None, self._card()
+            )
+            path = self._path(0, DENSE)
+        else:
+            path = self._path(self.round, self.next_round_from)
+            ticket = Ticket.load(path)
+        ticket = ticket.with_training(
+            trained, **{key: facts[key] for key in ("best_epoch", "metrics", "train_seconds")}
+        )
+        ticket.save(path)
+        if gradients := self._summed_gradients():
+            with replacing(self.directory / f"round_{self.round:02d}" / "gradients.pt") as partial:
+                torch.save(gradients, partial)
+        if self.round > 0 and self.next_round_from == UNSTRUCTURED:
+            for name, structure in self.structures.items():
+                structured = make_ticket(
+                    name, structure, ticket.masks, trained, ticket.rewind, network, self._example,
+                    gradients, self._card(),
+                )  # fmt: skip
+                structured.save(self._path(self.round, name))
+        write_json(self.directory / "rounds.json", self.history)
+
+    def _card(self) -> dict[str, Any]:
+        return {**self.facts, "round": self.round, "rewind": str(self.rewind), "mode": self.mode}
+
+    def _path(self, number: int, name: str) -> Path:
+        return self.directory / f"round_{number:02d}" / name / "ticket"
+
+    # Parts
+
+    def _full_masks(self, network: nn.Module) -> Masks:
+        layers = find_layers(network, self._example)
+        masks = {
+            layer.weight: torch.ones(layer.shape, dtype=torch.bool) for layer in prunable_layers(layers, self.exempt)
+        }
+        last = density_after(self.rounds, self.rate)
+        if round(last * size(masks)) < 1:
+            raise ValueError(
+                f"pruning.rounds={self.rounds} at pruning.rate={self.rate} would leave none of {size(masks)} weights"
+            )
+        return masks
+
+    def _sum_gradients(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._steps_in(trainer) < _steps_per_epoch(trainer) - self.gradient_batches:
+            return
+        for name, parameter in self.network_of(pl_module).named_parameters():
+            if parameter.grad is not None and name in self.masks:
+                known = self._gradients.get(name)
+                self._gradients[name] = parameter.grad + (0 if known is None else known.to(parameter.device))
+
+    def _summed_gradients(self) -> dict[str, Tensor] | None:
+        return {name: value.cpu() for name, value in self._gradients.items()} or None
+
+    @staticmethod
+    def _steps_in(trainer: pl.Trainer) -> int:
+        """Optimizer steps done in the current epoch."""
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        return int(batches.processed) // trainer.accumulate_grad_batches
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "round": self.round,
+            "masks": self.masks,
+            "history": self.history,
+            "point": None if self._point is None else self._point.state_dict(),
+            "restart": None if self.restart is None else self.restart.state_dict(),
+            "gradients": self._gradients,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.round = state_dict["round"]
+        self.masks = state_dict["masks"]
+        self.history = state_dict["history"]
+        point, restart = state_dict["point"], state_dict["restart"]
+        self._point = None if point is None else RewindPoint(**point)
+        self.restart = None if restart is None else Restart.from_state(restart)
+        self._gradients = state_dict["gradients"]
+
+
+def example_input(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:
+    """One input batch of the true shape: `example_input_array`, else the first training batch."""
+    example: Any = pl_module.example_input_array
+    if example is None:
+        example = next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
+        example = example[0] if isinstance(example, (tuple, list)) else example
+    if not isinstance(example, Tensor):
+        raise ValueError(
+            "the network's input could not be told from the first batch: set example_input_array on the LightningModule"
+        )
+    converted: Tensor = trainer.precision_plugin.convert_input(example[:1].to(pl_module.device))
+    return converted
+
+
+def _steps_per_epoch(trainer: pl.Trainer) -> int:
+    """Optimizer steps of an epoch; the last may be of fewer batches than are accumulated."""
+    if math.isinf(trainer.num_training_batches):
+        raise ValueError("the training data have no length: set trainer.limit_train_batches to the batches of an epoch")
+    return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+
+
+def _check_overrun(trainer: pl.Trainer, rewind: Step, steps: int) -> None:
+    """Rounds last whole epochs, so from within an epoch they run a little over the schedule's end."""
+    for schedule in schedules_of(trainer):
+        if steps and isinstance(schedule, torch.optim.lr_scheduler.OneCycleLR):
+            raise ValueError(
+                f"pruning.rewind={rewind} lies within an epoch, and OneCycleLR allows no step beyond its end: "
+                "rewind to a whole epoch"
+            )
+
+
+def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().cpu() for name, parameter in network.named_parameters()}

@@ -1,0 +1,97 @@
+"""Random crop, flip and normalisation of whole batches at once, on the batch's device and without host syncs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def crop(images: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
+    """Pads every image with zeros and cuts a window of the old size out of it, at a place of its own.
+
+    All rows of all windows are copied by a single `index_select` from an overlapping view in which every entry
+    is the start of a row: on a CPU three to fifteen times faster than gathering or indexing pixels.
+
+    Args:
+        images: (N, C, H, W), any type.
+        top: (N,) int64 in [0, 2 * pad], the window's first row in the padded image.
+        left: (N,) int64 in [0, 2 * pad], its first column.
+        pad: number of zeros on each side.
+
+    Returns:
+        (N, C, H, W).
+
+    >>> image = torch.tensor([[[[1, 2], [3, 4]]]])
+    >>> crop(image, top=torch.tensor([2]), left=torch.tensor([1]), pad=1)
+    tensor([[[[3, 4],
+              [0, 0]]]])
+    """
+    count, channels, height, width = images.shape
+    padded = F.pad(images, (pad, pad, pad, pad))
+    line = width + 2 * pad
+    plane = line * (height + 2 * pad)
+    planes = torch.arange(count * channels, device=images.device).view(count, channels, 1) * plane
+    rows = torch.arange(height, device=images.device) + top[:, None]
+    starts = planes + (rows * line + left[:, None])[:, None]
+    windows = padded.reshape(-1).unfold(0, width, 1)
+    return windows.index_select(0, starts.view(-1)).view_as(images)
+
+
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirrors the chosen images left to right.
+
+    Args:
+        images: (N, C, H, W), any type.
+        chosen: (N,) bool.
+
+    >>> flip(torch.tensor([[[[1, 2]]], [[[3, 4]]]]), torch.tensor([False, True])).flatten()
+    tensor([1, 2, 4, 3])
+    """
+    count = len(images)
+    both = torch.cat([images, images.flip(3)])
+    return both.index_select(0, torch.arange(count, device=images.device) + count * chosen)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 images as float32: (pixel / 255 - mean) / std, by channel.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        mean: (C,) of pixels scaled to [0, 1], on the same device.
+        std: (C,) likewise.
+    """
+    scale = 1 / (255 * std)
+    return images.float().mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random augmentation of training images.
+
+    Attributes:
+        pad: zeros around an image before a window of the old size is cut at random; 0 for no cropping.
+        flip: mirror half of the images, chosen at random.
+
+    Raises:
+        ValueError: if `pad` is negative.
+    """
+
+    pad: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise ValueError(f"data.augment.pad={self.pad}: must be at least 0")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Augments a batch, (N, C, H, W); the generator must be on its device."""
+        count, device = len(images), images.device
+        if self.pad:
+            places = torch.randint(2 * self.pad + 1, (2, count), generator=generator, device=device)
+            images = crop(images, places[0], places[1], self.pad)
+        if self.flip:
+            images = flip(images, torch.rand(count, generator=generator, device=device) < 0.5)
+        return images

@@ -1,0 +1,232 @@
+"""ImageNet (ILSVRC 2012): folders of JPEG files, decoded and cropped by worker processes while training."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lt_lightning.data.augment import normalise
+from lt_lightning.data.files import Files, bad, find, read_image
+from lt_lightning.data.module import Batch, ImageData, Options, Part
+from lt_lightning.data.order import AUGMENTATION, Order, random_state
+
+Key = tuple[int, int]  # epoch, index
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+Example = tuple[Tensor, int]  # (H, W, 3) uint8, label
+
+
+class ImageNet(ImageData):
+    """Pictures in `train/<class>/*.JPEG` and `val/<class>/*.JPEG`, classes numbered in the order of their names.
+
+    The test set is the folder `val`; validation images are held out from `train`. A training image is a random
+    part of a picture, an eighth to all of it, stretched and mirrored at random; otherwise it is the middle.
+
+    Args:
+        root: see `ImageData`; the pictures are in `imagenet` below it.
+        batch_size: see `ImageData`.
+        classes: how many folders there must be.
+        size: height and width that the pictures are brought to.
+        workers: processes that decode pictures, for each training process; 0 decodes in the training process.
+        options: see `ImageData`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    name = "imagenet"
+    channels = 3
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    files = Files(folder="imagenet", entries=("train", "val"))
+
+    def __init__(
+        self,
+        root: str | Path,
+        batch_size: int,
+        *,
+        classes: int = 1000,
+        size: int = 224,
+        workers: int = 8,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(root, batch_size, **options)
+        if workers < 0:
+            raise ValueError(f"data.workers={workers}: must be at least 0")
+        self.classes = classes
+        self.size = size
+        self.workers = workers
+        self._parts: dict[Part, Pictures] = {}
+
+    def _load(self) -> None:
+        if self._parts:
+            return
+        folder = find(self.root, self.files)
+        paths, labels = list_pictures(folder / "train", self.classes)
+        train, held_out = self._split(len(paths))
+        test_paths, test_labels = list_pictures(folder / "val", self.classes)
+
+        def pictures(indices: Tensor, *, augment: bool) -> Pictures:
+            chosen = indices.tolist()
+            return Pictures([paths[i] for i in chosen], [labels[i] for i in chosen], self.size, self.seed, augment)
+
+        self._parts = {
+            "train": pictures(train, augment=True),
+            "validation": pictures(held_out, augment=False),
+            "test": Pictures(test_paths, test_labels, self.size, self.seed, augment=False),
+        }
+
+    def _loader(self, part: Part) -> StreamLoader:
+        pictures = self._parts[part]
+        return StreamLoader(pictures, self._order(part, len(pictures)), self.workers, *self._statistics())
+
+
+def list_pictures(folder: Path, classes: int) -> tuple[list[str], list[int]]:
+    """Every picture with its label.
+
+    Raises:
+        ValueError: if there are more or fewer classes, or if one has no picture.
+    """
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    if len(folders) != classes:
+        raise ValueError(f"dataset.classes={classes}: {folder} holds {len(folders)} classes")
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, place in enumerate(folders):
+        with os.scandir(place) as entries:
+            found = sorted(entry.path for entry in entries if entry.name.endswith(".JPEG"))
+        if not found:
+            raise bad(place, "holds no *.JPEG")
+        paths += found
+        labels += [label] * len(found)
+    return paths, labels
+
+
+class Pictures(Dataset[Example]):
+    """Decodes a picture by (epoch, index). What comes out depends on these and the seed, not on who decodes it.
+
+    Args:
+        paths: of the pictures.
+        labels: one for each.
+        size: height and width of what comes out.
+        seed: of the augmentation.
+        augment: a random part, mirrored half of the time; else the middle.
+    """
+
+    def __init__(self, paths: Sequence[str], labels: Sequence[int], size: int, seed: int, augment: bool) -> None:
+        self.paths = np.array([os.fsencode(path) for path in paths])  # one block of memory, shared by the workers
+        self.labels = np.array(labels)
+        self.size = size
+        self.seed = seed
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> Example:
+        epoch, index = key
+        image = read_image(Path(os.fsdecode(self.paths[index])))
+        random = np.random.default_rng(random_state(self.seed, AUGMENTATION, epoch, index))
+        box = random_box(image.width, image.height, random) if self.augment else middle_box(image.width, image.height)
+        pixels = np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box))
+        if self.augment and random.random() < 0.5:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
+        return torch.from_numpy(pixels), int(self.labels[index])
+
+
+def random_box(width: int, height: int, random: np.random.Generator) -> Box:
+    """A part of a picture: area uniform in [0.08, 1] of it, log of width over height uniform, ratio in [3/4, 4/3].
+
+    Where ten draws do not fit into the picture it is the largest part in the middle with an allowed ratio
+    (Szegedy et al., arXiv 1409.4842).
+    """
+    for _ in range(10):
+        area = width * height * random.uniform(0.08, 1)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        box_width, box_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if box_width <= width and box_height <= height:
+            left, top = random.uniform(0, width - box_width), random.uniform(0, height - box_height)
+            return left, top, left + box_width, top + box_height
+    return _centred(width, height, min(width, height * 4 / 3), min(height, width * 4 / 3))
+
+
+def middle_box(width: int, height: int) -> Box:
+    """The middle square with 224/256 of the shorter side: the usual resize and centre crop in one step.
+
+    >>> middle_box(512, 256)
+    (144.0, 16.0, 368.0, 240.0)
+    """
+    side = min(width, height) * 224 / 256
+    return _centred(width, height, side, side)
+
+
+def _centred(width: int, height: int, box_width: float, box_height: float) -> Box:
+    left, top = (width - box_width) / 2, (height - box_height) / 2
+    return left, top, left + box_width, top + box_height
+
+
+class StreamLoader:
+    """Batches that worker processes decode, normalised on the device. Lightning takes it as it is.
+
+    Args:
+        pictures: what the workers decode.
+        order: of the pictures; its `set_epoch` chooses the epoch.
+        workers: number of processes; they stay between epochs.
+        mean: (C,), on the device where the batches shall be.
+        std: (C,), likewise.
+    """
+
+    batch_sampler = None  # Lightning reads it of every loader that has a sampler
+
+    def __init__(self, pictures: Pictures, order: Order, workers: int, mean: Tensor, std: Tensor) -> None:
+        self.sampler = order
+        self.mean = mean
+        self.std = std
+        self._loader = DataLoader(
+            pictures,
+            batch_sampler=_Keys(order),
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=mean.is_cuda,
+            persistent_workers=workers > 0,
+        )
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch; which one is read when the first batch is asked for."""
+        device = self.mean.device
+        for images, labels in self._loader:
+            on_device = images.to(device, non_blocking=True)
+            yield normalise(on_device, self.mean, self.std), labels.to(device, non_blocking=True)
+
+
+class _Keys:
+    """The keys of each batch of the epoch, as a `DataLoader`'s batch sampler."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.order.epoch
+        for batch in self.order.batches():
+            yield [(epoch, index) for index in batch.tolist()]
+
+
+def _collate(examples: Sequence[Example]) -> Batch:
+    """Images (N, 3, H, W) uint8, channels last in memory, and labels (N,) int64."""
+    images = torch.stack([image for image, _ in examples]).permute(0, 3, 1, 2)
+    return images, torch.tensor([label for _, label in examples])

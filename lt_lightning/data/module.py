@@ -1,0 +1,221 @@
+"""What all data modules share (`ImageData`), and those whose set is held in memory (`TensorData`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sized
+from pathlib import Path
+from typing import ClassVar, Final, Literal, NamedTuple, Protocol, TypedDict, Unpack
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lt_lightning.data.augment import Augment, normalise
+from lt_lightning.data.files import Files, fetch
+from lt_lightning.data.order import Order, split
+from lt_lightning.data.tensors import TensorLoader
+
+Part = Literal["train", "validation", "test"]
+Batch = tuple[Tensor, Tensor]
+
+NO_AUGMENTATION: Final = Augment()
+
+
+class Pairs(NamedTuple):
+    """A part of a data set.
+
+    Attributes:
+        images: (N, channels, size, size) uint8.
+        labels: (N,) int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class Loader(Iterable[Batch], Sized, Protocol):
+    """Yields (float32 images, int64 labels) and knows how often; `sampler.set_epoch` sets the epoch."""
+
+    sampler: Order
+
+
+class Options(TypedDict, total=False):
+    """The arguments of `ImageData` that have a default, for the constructors of its subclasses."""
+
+    eval_batch_size: int
+    seed: int
+    validation: int | float
+    limit: float
+
+
+class ImageData(pl.LightningDataModule, ABC):
+    """Images with class labels, divided into training, validation and test part.
+
+    One module can serve many trainers after each other; it reads its files once.
+
+    Attributes:
+        name: of the data set, as in `conf/data`.
+        classes: number of classes; labels are 0 to `classes - 1`.
+        channels: of an image.
+        size: height and width of an image, in pixels.
+        mean: of the training pixels scaled to [0, 1], by channel.
+        std: their standard deviation, likewise.
+        files: what is read below `root`; None if nothing is.
+
+    Args:
+        root: folder of the data sets.
+        batch_size: training images of one step of one process.
+        eval_batch_size: images of one validation or test step of one process, at most.
+        seed: of the division, the order and the augmentation.
+        validation: how many training images to hold out for validation: a count, or a share (float).
+        limit: share of the remaining training images to use, in (0, 1]; for quick trials.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    name: str
+    classes: int
+    channels: int
+    size: int
+    mean: ClassVar[tuple[float, ...]]
+    std: ClassVar[tuple[float, ...]]
+    files: ClassVar[Files | None]
+
+    def __init__(
+        self,
+        root: str | Path,
+        batch_size: int,
+        *,
+        eval_batch_size: int = 500,
+        seed: int = 0,
+        validation: int | float = 0.1,
+        limit: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ValueError(f"data.{key}={value}: must be at least 1")
+        if seed < 0:
+            raise ValueError(f"data.seed={seed}: must be at least 0")
+        if validation < 1 if isinstance(validation, int) else not 0 < validation < 1:
+            raise ValueError(f"data.validation={validation}: must be a count of at least 1 or a share in (0, 1)")
+        if not 0 < limit <= 1:
+            raise ValueError(f"data.limit={limit}: must be a share in (0, 1]")
+        self.root = Path(root).expanduser()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.validation = validation
+        self.limit = limit
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing (Lightning: in one process a machine).
+
+        Raises:
+            FileNotFoundError: if that is impossible; says what to put where.
+        """
+        if self.files is not None:
+            fetch(self.root, self.files)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the data, the first time it is called; without a trainer it downloads before, if need be.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file is short or corrupt; names it. If `validation` leaves nothing to train on.
+        """
+        if self.trainer is None:
+            self.prepare_data()
+        self._load()
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled and augmented; full batches only."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> Loader:
+        """Each held-out training image once."""
+        return self._loader("validation")
+
+    def test_dataloader(self) -> Loader:
+        """Each test image once."""
+        return self._loader("test")
+
+    @property
+    def device(self) -> torch.device:
+        """The trainer's; the CPU without one."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _split(self, count: int) -> tuple[Tensor, Tensor]:
+        """Indices of the training and the validation part of `count` images."""
+        return split(count, self.validation, self.seed, self.limit)
+
+    def _order(self, part: Part, count: int) -> Order:
+        """The order in which this process goes through a part of `count` images."""
+        train = part == "train"
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        size = self.batch_size if train else self.eval_batch_size
+        return Order(count, size, shuffle=train, drop_last=train, seed=self.seed, rank=rank, world_size=world_size)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, on the device."""
+        return torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Makes `_loader` possible; does nothing if it is already."""
+
+    @abstractmethod
+    def _loader(self, part: Part) -> Loader:
+        """A loader of one part for this process."""
+
+
+class TensorData(ImageData):
+    """A set that is held as uint8 tensors on the training device, and augmented there.
+
+    Attributes:
+        parts: the images and labels of each part, on the device; empty before `setup`.
+
+    Args:
+        root: see `ImageData`.
+        batch_size: see `ImageData`.
+        augment: of the training images.
+        options: see `ImageData`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self, root: str | Path, batch_size: int, *, augment: Augment = NO_AUGMENTATION, **options: Unpack[Options]
+    ) -> None:
+        super().__init__(root, batch_size, **options)
+        self.augment = augment
+        self.parts: dict[Part, Pairs] = {}
+
+    def _load(self) -> None:
+        if not self.parts:
+            (images, labels), test = self._read()
+            train, held_out = self._split(len(images))
+            self.parts = {
+                "train": Pairs(images[train], labels[train]),
+                "validation": Pairs(images[held_out], labels[held_out]),
+                "test": test,
+            }
+        for part, (images, labels) in self.parts.items():
+            self.parts[part] = Pairs(images.to(self.device), labels.to(self.device))
+
+    def _loader(self, part: Part) -> TensorLoader:
+        images, labels = self.parts[part]
+        augment = self.augment if part == "train" else NO_AUGMENTATION
+        mean, std = self._statistics()
+
+        def transform(batch: Tensor, generator: torch.Generator) -> Tensor:
+            return normalise(augment(batch, generator), mean, std)
+
+        return TensorLoader(images, labels, self._order(part, len(images)), transform)
+
+    @abstractmethod
+    def _read(self) -> tuple[Pairs, Pairs]:
+        """What is for training and validation, and what is for test."""

@@ -1,0 +1,174 @@
+"""Residual networks (He et al., CVPR 2016): the CIFAR family of depth 6n + 2, ResNet-18 and ResNet-50.
+
+A shortcut is the identity, or, where the shape changes, a 1x1 convolution with BatchNorm (their option B) in every
+network here.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from lt_lightning.models.parts import conv, initialise, positive
+
+Stem = Literal["cifar", "stride2", "imagenet"]
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """The way round a block; an empty sequence is the identity, and leaves no node in a traced graph."""
+    if stride == 1 and inputs == outputs:
+        return nn.Sequential()
+    return nn.Sequential(
+        OrderedDict(conv=conv(inputs, outputs, 1, stride), bn=nn.BatchNorm2d(outputs)),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, `inputs` to `width` channels."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(inputs, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = shortcut(inputs, width, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (n, inputs, h, w) to (n, width, h / stride, w / stride)."""
+        branch = self.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.relu(self.bn2(self.conv2(branch)) + self.shortcut(x))
+        return out
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, `inputs` to 4 `width` channels; the 3x3 one has the stride."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = self.expansion * width
+        self.conv1 = conv(inputs, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv(width, outputs, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = shortcut(inputs, outputs, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
+        branch = self.relu(self.bn1(self.conv1(x)))
+        branch = self.relu(self.bn2(self.conv2(branch)))
+        out: Tensor = self.relu(self.bn3(self.conv3(branch)) + self.shortcut(x))
+        return out
+
+
+def make_stem(kind: Stem, channels: int, width: int) -> nn.Sequential:
+    """The first layers: `channels` of the image to `width` channels.
+
+    Args:
+        kind: `cifar` (3x3, stride 1), `stride2` (3x3, stride 2: a quarter of the work) or `imagenet` (7x7, stride
+            2, and 3x3 max pooling of stride 2).
+        channels: of the image.
+        width: channels made.
+
+    Raises:
+        ValueError: if there is no such kind.
+    """
+    if kind not in get_args(Stem):
+        raise ValueError(f"stem={kind!r}: must be one of {', '.join(get_args(Stem))}")
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=conv(channels, width, 7 if kind == "imagenet" else 3, stride=1 if kind == "cifar" else 2),
+        bn=nn.BatchNorm2d(width),
+        relu=nn.ReLU(),
+    )
+    if kind == "imagenet":
+        layers["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
+    return nn.Sequential(layers)
+
+
+class ResNet(nn.Module):
+    """Stem, stages of residual blocks that double the width and halve the image, global average, linear classifier.
+
+    Args:
+        block: of which the stages are made.
+        blocks: how many in each stage.
+        width: of the stem and of the first stage.
+        classes: outputs.
+        channels: of the image.
+        stem: see `make_stem`.
+
+    Raises:
+        ValueError: if a size is not positive, or there is no such stem.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: Sequence[int],
+        width: int,
+        classes: int,
+        channels: int = 3,
+        stem: Stem = "cifar",
+    ) -> None:
+        super().__init__()
+        positive(width=width, classes=classes, channels=channels)
+        self.stem = make_stem(stem, channels, width)
+        self.stages = nn.Sequential()
+        features = width
+        for stage, count in enumerate(blocks):
+            layers = nn.Sequential()
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                layers.append(block(features, width * 2**stage, stride))
+                features = block.expansion * width * 2**stage
+            self.stages.append(layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(features, classes)
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, channels, h, w) to logits (n, classes)."""
+        features = self.pool(self.stages(self.stem(images)))
+        logits: Tensor = self.classifier(features.flatten(1))
+        return logits
+
+
+def cifar_resnet(depth: int, classes: int, channels: int = 3, width: int = 16, stem: Stem = "cifar") -> ResNet:
+    """ResNet of three stages of n basic blocks; 0.27 million parameters at depth 20.
+
+    Args:
+        depth: 6n + 2: 8, 14, 20, 32, ... layers on the main path.
+        classes: outputs.
+        channels: of the image.
+        width: channels of the stem and the first stage.
+        stem: see `make_stem`.
+
+    Raises:
+        ValueError: if `depth` is not 6n + 2, or as `ResNet`.
+
+    >>> sum(p.numel() for p in cifar_resnet(8, classes=10).parameters())
+    78042
+    """
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"depth={depth!r}: must be 6n + 2 (8, 14, 20, 26, 32, ...)")
+    return ResNet(BasicBlock, [depth // 6] * 3, width, classes, channels, stem)
+
+
+def resnet18(classes: int, channels: int = 3, width: int = 64, stem: Stem = "cifar") -> ResNet:
+    """ResNet-18; 11.2 million parameters. Raises as `ResNet`."""
+    return ResNet(BasicBlock, [2, 2, 2, 2], width, classes, channels, stem)
+
+
+def resnet50(classes: int, channels: int = 3, width: int = 64, stem: Stem = "imagenet") -> ResNet:
+    """ResNet-50; 25.6 million parameters with 1000 classes. Raises as `ResNet`."""
+    return ResNet(Bottleneck, [3, 4, 6, 3], width, classes, channels, stem)

@@ -1,0 +1,131 @@
+"""The convolution and linear layers of a network, found by running it once, and which of them are prunable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ROLES = ("stem", "classifier", "depthwise", "linear")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer, at the shapes it runs at.
+
+    Attributes:
+        name: the module's name in the network.
+        shape: of its weight: (outputs, inputs per group, *kernel); a linear layer has no kernel.
+        groups: of the convolution; 1 for a linear layer.
+        positions: output positions of one sample (height x width, summed over calls), by each of which every
+            weight is multiplied once.
+        roles: of `ROLES`, those that it plays.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    groups: int
+    positions: int
+    roles: frozenset[str] = frozenset()
+
+    @property
+    def weight(self) -> str:
+        """Name of the weight parameter."""
+        return f"{self.name}.weight" if self.name else "weight"
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+
+def find_layers(network: nn.Module, example: Tensor) -> dict[str, Layer]:
+    """Runs the network once (evaluation mode, no gradients) and lists its layers in the order of execution.
+
+    The role `stem` is that of the first layer executed, `classifier` that of the last; `depthwise` is a
+    convolution with one input channel a group, `linear` any linear layer. Layers that never ran are left out.
+
+    Args:
+        network: any module; its state is left as it was.
+        example: an input batch, of any batch size.
+
+    Raises:
+        ValueError: if no convolution or linear layer ran.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    >>> [(layer.name, layer.shape, layer.positions) for layer in find_layers(net, torch.zeros(1, 1, 4, 4)).values()]
+    [('0', (4, 1, 3, 3), 4), ('2', (2, 16), 1)]
+    """
+    found: dict[str, Layer] = {}
+    names = {module: name for name, module in network.named_modules()}
+
+    def record(module: nn.Module, _: object, output: Tensor) -> None:
+        name = names[module]
+        known = found.get(name)
+        called = _layer(name, module, output)
+        found[name] = replace(known, positions=known.positions + called.positions) if known else called
+
+    hooks = [m.register_forward_hook(record) for m in names if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        with torch.no_grad():
+            network.forward(example)  # not `network(...)`, which would compile a network that is to be compiled
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    if not found:
+        raise ValueError(f"the network {type(network).__name__} has no convolution or linear layer to prune")
+    return _with_ends(found)
+
+
+def prunable_layers(layers: Mapping[str, Layer], exempt: Sequence[str]) -> list[Layer]:
+    """The layers whose weights are pruned: all but the exempt ones.
+
+    Args:
+        layers: as `find_layers` returns them.
+        exempt: roles (`stem`, `classifier`, `depthwise`, `linear`) or patterns of layer names (`layer1.*`).
+
+    Raises:
+        ValueError: if a pattern names no layer, or nothing is left to prune.
+    """
+    for pattern in exempt:
+        if pattern not in ROLES and not any(fnmatchcase(name, pattern) for name in layers):
+            raise ValueError(
+                f"pruning.exempt names {pattern!r}, which is neither a role ({', '.join(ROLES)}) nor matches a "
+                f"layer of the network ({', '.join(layers)})"
+            )
+    left = [layer for layer in layers.values() if not any(_matches(layer, pattern) for pattern in exempt)]
+    if not left:
+        raise ValueError(
+            f"nothing to prune: pruning.exempt={list(exempt)} exempts every layer of the network ({', '.join(layers)})"
+        )
+    return left
+
+
+def _layer(name: str, module: nn.Module, output: Tensor) -> Layer:
+    if isinstance(module, nn.Linear):
+        positions = output[0].numel() // module.out_features
+        return Layer(name, tuple(module.weight.shape), 1, positions, frozenset({"linear"}))
+    assert isinstance(module, CONVOLUTIONS)
+    depthwise = module.groups > 1 and module.groups == module.in_channels
+    roles = frozenset({"depthwise"}) if depthwise else frozenset[str]()
+    return Layer(name, tuple(module.weight.shape), module.groups, math.prod(output.shape[2:]), roles)
+
+
+def _with_ends(found: dict[str, Layer]) -> dict[str, Layer]:
+    first, last = next(iter(found)), next(reversed(found))
+    ends = {first: {"stem"}}
+    ends.setdefault(last, set()).add("classifier")
+    return {name: replace(layer, roles=layer.roles | ends.get(name, set())) for name, layer in found.items()}
+
+
+def _matches(layer: Layer, pattern: str) -> bool:
+    return pattern in layer.roles if pattern in ROLES else fnmatchcase(layer.name, pattern)

@@ -1,0 +1,178 @@
+"""Rewinding: a moment of training, and everything that goes back to it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lt_lightning.files import replacing
+
+Mode = Literal["weights", "learning_rate", "none"]
+
+
+class Stateful(Protocol):
+    """An optimizer or a schedule."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """A moment of training, counted from its start in epochs (`8ep`) or optimizer steps (`500it`).
+
+    >>> Step.parse("8ep").split(steps_per_epoch=100)
+    (8, 0)
+    >>> Step.parse("250it").split(steps_per_epoch=100)
+    (2, 50)
+    """
+
+    count: int
+    unit: Literal["ep", "it"]
+
+    @classmethod
+    def parse(cls, text: str | int) -> Step:
+        """Reads `8ep` or `500it`; a bare number is a number of epochs.
+
+        Raises:
+            ValueError: if the text is neither.
+        """
+        match = re.fullmatch(r"(\d+)(ep|it)?", str(text).strip())
+        if match is None:
+            raise ValueError(f"pruning.rewind={text!r} is not a step: write epochs as '8ep' or steps as '500it'")
+        return cls(int(match[1]), "it" if match[2] == "it" else "ep")
+
+    def split(self, steps_per_epoch: int) -> tuple[int, int]:
+        """Whole epochs before the step, and optimizer steps into the epoch after them."""
+        return (self.count, 0) if self.unit == "ep" else divmod(self.count, steps_per_epoch)
+
+    def __str__(self) -> str:
+        return f"{self.count}{self.unit}"
+
+
+@dataclass
+class RewindPoint:
+    """The state of a training at one step, by value: later training does not change it.
+
+    Attributes:
+        network: parameters and buffers (BatchNorm statistics included) by name.
+        optimizers: their state dicts, momentum included.
+        schedules: state dicts of the learning-rate schedules.
+    """
+
+    network: dict[str, Tensor]
+    optimizers: list[dict[str, Any]]
+    schedules: list[dict[str, Any]]
+
+    @classmethod
+    def capture(cls, network: nn.Module, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> RewindPoint:
+        """Copies everything, so that nothing in the point is shared with the training."""
+        return cls(
+            {name: value.detach().clone() for name, value in network.state_dict().items()},
+            [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers],
+            [copy.deepcopy(schedule.state_dict()) for schedule in schedules],
+        )
+
+    def restore_network(self, network: nn.Module) -> None:
+        """Copies the values back in place: parameters stay the same objects."""
+        network.load_state_dict(self.network)
+
+    def restore_schedule(
+        self, optimizers: Sequence[Stateful], schedules: Sequence[Stateful], momentum: bool = True
+    ) -> None:
+        """Takes optimizers and schedules back.
+
+        Args:
+            optimizers: in the order of the capture.
+            schedules: likewise.
+            momentum: whether the optimizers' running averages go back too; else they start anew (for weights that
+                are not rewound the averages of an early step mean nothing).
+        """
+        # `load_state_dict` keeps the tensors it is given where it can: give it a copy.
+        for optimizer, state in zip(optimizers, self.optimizers, strict=True):
+            optimizer.load_state_dict(copy.deepcopy(state if momentum else {**state, "state": {}}))
+        for schedule, state in zip(schedules, self.schedules, strict=True):
+            schedule.load_state_dict(copy.deepcopy(state))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and builtins only, so that it can be loaded weights-only."""
+        return {"network": self.network, "optimizers": self.optimizers, "schedules": self.schedules}
+
+
+@dataclass
+class Restart:
+    """How the training of a ticket begins, and for how long it goes on.
+
+    Attributes:
+        mode: `weights` takes weights, optimizer and schedule back to the point (Frankle et al. 2020, the paper's);
+            `learning_rate` only the schedule (Renda et al. 2020); `none` nothing: it goes on at the last learning
+            rate (fine-tuning).
+        point: to go back to.
+        epochs: of one training after the restart.
+        last_rates: learning rates at the end of the dense training, by optimizer and parameter group.
+    """
+
+    mode: Mode
+    point: RewindPoint
+    epochs: int
+    last_rates: list[list[float]]
+
+    def values(self, network: nn.Module) -> dict[str, Tensor]:
+        """The values that training restarts from, given the network as it was trained last; on the CPU."""
+        state = self.point.network if self.mode == "weights" else network.state_dict()
+        return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def restore(self, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> None:
+        """Takes optimizers and schedules back, as the mode says."""
+        self.point.restore_schedule(optimizers, schedules, momentum=self.mode == "weights")
+
+    def fix_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Sets the last learning rates where the mode is `none`: once before every step."""
+        if self.mode != "none":
+            return
+        for optimizer, rates in zip(optimizers, self.last_rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def save(self, path: Path) -> None:
+        """Writes a file, whole or not at all."""
+        with replacing(path) as partial:
+            torch.save(self.state_dict(), partial)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and builtins only."""
+        point = self.point.state_dict()
+        return {"mode": self.mode, "point": point, "epochs": self.epochs, "last_rates": self.last_rates}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Restart:
+        """The inverse of `state_dict`."""
+        return cls(**{**state, "point": RewindPoint(**state["point"])})
+
+    @classmethod
+    def load(cls, path: Path) -> Restart:
+        """Reads what `save` wrote, on the CPU; never executes code.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if the file is damaged or something else.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no rewind point at {path}")
+        try:
+            return cls.from_state(torch.load(path, map_location="cpu", weights_only=True))
+        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged or no rewind point: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,145 @@
+"""What a structure is given (`Subject`), what it returns (`Structured`), and the plans that can be executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from lt_lightning.pruning.layers import Layer as Layer
+from lt_lightning.pruning.masks import Masks
+
+Grain = Literal["kernel_position", "input_channel"]
+Form = Literal["channels", "blocks", "dense", "unstructured"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network at the moment a structure looks at it.
+
+    Attributes:
+        network: the module itself; structures read its graph, never its values.
+        example: one input batch of the true shape (its values do not matter).
+        layers: every convolution and linear layer, by name, in the order of the network.
+        masks: this round's mask of every prunable weight, by parameter name, on the CPU.
+        weights: the trained value of every parameter, by name, on the CPU.
+        gradients: gradients of the loss summed over a few batches, by name; only if `needs_gradients`.
+    """
+
+    network: nn.Module
+    example: Tensor
+    layers: Mapping[str, Layer]
+    masks: Masks
+    weights: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor] | None = None
+
+    @property
+    def prunable(self) -> list[Layer]:
+        """The layers whose weight has a mask, in the order of the network."""
+        return [layer for layer in self.layers.values() if layer.weight in self.masks]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A dense rectangle of a layer's weight matrix: every row with every column.
+
+    Attributes:
+        rows: output channels, int64.
+        columns: int64, ascending; input channels for the grain `input_channel`, indices into the flattened
+            (inputs x kernel) axis of one filter for `kernel_position`.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """Layers computed block by block; a layer that is not named runs dense.
+
+    Blocks of a layer may share rows (their results are added up) but never a weight.
+    """
+
+    grain: Grain
+    blocks: Mapping[str, Sequence[Block]]
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Layers computed on fewer channels; a layer that is not named runs whole.
+
+    Attributes:
+        outputs: kept output channels by layer (convolution, linear) or normalisation name, int64, ascending.
+        inputs: input channels that are read, by layer name, int64, ascending.
+    """
+
+    outputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Tensor]
+
+
+Plan = BlockPlan | ChannelPlan
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one layer.
+
+    Attributes:
+        size: weights of the layer.
+        asked: weights that the round's unstructured mask keeps.
+        kept: weights that the ticket keeps (its mask).
+        executed: weights that take part in the computation when the plan is executed, padding counted.
+        positions: output positions of one sample; `executed * positions` multiply-adds.
+        form: how the layer is executed; `dense` and `unstructured` layers are not structured.
+        held: share of the unstructured mask's surviving magnitude that the ticket keeps, in [0, 1].
+        note: why a layer fell back, or what is particular about it; empty where nothing is.
+    """
+
+    size: int
+    asked: int
+    kept: int
+    executed: int
+    positions: int
+    form: Form
+    held: float = 1.0
+    note: str = ""
+
+    @property
+    def density(self) -> float:
+        """Share of the weights: executed for a structured layer; kept for an unstructured one, which runs whole."""
+        return (self.kept if self.form == "unstructured" else self.executed) / self.size
+
+
+@dataclass(frozen=True)
+class Structured:
+    """A structure's result.
+
+    Attributes:
+        masks: every prunable weight's mask, and that of any other parameter which is not kept whole
+            (BatchNorm affine and biases of dropped channels, stem filters, classifier inputs).
+        layers: a report for every layer of the subject, by name.
+        plan: how to execute it; None if nothing can be skipped.
+    """
+
+    masks: Masks
+    layers: Mapping[str, LayerReport]
+    plan: Plan | None = field(default=None)
+
+
+class Structure(Protocol):
+    """Turns a round's unstructured mask into one that hardware can use. Pure: nothing given is changed."""
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether `Subject.gradients` must be there."""
+
+    def __call__(self, subject: Subject) -> Structured: ...
+
+
+def held_magnitude(weight: Tensor, before: Tensor, after: Tensor) -> float:
+    """Share of the magnitude surviving in the mask `before` that the mask `after` keeps; 1 if none survives."""
+    magnitude = weight.abs().double() * before
+    total = float(magnitude.sum())
+    return float((magnitude * after).sum()) / total if total else 1.0

@@ -1,0 +1,309 @@
+"""Refill: keep the strongest channels of each layer whole, drop the others whole (paper, section 3.2, algorithm 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lt_lightning.pruning.layers import Layer
+from lt_lightning.pruning.masks import Masks, kept
+from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject, held_magnitude
+from lt_lightning.structures.graph import ChannelGraph, Flags, Liveness
+
+Score = Literal["l1", "l2", "count", "saliency"]
+Coupling = Literal["stream", "inner", "independent"]
+Match = Literal["executed", "filters"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Refill:
+    """Keeps whole channels: as many as the round's mask has weights for, those that score best.
+
+    A dropped channel is dropped with its bias, the BatchNorm affine behind it and the weights of its readers, so the
+    masked network computes exactly what the smaller one does.
+
+    Attributes:
+        extra: share of the channels to be dropped that is kept nevertheless (the paper's Refill+), in [0, 1].
+        score: of a channel, over its surviving weights: their `l1` norm (the paper's choice), `l2` norm, number
+            (`count`), or |sum of weight x gradient| (`saliency`), which is activation x gradient summed over the
+            positions, since the layer is linear in its weights.
+        coupling: `stream` scores and keeps channels per coupled group, all writers of a residual stream together;
+            `inner` drops only channels inside a block and keeps streams whole; `independent` (the paper's) lets every
+            layer choose alone, and a stream's channel is dead only where no writer keeps it. Depthwise
+            layers always follow the channels that they work on.
+        match: `executed` keeps the share of channels, proportional to the square root of a group's density, with which
+            the smaller network executes as many prunable weights as the round's mask keeps; `filters` (the
+            paper's) keeps `ceil(density x channels)`, which executes about the square of the density.
+        round_to: kept counts are rounded up to a multiple of it by refilling the next best; in groups with fewer than
+            4 x `round_to` channels, to a multiple of an eighth of the channels.
+    """
+
+    extra: float = 0.0
+    score: Score = "l1"
+    coupling: Coupling = "stream"
+    match: Match = "executed"
+    round_to: int = 16
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.extra <= 1:
+            raise ValueError(f"structure.refill.extra={self.extra} is not a share in [0, 1]")
+        if self.round_to < 1:
+            raise ValueError(f"structure.refill.round_to={self.round_to} is not a positive number of channels")
+        for key, allowed in (("score", Score), ("coupling", Coupling), ("match", Match)):
+            if (value := getattr(self, key)) not in get_args(allowed):
+                choices = ", ".join(get_args(allowed))
+                raise ValueError(f"structure.refill.{key}={value!r} is not one of {choices}")
+
+    @property
+    def needs_gradients(self) -> bool:
+        return self.score == "saliency"
+
+    def __call__(self, subject: Subject) -> Structured:
+        """Structures one round's mask.
+
+        Raises:
+            ValueError: if the network cannot be traced, has no channel that may be dropped, or gradients are missing.
+        """
+        choice = _Choice(self, subject)
+        return choice.structured(choice.counts())
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Channels chosen together."""
+
+    writers: tuple[str, ...]
+    order: NDArray[np.int64]  # channels, best first
+    density: float  # of its writers' masks
+    step: int  # counts are multiples of it
+
+    @property
+    def channels(self) -> int:
+        return len(self.order)
+
+    def rounded(self, count: float) -> int:
+        """The next permitted number of channels that is not below `count`."""
+        steps = math.ceil(count / self.step - 1e-9)  # 0.55 * 100 is a little above 55
+        return min(self.channels, max(1, steps) * self.step)
+
+
+class _Choice:
+    """One call of `Refill`: the units, and what a number of kept channels for each of them executes."""
+
+    def __init__(self, options: Refill, subject: Subject) -> None:
+        self.options = options
+        self.subject = subject
+        self.graph = ChannelGraph(subject.network, subject.example)
+        self.units = self._find_units()
+        if not self.units:
+            raise ValueError(
+                f"structure.refill.coupling={options.coupling!r} finds no channel that may be dropped: "
+                + "; ".join(sorted({group.frozen for group in self.graph.groups if group.frozen}))
+            )
+
+    def _find_units(self) -> list[_Unit]:
+        units = []
+        for group in self.graph.groups:
+            writers = [name for name in group.writers if self._is_prunable(name)]
+            if group.frozen or not writers or (self.options.coupling == "inner" and group.joined):
+                continue
+            if self.options.coupling == "independent":
+                units += [self._unit((name,), [name, *self._followers(name, group.followers)]) for name in writers]
+            else:
+                units.append(self._unit(group.writers, [*writers, *self._followers(writers[0], group.followers)]))
+        return units
+
+    def _unit(self, writers: tuple[str, ...], scored: list[str]) -> _Unit:
+        masks = [self.subject.masks[self.subject.layers[name].weight] for name in scored]
+        scores = np.sum([self._scores(self.subject.layers[name]) for name in scored], axis=0)
+        wide_enough = len(scores) >= 4 * self.options.round_to
+        step = self.options.round_to if wide_enough else min(self.options.round_to, max(1, len(scores) // 8))
+        density = sum(int(mask.count_nonzero()) for mask in masks) / sum(mask.numel() for mask in masks)
+        return _Unit(writers, np.argsort(-scores, kind="stable"), density, step)
+
+    def _followers(self, writer: str, followers: tuple[str, ...]) -> list[str]:
+        return [name for name in followers if self._is_prunable(name) and self._same_channels(writer, name)]
+
+    def _same_channels(self, writer: str, follower: str) -> bool:
+        return self.subject.layers[writer].shape[0] == self.subject.layers[follower].shape[0]
+
+    def _is_prunable(self, name: str) -> bool:
+        return name in self.subject.layers and self.subject.layers[name].weight in self.subject.masks
+
+    def _scores(self, layer: Layer) -> Floats:
+        """A score per output channel of the layer."""
+        mask = self.subject.masks[layer.weight]
+        gradients = self.subject.gradients
+        if self.options.needs_gradients and gradients is None:
+            raise ValueError("structure.refill.score='saliency' needs gradients, and none were given")
+        gradient = gradients[layer.weight] if gradients is not None else None
+        scores: Floats = channel_scores(self.subject.weights[layer.weight], mask, self.options.score, gradient).numpy()
+        return scores
+
+    # How many channels
+
+    def counts(self) -> list[int]:
+        """Kept channels per unit."""
+        if self.options.match == "filters":
+            counts = [unit.rounded(unit.density * unit.channels) for unit in self.units]
+        else:
+            counts = self._counts_for(kept(self.subject.masks))
+        return [self._with_extra(unit, count) for unit, count in zip(self.units, counts, strict=True)]
+
+    def _with_extra(self, unit: _Unit, count: int) -> int:
+        if self.options.extra == 0:
+            return count
+        return unit.rounded(count + self.options.extra * (unit.channels - count))
+
+    def _counts_for(self, target: int) -> list[int]:
+        """Counts proportional to the square root of the densities that execute as near to `target` as they can.
+
+        A layer executes (kept outputs) x (kept inputs) weights, so the root of the density on either side.
+        """
+        low, high = 0.0, 1 / math.sqrt(max(min(unit.density for unit in self.units), 1e-12))
+        for _ in range(30):
+            middle = (low + high) / 2
+            if self._executed(self._scaled(middle)) <= target:
+                low = middle
+            else:
+                high = middle
+        return self._filled_up(self._scaled(low), target)
+
+    def _scaled(self, factor: float) -> list[int]:
+        return [unit.rounded(factor * math.sqrt(unit.density) * unit.channels) for unit in self.units]
+
+    def _filled_up(self, counts: list[int], target: int) -> list[int]:
+        """Spends what rounding left of the target: one more step wherever one fits, the densest unit first."""
+        for index in sorted(range(len(counts)), key=lambda i: -self.units[i].density):
+            tried = [*counts]
+            tried[index] = self.units[index].rounded(counts[index] + 1)
+            if self._executed(tried) <= target:
+                counts = tried
+        return counts
+
+    def _executed(self, counts: list[int]) -> int:
+        """Prunable weights that the smaller network executes."""
+        liveness = self._liveness(counts)
+        return sum(executed_weights(layer, liveness) for layer in self.subject.prunable)
+
+    def _liveness(self, counts: list[int]) -> Liveness:
+        keep: dict[str, Flags] = {}
+        for unit, count in zip(self.units, counts, strict=True):
+            flags = np.zeros(unit.channels, dtype=bool)
+            flags[unit.order[:count]] = True
+            keep.update(dict.fromkeys(unit.writers, flags))
+        return self.graph.propagate(keep)
+
+    # The result
+
+    def structured(self, counts: list[int]) -> Structured:
+        """Masks, reports and plan for these counts."""
+        liveness = self._liveness(counts)
+        masks = channel_masks(self.subject, liveness)
+        return Structured(masks, {n: self._report(layer, masks, liveness) for n, layer in self.subject.layers.items()},
+                          _plan(liveness))  # fmt: skip
+
+    def _report(self, layer: Layer, masks: Masks, liveness: Liveness) -> LayerReport:
+        before = self.subject.masks.get(layer.weight)
+        after = masks.get(layer.weight)
+        executed = executed_weights(layer, liveness)
+        return LayerReport(
+            size=layer.size,
+            asked=layer.size if before is None else int(before.count_nonzero()),
+            kept=layer.size if after is None else int(after.count_nonzero()),
+            executed=executed,
+            positions=layer.positions,
+            form="channels" if executed < layer.size else "dense",
+            held=1.0
+            if before is None or after is None
+            else held_magnitude(self.subject.weights[layer.weight], before, after),
+            note=self._note(layer) if before is not None and executed == layer.size else "",
+        )
+
+    @cached_property
+    def _frozen(self) -> dict[str, str]:
+        return {name: group.frozen for group in self.graph.groups for name in group.writers}
+
+    def _note(self, layer: Layer) -> str:
+        return self._frozen.get(layer.name) or "all of its channels were kept"
+
+
+def channel_scores(weight: Tensor, mask: Tensor, score: Score, gradient: Tensor | None = None) -> Tensor:
+    """A score per output channel, over its surviving weights (paper, section 3.2 and its ablation).
+
+    Args:
+        weight: (outputs, ...).
+        mask: of the same shape.
+        score: which.
+        gradient: of the loss by the weight; for `saliency`.
+
+    Returns:
+        float64, (outputs,).
+
+    >>> channel_scores(torch.tensor([[3.0, -4.0], [1.0, 9.0]]), torch.tensor([[True, True], [True, False]]), "l1")
+    tensor([7., 1.], dtype=torch.float64)
+    """
+    surviving: Tensor = (weight.double() * mask).flatten(1)
+    match score:
+        case "l1":
+            return surviving.abs().sum(1)
+        case "l2":
+            return surviving.square().sum(1).sqrt()
+        case "count":
+            return mask.flatten(1).sum(1).double()
+        case "saliency":
+            assert gradient is not None
+            return (surviving * gradient.double().flatten(1)).sum(1).abs()
+
+
+def executed_weights(layer: Layer, liveness: Liveness) -> int:
+    """Weights of a layer that take part when only live channels are computed."""
+    if layer.name not in liveness.outputs:
+        return layer.size
+    outputs, inputs = liveness.outputs[layer.name], liveness.inputs[layer.name]
+    kernel = math.prod(layer.shape[2:])
+    if layer.groups == 1:
+        return int(outputs.sum()) * int(inputs.sum()) * kernel
+    if layer.groups == len(inputs):
+        return int(outputs.sum()) * kernel
+    return layer.size
+
+
+def channel_masks(subject: Subject, liveness: Liveness) -> Masks:
+    """Masks that keep live channels whole, for every parameter that loses any, and for every prunable weight."""
+    masks = {name: torch.ones_like(mask) for name, mask in subject.masks.items()}
+    parameters = dict(subject.network.named_parameters())
+    for name, outputs in liveness.outputs.items():
+        keep = torch.from_numpy(outputs)
+        layer = subject.layers.get(name)
+        prefix = f"{name}." if name else ""
+        if layer is not None and not (keep.all() and liveness.inputs[name].all()):
+            masks[layer.weight] = _weight_mask(layer, keep, torch.from_numpy(liveness.inputs[name]))
+        affine = ["bias"] if layer is not None else ["weight", "bias"]
+        if not keep.all():
+            masks.update({f"{prefix}{part}": keep.clone() for part in affine if f"{prefix}{part}" in parameters})
+    return masks
+
+
+def _weight_mask(layer: Layer, outputs: Tensor, inputs: Tensor) -> Tensor:
+    kernel = (1,) * (len(layer.shape) - 2)
+    mask = outputs.view(-1, 1, *kernel).expand(layer.shape)
+    if layer.groups == 1:
+        mask = mask & inputs.view(1, -1, *kernel)
+    return mask.clone()
+
+
+def _plan(liveness: Liveness) -> ChannelPlan:
+    def indices(flags: Mapping[str, Flags]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(np.flatnonzero(keep)) for name, keep in flags.items() if not keep.all()}
+
+    return ChannelPlan(indices(liveness.outputs), indices(liveness.inputs))

@@ -1,0 +1,296 @@
+"""Regroup: a layer's filters in groups that share their columns, so that each group is one dense block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import gcd
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lt_lightning.pruning.layers import Layer
+from lt_lightning.pruning.masks import kept
+from lt_lightning.structures.apportion import apportion
+from lt_lightning.structures.base import (
+    Block,
+    BlockPlan,
+    Grain,
+    LayerReport,
+    Structured,
+    Subject,
+    held_magnitude,
+)
+from lt_lightning.structures.clustering import Method, cluster
+from lt_lightning.structures.columns import (
+    Chosen,
+    Labels,
+    Rule,
+    Values,
+    column_sums,
+    largest_in_each,
+    largest_pairs,
+)
+
+Budget = Literal["match", "threshold"]
+
+_LEAST = "keeps more than asked, the least it can"
+
+
+@dataclass(frozen=True)
+class Regroup:
+    """Groups filters of equal number that use the same columns, and refills group x columns completely.
+
+    Source: Chen et al., ICML 2022 (arXiv 2202.04736), section 3.3. A weight is seen as a matrix, rows = filters. A
+    group of rows with the columns it keeps is a dense block: weights inside are refilled, weights outside pruned.
+    A layer's groups have equal size, the smallest divisor of their number that is at least `group_size`; a layer
+    with fewer than twice `group_size` filters is one group.
+
+    Two budgets:
+        match: the ticket keeps as many weights as the unstructured masks do. Every layer keeps its share, in the
+            columns that hold the most surviving magnitude; over all layers the sum is never above that of the masks,
+            and less than one column below it, where a column is `group size` weights for `kernel_position` and, for
+            `input_channel`, one channel (with `round_to`, that many) in every group of a layer: filters x kernel
+            weights. A layer keeps at least one column, however little of it survives. What layers that cannot be
+            grouped keep too much is taken from the others in proportion. With `kernel_position` the groups of a
+            layer may differ in their columns' number, down to none; with `input_channel` they do not, so a
+            grouped convolution computes them without padding.
+        threshold: the paper's. A group keeps the columns of which at least `min_count` survives. The number of
+            weights is what comes out of it. A layer without any block is executed dense, and reported so.
+
+    A grouped (depthwise) convolution stays dense, and so does a layer of one row or one column.
+
+    Attributes:
+        columns: what a column is: one input at one kernel position, or a whole input channel. The inputs of a linear
+            layer are both.
+        group_size: the least number of filters in a group. Kernels want multiples of 32.
+        clustering: see `clustering.cluster`.
+        budget: see above.
+        round_to: for `match` with `input_channel`: the columns of a group are a multiple of this, as far as it
+            divides the layer's inputs and a fourth of them. CPUs compute channels by 16, GPUs by 8 at least: odd
+            counts cost time that the weights do not show. 1 keeps closest to the masks.
+        min_rows: for `threshold`: a block's least number of rows. 16 as in the official code.
+        min_count: for `threshold`: least share of a column, over the group's rows, that survives. At 1/2 a block
+            refills at most as many weights as it keeps.
+        min_columns: for `threshold`: a block's least number of columns. Fewer than 8 do not fill a vector register.
+        passes: for `threshold`: how often blocks are looked for among the weights outside the blocks found before;
+            None until none is found, as in the paper. 1 by default, as in the official code: with more, blocks
+            share rows and their results must be added up. `match` makes one.
+        seed: of the clustering.
+
+    Raises:
+        ValueError: on construction, for a value out of range; on the call, for weights that are not finite.
+    """
+
+    columns: Grain = "kernel_position"
+    group_size: int = 32
+    clustering: Method = "best"
+    budget: Budget = "match"
+    round_to: int = 1
+    min_rows: int = 16
+    min_count: float = 0.5
+    min_columns: int = 8
+    passes: int | None = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("columns", Grain), ("clustering", Method), ("budget", Budget)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(
+                    f"regroup.{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(allowed))}"
+                )
+        for name in ("group_size", "round_to", "min_rows", "min_columns"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"regroup.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 < self.min_count <= 1:
+            raise ValueError(f"regroup.min_count={self.min_count}: must be above 0 and at most 1")
+        if self.passes is not None and self.passes < 1:
+            raise ValueError(f"regroup.passes={self.passes}: must be at least 1, or null until no block is found")
+        if self.budget == "match" and self.passes != 1:
+            raise ValueError(f"regroup.passes={self.passes}: budget=match makes one pass; more need budget=threshold")
+        if self.round_to != 1 and (self.budget, self.columns) != ("match", "input_channel"):
+            raise ValueError(f"regroup.round_to={self.round_to}: only for budget=match with columns=input_channel")
+
+    @property
+    def needs_gradients(self) -> bool:
+        """False: columns are chosen by magnitude."""
+        return False
+
+    def __call__(self, subject: Subject) -> Structured:
+        """The regrouped ticket of `subject`."""
+        matrices = [
+            _Matrix.of(layer, subject, self.columns)
+            for layer in subject.prunable
+            if _why_dense(layer, self.columns) is None
+        ]
+        found = self._match(matrices, subject) if self.budget == "match" else self._threshold(matrices)
+
+        masks = {name: torch.ones_like(mask) for name, mask in subject.masks.items()}
+        reports = {layer.name: _dense(layer, subject, self.columns) for layer in subject.layers.values()}
+        blocks: dict[str, Sequence[Block]] = {}
+        for matrix, (of_layer, note) in zip(matrices, found, strict=True):
+            layer = matrix.layer
+            mask = matrix.mask(of_layer)
+            count = int(mask.count_nonzero())
+            whole = count in (0, layer.size)
+            if not whole:
+                masks[layer.weight] = mask
+                blocks[layer.name] = of_layer
+            weight, before = subject.weights[layer.weight], subject.masks[layer.weight]
+            reports[layer.name] = LayerReport(
+                size=layer.size,
+                asked=int(before.count_nonzero()),
+                kept=layer.size if whole else count,
+                executed=layer.size if whole else count,
+                positions=layer.positions,
+                form="dense" if whole else "blocks",
+                held=1.0 if whole else held_magnitude(weight, before, mask),
+                note=note,
+            )
+        plan = BlockPlan(self.columns, blocks) if blocks else None
+        return Structured(masks, reports, plan)
+
+    def _match(self, matrices: Sequence[_Matrix], subject: Subject) -> Iterator[tuple[list[Block], str]]:
+        """Blocks and a note for every layer; together they keep as many weights as the masks."""
+        in_each = self.columns == "input_channel"
+        units = [self._unit(matrix) for matrix in matrices]
+        steps = [
+            unit * matrix.taps * (matrix.rows if in_each else self._length(matrix))
+            for unit, matrix in zip(units, matrices, strict=True)
+        ]
+        asked = [int(matrix.survives.count_nonzero()) for matrix in matrices]
+        most = [matrix.layer.size // step for matrix, step in zip(matrices, steps, strict=True)]
+        grouped = {matrix.layer.weight for matrix in matrices}
+        dense = sum(mask.numel() for name, mask in subject.masks.items() if name not in grouped)
+        counts = apportion(asked, steps, most, total=kept(subject.masks) - dense)
+
+        for matrix, unit, step, want, count in zip(matrices, units, steps, asked, counts, strict=True):
+            rule = partial(largest_in_each if in_each else largest_pairs, count=unit * count)
+            values = matrix.by_column(matrix.magnitude)
+            labels, note = self._cluster(matrix, values, rule)
+            chosen = rule(column_sums(values, labels))
+            yield _blocks(labels, chosen), "; ".join(filter(None, [note, _LEAST if step > want else ""]))
+
+    def _threshold(self, matrices: Sequence[_Matrix]) -> Iterator[tuple[list[Block], str]]:
+        """Blocks and a note for every layer, by the paper's thresholds."""
+        for matrix in matrices:
+            yield self._dense_blocks(matrix)
+
+    def _dense_blocks(self, matrix: _Matrix) -> tuple[list[Block], str]:
+        """Blocks of one layer that are dense enough, pass after pass over what is outside the blocks so far."""
+        size = self._length(matrix)
+        left = matrix.by_column(matrix.survives)
+        free = np.ones(left.shape, dtype=np.bool_)
+        blocks: list[Block] = []
+        notes: dict[str, None] = {}
+        done = 0
+        while size >= self.min_rows and left.any() and (self.passes is None or done < self.passes):
+            done += 1
+            pairs = max(round(float(left.sum()) / (size * matrix.taps)), 1)
+            labels, note = self._cluster(matrix, left, partial(largest_pairs, count=pairs))
+            notes[note] = None
+            untouched = column_sums(free.astype(np.float64), labels) == size
+            dense = column_sums(left, labels) >= self.min_count * size * matrix.taps
+            chosen = dense & untouched
+            chosen[chosen.sum(axis=1) < self.min_columns] = False
+            if not chosen.any():
+                break
+            blocks += [block for block in _blocks(labels, chosen) if len(block.columns)]
+            free &= ~chosen[labels]
+            left = left * free
+        if not blocks:
+            least = f"at least {self.min_rows} rows and {self.min_columns} columns"
+            return [], f"no block of {least}: executed dense"
+        return blocks, "; ".join(filter(None, notes))
+
+    def _unit(self, matrix: _Matrix) -> int:
+        """The columns that are kept or dropped together: `round_to`, as far as it fits."""
+        return gcd(self.round_to, matrix.columns, max(matrix.columns // 4, 1))
+
+    def _length(self, matrix: _Matrix) -> int:
+        """Rows of a group."""
+        return matrix.rows // _groups(matrix.rows, self.group_size)
+
+    def _cluster(self, matrix: _Matrix, values: Values, rule: Rule) -> tuple[Labels, str]:
+        groups = _groups(matrix.rows, self.group_size)
+        clustering = cluster(values, groups, rule, self.clustering, self.seed)
+        return clustering.labels, clustering.note
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A layer's weight as rows x columns; a column has `taps` weights in every row."""
+
+    layer: Layer
+    rows: int
+    columns: int
+    taps: int
+    magnitude: Tensor
+    survives: Tensor
+
+    @classmethod
+    def of(cls, layer: Layer, subject: Subject, grain: Grain) -> _Matrix:
+        rows, columns = _shape(layer, grain)
+        survives = subject.masks[layer.weight]
+        magnitude = subject.weights[layer.weight].detach().double().abs() * survives
+        if not bool(magnitude.isfinite().all()):
+            raise ValueError(f"{layer.weight}: holds values that are not finite, so it cannot be regrouped")
+        return cls(layer, rows, columns, layer.size // (rows * columns), magnitude, survives)
+
+    def by_column(self, weights: Tensor) -> Values:
+        """Sums over the weights of each column in each row: (rows x columns)."""
+        sums: Values = weights.double().reshape(self.rows, self.columns, self.taps).sum(dim=2).numpy()
+        return sums
+
+    def mask(self, blocks: Sequence[Block]) -> Tensor:
+        """The mask that keeps the blocks, in the weight's shape."""
+        inside = torch.zeros(self.rows, self.columns, dtype=torch.bool)
+        for block in blocks:
+            inside[block.rows[:, None], block.columns] = True
+        return inside.repeat_interleave(self.taps, dim=1).reshape(self.layer.shape)
+
+
+def _shape(layer: Layer, grain: Grain) -> tuple[int, int]:
+    """Rows and columns of a layer's matrix."""
+    rows, inputs = layer.shape[:2]
+    return rows, inputs if grain == "input_channel" else layer.size // rows
+
+
+def _why_dense(layer: Layer, grain: Grain) -> str | None:
+    """Why a layer cannot be grouped; None if it can."""
+    if layer.groups > 1:
+        return "grouped convolution: its filters share no inputs"
+    rows, columns = _shape(layer, grain)
+    if min(rows, columns) < 2:
+        return f"a matrix of {rows} x {columns} cannot be grouped"
+    return None
+
+
+def _dense(layer: Layer, subject: Subject, grain: Grain) -> LayerReport:
+    """The report of a layer that is executed whole."""
+    prunable = layer.weight in subject.masks
+    return LayerReport(
+        size=layer.size,
+        asked=int(subject.masks[layer.weight].count_nonzero()) if prunable else layer.size,
+        kept=layer.size,
+        executed=layer.size,
+        positions=layer.positions,
+        form="dense",
+        note=(_why_dense(layer, grain) or "") if prunable else "",
+    )
+
+
+def _groups(rows: int, size: int) -> int:
+    """The largest number of equal groups with at least `size` rows; one if the rows do not make two."""
+    return max((number for number in range(1, rows // size + 1) if rows % number == 0), default=1)
+
+
+def _blocks(labels: Labels, chosen: Chosen) -> list[Block]:
+    """A block for every group: its rows, and the columns chosen for it (groups x columns)."""
+    return [
+        Block(torch.from_numpy(np.flatnonzero(labels == group)), torch.from_numpy(np.flatnonzero(columns)))
+        for group, columns in enumerate(chosen)
+    ]

@@ -1,0 +1,87 @@
+"""From an unstructured ticket to a structured one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from lt_lightning.pruning.layers import find_layers
+from lt_lightning.pruning.masks import Masks, digest
+from lt_lightning.structures.base import Structure, Subject
+from lt_lightning.structures.ratios import ratios
+from lt_lightning.ticket import Ticket
+
+
+def structure_ticket(
+    ticket: Ticket,
+    name: str,
+    structure: Structure,
+    network: nn.Module,
+    example: Tensor,
+    gradients: Mapping[str, Tensor] | None = None,
+) -> Ticket:
+    """Structures a copy of a trained ticket's mask (paper, algorithm 1: the round itself goes on unstructured).
+
+    Args:
+        ticket: unstructured and trained: its trained weights are scored.
+        name: of the structure, for the card.
+        structure: what to apply.
+        network: the ticket's; its values do not matter and are left alone.
+        example: an input batch of the true shape.
+        gradients: of the loss by the trained weights, for structures that need them.
+
+    Returns:
+        an untrained ticket that restarts from the same values.
+
+    Raises:
+        ValueError: if the ticket was not trained, or gradients are needed and missing.
+    """
+    if ticket.trained is None:
+        raise ValueError(f"structure {name!r} scores trained weights, and the ticket holds none")
+    return make_ticket(
+        name, structure, ticket.masks, ticket.trained, ticket.rewind, network, example, gradients,
+        _lineage(ticket.card),
+    )  # fmt: skip
+
+
+def make_ticket(
+    name: str,
+    structure: Structure,
+    masks: Masks,
+    weights: Mapping[str, Tensor],
+    rewind: Mapping[str, Tensor],
+    network: nn.Module,
+    example: Tensor,
+    gradients: Mapping[str, Tensor] | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> Ticket:
+    """Applies a structure to one round's unstructured mask. See `structure_ticket`.
+
+    Raises:
+        ValueError: if gradients are needed and missing.
+    """
+    if structure.needs_gradients and gradients is None:
+        raise ValueError(
+            f"structure {name!r} needs gradients: set pruning.gradient_batches to the number of batches "
+            "to sum them over"
+        )
+    layers = find_layers(network, example)
+    structured = structure(Subject(network, example, layers, masks, weights, gradients))
+    prunable = [layer.name for layer in layers.values() if layer.weight in masks]
+    parameters = {key: parameter.numel() for key, parameter in network.named_parameters()}
+    facts = {
+        **(card or {}),
+        "structure": name,
+        **asdict(ratios(structured.layers, prunable, structured.masks, parameters)),
+        "prunable": prunable,
+        "mask_digest": digest(structured.masks),
+    }
+    return Ticket(structured.masks, rewind, None, structured.plan, structured.layers, facts)
+
+
+def _lineage(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a structured ticket has in common with the one it was made from."""
+    return {key: value for key, value in card.items() if key in ("data", "model", "seed", "round", "rewind", "mode")}

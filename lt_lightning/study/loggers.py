@@ -1,0 +1,93 @@
+"""Loggers of one training: our CSV always, W&B and TensorBoard by choice."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from lt_lightning.callback import LotteryTicketPruning
+from lt_lightning.pruning.masks import density
+from lt_lightning.study.metrics_file import MetricsFile
+from lt_lightning.study.results import Result
+from lt_lightning.ticket import Ticket
+
+
+class LogRounds(pl.Callback):
+    """Logs round and density at every epoch of a search, so that curves can be drawn over them."""
+
+    def __init__(self, pruning: LotteryTicketPruning) -> None:
+        self._pruning = pruning
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        values = {"round": float(self._pruning.round), "density": density(self._pruning.masks)}
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+
+
+def make_loggers(choices: Mapping[str, Any], place: Path, root: Path, name: str, job_type: str) -> list[Logger]:
+    """The loggers of one training.
+
+    Args:
+        choices: configurations by name, as `logger` in the configuration; `csv` needs none.
+        place: folder of the training; `metrics.csv` is written there.
+        root: folder under which W&B and TensorBoard write.
+        name: of the run.
+        job_type: `search` or `retrain`.
+    """
+    loggers: list[Logger] = [MetricsFile(place / "metrics.csv")]
+    for choice, config in choices.items():
+        extra: dict[str, Any] = {"save_dir": str(root if choice == "wandb" else root / "tensorboard"), "name": name}
+        if choice == "wandb":
+            os.environ.setdefault("WANDB_SILENT", "true")  # its summary would drown ours
+            (root / "wandb").mkdir(parents=True, exist_ok=True)
+            extra["job_type"] = job_type
+        loggers.append(instantiate(config, **extra))
+    return loggers
+
+
+@contextmanager
+def closing_wandb() -> Iterator[None]:
+    """Ends the W&B run whatever happens, so that the next one does not go on writing into it."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+            wandb.finish(exit_code=int(failed))
+
+
+def record(loggers: list[Logger], results: list[Result], tickets: Mapping[str, tuple[Path, Ticket]]) -> None:
+    """Mirrors results and tickets to W&B: final figures, a table, tickets as artifacts.
+
+    Args:
+        loggers: of the training that has ended.
+        results: that it yielded.
+        tickets: file (without suffix) and ticket by artifact name.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            _record_wandb(logger, results, tickets)
+
+
+def _record_wandb(logger: WandbLogger, results: list[Result], tickets: Mapping[str, tuple[Path, Ticket]]) -> None:
+    import wandb  # slow to import, and only needed here
+
+    run = logger.experiment
+    rows = [asdict(result) for result in results]
+    run.log({"results": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
+    run.summary.update({key: value for key, value in rows[-1].items() if not isinstance(value, str)})
+    for name, (path, ticket) in tickets.items():
+        card = {key: value for key, value in ticket.card.items() if isinstance(value, (str, int, float))}
+        artifact = wandb.Artifact(name, type="ticket", metadata=card)
+        artifact.add_file(str(path.with_name(path.name + ".safetensors")))
+        artifact.add_file(str(path.with_name(path.name + ".json")))
+        run.log_artifact(artifact)

@@ -1,0 +1,60 @@
+"""`metrics.csv`: everything that a training logs, one row per step, whole on disk after every epoch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from lt_lightning.files import replacing
+
+
+class MetricsFile(Logger):
+    """Writes logged scalars to a CSV file; metrics logged at the same step share a row.
+
+    Args:
+        path: of the file. It is written anew at every save, to a temporary name first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._rows: dict[int, dict[str, float]] = {}
+        self._saved = True
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        row = self._rows.setdefault(len(self._rows) if step is None else step, {})
+        row.update({name: float(value) for name, value in metrics.items()})
+        self._saved = False
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration stands in a file of its own."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._saved:
+            return
+        names = dict.fromkeys(name for row in self._rows.values() for name in row)
+        with replacing(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["step", *names])
+            writer.writeheader()
+            writer.writerows({"step": step, **row} for step, row in sorted(self._rows.items()))
+        self._saved = True
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()

@@ -1,0 +1,134 @@
+"""Progress of a whole job: which training of how many, which round, and how long is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+Label = Callable[[int], str]
+
+
+class JobProgress:
+    """A bar for the job and one for the current training on a terminal; a line for each training elsewhere.
+
+    The time left is that of all epochs still to come, at the mean speed of those done in this process.
+
+    Args:
+        epochs: of all trainings of the job that are still to be run.
+        console: to write to.
+    """
+
+    def __init__(self, epochs: int, console: Console) -> None:
+        self.console = console
+        self._epochs = epochs
+        self._done = 0.0
+        self._start = time.perf_counter()
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[counts]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._job: TaskID = self._bars.add_task("whole job", total=epochs, counts="", left="")
+        self._stage: TaskID = self._bars.add_task("", total=1, counts="", left="", visible=False)
+
+    def __enter__(self) -> JobProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def start(self, label: str, epochs: int) -> None:
+        """A training, or a round of the search, begins."""
+        self._bars.reset(
+            self._stage, description=label, total=epochs, visible=True, counts=f"epoch 1/{epochs}", left=""
+        )
+
+    def advance(self, epoch: int, epochs: int, share: float) -> None:
+        """A share of an epoch is done; `epoch` counts from 0 within the training."""
+        self._done += share
+        counts = f"epoch {min(epoch + 1, epochs)}/{epochs}"
+        self._bars.update(self._stage, advance=share, counts=counts)
+        self._bars.update(
+            self._job, completed=self._done, counts=f"{self._done:.0f}/{self._epochs} epochs", left=self.time_left()
+        )
+
+    def skip(self, epochs: int) -> None:
+        """Epochs that turned out not to be needed."""
+        self._epochs -= epochs
+        self._bars.update(self._job, total=self._epochs)
+
+    def finish(self, text: str) -> None:
+        """A training has ended: says so where there are no bars."""
+        if not self.console.is_terminal:
+            self.console.print(f"[{self._done:.0f}/{self._epochs} epochs, {self.time_left()}] {text}", markup=False)
+
+    def time_left(self) -> str:
+        """For people: `1:05 left`."""
+        if self._done < 0.5:
+            return "time left unknown"
+        seconds = (time.perf_counter() - self._start) / self._done * max(0.0, self._epochs - self._done)
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
+
+
+class ReportProgress(pl.Callback):
+    """Reports a fit to the job's progress.
+
+    Args:
+        job: to report to.
+        expected: epochs that the job counts with for this fit.
+        lengths: of the fit's parts in epochs, asked for when it starts: one for a single training, one a round
+            for a search.
+        label: of a part, by its index.
+    """
+
+    def __init__(self, job: JobProgress, expected: int, lengths: Callable[[], list[int]], label: Label) -> None:
+        self._job = job
+        self._expected = expected
+        self._lengths = lengths
+        self._stages: list[int] = []
+        self._label = label
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stages = self._lengths()
+        self._job.skip(self._expected - sum(self._stages))
+
+    def _locate(self, epoch: int) -> tuple[int, int]:
+        """Part of the fit, and epoch within it."""
+        for index, length in enumerate(self._stages):
+            if epoch < length:
+                return index, epoch
+            epoch -= length
+        raise ValueError(f"the fit is longer than its stages {self._stages}")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        index, epoch = self._locate(trainer.current_epoch)
+        if epoch == 0:
+            self._job.start(self._label(index), self._stages[index])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        index, epoch = self._locate(trainer.current_epoch)
+        self._job.advance(epoch, self._stages[index], 1 / float(trainer.num_training_batches))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        index, epoch = self._locate(trainer.current_epoch)
+        if epoch + 1 == self._stages[index]:
+            best = trainer.callback_metrics.get("val/accuracy")
+            told = "" if best is None else f", validation accuracy {float(best):.4f}"
+            self._job.finish(f"{self._label(index)}{told}")

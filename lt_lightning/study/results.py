@@ -1,0 +1,86 @@
+"""Results: one JSON beside each finished ticket, and `summary.csv`, one row for each of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from lt_lightning.files import read_json, replacing, write_json
+
+FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one trained ticket reached.
+
+    Attributes:
+        data: name of the data set.
+        model: name of the network.
+        seed: of initialisation, split and order.
+        round: pruning round; 0 is the dense network.
+        structure: `dense`, `unstructured`, or a structure's name.
+        density_asked: share of the prunable weights that the round's unstructured mask keeps.
+        density: share that the ticket executes (an unstructured one: keeps).
+        accuracy: on the test set, in [0, 1], at the best validation epoch.
+        dense_accuracy: of the same search's dense network.
+        params_ratio: parameters to store, over the dense network's.
+        flops_ratio: multiply-adds executed, over the dense network's.
+        train_seconds: wall time of its training.
+        val_accuracy: at the best validation epoch.
+        best_epoch: counted from 0 at the start of its training.
+        held: share of the surviving magnitude of the unstructured mask that the ticket keeps.
+        search: folder of the search, under the root; tells apart what the other columns do not.
+        place: folder of the ticket, under the root.
+    """
+
+    data: str
+    model: str
+    seed: int
+    round: int
+    structure: str
+    density_asked: float
+    density: float
+    accuracy: float
+    dense_accuracy: float
+    params_ratio: float
+    flops_ratio: float
+    train_seconds: float
+    val_accuracy: float
+    best_epoch: int
+    held: float
+    search: str
+    place: str
+
+    def save(self, folder: Path) -> None:
+        """Marks the folder as finished."""
+        write_json(folder / FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Result | None:
+        """The folder's result; None if it is not finished."""
+        path = folder / FILE
+        return cls(**read_json(path)) if path.is_file() else None
+
+
+def find_results(root: Path) -> list[Result]:
+    """Every finished result under a folder, ordered by data, model, seed, search, round and structure."""
+    results = [result for path in root.rglob(FILE) if (result := Result.load(path.parent)) is not None]
+    return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.structure, r.place))
+
+
+def write_summary(root: Path) -> Path:
+    """Writes `summary.csv`, made anew from all results under the root, and returns its path."""
+    path = root / "summary.csv"
+    write_table(path, find_results(root))
+    return path
+
+
+def write_table(path: Path, results: Sequence[Result]) -> None:
+    """Writes results as CSV, a column for each attribute."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
+        writer.writeheader()
+        writer.writerows(asdict(result) for result in results)

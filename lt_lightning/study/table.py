@@ -1,0 +1,46 @@
+"""The table that a job ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from lt_lightning.study.results import Result
+
+
+def results_table(results: Sequence[Result], title: str) -> Table:
+    """One row per ticket, ordered by round; accuracies in per cent, differences to the dense network in points."""
+    table = Table(title=title, caption=_caption(results), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("round", "ticket", "density", "asked", "accuracy", "vs dense", "params", "FLOPs", "time"):
+        table.add_column(heading, justify="left" if heading == "ticket" else "right", no_wrap=True)
+    ordered = sorted(results, key=lambda result: result.round)
+    for index, result in enumerate(ordered):
+        last_of_round = index + 1 == len(ordered) or ordered[index + 1].round != result.round
+        table.add_row(*_row(result), end_section=last_of_round)
+    return table
+
+
+def _row(result: Result) -> list[str]:
+    points = 100 * (result.accuracy - result.dense_accuracy)
+    return [
+        str(result.round),
+        result.structure,
+        f"{result.density:.1%}",
+        f"{result.density_asked:.1%}",
+        f"{result.accuracy:.2%}",
+        "" if result.round == 0 else f"{points:+.2f}",
+        f"{result.params_ratio:.2f}",
+        f"{result.flops_ratio:.2f}",
+        f"{result.train_seconds:.1f} s",
+    ]
+
+
+def _caption(results: Sequence[Result]) -> str:
+    seeds = len({result.seed for result in results})
+    verdict = "One seed: no verdict. " if seeds == 1 else ""
+    return (
+        f"{verdict}Density: share of the prunable weights that the ticket executes (an unstructured one keeps them but "
+        "runs whole). Params and FLOPs: of the whole network, dense = 1."
+    )

@@ -1,0 +1,141 @@
+"""Layers by order of execution, and what is exempt."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lt_lightning.models.mobilenet import MobileNet
+from lt_lightning.models.vgg import VGG
+from lt_lightning.pruning.layers import Layer, find_layers, prunable_layers
+
+
+class Backwards(nn.Module):
+    """Modules declared against the order in which they run, under names that mean something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Linear(8, 3)
+        self.fc = nn.Conv2d(4, 8, 3, padding=1)
+        self.never = nn.Conv2d(1, 1, 1)
+        self.classifier = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv1(self.fc(self.classifier(x)).mean((2, 3)))
+        return out
+
+
+def test_stem_and_classifier_are_found_by_execution_not_by_name() -> None:
+    layers = find_layers(Backwards(), torch.zeros(2, 1, 8, 8))
+    assert list(layers) == ["classifier", "fc", "conv1"]
+    assert {name: set(layer.roles) for name, layer in layers.items()} == {
+        "classifier": {"stem"},
+        "fc": set(),
+        "conv1": {"classifier", "linear"},
+    }
+    assert [layer.name for layer in prunable_layers(layers, ("stem", "classifier"))] == ["fc"]
+
+
+def test_vggs_first_convolution_is_a_stem() -> None:
+    """The official code exempts only what is called `conv1`, so it prunes this one."""
+    layers = find_layers(VGG(11, classes=4, width=4), torch.zeros(1, 3, 16, 16))
+    stem = next(iter(layers.values()))
+    assert "stem" in stem.roles
+    assert stem.name not in [layer.name for layer in prunable_layers(layers, ("stem", "classifier"))]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_positions_are_those_of_pytorchs_flop_counter(batch: int) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2), nn.Conv2d(4, 6, (1, 3), groups=2), nn.Flatten(1), nn.Linear(6 * 3 * 1, 5)
+    )
+    example = torch.zeros(batch, 2, 7, 7)
+    layers = find_layers(network, example)
+    with FlopCounterMode(display=False) as counter:
+        network(example)
+    expected = 2 * batch * sum(layer.size * layer.positions for layer in layers.values())
+    assert counter.get_total_flops() == expected
+
+
+def test_a_layer_called_twice_counts_its_positions_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(self.conv(x)[:, :, ::2])
+            return out
+
+    layers = find_layers(Twice(), torch.zeros(1, 1, 4, 4))
+    assert [(layer.name, layer.positions) for layer in layers.values()] == [("conv", 16 + 8)]
+
+
+def test_a_linear_layer_over_a_sequence_counts_every_position() -> None:
+    layers = find_layers(nn.Sequential(nn.Linear(4, 2)), torch.zeros(2, 5, 4))
+    assert layers["0"] == Layer("0", (2, 4), 1, 5, frozenset({"linear", "stem", "classifier"}))
+    assert layers["0"].weight == "0.weight"
+
+
+def test_depthwise_is_a_role() -> None:
+    layers = find_layers(MobileNet(classes=3, width=4), torch.zeros(1, 3, 32, 32))
+    depthwise = [name for name, layer in layers.items() if "depthwise" in layer.roles]
+    assert depthwise == [name for name in layers if name.endswith("depthwise")]
+    assert len(depthwise) == 13
+    left = prunable_layers(layers, ("depthwise", "linear"))
+    assert [layer.name for layer in left] == [n for n in layers if n not in depthwise and n != "classifier"]
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(8, 2))
+    network[2].eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    find_layers(network, torch.ones(2, 1, 4, 4))
+    assert [module.training for module in network] == [True, True, False, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_hooks_go_and_modes_return_after_an_error_too() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(7, 2))
+    with pytest.raises(RuntimeError):
+        find_layers(network, torch.ones(2, 1, 4, 4))
+    assert network.training
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_network_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="ReLU has no convolution or linear layer to prune"):
+        find_layers(nn.ReLU(), torch.zeros(1, 1))
+
+
+def layers_of(*names: str) -> dict[str, Layer]:
+    return {name: Layer(name, (2, 2), 1, 1) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("exempt", "left"),
+    [
+        ((), ["stages.0.conv", "stages.1.conv", "head"]),
+        (("stages.0.*",), ["stages.1.conv", "head"]),
+        (("*.conv",), ["head"]),
+        (("head", "stages.1.conv"), ["stages.0.conv"]),
+    ],
+)
+def test_patterns(exempt: tuple[str, ...], left: list[str]) -> None:
+    layers = layers_of("stages.0.conv", "stages.1.conv", "head")
+    assert [layer.name for layer in prunable_layers(layers, exempt)] == left
+
+
+def test_a_pattern_that_names_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=re.escape("pruning.exempt names 'sterm', which is neither a role (stem, ")):
+        prunable_layers(layers_of("a", "b"), ["sterm"])
+
+
+def test_nothing_left_is_refused() -> None:
+    with pytest.raises(ValueError, match=re.escape("nothing to prune: pruning.exempt=['*'] exempts every layer")):
+        prunable_layers(layers_of("a", "b"), ["*"])

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lt_lightning.structures import clustering
+from lt_lightning.structures.clustering import (
+    Method,
+    cluster,
+    hypergraph_groups,
+    kmeans_groups,
+    random_groups,
+    refine,
+)
+from lt_lightning.structures.columns import Labels, Rule, Values, held, largest_in_each, largest_pairs
+
+METHODS: list[Method] = ["best", "hypergraph", "kmeans", "random"]
+
+
+def imp_like(rows: int, columns: int, density: float, seed: int, kinds: int = 6) -> Values:
+    """Surviving magnitudes of a global threshold: strong rows, strong columns, kinds of rows, and noise."""
+    draw = np.random.default_rng(seed)
+    scale = np.exp(0.35 * draw.standard_normal((rows, 1)) + 0.5 * draw.standard_normal((1, columns)))
+    taste = np.exp(0.5 * draw.standard_normal((kinds, columns)))[draw.integers(kinds, size=rows)]
+    weights = np.abs(scale * taste * draw.standard_normal((rows, columns)))
+    return np.where(weights >= np.quantile(weights, 1 - density), weights, 0.0)
+
+
+def planted(groups: int, size: int, columns: int, seed: int) -> tuple[Values, Labels]:
+    """Groups with disjoint columns, rows and columns shuffled (by no seed that the random groups use)."""
+    draw = np.random.default_rng([seed, 77])
+    labels = draw.permutation(np.repeat(np.arange(groups), size))
+    owner = draw.permutation(np.repeat(np.arange(groups), columns))
+    values = np.where(labels[:, None] == owner, draw.uniform(0.5, 1.5, (groups * size, groups * columns)), 0.0)
+    return values, labels
+
+
+def partitions(rows: list[int], size: int) -> Iterator[list[list[int]]]:
+    """All partitions of the rows into unordered groups of equal size."""
+    if not rows:
+        yield []
+        return
+    for others in combinations(rows[1:], size - 1):
+        group = [rows[0], *others]
+        for rest in partitions([row for row in rows if row not in group], size):
+            yield [group, *rest]
+
+
+def optimum(values: Values, size: int, count: int, in_each: bool) -> float:
+    best = 0.0
+    for groups in partitions(list(range(len(values))), size):
+        sums = [
+            sorted((float(values[group, c].sum()) for c in range(values.shape[1])), reverse=True) for group in groups
+        ]
+        if in_each:
+            total = sum(sum(line[:count]) for line in sums)
+        else:
+            total = sum(sorted((s for line in sums for s in line), reverse=True)[:count])
+        best = max(best, total)
+    return best
+
+
+def same_groups(a: Labels, b: Labels) -> bool:
+    return bool(((a[:, None] == a) == (b[:, None] == b)).all())
+
+
+@pytest.mark.parametrize("method", ["best", "hypergraph", "kmeans"])
+@pytest.mark.parametrize("seed", range(4))
+def test_planted_groups_are_found_whatever_the_order(method: Method, seed: int) -> None:
+    values, labels = planted(groups=4, size=8, columns=12, seed=seed)
+    found = cluster(values, 4, partial(largest_pairs, count=48), method, seed)
+    assert same_groups(found.labels, labels)
+    assert not found.note
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([(4, 2), (6, 2), (6, 3)]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.integers(0, 10**6),
+)
+def test_best_reaches_the_optimum_of_tiny_matrices(
+    shape: tuple[int, int], count: int, in_each: bool, seed: int
+) -> None:
+    rows, size = shape
+    values = imp_like(rows, 5, density=0.5, seed=seed, kinds=2)
+    rule: Rule = partial(largest_in_each if in_each else largest_pairs, count=count)
+    found = cluster(values, rows // size, rule, "best")
+    assert held(values, found.labels, rule) == pytest.approx(optimum(values, size, count, in_each))
+
+
+@pytest.mark.parametrize("in_each", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_step_of_the_refinement_loses(in_each: bool, seed: int) -> None:
+    values = imp_like(48, 60, density=0.25, seed=seed)
+    rule: Rule = partial(largest_in_each, count=15) if in_each else partial(largest_pairs, count=90)
+    labels = random_groups(48, 6, seed)
+    course = [held(values, labels, rule)]
+    for _ in range(8):
+        labels = refine(values, labels, rule, steps=1)
+        assert np.bincount(labels).tolist() == [8] * 6
+        course.append(held(values, labels, rule))
+    assert course == sorted(course)
+    assert course[-1] > course[0] * 1.02
+    assert held(values, refine(values, random_groups(48, 6, seed), rule), rule) > course[0] * 1.02
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_best_holds_at_least_what_every_other_method_holds(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    values = imp_like(32, int(draw.integers(4, 80)), density=float(draw.uniform(0.02, 0.9)), seed=seed)
+    rule: Rule = partial(largest_pairs, count=max(int((values > 0).sum()) // 8, 1))
+    holds = {method: held(values, cluster(values, 4, rule, method, seed).labels, rule) for method in METHODS}
+    assert holds["best"] >= max(holds.values())
+
+
+def test_every_clustering_beats_random_groups_where_there_is_structure() -> None:
+    values = imp_like(64, 300, density=0.2, seed=3)
+    rule: Rule = partial(largest_pairs, count=int((values > 0).sum()) // 16)
+    holds = {method: held(values, cluster(values, 4, rule, method).labels, rule) for method in METHODS}
+    assert min(holds["best"], holds["kmeans"], holds["hypergraph"]) > 1.05 * holds["random"]
+
+
+def test_the_hypergraph_cut_touches_fewer_groups_than_random_ones() -> None:
+    values, labels = planted(groups=4, size=8, columns=10, seed=0)
+    pattern = (values > 0) ^ (np.random.default_rng(1).random(values.shape) < 0.05)
+
+    def km1(groups: Labels) -> int:
+        return sum(len(set(groups[column].tolist())) - 1 for column in pattern.T if column.any())
+
+    found = km1(hypergraph_groups(pattern, 4, seed=0))
+    assert found <= km1(labels)
+    assert found < min(km1(random_groups(32, 4, seed)) for seed in range(20))
+
+
+def test_columns_that_say_nothing_do_not_trouble_the_partitioner() -> None:
+    pattern = np.zeros((16, 20), dtype=np.bool_)
+    pattern[:, 0] = True
+    pattern[3, 1] = True
+    for seed in range(3):
+        assert np.bincount(hypergraph_groups(pattern, 4, seed)).tolist() == [4] * 4
+
+
+def test_kmeans_ignores_how_large_a_row_is_as_a_whole() -> None:
+    values, labels = planted(groups=2, size=6, columns=9, seed=5)
+    scaled = values * np.exp(np.random.default_rng(0).uniform(-6, 6, (12, 1)))
+    assert same_groups(kmeans_groups(scaled, 2, seed=0), labels)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from([(8, 2), (12, 3), (12, 12), (15, 3)]),
+    st.integers(1, 12),
+    st.sampled_from(METHODS),
+    st.integers(0, 1000),
+)
+def test_groups_are_equal_in_size_numbered_by_first_row_and_the_same_again(
+    shape: tuple[int, int], columns: int, method: Method, seed: int
+) -> None:
+    rows, groups = shape
+    values = np.random.default_rng(seed).integers(0, 3, (rows, columns)).astype(np.float64)
+    rule: Rule = partial(largest_pairs, count=max(groups * columns // 2, 1))
+    labels = cluster(values, groups, rule, method, seed).labels
+    assert np.bincount(labels).tolist() == [rows // groups] * groups
+    assert list(dict.fromkeys(labels.tolist())) == list(range(groups))
+    assert np.array_equal(cluster(values, groups, rule, method, seed).labels, labels)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_rows_that_are_all_alike_still_make_equal_groups(method: Method, value: float) -> None:
+    labels = cluster(np.full((12, 7), value), 3, partial(largest_pairs, count=9), method).labels
+    assert np.bincount(labels).tolist() == [4, 4, 4]
+
+
+def test_one_group_and_groups_of_one() -> None:
+    values = imp_like(6, 10, density=0.5, seed=0)
+    assert cluster(values, 1, partial(largest_pairs, count=3)).labels.tolist() == [0] * 6
+    assert cluster(values, 6, partial(largest_pairs, count=3)).labels.tolist() == list(range(6))
+
+
+def test_rows_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="groups=4: 6 rows cannot"):
+        cluster(np.ones((6, 3)), 4, partial(largest_pairs, count=3))
+
+
+def test_nothing_is_changed_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    values = imp_like(32, 40, density=0.3, seed=0)
+    before = values.copy()
+    for method in METHODS:
+        cluster(values, 4, partial(largest_pairs, count=40), method)
+    assert np.array_equal(values, before)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def no_partitioner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "mtkahypar", None)
+    clustering._partitioner.cache_clear()
+    yield
+    clustering._partitioner.cache_clear()
+
+
+@pytest.mark.usefixtures("no_partitioner")
+def test_without_mtkahypar_kmeans_takes_over_with_one_warning() -> None:
+    values = imp_like(32, 40, density=0.3, seed=0)
+    rule: Rule = partial(largest_pairs, count=40)
+    with pytest.warns(UserWarning, match="mtkahypar cannot be imported"):
+        found = cluster(values, 4, rule, "hypergraph")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        best = cluster(values, 4, rule, "best")
+    assert "mtkahypar cannot be imported; groups by k-means" in found.note
+    assert best.note == "mtkahypar cannot be imported"
+    assert np.array_equal(found.labels, cluster(values, 4, rule, "kmeans").labels)
+
+
+@pytest.mark.usefixtures("no_partitioner")
+def test_without_mtkahypar_the_others_do_not_ask_for_it() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cluster(imp_like(16, 20, 0.3, 0), 4, partial(largest_pairs, count=20), "kmeans")
+
+
+def test_a_partitioner_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[int]:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(clustering, "_partitioner", lambda: broken)
+    values, labels = planted(groups=2, size=6, columns=9, seed=5)
+    found = cluster(values, 2, partial(largest_pairs, count=18), "hypergraph")
+    assert found.note == "mtkahypar failed (no luck); groups by k-means"
+    assert same_groups(found.labels, labels)
+
+
+def test_uneven_parts_are_evened_out_moving_as_few_rows_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    uneven = [0, 0, 0, 0, 0, 1, 1, 2, 2]
+    monkeypatch.setattr(clustering, "_partitioner", lambda: lambda *_: uneven)
+    labels = hypergraph_groups(np.ones((9, 4), dtype=np.bool_), 3, seed=0)
+    assert np.bincount(labels).tolist() == [3, 3, 3]
+    least = min(
+        sum(a != b for a, b in zip(uneven, other, strict=True))
+        for other in set(permutations([0, 0, 0, 1, 1, 1, 2, 2, 2]))
+    )
+    assert sum(a != b for a, b in zip(uneven, labels.tolist(), strict=True)) == least == 2
+
+
+def test_the_largest_layer_of_resnet18_in_about_a_second() -> None:
+    values = imp_like(512, 4608, density=0.2, seed=0, kinds=24)
+    rule: Rule = partial(largest_pairs, count=int((values > 0).sum()) // 32)
+    holds: dict[Method, float] = {}
+    for method in METHODS:
+        start = time.perf_counter()
+        labels = cluster(values, 16, rule, method).labels
+        seconds = time.perf_counter() - start
+        holds[method] = held(values, labels, rule) / float(values.sum())
+        print(f"512 x 4608 at density 0.2, {method}: holds {holds[method]:.4f}, {seconds:.2f} s")
+    assert holds["best"] >= max(holds.values())
+    assert holds["best"] > 1.1 * holds["random"]

@@ -1,0 +1,36 @@
+"""Every YAML under `conf/` composes with the main job, and what it names can be built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from lt_lightning.study.trainings import Study
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+OPTIONS = [path for path in FILES if len(path.parts) > 1]
+
+# What a choice needs beside it to be possible.
+NEEDS = {"structure/refill_saliency": ["pruning.gradient_batches=8"]}
+
+
+def test_nothing_but_the_root_file_and_groups() -> None:
+    assert [path for path in FILES if len(path.parts) != 2] == [Path("run.yaml")]
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=str)
+def test_option_composes_and_builds(path: Path, composed: Callable[..., DictConfig]) -> None:
+    group, choice = path.parts[0], path.stem
+    override = f"{group}=[{choice}]" if group == "structure" else f"{group}={choice}"
+    prefix = "+" if group == "experiment" else ""
+    config = composed(prefix + override, *NEEDS.get(f"{group}/{choice}", []))
+    study = Study.from_config(config)
+    assert study.classifier().classes == config.dataset.classes
+    if group in ("data", "model"):
+        assert study.labels[group] == choice
+    if group == "structure":
+        assert list(study.structures) == [choice]

@@ -1,0 +1,176 @@
+"""A whole small study: what it leaves on disk, and that a second run finds it again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+
+from lt_lightning.study.results import Result, find_results
+from lt_lightning.study.run import run
+from lt_lightning.study.trainings import Study
+from lt_lightning.ticket import Ticket
+
+Compose = Callable[..., DictConfig]
+SMALL = (
+    "model.width=8",
+    "data.limit=0.3",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "pruning.rounds=2",
+)
+REFILL = ("structure=[refill]", "structure.refill.round_to=2")
+BOTH = ("structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4")
+
+
+def test_study_leaves_tickets_results_table_and_plot(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = composed(*SMALL, *BOTH)
+    results = run(config)
+    root = tmp_path / "runs"
+
+    wanted = {(0, "dense")} | {(n, s) for n in (1, 2) for s in ("unstructured", "refill", "regroup")}
+    assert {(result.round, result.structure) for result in results} == wanted
+    with (root / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(int(row["round"]), row["structure"]) for row in rows} == wanted
+    first = "data model seed round structure density_asked density accuracy dense_accuracy params_ratio flops_ratio"
+    assert set(f"{first} train_seconds".split()) <= set(rows[0])
+
+    for result in results:
+        folder = root / result.place
+        ticket = Ticket.load(folder / "ticket")
+        assert ticket.trained is not None
+        _check_against_weights(ticket, result)
+        layers = json.loads((folder / "ticket.json").read_text())["layers"]
+        assert all(0 < layer["density"] <= 1 and 0 < layer["density_asked"] <= 1 for layer in layers.values())
+    (search,) = {result.search for result in results}
+    assert (root / search / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "One seed: no verdict" in printed
+    assert "search, round 2 of 2" in printed
+
+
+def _check_against_weights(ticket: Ticket, result: Result) -> None:
+    """The density told is that of the trained weights themselves."""
+    assert ticket.trained is not None
+    prunable = [f"{name}.weight" for name in ticket.card["prunable"]]
+    alive = sum(int(ticket.trained[name].count_nonzero()) for name in prunable)
+    total = sum(ticket.trained[name].numel() for name in prunable)
+    assert alive / total == pytest.approx(result.density, abs=2 / total)  # a trained weight may be zero by chance
+
+
+def test_accuracy_is_that_of_the_ticket_on_disk(composed: Compose, tmp_path: Path) -> None:
+    config = composed(*SMALL, *REFILL, "retrain_rounds=[2]")
+    results = run(config)
+    assert [r.round for r in results if r.structure == "refill"] == [2]
+    study = Study.from_config(config)
+    study.data.setup("test")
+    network = study.classifier().network.eval()
+    for result in results:
+        Ticket.load(tmp_path / "runs" / result.place / "ticket").apply(network, "trained")
+        right = total = 0
+        with torch.no_grad():
+            for images, labels in study.data.test_dataloader():
+                right += int((network(images).argmax(1) == labels).sum())
+                total += len(labels)
+        assert right / total == pytest.approx(result.accuracy, abs=1e-6)
+
+
+def test_finished_study_trains_nothing_and_a_wider_one_only_what_is_new(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(composed(*SMALL, *REFILL))
+    fits: list[pl.Trainer] = []
+    fit = pl.Trainer.fit
+
+    def counted(self: pl.Trainer, *args: object, **kwargs: object) -> None:
+        fits.append(self)
+        fit(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pl.Trainer, "fit", counted)
+    assert run(composed(*SMALL, *REFILL)) == first
+    assert fits == []
+    wider = run(composed(*SMALL, *BOTH))
+    assert len(fits) == 2  # regroup in two rounds; the search and refill are found again
+    assert {r.place for r in first} < {r.place for r in wider}
+    run(composed(*SMALL, *REFILL, "structure.refill.coupling=inner"))
+    assert len(fits) == 4  # other options are another ticket, of the same search
+    assert len({r.search for r in find_results(tmp_path / "runs")}) == 1
+
+
+def test_group_aware_search_trains_the_structure(composed: Compose, tmp_path: Path) -> None:
+    results = run(composed(*SMALL, *REFILL, "pruning.next_round_from=refill"))
+    assert [(r.round, r.structure) for r in results] == [(0, "dense"), (1, "refill"), (2, "refill")]
+    densities = [r.density for r in results]
+    assert densities == sorted(densities, reverse=True)
+    for result in results[1:]:
+        ticket = Ticket.load(tmp_path / "runs" / result.place / "ticket")
+        _check_against_weights(ticket, result)
+
+
+def test_saliency_uses_the_gradients_of_the_search(composed: Compose, tmp_path: Path) -> None:
+    options = (*REFILL, "structure.refill.score=saliency", "retrain_rounds=[2]")
+    with pytest.raises(ValueError, match="gradient_batches"):
+        run(composed(*SMALL, *options))
+    results = run(composed(*SMALL, *options, "pruning.gradient_batches=3"))
+    assert results[-1].structure == "refill"
+    assert (tmp_path / "runs" / results[-1].search / "round_02" / "gradients.pt").is_file()
+
+
+@pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
+def test_loggers_record_the_study(logger: str, composed: Compose, tmp_path: Path) -> None:
+    run(composed(*SMALL, *REFILL, "retrain_rounds=[1]", f"logger={logger}"))
+    metrics = next((tmp_path / "runs").glob("digits-*/metrics.csv"))
+    with metrics.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["round"] for row in rows] == ["0.0", "0.0", "1.0", "2.0"]
+    assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
+    if logger == "tensorboard":
+        assert list((tmp_path / "runs" / "tensorboard").rglob("events.*"))
+    else:
+        import wandb
+
+        assert wandb.run is None  # closed, so that the next job does not go on in it
+        assert len(list((tmp_path / "runs" / "wandb").glob("offline-run-*"))) == 2  # the search and one retraining
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pruning.rate=1.5"], "pruning.rate=1.5"),
+        (["pruning.rounds=0"], "pruning.rounds=0"),
+        (["pruning.rewind=soon"], "pruning.rewind='soon'"),
+        (["pruning.scope=everywhere"], "pruning.scope='everywhere'"),
+        (["pruning.mode=all"], "pruning.mode='all'"),
+        (["pruning.next_round_from=regroup"], "pruning.next_round_from='regroup'"),
+        (["retrain_rounds=[3]"], "retrain_rounds"),
+        (["dataset.classes=7"], "dataset.classes=7"),
+        (["structure.refill.extra=2"], "structure.refill.extra=2"),
+        (["structure.refill.coupling=loose"], "structure.refill.coupling='loose'"),
+        (["classifier.learning_rate=-1"], "learning_rate"),
+        (["data.batch_size=0"], "batch_size"),
+        (["trainer.max_epochs=0"], "max_epochs"),
+        (["pruning.rewind=2ep"], "pruning.rewind=2ep"),
+        (["pruning.rounds=60"], "pruning.rounds=60"),
+        (["pruning.exempt=[nowhere]"], "nowhere"),
+    ],
+    ids=str,
+)
+def test_bad_configuration_stops_before_training_and_names_the_key(
+    overrides: list[str], message: str, composed: Compose, tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, InstantiationException)) as caught:
+        run(composed(*SMALL, *BOTH, *overrides))
+    told = str(caught.value.__cause__ or caught.value)
+    assert message in told
+    assert "\n" not in told
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
