@@ -109,6 +109,7 @@ class LotteryTicketPruning(MaskedTraining):
         self.restart: Restart | None = None
         self._point: RewindPoint | None = None
         self._gradients: dict[str, Tensor] = {}
+        self._last_rates: list[list[float]] = []
         self._example = torch.empty(0)
         self._epochs = 0
         self._rewind_split = (0, 0)
@@ -219,7 +220,11 @@ class LotteryTicketPruning(MaskedTraining):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if self.gradient_batches and self._is_last_epoch(trainer.current_epoch):
+        if not self._is_last_epoch(trainer.current_epoch):
+            return
+        if self.round == 0:  # after the last step Lightning steps the schedule again, beyond its end
+            self._last_rates = [[float(group["lr"]) for group in each.param_groups] for each in trainer.optimizers]
+        if self.gradient_batches:
             self._sum_gradients(trainer, pl_module)
 
     def on_train_batch_end(
@@ -273,8 +278,7 @@ class LotteryTicketPruning(MaskedTraining):
 
     def _make_restart(self, trainer: pl.Trainer) -> Restart:
         assert self._point is not None
-        rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
-        restart = Restart(self.mode, self._point, self.epochs_per_round, rates)
+        restart = Restart(self.mode, self._point, self.epochs_per_round, self._last_rates)
         if trainer.is_global_zero:
             restart.save(self.directory / "restart.pt")
         return restart
@@ -389,6 +393,7 @@ class LotteryTicketPruning(MaskedTraining):
             "point": None if self._point is None else self._point.state_dict(),
             "restart": None if self.restart is None else self.restart.state_dict(),
             "gradients": self._gradients,
+            "last_rates": self._last_rates,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -400,6 +405,7 @@ class LotteryTicketPruning(MaskedTraining):
         self._point = None if point is None else RewindPoint(**point)
         self.restart = None if restart is None else Restart.from_state(restart)
         self._gradients = state_dict["gradients"]
+        self._last_rates = state_dict["last_rates"]
 
 
 def example_input(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:

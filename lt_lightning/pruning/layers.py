@@ -75,7 +75,8 @@ def find_layers(network: nn.Module, example: Tensor) -> dict[str, Layer]:
     try:
         network.eval()
         with torch.no_grad():
-            network.forward(example)  # not `network(...)`, which would compile a network that is to be compiled
+            # `network(...)` with its hooks, but without compiling a network that is to be compiled.
+            network._call_impl(example)  # type: ignore[no-untyped-call]
     finally:
         for hook in hooks:
             hook.remove()

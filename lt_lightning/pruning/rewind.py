@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,7 +117,7 @@ class Restart:
             rate (fine-tuning).
         point: to go back to.
         epochs: of one training after the restart.
-        last_rates: learning rates at the end of the dense training, by optimizer and parameter group.
+        last_rates: learning rates of the dense training's last step, by optimizer and parameter group.
     """
 
     mode: Mode
@@ -170,9 +169,6 @@ class Restart:
             raise FileNotFoundError(f"there is no rewind point at {path}")
         try:
             return cls.from_state(torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} is damaged or no rewind point: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        except Exception as error:  # whatever the unpickler stumbles over
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"{path} is damaged or no rewind point: {reason}") from None

@@ -203,7 +203,7 @@ class Regroup:
             left = left * free
         if not blocks:
             least = f"at least {self.min_rows} rows and {self.min_columns} columns"
-            return [], f"no block of {least}: executed dense"
+            notes[f"no block of {least}: executed dense"] = None
         return blocks, "; ".join(filter(None, notes))
 
     def _unit(self, matrix: _Matrix) -> int:

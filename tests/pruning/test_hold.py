@@ -39,7 +39,7 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, held: HeldMasks |
     generator = torch.Generator().manual_seed(seed)
     images, labels = torch.randn(4, 1, 6, 6, generator=generator), torch.randint(3, (4,), generator=generator)
     optimizer.zero_grad()
-    F.cross_entropy(network(images), labels).backward()
+    torch.autograd.backward(F.cross_entropy(network(images), labels))
     if held is not None:
         held.zero_gradients()
     optimizer.step()

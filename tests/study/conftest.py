@@ -14,7 +14,6 @@ from omegaconf import DictConfig, open_dict
 Compose = Callable[..., DictConfig]
 
 
-
 @pytest.fixture
 def composed(tmp_path: Path) -> Iterator[Compose]:
     """Composes the main job's configuration, with overrides, writing under `tmp_path`."""

@@ -26,8 +26,7 @@ def test_nothing_but_the_root_file_and_groups() -> None:
 def test_option_composes_and_builds(path: Path, composed: Callable[..., DictConfig]) -> None:
     group, choice = path.parts[0], path.stem
     override = f"{group}=[{choice}]" if group == "structure" else f"{group}={choice}"
-    prefix = "+" if group == "experiment" else ""
-    config = composed(prefix + override, *NEEDS.get(f"{group}/{choice}", []))
+    config = composed(override, *NEEDS.get(f"{group}/{choice}", []))
     study = Study.from_config(config)
     assert study.classifier().classes == config.dataset.classes
     if group in ("data", "model"):

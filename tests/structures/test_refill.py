@@ -1,0 +1,582 @@
+"""Refill against work by hand, gradients, and networks that compute kept channels only."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lt_lightning.models.mobilenet import MobileNet
+from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50
+from lt_lightning.models.vgg import VGG
+from lt_lightning.models.wide_resnet import WideResNet
+from lt_lightning.pruning.hold import HeldMasks
+from lt_lightning.pruning.layers import find_layers, prunable_layers
+from lt_lightning.pruning.masks import Masks, density, kept
+from lt_lightning.pruning.selection import prune
+from lt_lightning.structures.base import ChannelPlan, Subject
+from lt_lightning.structures.refill import Coupling, Refill, channel_scores
+
+ENDS = ("stem", "classifier")
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "resnet8": lambda: cifar_resnet(8, 3, width=8),
+    "resnet18": lambda: resnet18(3, width=4),
+    "wrn": lambda: WideResNet(10, 1, 3),
+    "vgg": lambda: VGG(11, 3, width=4),
+    "mobilenet": lambda: MobileNet(3, width=4),
+    "resnet50": lambda: resnet50(3, width=4, stem="stride2"),
+}
+COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
+
+
+def subject_of(
+    network: nn.Module,
+    example: Tensor,
+    share: float,
+    exempt: Sequence[str] = ENDS,
+    gradients: dict[str, Tensor] | None = None,
+) -> Subject:
+    """The network pruned globally by magnitude."""
+    layers = find_layers(network, example)
+    weights = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    names = [layer.weight for layer in prunable_layers(layers, exempt)]
+    full = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
+    masks = prune(full, {name: weights[name].abs() for name in names}, share)
+    return Subject(network, example, layers, masks, weights, gradients)
+
+
+def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Float64, biases and BatchNorm of generic values, filters of unequal strength."""
+    generator = torch.Generator().manual_seed(seed)
+    network.double()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for values, low in ((module.weight, 0.5), (module.bias, -0.5), (module.running_var, 0.5)):
+                    assert values is not None
+                    values.copy_(torch.rand(values.shape, generator=generator, dtype=torch.float64) + low)
+            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+                strength = torch.rand(len(module.weight), generator=generator, dtype=torch.float64) + 0.2
+                module.weight.mul_(strength.view(-1, *[1] * (module.weight.ndim - 1)))
+    return network
+
+
+def make(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return randomise(MODELS[name]())
+
+
+def mask_parameters(network: nn.Module, masks: Masks) -> nn.Module:
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name in masks:
+                parameter.mul_(masks[name])
+    return network
+
+
+# The small network, without building it: every layer sees and makes its planned channels only
+
+
+def execute_plan(network: nn.Module, plan: ChannelPlan) -> nn.Module:
+    """Every layer computes its kept outputs from its kept inputs, and zeros elsewhere; masks play no part."""
+    for name in {*plan.outputs, *plan.inputs}:
+        module = network.get_submodule(name)
+        outputs = plan.outputs.get(name, torch.arange(_channels(module)))
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            inputs = plan.inputs.get(name, torch.arange(_inputs(module)))
+            module.register_forward_pre_hook(_assert_zero_elsewhere(inputs))
+            module.forward = _narrow(module, outputs, inputs)  # type: ignore[method-assign,assignment]
+        else:
+            module.forward = _narrow_norm(module, outputs)
+    return network
+
+
+def _channels(module: nn.Module) -> int:
+    return module.num_features if isinstance(module, nn.modules.batchnorm._BatchNorm) else len(module.weight)  # type: ignore[arg-type]
+
+
+def _inputs(module: nn.Conv2d | nn.Linear) -> int:
+    return module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
+
+
+def _assert_zero_elsewhere(inputs: Tensor) -> Callable[[nn.Module, tuple[Tensor]], None]:
+    def check(_: nn.Module, args: tuple[Tensor]) -> None:
+        dead = torch.ones(args[0].shape[1], dtype=torch.bool)
+        dead[inputs] = False
+        assert int(args[0][:, dead].count_nonzero()) == 0
+
+    return check
+
+
+def _spread(values: Tensor, outputs: Tensor, channels: int) -> Tensor:
+    whole = values.new_zeros(values.shape[0], channels, *values.shape[2:])
+    return whole.index_copy(1, outputs, values)
+
+
+def _narrow(module: nn.Conv2d | nn.Linear, outputs: Tensor, inputs: Tensor) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        bias = None if module.bias is None else module.bias[outputs]
+        if isinstance(module, nn.Linear):
+            return _spread(F.linear(x[:, inputs], module.weight[outputs][:, inputs], bias), outputs, len(module.weight))
+        grouped = module.groups > 1
+        weight = module.weight[outputs] if grouped else module.weight[outputs][:, inputs]
+        groups = len(inputs) if grouped else 1
+        values = F.conv2d(x[:, inputs], weight, bias, module.stride, module.padding, module.dilation, groups)
+        return _spread(values, outputs, len(module.weight))
+
+    return forward
+
+
+def _narrow_norm(module: Any, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        mean, var = module.running_mean[outputs], module.running_var[outputs]
+        affine = module.weight[outputs], module.bias[outputs]
+        values = F.batch_norm(x[:, outputs], mean, var, *affine, module.training, module.momentum, module.eps)
+        return _spread(values, outputs, module.num_features)
+
+    return forward
+
+
+def sgd_steps(network: nn.Module, masks: Masks | None, steps: int = 3) -> list[float]:
+    """Trains on random images under weight decay; returns the losses."""
+    generator = torch.Generator().manual_seed(1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.05)
+    held = HeldMasks(network, masks or {})
+    losses = []
+    for _ in range(steps):
+        images = torch.randn(8, 3, 16, 16, generator=generator, dtype=torch.float64)
+        labels = torch.randint(3, (8,), generator=generator)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        torch.autograd.backward(loss)
+        held.zero_gradients()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_masked_network_is_the_small_one_before_and_after_training(name: str, coupling: Coupling) -> None:
+    network = make(name)
+    subject = subject_of(network, torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.3)
+    structured = Refill(coupling=coupling, round_to=1)(subject)
+    assert isinstance(structured.plan, ChannelPlan)
+    assert structured.plan.outputs
+    small = execute_plan(copy.deepcopy(network), structured.plan)  # dense values: dropped ones must play no part
+    masked = mask_parameters(copy.deepcopy(network), structured.masks)
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(masked.eval()(images), small.eval()(images), rtol=1e-10, atol=1e-10)
+        assert not torch.allclose(masked(images), network.eval()(images), rtol=1e-2, atol=1e-2)
+    masked.train()
+    small.train()
+    assert sgd_steps(masked, structured.masks) == pytest.approx(sgd_steps(small, None), rel=1e-8)
+    trained = dict(small.named_parameters())
+    for key, parameter in masked.named_parameters():
+        keep = structured.masks.get(key, torch.ones_like(parameter, dtype=torch.bool))
+        assert int(parameter[~keep].count_nonzero()) == 0
+        assert torch.allclose(parameter[keep], trained[key][keep], rtol=1e-7, atol=1e-9)
+    still_small = execute_plan(copy.deepcopy(masked).eval(), structured.plan)  # asserts that dead inputs are zero
+    with torch.no_grad():
+        assert torch.allclose(masked.eval()(images), still_small(images), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_was_dropped_can_be_anything(name: str) -> None:
+    """Each side of a dropped channel alone: the writer's values, or the readers' weights for it."""
+    network = make(name)
+    subject = subject_of(network, torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.3)
+    structured = Refill(coupling="stream", round_to=1)(subject)
+    assert isinstance(structured.plan, ChannelPlan)
+    masked = mask_parameters(copy.deepcopy(network), structured.masks).eval()
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    for side in ("writers", "readers"):
+        changed = copy.deepcopy(masked)
+        touched = 0
+        for layer in subject.layers.values():
+            weight = changed.get_parameter(layer.weight)
+            region = torch.zeros_like(weight, dtype=torch.bool)
+            if side == "writers" and layer.name in structured.plan.outputs:
+                region[:] = True
+                region[structured.plan.outputs[layer.name]] = False
+            elif side == "readers" and layer.name in structured.plan.inputs and layer.groups == 1:
+                region[:] = True
+                region[:, structured.plan.inputs[layer.name]] = False
+            with torch.no_grad():
+                weight[region] = torch.randn(int(region.sum()), dtype=torch.float64)
+            touched += int(region.sum())
+        assert touched > 0
+        with torch.no_grad():
+            assert torch.allclose(changed(images), masked(images), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("name", MODELS)
+def test_executed_density_is_the_density_asked_for(name: str, coupling: Coupling) -> None:
+    subject = subject_of(make(name), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
+    structured = Refill(coupling=coupling, round_to=1)(subject)
+    reports = [structured.layers[layer.name] for layer in subject.prunable]
+    executed = sum(report.executed for report in reports) / sum(report.size for report in reports)
+    if coupling != "independent" or name in ("vgg", "mobilenet"):  # full streams may not let it go so low
+        assert executed <= density(subject.masks)
+        assert executed == pytest.approx(density(subject.masks), rel=0.06)
+    for layer in subject.layers.values():
+        report = structured.layers[layer.name]
+        full = torch.ones(layer.shape, dtype=torch.bool)
+        assert report.asked == int(subject.masks.get(layer.weight, full).sum())
+        assert report.kept == int(structured.masks.get(layer.weight, full).sum())
+        assert report.kept == report.executed
+        assert report.form == ("channels" if report.executed < report.size else "dense")
+        assert report.form == "channels" or layer.weight not in subject.masks or report.note
+
+
+# Small networks of every kind of join, against gradients
+
+
+class Add(nn.Module):
+    """Biases and no normalisation, so that nothing but masks keeps channels at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.inner, self.outer = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.stem(x))
+        x = x + self.outer(F.silu(self.inner(x)))
+        out: Tensor = self.last(F.silu(x).mean((2, 3)))
+        return out
+
+
+class Cat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 5, 1), nn.Conv2d(3, 7, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.c = nn.Conv2d(12, 9, 1, bias=False)
+        self.last = nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.norm(torch.cat([self.a(x), self.b(x)], 1)))
+        out: Tensor = self.last(F.silu(self.c(x)).mean((2, 3)))
+        return out
+
+
+class Depthwise(nn.Module):
+    def __init__(self, multiplier: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.depth = nn.Conv2d(8, 8 * multiplier, 3, padding=1, groups=8)
+        self.point = nn.Conv2d(8 * multiplier, 10, 1)
+        self.last = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.point(F.silu(self.depth(F.silu(self.stem(x))))))
+        out: Tensor = self.last(x.mean((2, 3)))
+        return out
+
+
+def flattened() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.SiLU(), nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.SiLU(), nn.Flatten(),
+        nn.Linear(8 * 4, 10), nn.SiLU(), nn.Linear(10, 4),
+    )  # fmt: skip
+
+
+class CatDepthwise(nn.Module):
+    """A depthwise layer over two groups of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.depth = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(F.silu(self.depth(torch.cat([self.a(x), self.b(x)], 1)))).mean((2, 3))
+        return out
+
+
+JOINS: dict[str, Callable[[], nn.Module]] = {
+    "add": Add,
+    "cat": Cat,
+    "depthwise": lambda: Depthwise(1),
+    "depthwise doubled": lambda: Depthwise(2),
+    "cat depthwise": CatDepthwise,
+    "flatten": flattened,
+}
+
+
+def influence(network: nn.Module, name: str, seeds: int = 3) -> Tensor:
+    """Which of a parameter's values the output depends on: those with a gradient, by autograd."""
+    parameter = network.get_parameter(name)
+    found = torch.zeros_like(parameter, dtype=torch.bool)
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        out = network(torch.randn(3, 3, 6, 6, generator=generator, dtype=torch.float64))
+        probe = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad((out * probe).sum(), parameter)
+        found |= gradient != 0
+    return found
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("name", JOINS)
+@pytest.mark.parametrize("exempt", [ENDS, ()])
+def test_executed_weights_are_those_that_influence_the_output(
+    name: str, coupling: Coupling, exempt: tuple[str, ...]
+) -> None:
+    torch.manual_seed(0)
+    network = randomise(JOINS[name]())
+    subject = subject_of(network, torch.randn(1, 3, 6, 6, dtype=torch.float64), 0.4, exempt)
+    structured = Refill(coupling=coupling, round_to=1)(subject)
+    masked = mask_parameters(copy.deepcopy(network), structured.masks).eval()
+    for layer in subject.layers.values():
+        mask = structured.masks.get(layer.weight, torch.ones(layer.shape, dtype=torch.bool))
+        live = influence(masked, layer.weight)
+        assert structured.layers[layer.name].executed == int((live & mask).sum())
+        if coupling != "independent":  # where a lone writer may drop a channel that lives on
+            assert int((live & ~mask).sum()) == 0
+    assert density(structured.masks) < 1
+
+
+def test_scored_depthwise_layers_must_have_the_groups_channels() -> None:
+    subject = subject_of(randomise(Depthwise(2)), torch.randn(1, 3, 6, 6, dtype=torch.float64), 0.5, ())
+    structured = Refill(round_to=1)(subject)
+    assert isinstance(structured.plan, ChannelPlan)
+    kept_inputs = structured.plan.inputs["depth"]
+    assert structured.plan.outputs["depth"].tolist() == [j for i in kept_inputs.tolist() for j in (2 * i, 2 * i + 1)]
+
+
+# By hand
+
+
+def hand_worked() -> Subject:
+    """Stem of 2, two prunable 1x1 convolutions of 4 and 2 channels, classifier."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(2, 2)
+    )
+    middle = torch.tensor([[3.0, -1.0], [0.5, 0.5], [-2.0, 2.0], [9.0, 1.0]])
+    last = torch.tensor([[1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 0.0, -2.5]])
+    with torch.no_grad():
+        network.get_parameter("2.weight").copy_(middle[..., None, None])
+        network.get_parameter("4.weight").copy_(last[..., None, None])
+    masks = {
+        "2.weight": torch.tensor([[1, 1], [1, 1], [1, 1], [0, 1]], dtype=torch.bool)[..., None, None],
+        "4.weight": torch.tensor([[0, 0, 0, 0], [1, 0, 0, 1]], dtype=torch.bool)[..., None, None],
+    }
+    example = torch.zeros(1, 1, 1, 1)
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    return Subject(network, example, find_layers(network, example), masks, weights)
+
+
+def test_a_refill_worked_by_hand() -> None:
+    """Layer 2 keeps 7 of 8 weights: ceil(7/8 * 4) = 4 channels. Layer 4 keeps 2 of 8: ceil(2/8 * 2) = 1 channel."""
+    subject = hand_worked()
+    structured = Refill(match="filters", round_to=1)(subject)
+    assert structured.masks["2.weight"].flatten(1).tolist() == [[True, True]] * 4
+    assert structured.masks["4.weight"].flatten(1).tolist() == [[False] * 4, [True] * 4]
+    assert structured.masks["4.bias"].tolist() == [False, True]
+    assert structured.masks["6.weight"].tolist() == [[False, True], [False, True]]
+    assert set(structured.masks) == {"2.weight", "4.weight", "4.bias", "6.weight"}
+    assert isinstance(structured.plan, ChannelPlan)
+    assert {n: c.tolist() for n, c in structured.plan.outputs.items()} == {"4": [1]}
+    assert {n: c.tolist() for n, c in structured.plan.inputs.items()} == {"6": [1]}
+    assert [(n, r.asked, r.kept, r.executed, r.form) for n, r in structured.layers.items()] == [
+        ("0", 2, 2, 2, "dense"), ("2", 7, 8, 8, "dense"), ("4", 2, 4, 4, "channels"), ("6", 4, 2, 2, "channels"),
+    ]  # fmt: skip
+    assert structured.layers["2"].note == "all of its channels were kept"
+    assert structured.layers["4"].held == 1.0
+
+
+@pytest.mark.parametrize(
+    ("score", "kept_channels"),
+    [  # rows of the middle layer under its mask: (3, -1), (.5, .5), (-2, 2), (-, 1)
+        ("l1", [0, 1, 2]),  # 4, 1, 4, 1: of equals the first
+        ("l2", [0, 2, 3]),  # 3.2, 0.7, 2.8, 1
+        ("count", [0, 1, 2]),  # 2, 2, 2, 1
+        ("saliency", [1, 2, 3]),  # |1*3 + 3*-1| = 0, 1, |-2*1 - 2| = 4, 1
+    ],
+)
+def test_scores_worked_by_hand(score: Any, kept_channels: list[int]) -> None:
+    subject = hand_worked()
+    gradient = torch.tensor([[1.0, 3.0], [1.0, 1.0], [1.0, -1.0], [50.0, 1.0]])[..., None, None]
+    scores = channel_scores(subject.weights["2.weight"], subject.masks["2.weight"], score, gradient)
+    order = np.argsort(-scores.numpy(), kind="stable")
+    assert sorted(order[:3].tolist()) == kept_channels
+
+
+def test_saliency_is_activation_times_gradient() -> None:
+    """Summed over samples and places by hooks, for convolutions without bias."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.SiLU(), nn.Conv2d(4, 6, 3, stride=2, bias=False), nn.SiLU(), nn.Flatten(),
+        nn.Linear(6, 3),
+    ).double()  # fmt: skip
+    mask = torch.rand(6, 4, 3, 3) > 0.4
+    mask_parameters(network, {"2.weight": mask})
+    seen: list[Tensor] = []
+
+    def see(_module: nn.Module, _args: object, output: Tensor) -> None:
+        output.retain_grad()
+        seen.append(output)
+
+    network[2].register_forward_hook(see)
+    torch.autograd.backward(F.cross_entropy(network(torch.randn(5, 3, 6, 6).double()), torch.randint(3, (5,))))
+    assert seen[0].grad is not None
+    expected = (seen[0] * seen[0].grad).sum((0, 2, 3)).abs()
+    weight = network[2].weight
+    assert isinstance(weight, nn.Parameter)
+    scores = channel_scores(weight.detach(), mask, "saliency", weight.grad)
+    assert torch.allclose(scores, expected, rtol=1e-10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 120), st.data())
+def test_filters_are_counted_exactly(channels: int, data: st.DataObject) -> None:
+    """ceil(d C), or with `extra` ceil(k + extra (C - k)), in fractions: 0.55 * 100 is more than 55 in floats."""
+    survivors = data.draw(st.integers(0, 2 * channels))
+    extra = data.draw(st.sampled_from([Fraction(0), Fraction(1, 5), Fraction(1, 2), Fraction(1)]))
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, channels, 1), nn.Conv2d(channels, 1, 1))
+    example = torch.zeros(1, 1, 1, 1)
+    mask = (torch.arange(2 * channels) < survivors).view(channels, 2, 1, 1)
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    subject = Subject(network, example, find_layers(network, example), {"1.weight": mask}, weights)
+    structured = Refill(match="filters", round_to=1, extra=float(extra))(subject)
+    base = max(1, math.ceil(Fraction(survivors * channels, 2 * channels)))
+    wanted = math.ceil(base + extra * (channels - base))
+    assert structured.masks["1.weight"].any(1).sum() == wanted
+    assert structured.layers["1"].executed == 2 * wanted
+
+
+@pytest.mark.parametrize(("round_to", "step"), [(1, 1), (4, 4), (8, 8), (10, 10), (11, 5), (16, 5)])
+def test_counts_are_rounded_up_to_a_multiple(round_to: int, step: int) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 40, 1), nn.Conv2d(40, 1, 1))
+    subject = subject_of(network, torch.zeros(1, 1, 1, 1), 0.33)
+    wanted = math.ceil(Fraction(kept(subject.masks), 2) / step) * step
+    assert int(Refill(match="filters", round_to=round_to)(subject).masks["1.weight"].any(1).sum()) == wanted
+
+
+def test_executed_counts_meet_round_to_on_every_unit() -> None:
+    subject = subject_of(resnet18(3, width=16), torch.randn(1, 3, 16, 16), 0.4)
+    structured = Refill(round_to=8)(subject)
+    assert isinstance(structured.plan, ChannelPlan)
+    for name, outputs in structured.plan.outputs.items():
+        layer = subject.layers.get(name)
+        if layer is not None:
+            step = 8 if layer.shape[0] >= 32 else max(1, layer.shape[0] // 8)
+            assert len(outputs) % step == 0
+
+
+def test_inner_keeps_streams_whole_and_stream_shrinks_them() -> None:
+    subject = subject_of(make("resnet8"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.1)
+    plans = {c: Refill(coupling=c, round_to=1)(subject).plan for c in COUPLINGS}
+    inner, stream, independent = plans["inner"], plans["stream"], plans["independent"]
+    assert isinstance(inner, ChannelPlan)
+    assert isinstance(stream, ChannelPlan)
+    assert isinstance(independent, ChannelPlan)
+    assert {name.rpartition(".")[2] for name in inner.outputs} == {"conv1", "bn1"}
+    assert {name.rpartition(".")[2] for name in inner.inputs} == {"conv2"}
+    first_stage = ["stem.conv", "stem.bn", "stages.0.0.conv2", "stages.0.0.bn2"]
+    assert len({tuple(stream.outputs[name].tolist()) for name in first_stage}) == 1
+    assert "classifier" not in stream.outputs
+    assert stream.inputs["classifier"].tolist() == stream.outputs["stages.2.0.conv2"].tolist()
+    # the stem is exempt, so with every layer choosing alone its stream stays alive, and conv2 adds less into it
+    assert "stem.conv" not in independent.outputs
+    assert "stages.0.0.conv2" in independent.outputs
+    assert "stages.0.0.conv1" not in independent.inputs
+    branch, shortcut = (set(independent.outputs[f"stages.1.0.{n}"].tolist()) for n in ("conv2", "shortcut.conv"))
+    assert set(independent.inputs["stages.2.0.conv1"].tolist()) == branch | shortcut
+
+
+def test_stream_scores_add_up_over_the_writers() -> None:
+    network = Add()
+    with torch.no_grad():
+        network.outer.weight.zero_()
+        network.outer.weight[[1, 3, 5], 0, 0, 0] = torch.tensor([3.0, 2.0, 1.0])
+        network.stem.weight.zero_()
+        network.stem.weight[[1, 3, 5, 7], 0, 0, 0] = torch.tensor([0.0, 0.0, 5.0, 2.5])
+    example = torch.zeros(1, 3, 6, 6)
+    layers = find_layers(network, example)
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    masks = {f"{name}.weight": torch.zeros(layers[name].shape, dtype=torch.bool) for name in ("stem", "outer")}
+    masks["stem.weight"].view(-1)[:: 2] = True
+    masks["stem.weight"][:, 0, 0, 0] = True
+    masks["outer.weight"][:, 0, 0, 0] = True
+    structured = Refill(match="filters", round_to=1)(Subject(network, example, layers, masks, weights))
+    count = math.ceil(Fraction(sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())) * 8)
+    best = [5, 1, 7, 3]  # 6, 3, 2.5, 2
+    assert isinstance(structured.plan, ChannelPlan)
+    assert structured.plan.outputs["stem"].tolist() == sorted(best[:count])
+    assert structured.plan.outputs["outer"].tolist() == sorted(best[:count])
+    assert count == 2
+
+
+def test_nothing_given_is_changed() -> None:
+    subject = subject_of(make("resnet8"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
+    state = copy.deepcopy(subject.network.state_dict())
+    masks = copy.deepcopy(subject.masks)
+    weights = copy.deepcopy(subject.weights)
+    Refill()(subject)
+    assert all(torch.equal(value, state[name]) for name, value in subject.network.state_dict().items())
+    assert all(torch.equal(mask, masks[name]) for name, mask in subject.masks.items())
+    assert all(torch.equal(weight, weights[name]) for name, weight in subject.weights.items())
+
+
+def test_a_layer_that_fell_back_says_why() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1)
+            self.last = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.b(torch.sigmoid(self.a(self.stem(x))))
+            out: Tensor = self.last(x.relu().mean((2, 3)))
+            return out
+
+    subject = subject_of(Gated(), torch.zeros(1, 1, 4, 4), 0.5)
+    report = Refill(match="filters", round_to=1, coupling="inner")(subject).layers["a"]
+    assert (report.form, report.note, report.density) == ("dense", "unknown operation sigmoid", 1.0)
+
+
+def test_a_network_without_free_channels_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 2, 1))
+    subject = subject_of(network, torch.zeros(1, 1, 2, 2), 0.5)
+    with pytest.raises(ValueError, match=r"'stream' finds no channel .*unknown operation 1; unknown operation 3"):
+        Refill()(subject)
+
+
+def test_saliency_without_gradients_is_refused() -> None:
+    subject = subject_of(make("vgg"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
+    with pytest.raises(ValueError, match="saliency' needs gradients"):
+        Refill(score="saliency")(subject)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"extra": 1.5}, "structure.refill.extra=1.5 is not a share in [0, 1]"),
+        ({"extra": -0.1}, "structure.refill.extra=-0.1 is not"),
+        ({"round_to": 0}, "structure.refill.round_to=0 is not a positive number"),
+        ({"score": "l3"}, "structure.refill.score='l3' is not one of l1, l2, count, saliency"),
+        ({"coupling": "none"}, "structure.refill.coupling='none' is not one of stream, inner, independent"),
+        ({"match": "weights"}, "structure.refill.match='weights' is not one of executed, filters"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Refill(**arguments)
