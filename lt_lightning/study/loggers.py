@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from lt_lightning.callback import LotteryTicketPruning
@@ -32,24 +33,26 @@ class LogRounds(pl.Callback):
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
 
-def make_loggers(choices: Mapping[str, Any], place: Path, root: Path, name: str, job_type: str) -> list[Logger]:
+def make_loggers(config: DictConfig, place: Path, root: Path, name: str, job_type: str) -> list[Logger]:
     """The loggers of one training.
 
     Args:
-        choices: configurations by name, as `logger` in the configuration; `csv` needs none.
+        config: of the job; `logger` in it names the loggers beside the CSV file.
         place: folder of the training; `metrics.csv` is written there.
         root: folder under which W&B and TensorBoard write.
         name: of the run.
         job_type: `search` or `retrain`.
     """
     loggers: list[Logger] = [MetricsFile(place / "metrics.csv")]
-    for choice, config in choices.items():
+    for choice, node in config.logger.items():
         extra: dict[str, Any] = {"save_dir": str(root if choice == "wandb" else root / "tensorboard"), "name": name}
         if choice == "wandb":
             os.environ.setdefault("WANDB_SILENT", "true")  # its summary would drown ours
             (root / "wandb").mkdir(parents=True, exist_ok=True)
             extra["job_type"] = job_type
-        loggers.append(instantiate(config, **extra))
+        logger: Logger = instantiate(node, **extra)
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        loggers.append(logger)
     return loggers
 
 

@@ -170,7 +170,7 @@ def run_search(study: Study, job: JobProgress) -> list[Result]:
     callback = study.pruning()
     _write_config(study, folder)
     with closing_wandb():
-        loggers = make_loggers(study.config.logger, folder, study.root, folder.name, "search")
+        loggers = make_loggers(study.config, folder, study.root, folder.name, "search")
         classifier = study.classifier()
         expected = sum(expected_lengths(study))
         report = ReportProgress(
@@ -235,7 +235,7 @@ def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, j
     callback = TicketTraining(ticket, restart, study.config.pruning.monitor, study.config.pruning.monitor_mode)
     with closing_wandb():
         name = f"{study.search_folder.name}-round_{number:02d}-{folder.name}"
-        loggers = make_loggers(study.config.logger, folder, study.root, name, "retrain")
+        loggers = make_loggers(study.config, folder, study.root, name, "retrain")
         label = f"{structure}, round {number} of {study.rounds}"
         report = ReportProgress(job, expected_lengths(study)[number], lambda: [restart.epochs], lambda _: label)
         study.trainer([callback, report], loggers).fit(classifier, study.data)

@@ -43,7 +43,13 @@ SCHEDULES: dict[str, Callable[[Optimizer], LRScheduler]] = {
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("8ep", Step(8, "ep")), ("500it", Step(500, "it")), ("0ep", Step(0, "ep")), (3, Step(3, "ep")), (" 7 ", Step(7, "ep"))],
+    [
+        ("8ep", Step(8, "ep")),
+        ("500it", Step(500, "it")),
+        ("0ep", Step(0, "ep")),
+        (3, Step(3, "ep")),
+        (" 7 ", Step(7, "ep")),
+    ],
 )
 def test_steps_are_read(text: str | int, expected: Step) -> None:
     assert Step.parse(text) == expected

@@ -48,7 +48,9 @@ rates = st.floats(0.05, 0.9)
 
 
 @given(sizes, rates, st.sampled_from([2, 5, 10**6]), st.integers(0, 10**6))
-def test_rounds_keep_what_a_sort_keeps_exactly_and_nested(sizes: list[int], rate: float, levels: int, seed: int) -> None:
+def test_rounds_keep_what_a_sort_keeps_exactly_and_nested(
+    sizes: list[int], rate: float, levels: int, seed: int
+) -> None:
     masks = ones(random_scores(sizes, levels, seed))
     total = sum(sizes)
     for number in range(1, 5):

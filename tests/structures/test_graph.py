@@ -170,9 +170,7 @@ def test_channels_that_nobody_reads_are_not_computed() -> None:
 
 
 def test_a_depthwise_layer_with_two_outputs_a_channel() -> None:
-    graph = ChannelGraph(
-        Middle(lambda m, x: m.wide(m.doubled(x))), torch.zeros(1, 1, 8, 8)
-    )
+    graph = ChannelGraph(Middle(lambda m, x: m.wide(m.doubled(x))), torch.zeros(1, 1, 8, 8))
     keep = np.array([1, 0, 1, 1, 1, 1, 1, 0], dtype=bool)
     liveness = graph.propagate({"a": keep})
     assert liveness.inputs["doubled"].tolist() == keep.tolist()

@@ -513,7 +513,7 @@ def test_stream_scores_add_up_over_the_writers() -> None:
     layers = find_layers(network, example)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = {f"{name}.weight": torch.zeros(layers[name].shape, dtype=torch.bool) for name in ("stem", "outer")}
-    masks["stem.weight"].view(-1)[:: 2] = True
+    masks["stem.weight"].view(-1)[::2] = True
     masks["stem.weight"][:, 0, 0, 0] = True
     masks["outer.weight"][:, 0, 0, 0] = True
     structured = Refill(match="filters", round_to=1)(Subject(network, example, layers, masks, weights))

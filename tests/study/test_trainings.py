@@ -140,7 +140,19 @@ def test_loggers_record_the_study(logger: str, composed: Compose, tmp_path: Path
         import wandb
 
         assert wandb.run is None  # closed, so that the next job does not go on in it
-        assert len(list((tmp_path / "runs" / "wandb").glob("offline-run-*"))) == 2  # the search and one retraining
+        search, retraining = sorted((tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb"))
+        _check_record(search, b"search", (b"round_00-dense", b"round_01-unstructured", b"round_02-unstructured"))
+        _check_record(retraining, b"retrain", (b"round_01-refill",))
+
+
+def _check_record(path: Path, job_type: bytes, tickets: tuple[bytes, ...]) -> None:
+    """What stands in W&B's offline record, a log of protocol buffers with plain strings in it."""
+    content = path.read_bytes()
+    assert job_type in content
+    assert b"val/accuracy" in content
+    assert b"train_seconds" in content
+    assert b"learning_rate" in content  # the configuration
+    assert all(ticket in content for ticket in tickets)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +186,27 @@ def test_bad_configuration_stops_before_training_and_names_the_key(
     assert message in told
     assert "\n" not in told
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+def test_diverging_training_stops_and_leaves_no_result(composed: Compose, tmp_path: Path) -> None:
+    import wandb
+
+    with pytest.raises(FloatingPointError, match="loss"):
+        run(composed(*SMALL, *REFILL, "classifier.learning_rate=1e30", "logger=wandb"))
+    assert wandb.run is None
+    assert find_results(tmp_path / "runs") == []
+
+
+def test_search_on_digits_finds_tickets_that_match_the_dense_network(composed: Compose) -> None:
+    """The main job in small. 360 test images: a point is about twice the standard error of a difference."""
+    results = run(composed("trainer.max_epochs=8", "pruning.rounds=3", "retrain_rounds=[1]", "trainer.accelerator=cpu"))
+    dense = results[0].accuracy
+    assert dense > 0.97
+    winners = [r for r in results if r.structure == "unstructured" or r.round == 1]
+    assert len(winners) == 5
+    for result in winners:
+        assert result.accuracy > dense - 0.015, result
+    refill, regroup = (next(r for r in results if r.structure == name) for name in ("refill", "regroup"))
+    assert refill.density <= 0.8 < refill.density + 0.05
+    assert regroup.density == pytest.approx(0.8, abs=0.003)
+    assert max(refill.flops_ratio, regroup.flops_ratio) < 0.95
