@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
 
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.rewind import Restart
+from lt_lightning.shrink.channels import Shrunk, shrink_channels
+from lt_lightning.shrink.restart import cut_point
+from lt_lightning.structures.base import ChannelPlan
 from lt_lightning.ticket import Ticket
+
+Execution = Literal["shrunk", "masked"]
 
 
 class TicketTraining(MaskedTraining):
     """Starts a fit from a ticket and trains it as a round of the search would have.
 
     `Trainer(max_epochs=E)` is the length of the dense training, for which schedules are set up; the fit is as long
-    as what lies behind the rewind point. After the fit `trained` is the ticket with its trained weights.
+    as what lies behind the rewind point. After the fit `trained` is the ticket with its trained weights, under the
+    full network's names.
 
     Args:
         ticket: to train.
         restart: how its search rewinds (`restart.pt` in the search's folder); None trains from the start of the
             schedule for all of `max_epochs`.
+        execution: `shrunk` replaces the LightningModule's network by the smaller one that the ticket's channels
+            make, and trains that; a ticket without a channel plan is trained `masked`.
         monitor: see `MaskedTraining`.
         monitor_mode: likewise.
         network: likewise.
@@ -30,14 +42,41 @@ class TicketTraining(MaskedTraining):
         self,
         ticket: Ticket,
         restart: Restart | None = None,
+        execution: Execution = "shrunk",
         monitor: str | None = "val/accuracy",
         monitor_mode: Literal["max", "min"] = "max",
         network: str | None = None,
     ) -> None:
+        if execution not in get_args(Execution):
+            raise ValueError(f"execution={execution!r} is not one of {', '.join(get_args(Execution))}")
         super().__init__(monitor, monitor_mode, network)
         self.ticket = ticket
         self.restart = restart
+        self.execution = execution
         self.trained: Ticket | None = None
+        self._shrunk: Shrunk | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Before optimizers are made: puts the ticket into the network, and a smaller network in its place."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        network = self.network_of(pl_module)
+        self.ticket.apply(network)
+        if self.execution == "shrunk" and isinstance(self.ticket.plan, ChannelPlan):
+            self._shrunk = shrink_channels(network, self.ticket.plan, _example(pl_module, network))
+            self._put_in_place(pl_module, network, self._shrunk.network)
+
+    def _put_in_place(self, pl_module: pl.LightningModule, network: nn.Module, small: nn.Module) -> None:
+        (path,) = (name for name, module in pl_module.named_modules() if module is network)
+        if not path:
+            raise ValueError(
+                f"execution='shrunk' replaces the network within the LightningModule, and {type(pl_module).__name__} "
+                "is the network itself: make the network an attribute, or train with execution='masked'"
+            )
+        if network._compiled_call_impl is not None:
+            small.compile()
+        pl_module.set_submodule(path, small)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.restart is not None:
@@ -49,10 +88,16 @@ class TicketTraining(MaskedTraining):
             self.start_clock()
         else:
             self.start_training()
-            self.ticket.apply(network)
             if self.restart is not None:
-                self.restart.restore(trainer.optimizers, schedules_of(trainer))
-        self.hold(trainer, network, self.ticket.masks)
+                self._fitting_restart(network, trainer.optimizers).restore(trainer.optimizers, schedules_of(trainer))
+        if self._shrunk is None:
+            self.hold(trainer, network, self.ticket.masks)
+
+    def _fitting_restart(self, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Restart:
+        assert self.restart is not None
+        if self._shrunk is None:
+            return self.restart
+        return replace(self.restart, point=cut_point(self.restart.point, self._shrunk.slices, network, optimizers))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -63,8 +108,24 @@ class TicketTraining(MaskedTraining):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         best = self.finish_training(self.network_of(pl_module), trainer.current_epoch - 1)
         self.trained = self.ticket.with_training(
-            {name: value.cpu() for name, value in best["state"].items()},
+            self._under_full_names({name: value.cpu() for name, value in best["state"].items()}),
             best_epoch=best["epoch"],
             metrics=dict(best["metrics"]),
             train_seconds=self.seconds(),
+            execution="masked" if self._shrunk is None else "shrunk",
         )
+
+    def _under_full_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return state if self._shrunk is None else self._shrunk.slices.put(state, self.ticket.rewind)
+
+
+def _example(pl_module: pl.LightningModule, network: nn.Module) -> Tensor:
+    """An input of the true shape, before the trainer has loaded data or moved the network."""
+    example: Any = pl_module.example_input_array
+    if not isinstance(example, Tensor):
+        raise ValueError(
+            "execution='shrunk' needs the input's shape: set example_input_array on the LightningModule, or train with "
+            "execution='masked'"
+        )
+    parameter = next(network.parameters())
+    return example[:1].to(parameter.device, parameter.dtype)

@@ -536,15 +536,20 @@ def test_resuming_after_any_epoch_changes_nothing(
     assert set(tickets_in(resumed.directory)) == set(expected)
 
 
-def test_time_before_a_resume_counts(tmp_path: Path) -> None:
+def test_time_before_a_resume_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 5.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
     pruning = LotteryTicketPruning(rounds=1, directory=tmp_path)
+    assert pruning.seconds() == 0
     pruning.start_training()
-    pruning._seconds = 100.0
+    now = 105.0
+    state = pruning.state_dict()
+    now = 1000.0  # killed meanwhile
     resumed = LotteryTicketPruning(rounds=1, directory=tmp_path)
-    resumed.load_state_dict(pruning.state_dict())
-    assert resumed.seconds() >= 100
+    resumed.load_state_dict(state)
     resumed.start_clock()
-    assert 100 <= resumed.seconds() < 110
+    now = 1007.0
+    assert resumed.seconds() == 107
 
 
 # Refusals

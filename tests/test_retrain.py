@@ -158,7 +158,7 @@ def test_a_structured_ticket_keeps_its_channels_dead(tmp_path: Path) -> None:
     _, folder = search(tmp_path, structures={"refill": Refill(round_to=1)})
     ticket = Ticket.load(folder / "round_02" / "refill" / "ticket")
     assert set(ticket.masks) == {"3.weight", "4.weight", "4.bias", "8.weight"}
-    training = TicketTraining(ticket, Restart.load(folder / "restart.pt"), monitor=None)
+    training = TicketTraining(ticket, Restart.load(folder / "restart.pt"), execution="masked", monitor=None)
     trainer_of(tmp_path, [training]).fit(Toy(7))
     assert training.trained is not None
     state = training.trained.trained

@@ -66,11 +66,14 @@ class RewindPoint:
         network: parameters and buffers (BatchNorm statistics included) by name.
         optimizers: their state dicts, momentum included.
         schedules: state dicts of the learning-rate schedules.
+        names: for each optimizer, the names of its parameters in the network, in the order in which its state numbers
+            them; empty for a parameter from elsewhere.
     """
 
     network: dict[str, Tensor]
     optimizers: list[dict[str, Any]]
     schedules: list[dict[str, Any]]
+    names: list[list[str]]
 
     @classmethod
     def capture(cls, network: nn.Module, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> RewindPoint:
@@ -79,6 +82,7 @@ class RewindPoint:
             {name: value.detach().clone() for name, value in network.state_dict().items()},
             [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers],
             [copy.deepcopy(schedule.state_dict()) for schedule in schedules],
+            [parameter_names(network, optimizer) for optimizer in optimizers],
         )
 
     def restore_network(self, network: nn.Module) -> None:
@@ -104,7 +108,14 @@ class RewindPoint:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins only, so that it can be loaded weights-only."""
-        return {"network": self.network, "optimizers": self.optimizers, "schedules": self.schedules}
+        return dict(vars(self))
+
+
+def parameter_names(network: nn.Module, optimizer: Stateful) -> list[str]:
+    """Names of an optimizer's parameters, in the order in which its state numbers them."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", [])
+    return [names.get(parameter, "") for group in groups for parameter in group["params"]]
 
 
 @dataclass

@@ -144,6 +144,8 @@ class ChannelGraph:
     Attributes:
         operations: in the order of execution.
         groups: every set of channels that must be kept or dropped together.
+        nodes: of the trace, one for each operation.
+        trace: the traced network; it shares its modules with the network.
         unknown: names of operations that the analysis does not know; their channels are all kept.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
@@ -168,7 +170,9 @@ class ChannelGraph:
         self._spaces = _Spaces()
         self._segments: list[list[Segment]] = []
         self._modules = dict(network.named_modules())
-        for node in _trace(network, example).nodes:
+        self.nodes: list[fx.Node] = []
+        self.trace = _trace(network, example)
+        for node in self.trace.graph.nodes:
             self._add(node)
         self._freeze_shared_layers()
         self._collect_groups()
@@ -195,6 +199,7 @@ class ChannelGraph:
         )
         segments = self._segments_of(kind, name, inputs, channels, extra.get("repeat", 1))
         node.meta["operation"] = len(self.operations)
+        self.nodes.append(node)
         self.operations.append(Operation(kind, name, inputs, channels, **extra))
         self._segments.append(segments)
 
@@ -314,20 +319,29 @@ class ChannelGraph:
             what is left. Wherever a normalisation's input is dead its output counts as dead: the caller is to
             drop its affine parameters there, so that it does not emit its shift.
         """
-        live = self._forward(kept)
-        needed = self._backward(live)
+        live, present = self.trace_channels(kept)
         outputs: dict[str, Flags] = {}
         inputs: dict[str, Flags] = {}
         for index, operation in enumerate(self.operations):
             if operation.kind not in ("dense", "grouped", "depthwise", "norm"):
                 continue
-            out = live[index] & needed[index]
+            out = present[index]
             _merge(outputs, operation.name, out)
             if operation.kind != "norm":
                 source = operation.inputs[0]
                 read = live[source] & out.any() if operation.kind != "depthwise" else _fold(out, operation.repeat)
                 _merge(inputs, operation.name, read)
         return Liveness(outputs, inputs)
+
+    def trace_channels(self, kept: Mapping[str, Flags]) -> tuple[list[Flags], list[Flags]]:
+        """Per operation, the channels of its result that may be other than zero, and those of them that are read."""
+        live = self._forward(kept)
+        needed = self._backward(live)
+        return live, [flags & wanted for flags, wanted in zip(live, needed, strict=True)]
+
+    def layout(self, index: int) -> list[tuple[int, Segment]]:
+        """The spaces that the channels of an operation's result belong to, in their order."""
+        return [(self._spaces.root(segment.space), segment) for segment in self._segments[index]]
 
     def _forward(self, kept: Mapping[str, Flags]) -> list[Flags]:
         live: list[Flags] = []
@@ -439,7 +453,7 @@ def _shape(node: fx.Node) -> tuple[int, ...] | None:
     return tuple(meta.shape) if isinstance(meta, TensorMetadata) else None
 
 
-def _trace(network: nn.Module, example: Tensor) -> fx.Graph:
+def _trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -454,4 +468,4 @@ def _trace(network: nn.Module, example: Tensor) -> fx.Graph:
     finally:
         for module, training in modes.items():
             module.training = training
-    return traced.graph
+    return traced

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,7 @@ from lt_lightning.classifier import ImageClassifier
 from lt_lightning.data.module import ImageData
 from lt_lightning.files import replacing
 from lt_lightning.pruning.rewind import Restart
-from lt_lightning.retrain import TicketTraining
+from lt_lightning.retrain import Execution, TicketTraining
 from lt_lightning.structures.base import Structure
 from lt_lightning.structuring import structure_ticket
 from lt_lightning.study.loggers import LogRounds, closing_wandb, make_loggers, record
@@ -77,6 +77,9 @@ class Study:
             )
         if wrong := [number for number in self.config.retrain_rounds or () if not 1 <= number <= self.rounds]:
             raise ValueError(f"retrain_rounds names round {wrong[0]}, but pruning.rounds={self.rounds}")
+        if self.config.execution not in get_args(Execution):
+            allowed = ", ".join(get_args(Execution))
+            raise ValueError(f"execution={self.config.execution!r} is not one of {allowed}")
         self.classifier()
         self.trainer([], [])
         needs = self.pruning()
@@ -144,8 +147,9 @@ class Study:
 
     def cell_folder(self, number: int, structure: str) -> Path:
         """Folder of a retrained ticket, named by a hash of what determines it besides the search."""
-        what = OmegaConf.to_container(self.config.structure[structure], resolve=True)
-        return self.search_folder / f"round_{number:02d}" / f"{structure}-{hash_of({'structure': what})}"
+        options = OmegaConf.to_container(self.config.structure[structure], resolve=True)
+        what = {"structure": options, "execution": self.config.execution}
+        return self.search_folder / f"round_{number:02d}" / f"{structure}-{hash_of(what)}"
 
 
 def _search_name(config: DictConfig) -> str:
@@ -232,7 +236,8 @@ def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, j
     ticket = _structured(study, number, structure, classifier.network)
     ticket.save(folder / TICKET)
     restart = Restart.load(study.search_folder / "restart.pt")
-    callback = TicketTraining(ticket, restart, study.config.pruning.monitor, study.config.pruning.monitor_mode)
+    pruning = study.config.pruning
+    callback = TicketTraining(ticket, restart, study.config.execution, pruning.monitor, pruning.monitor_mode)
     with closing_wandb():
         name = f"{study.search_folder.name}-round_{number:02d}-{folder.name}"
         loggers = make_loggers(study.config, folder, study.root, name, "retrain")
@@ -241,7 +246,7 @@ def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, j
         study.trainer([callback, report], loggers).fit(classifier, study.data)
         assert callback.trained is not None
         callback.trained.save(folder / TICKET)
-        accuracy = evaluate(study, classifier, callback.trained)
+        accuracy = evaluate(study, study.classifier(), callback.trained)  # of full size again
         result = make_result(study, callback.trained, accuracy, dense_accuracy, folder)
         record(loggers, [result], {name: (folder / TICKET, callback.trained)})
     result.save(folder)

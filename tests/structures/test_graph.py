@@ -102,7 +102,6 @@ FREEZES: dict[str, Step] = {
     "bare_norm": lambda m, x: m.bare_norm(x),
     "layer_norm": lambda m, x: m.layer_norm(x),
     "lifted": lambda m, x: m.lifted(x),
-    "mean over channels of a square image": lambda m, x: torch.stack([x.mean(1)] * 8, 1),
     "amax over channels": lambda m, x: x * x.amax(1, keepdim=True),
     "cat with itself": lambda m, x: m.wide(torch.cat([x, x], 1)),
     "cat along places": lambda m, x: torch.cat([x, x.relu()], 2),
@@ -121,6 +120,23 @@ def test_unknown_operations_keep_their_channels_and_are_named(name: str) -> None
     assert group.frozen.startswith("unknown operation ")
     assert graph.unknown
     assert group.frozen.removeprefix("unknown operation ") in graph.unknown
+
+
+@pytest.mark.parametrize("dim", [1, -3, (1,), (-3, 0)])
+def test_a_mean_over_channels_is_not_one_over_places(dim: int | tuple[int, ...]) -> None:
+    """Its rows would pass for channels where there are as many."""
+
+    class Averaged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(64, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.a(x).mean(dim, keepdim=dim == (-3, 0)).reshape(1, -1))
+            return out
+
+    graph = ChannelGraph(Averaged(), torch.randn(1, 1, 8, 8))
+    assert [group.frozen for group in graph.groups] == ["unknown operation mean", "output of the network"]
 
 
 def test_a_sigmoid_is_named_as_such() -> None:

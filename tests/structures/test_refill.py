@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
@@ -460,6 +461,41 @@ def test_filters_are_counted_exactly(channels: int, data: st.DataObject) -> None
     wanted = math.ceil(base + extra * (channels - base))
     assert structured.masks["1.weight"].any(1).sum() == wanted
     assert structured.layers["1"].executed == 2 * wanted
+
+
+def chain(widths: Sequence[int]) -> nn.Module:
+    """1x1 convolutions one after the other, the first and the last of which are not pruned."""
+    return nn.Sequential(*[nn.Conv2d(a, b, 1) for a, b in zip([1, *widths], [*widths, 1], strict=True)])
+
+
+def test_a_share_that_floats_exceed_is_not_rounded_up() -> None:
+    network = chain([2, 100])
+    example = torch.zeros(1, 1, 1, 1)
+    mask = (torch.arange(200) < 110).view(100, 2, 1, 1)
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    subject = Subject(network, example, find_layers(network, example), {"1.weight": mask}, weights)
+    assert 110 / 200 * 100 > 55
+    assert int(Refill(match="filters", round_to=1)(subject).masks["1.weight"].any(1).sum()) == 55
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.45, 0.6, 0.75])
+def test_what_rounding_leaves_of_the_target_is_spent(share: float) -> None:
+    """No layer could have another channel."""
+    widths = [6, 24, 32, 40, 20]
+    torch.manual_seed(0)
+    subject = subject_of(chain(widths), torch.zeros(1, 1, 1, 1), share)
+    plan = Refill(round_to=1)(subject).plan
+    assert isinstance(plan, ChannelPlan)
+    counts = [len(plan.outputs.get(str(i), range(width))) for i, width in enumerate(widths)]
+    assert counts[0] == 6
+
+    def executed(counts: Sequence[int]) -> int:
+        return sum(a * b for a, b in pairwise(counts))
+
+    target = kept(subject.masks)
+    assert executed(counts) <= target
+    costs = [executed([*counts[:i], counts[i] + 1, *counts[i + 1 :]]) - executed(counts) for i in range(1, len(counts))]
+    assert target - executed(counts) < min(costs)
 
 
 @pytest.mark.parametrize(("round_to", "step"), [(1, 1), (4, 4), (8, 8), (10, 10), (11, 5), (16, 5)])

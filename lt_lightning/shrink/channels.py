@@ -1,0 +1,364 @@
+"""A channel ticket as a network that really is smaller and computes the same.
+
+Dropped channels are provably zero (a refilled ticket drops a channel with its bias, its BatchNorm affine and its
+readers' inputs), so leaving them out changes nothing. Channels of one space, a residual stream for instance, stand
+in the same order everywhere; where a branch writes only part of a stream, the order puts that part first, so that
+the branch is added into a prefix.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from lt_lightning.pruning.layers import CONVOLUTIONS
+from lt_lightning.shrink.slices import Index, Slices, part
+from lt_lightning.structures.base import ChannelPlan
+from lt_lightning.structures.graph import ChannelGraph, Flags, Operation
+
+Order = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A smaller network.
+
+    Attributes:
+        network: an ordinary module; of the original's class where nothing but sizes changed, else a torch.fx graph
+            module with the same submodule names.
+        slices: where its parameters and buffers stand in the full network.
+        unknown: operations that the analysis does not know, around which all channels were kept.
+    """
+
+    network: nn.Module
+    slices: Slices
+    unknown: tuple[str, ...]
+
+
+class Select(nn.Module):
+    """Takes some channels, in a given order."""
+
+    index: Tensor
+
+    def __init__(self, index: Order) -> None:
+        super().__init__()
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.index)
+
+
+class Spread(nn.Module):
+    """Puts channels to given places among `channels`; the others are zero."""
+
+    index: Tensor
+
+    def __init__(self, index: Order, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = x.new_zeros((x.shape[0], self.channels, *x.shape[2:]))
+        return whole.index_copy(1, self.index, x)
+
+
+def add_into_prefix(whole: Tensor, first: Tensor) -> Tensor:
+    """Adds to the first channels of `whole`; the others pass."""
+    summed = whole.clone()
+    summed[:, : first.shape[1]] += first
+    return summed
+
+
+def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Tensor) -> Shrunk:
+    """Makes the network that a channel ticket executes.
+
+    Args:
+        network: with the values to keep (of the ticket, applied); it is left as it was.
+        plan: of the ticket.
+        example: an input batch of the true shape.
+
+    Raises:
+        ValueError: if the network cannot be traced, or nothing of it would be left.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    >>> plan = ChannelPlan({"0": torch.tensor([1, 3])}, {"2": torch.tensor([1, 3])})
+    >>> shrink_channels(net, plan, torch.zeros(1, 1, 8, 8)).network[2]
+    Conv2d(2, 2, kernel_size=(3, 3), stride=(1, 1))
+    """
+    return _Shrinking(network, plan, example).result()
+
+
+class _Shrinking:
+    def __init__(self, network: nn.Module, plan: ChannelPlan, example: Tensor) -> None:
+        self.graph = ChannelGraph(network, example)
+        self.network = copy.deepcopy(network)
+        kept = {name: _flags(channels, _width(network, name)) for name, channels in plan.outputs.items()}
+        _, self.present = self.graph.trace_channels(kept)
+        ranks = self._ranks()
+        self.orders = [self._order(index, ranks) for index in range(len(self.graph.operations))]
+        self.index: dict[str, Index] = {}
+        self.edited = False
+
+    # Orders
+
+    def _ranks(self) -> dict[int, Order]:
+        """An order of every space's channels: those that most layers write come first, so that sets are prefixes."""
+        written: dict[int, NDArray[np.int64]] = {}
+        for index, operation in enumerate(self.graph.operations):
+            if operation.kind == "dense":
+                ((space, segment),) = self.graph.layout(index)
+                counts = written.setdefault(space, np.zeros(segment.channels, dtype=np.int64))
+                counts += self.present[index]
+        return {space: np.argsort(-counts, kind="stable") for space, counts in written.items()}
+
+    def _order(self, index: int, ranks: Mapping[int, Order]) -> Order:
+        """Channels of an operation's result that are there, in the order in which they stand."""
+        parts = []
+        offset = 0
+        for space, segment in self.graph.layout(index):
+            rank = ranks.get(space, np.arange(segment.channels))
+            parts.append(offset + _repeated(rank, segment.repeat))
+            offset += segment.channels * segment.repeat
+        order = np.concatenate(parts)
+        return order[self.present[index][order]]
+
+    # Building
+
+    def result(self) -> Shrunk:
+        for index, operation in enumerate(self.graph.operations):
+            if len(self.orders[index]) == 0:
+                self.edited = True  # a dead branch: nobody will ask for it
+            else:
+                self._rebuild(index, operation)
+        for node in self.graph.trace.graph.nodes:
+            if node.op == "output":
+                node.args = fx.node.map_arg(node.args, self._whole)
+        network = self._as_graph_module() if self.edited else self.network
+        slices = Slices({name: self.index.get(name, ()) for name in network.state_dict()})
+        return Shrunk(network, slices, tuple(self.graph.unknown))
+
+    def _rebuild(self, index: int, operation: Operation) -> None:
+        match operation.kind:
+            case "dense" | "depthwise" | "norm":
+                wanted = self._source_order(index, operation)
+                self._connect(index, [wanted])
+                self._resize(operation.name, self.orders[index], wanted)
+            case "each":
+                self._connect(index, [self.orders[index]])
+                self._resize_each(self.graph.nodes[index], self.orders[index])
+            case "flatten":
+                self._connect(index, [_folded(self.orders[index], operation.repeat)])
+                self._flatten(index)
+            case "add":
+                self._add(index)
+            case "product":
+                self._connect(index, [self.orders[index]] * len(operation.inputs))
+            case "cat":
+                self._cat(index, operation)
+            case _:  # grouped, unknown, source
+                self._connect(index, [np.arange(self.graph.operations[i].channels) for i in operation.inputs])
+
+    def _source_order(self, index: int, operation: Operation) -> Order:
+        """The channels that a layer or normalisation reads."""
+        if operation.kind == "depthwise":
+            return _folded(self.orders[index], operation.repeat)
+        if operation.kind == "norm":
+            return self.orders[index]
+        read = self.orders[operation.inputs[0]]
+        if len(read) == 0:
+            raise ValueError(f"every input of {operation.name} is dropped, and its bias is not: keep one of them")
+        return read
+
+    def _connect(self, index: int, wanted: Sequence[Order]) -> None:
+        """Gives an operation its inputs in the wanted orders."""
+        operation, node = self.graph.operations[index], self.graph.nodes[index]
+        for source, order in zip(operation.inputs, wanted, strict=True):
+            given = self._arranged(source, order, node)
+            if given is not self.graph.nodes[source]:
+                node.replace_input_with(self.graph.nodes[source], given)
+
+    def _whole(self, node: fx.Node) -> fx.Node:
+        """A node's result with all of its channels in their first order; for the network's output."""
+        if node not in self.graph.nodes:  # no tensor
+            return node
+        index = self.graph.nodes.index(node)
+        (output,) = (user for user in self.graph.trace.graph.nodes if user.op == "output")
+        return self._arranged(index, np.arange(self.graph.operations[index].channels), output)
+
+    def _arranged(self, source: int, order: Order, before: fx.Node) -> fx.Node:
+        """The node that gives the source's channels in an order; missing ones are zero."""
+        node, have = self.graph.nodes[source], self.orders[source]
+        if np.array_equal(have, order):
+            return node
+        if len(have) == 0:
+            raise ValueError(f"{before.name} needs {node.name}, all of whose channels are dropped: keep one of them")
+        place = {channel: position for position, channel in enumerate(have.tolist())}
+        known = np.array([channel in place for channel in order.tolist()], dtype=bool)
+        taken = np.array([place[channel] for channel in order[known].tolist()], dtype=np.int64)
+        if not np.array_equal(taken, np.arange(len(have))):
+            node = self._insert(Select(taken), node, before)
+        return node if known.all() else self._insert(Spread(np.flatnonzero(known), len(order)), node, before)
+
+    def _insert(self, module: nn.Module, node: fx.Node, before: fx.Node) -> fx.Node:
+        self.edited = True
+        kind = type(module).__name__.lower()
+        name = next(n for i in range(10**6) if not hasattr(self.network, n := f"{kind}_{i}"))
+        self.network.add_module(name, module)
+        with self.graph.trace.graph.inserting_before(before):
+            # Into a graph of another root: the module is there once the graph module is made.
+            return self.graph.trace.graph.create_node("call_module", name, (node,))
+
+    # Operations
+
+    def _add(self, index: int) -> None:
+        order, node = self.orders[index], self.graph.nodes[index]
+        sources = [source for source in self.graph.operations[index].inputs if len(self.orders[source])]
+        if len(sources) == 1:
+            self._replace(node, self._arranged(sources[0], order, node))
+            return
+        small, large = sorted(sources, key=lambda source: len(self.orders[source]))
+        part_order = self.orders[small]
+        subtracts = node.target in ("sub",) or getattr(node.target, "__name__", "") in ("sub", "isub")
+        if len(part_order) < len(order) and np.array_equal(part_order, order[: len(part_order)]) and not subtracts:
+            whole = self._arranged(large, order, node)
+            with self.graph.trace.graph.inserting_before(node):
+                self._replace(
+                    node, self.graph.trace.graph.call_function(add_into_prefix, (whole, self.graph.nodes[small]))
+                )
+        else:
+            self._connect(index, [order, order])
+
+    def _cat(self, index: int, operation: Operation) -> None:
+        node, order = self.graph.nodes[index], self.orders[index]
+        given: list[fx.Node] = []
+        offset = 0
+        for source in operation.inputs:
+            channels = self.graph.operations[source].channels
+            mine = order[(order >= offset) & (order < offset + channels)] - offset
+            if len(mine):
+                given.append(self._arranged(source, mine, node))
+            offset += channels
+        if given != [self.graph.nodes[source] for source in operation.inputs]:
+            self.edited = True
+            node.args = (given, *node.args[1:])
+
+    def _flatten(self, index: int) -> None:
+        """A reshape with the full network's number of features written in it flattens whatever is left."""
+        node = self.graph.nodes[index]
+        features = self.graph.operations[index].channels
+        if len(self.orders[index]) < features and features in _numbers((node.args, node.kwargs)):
+            source = node.all_input_nodes[0]
+            with self.graph.trace.graph.inserting_before(node):
+                self._replace(node, self.graph.trace.graph.call_function(torch.flatten, (source, 1)))
+
+    def _replace(self, node: fx.Node, by: fx.Node) -> None:
+        self.edited = True
+        node.replace_all_uses_with(by)
+        index = self.graph.nodes.index(node)
+        self.graph.nodes[index] = by
+
+    # Modules
+
+    def _resize(self, name: str, outputs: Order, inputs: Order) -> None:
+        module = self.network.get_submodule(name)
+        out = torch.from_numpy(outputs)
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+            depthwise = isinstance(module, CONVOLUTIONS) and module.groups > 1
+            self._cut(name, "weight", (out, None if depthwise else torch.from_numpy(inputs)))
+            self._cut(name, "bias", (out,))
+            if isinstance(module, nn.Linear):
+                module.in_features, module.out_features = len(inputs), len(outputs)
+            else:
+                module.in_channels, module.out_channels = len(inputs), len(outputs)
+                module.groups = len(inputs) if depthwise else 1
+        else:
+            for part_name in ("weight", "bias", "running_mean", "running_var"):
+                self._cut(name, part_name, (out,))
+            module.num_features = len(outputs)  # type: ignore[assignment]
+
+    def _resize_each(self, node: fx.Node, order: Order) -> None:
+        if node.op != "call_module":
+            return
+        module = self.network.get_submodule(str(node.target))
+        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
+            self._cut(str(node.target), "weight", (torch.from_numpy(order),))
+            module.num_parameters = len(order)
+
+    def _cut(self, name: str, part_name: str, index: Index) -> None:
+        module = self.network.get_submodule(name)
+        value = getattr(module, part_name, None)
+        full_name = f"{name}.{part_name}" if name else part_name
+        if value is None or full_name in self.index:  # a module that is called again
+            return
+        whole = all(i is None or torch.equal(i, torch.arange(n)) for i, n in zip(index, value.shape, strict=False))
+        self.index[full_name] = () if whole else index
+        if whole:
+            return
+        cut = _like(part(value.detach(), index), value)
+        if isinstance(value, nn.Parameter):
+            setattr(module, part_name, nn.Parameter(cut, requires_grad=value.requires_grad))
+        else:
+            setattr(module, part_name, cut)
+
+    # Assembly
+
+    def _as_graph_module(self) -> nn.Module:
+        graph = self.graph.trace.graph
+        for node in list(graph.nodes):
+            if node.op == "call_function" and node.target in (F.dropout, F.dropout2d):
+                self._dropout_as_module(graph, node)
+        small = fx.GraphModule(self.network, graph, type(self.network).__name__)
+        small.graph.eliminate_dead_code()
+        small.delete_all_unused_submodules()
+        small.recompile()
+        small.train(self.network.training)
+        return small
+
+    def _dropout_as_module(self, graph: fx.Graph, node: fx.Node) -> None:
+        """The trace has fixed the function's mode; the module follows `train()` and `eval()`."""
+        module = nn.Dropout2d if node.target is F.dropout2d else nn.Dropout
+        share: Any = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+        source: Any = node.args[0]
+        node.replace_all_uses_with(self._insert(module(share), source, node))
+
+
+def _like(cut: Tensor, value: Tensor) -> Tensor:
+    """In the memory format that the whole had."""
+    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous():
+        return cut.contiguous(memory_format=torch.channels_last)
+    return cut
+
+
+def _flags(channels: Tensor, width: int) -> Flags:
+    flags = np.zeros(width, dtype=bool)
+    flags[channels.numpy()] = True
+    return flags
+
+
+def _width(network: nn.Module, name: str) -> int:
+    weight: Any = network.get_submodule(name).weight
+    return int(weight.shape[0])
+
+
+def _numbers(arguments: Any) -> list[int]:
+    """All whole numbers in a node's arguments."""
+    found: list[int] = []
+    fx.node.map_aggregate(arguments, lambda value: found.append(value) if isinstance(value, int) else None)
+    return found
+
+
+def _repeated(order: Order, repeat: int) -> Order:
+    return (order[:, None] * repeat + np.arange(repeat)).reshape(-1)
+
+
+def _folded(order: Order, repeat: int) -> Order:
+    return order.reshape(-1, repeat)[:, 0] // repeat

@@ -1,0 +1,61 @@
+"""A ticket retrained as the smaller network learns as the masked one does."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from lt_lightning.study.results import Result
+from lt_lightning.study.run import run
+from lt_lightning.ticket import Ticket
+
+SMALL = (
+    "model.width=8",
+    "data.limit=0.3",
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "trainer.precision=64-true",
+    "pruning.rounds=2",
+    "structure=[refill]",
+    "structure.refill.round_to=2",
+    "retrain_rounds=[2]",
+)
+
+
+def curve(root: Path, result: Result) -> list[dict[str, float]]:
+    with (root / result.place / "metrics.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("coupling", ["stream", "independent"])
+@pytest.mark.parametrize("decay", ["all", "weights"])
+def test_shrunk_training_equals_masked_training(
+    coupling: str, decay: str, composed: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    options = (*SMALL, f"structure.refill.coupling={coupling}", f"classifier.decay={decay}")
+    masked, shrunk = (run(composed(*options, f"execution={how}"))[-1] for how in ("masked", "shrunk"))
+    assert masked.place != shrunk.place
+    assert masked.accuracy == shrunk.accuracy
+
+    root = tmp_path / "runs"
+    for expected, row in zip(curve(root, masked), curve(root, shrunk), strict=True):
+        assert row == pytest.approx(expected, abs=1e-7)
+    tickets = [Ticket.load(root / result.place / "ticket") for result in (masked, shrunk)]
+    assert [ticket.card["execution"] for ticket in tickets] == ["masked", "shrunk"]
+    first, second = (ticket.trained for ticket in tickets)
+    assert first is not None
+    assert second is not None
+    assert set(first) == set(second)
+    for name, mask in tickets[0].masks.items():
+        torch.testing.assert_close(second[name][mask], first[name][mask], rtol=0, atol=1e-9)
+        assert not second[name][~mask].any()
+
+
+def test_unknown_execution_is_refused(composed: Callable[..., DictConfig]) -> None:
+    with pytest.raises(ValueError, match="execution='sparse' is not one of shrunk, masked"):
+        run(composed(*SMALL, "execution=sparse"))
