@@ -196,6 +196,8 @@ class LotteryTicketPruning(MaskedTraining):
         self._example = example_input(trainer, pl_module)
         if not self.masks:
             self.masks = self._full_masks(self.network_of(pl_module))
+        for structure in self.structures.values():
+            structure.check(self.network_of(pl_module), self._example)
         extend_to(trainer, self.total_epochs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

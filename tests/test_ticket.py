@@ -189,13 +189,10 @@ def refused_or_same(content: bytes, folder: Path, ticket: Ticket) -> None:
 def test_a_flip_of_any_byte_is_noticed(saved: tuple[Path, Ticket]) -> None:
     path, ticket = saved
     whole = path.read_bytes()
-    (header,) = struct.unpack("<Q", whole[:8])
     for position in range(len(whole)):
-        bits = (0x01, 0x20, 0x80) if position < 8 + header else (0x10,)
-        for bit in bits:
-            changed = bytearray(whole)
-            changed[position] ^= bit
-            refused_or_same(bytes(changed), path.parent, ticket)
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        refused_or_same(bytes(changed), path.parent, ticket)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

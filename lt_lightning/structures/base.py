@@ -135,6 +135,9 @@ class Structure(Protocol):
     def needs_gradients(self) -> bool:
         """Whether `Subject.gradients` must be there."""
 
+    def check(self, network: nn.Module, example: Tensor) -> None:
+        """Raises ValueError if the structure cannot be applied to this network; called before any training."""
+
     def __call__(self, subject: Subject) -> Structured: ...
 
 

@@ -11,12 +11,12 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject, held_magnitude
-from lt_lightning.structures.graph import ChannelGraph, Flags, Liveness
+from lt_lightning.structures.graph import ChannelGraph, ChannelGroup, Flags, Liveness
 
 Score = Literal["l1", "l2", "count", "saliency"]
 Coupling = Literal["stream", "inner", "independent"]
@@ -67,6 +67,14 @@ class Refill:
     def needs_gradients(self) -> bool:
         return self.score == "saliency"
 
+    def check(self, network: nn.Module, example: Tensor) -> None:
+        """Traces the network and looks for channels that may be dropped.
+
+        Raises:
+            ValueError: if the network cannot be traced, or has none.
+        """
+        _droppable(ChannelGraph(network, example), self.coupling)
+
     def __call__(self, subject: Subject) -> Structured:
         """Structures one round's mask.
 
@@ -103,18 +111,15 @@ class _Choice:
         self.options = options
         self.subject = subject
         self.graph = ChannelGraph(subject.network, subject.example)
-        self.units = self._find_units()
+        self.units = self._find_units(_droppable(self.graph, options.coupling))
         if not self.units:
-            raise ValueError(
-                f"structure.refill.coupling={options.coupling!r} finds no channel that may be dropped: "
-                + "; ".join(sorted({group.frozen for group in self.graph.groups if group.frozen}))
-            )
+            raise ValueError("no channel may be dropped: what could be is written by layers that are not pruned")
 
-    def _find_units(self) -> list[_Unit]:
+    def _find_units(self, groups: list[ChannelGroup]) -> list[_Unit]:
         units = []
-        for group in self.graph.groups:
+        for group in groups:
             writers = [name for name in group.writers if self._is_prunable(name)]
-            if group.frozen or not writers or (self.options.coupling == "inner" and group.joined):
+            if not writers:
                 continue
             if self.options.coupling == "independent":
                 units += [self._unit((name,), [name, *self._followers(name, group.followers)]) for name in writers]
@@ -235,6 +240,17 @@ class _Choice:
 
     def _note(self, layer: Layer) -> str:
         return self._frozen.get(layer.name) or "all of its channels were kept"
+
+
+def _droppable(graph: ChannelGraph, coupling: Coupling) -> list[ChannelGroup]:
+    """The groups of channels that this coupling may drop from."""
+    groups = [group for group in graph.groups if not (group.frozen or (coupling == "inner" and group.joined))]
+    if not groups:
+        reasons = sorted({group.frozen for group in graph.groups if group.frozen})
+        raise ValueError(
+            f"structure.refill.coupling={coupling!r} finds no channel that may be dropped: {'; '.join(reasons)}"
+        )
+    return groups
 
 
 def channel_scores(weight: Tensor, mask: Tensor, score: Score, gradient: Tensor | None = None) -> Tensor:

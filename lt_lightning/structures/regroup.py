@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
@@ -113,6 +113,9 @@ class Regroup:
             raise ValueError(f"regroup.passes={self.passes}: budget=match makes one pass; more need budget=threshold")
         if self.round_to != 1 and (self.budget, self.columns) != ("match", "input_channel"):
             raise ValueError(f"regroup.round_to={self.round_to}: only for budget=match with columns=input_channel")
+
+    def check(self, network: nn.Module, example: Tensor) -> None:
+        """Any network will do: a layer that cannot be grouped is reported dense."""
 
     @property
     def needs_gradients(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor, nn
+
 from lt_lightning.structures.base import Form, LayerReport, Structured, Subject
 
 
@@ -12,6 +14,9 @@ class Unstructured:
     """Leaves every mask as it is; every layer is executed whole."""
 
     needs_gradients: bool = False
+
+    def check(self, network: nn.Module, example: Tensor) -> None:
+        """Any network will do."""
 
     def __call__(self, subject: Subject) -> Structured:
         layers = {}

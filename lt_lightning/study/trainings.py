@@ -80,12 +80,13 @@ class Study:
         if self.config.execution not in get_args(Execution):
             allowed = ", ".join(get_args(Execution))
             raise ValueError(f"execution={self.config.execution!r} is not one of {allowed}")
-        self.classifier()
+        network = self.classifier().network
         self.trainer([], [])
         needs = self.pruning()
         for name, structure in self.structures.items():
             if structure.needs_gradients and not needs.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
+            structure.check(network, self.example)
 
     # Parts, made anew for every training
 
