@@ -23,6 +23,8 @@ Coupling = Literal["stream", "inner", "independent"]
 Match = Literal["executed", "filters"]
 Floats = NDArray[np.float64]
 
+_MOST_PAIRED = 12
+
 
 @dataclass(frozen=True)
 class Refill:
@@ -187,13 +189,38 @@ class _Choice:
         return [unit.rounded(factor * math.sqrt(unit.density) * unit.channels) for unit in self.units]
 
     def _filled_up(self, counts: list[int], target: int) -> list[int]:
-        """Spends what rounding left of the target: one more step wherever one fits, the densest unit first."""
-        for index in sorted(range(len(counts)), key=lambda i: -self.units[i].density):
-            tried = [*counts]
-            tried[index] = self.units[index].rounded(counts[index] + 1)
-            if self._executed(tried) <= target:
-                counts = tried
+        """Spends what rounding left of the target: units go up a step, in small networks one against another.
+
+        No unit ends more than a step from its proportional count.
+        """
+        near = [
+            {count, unit.rounded(count + 1), unit.rounded(max(1, count - unit.step))}
+            for unit, count in zip(self.units, counts, strict=True)
+        ]
+        best = self._executed(counts)
+        while best < target:
+            tried = [moved for moved in self._moves(counts) if all(c in n for c, n in zip(moved, near, strict=True))]
+            executed = [self._executed(moved) for moved in tried]
+            better = [(total, moved) for total, moved in zip(executed, tried, strict=True) if best < total <= target]
+            if not better:
+                break
+            best, counts = max(better, key=lambda pair: pair[0])
         return counts
+
+    def _moves(self, counts: list[int]) -> list[list[int]]:
+        """One unit up a step; or, where that is few enough to try, one up and another down."""
+        ups = []
+        for index, unit in enumerate(self.units):
+            ups.append([*counts])
+            ups[-1][index] = unit.rounded(counts[index] + 1)
+        if len(self.units) > _MOST_PAIRED:
+            return ups
+        pairs = []
+        for up in ups:
+            for index, unit in enumerate(self.units):
+                pairs.append([*up])
+                pairs[-1][index] = unit.rounded(max(1, up[index] - unit.step))
+        return ups + pairs
 
     def _executed(self, counts: list[int]) -> int:
         """Prunable weights that the smaller network executes."""
