@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.rewind import Restart
-from lt_lightning.shrink.channels import Shrunk, shrink_channels
+from lt_lightning.shrink.channels import Shrunk
+from lt_lightning.shrink.execute import execute
 from lt_lightning.shrink.restart import cut_point
-from lt_lightning.structures.base import ChannelPlan
 from lt_lightning.ticket import Ticket
 
 Execution = Literal["shrunk", "masked"]
@@ -31,8 +31,10 @@ class TicketTraining(MaskedTraining):
         ticket: to train.
         restart: how its search rewinds (`restart.pt` in the search's folder); None trains from the start of the
             schedule for all of `max_epochs`.
-        execution: `shrunk` replaces the LightningModule's network by the smaller one that the ticket's channels
-            make, and trains that; a ticket without a channel plan is trained `masked`.
+        execution: `shrunk` replaces the LightningModule's network by the one that the ticket's plan makes (fewer
+            channels, or layers that compute their blocks), and trains that; without a plan a ticket is trained masked.
+        batch_size: layers compute their blocks only where that is measured faster at this batch size; None: wherever
+            it is possible.
         monitor: see `MaskedTraining`.
         monitor_mode: likewise.
         network: likewise.
@@ -43,6 +45,7 @@ class TicketTraining(MaskedTraining):
         ticket: Ticket,
         restart: Restart | None = None,
         execution: Execution = "shrunk",
+        batch_size: int | None = None,
         monitor: str | None = "val/accuracy",
         monitor_mode: Literal["max", "min"] = "max",
         network: str | None = None,
@@ -53,6 +56,7 @@ class TicketTraining(MaskedTraining):
         self.ticket = ticket
         self.restart = restart
         self.execution = execution
+        self.batch_size = batch_size
         self.trained: Ticket | None = None
         self._shrunk: Shrunk | None = None
 
@@ -63,8 +67,13 @@ class TicketTraining(MaskedTraining):
             return
         network = self.network_of(pl_module)
         self.ticket.apply(network)
-        if self.execution == "shrunk" and isinstance(self.ticket.plan, ChannelPlan):
-            self._shrunk = shrink_channels(network, self.ticket.plan, _example(pl_module, network))
+        if self.execution == "shrunk" and self.ticket.plan is not None:
+            device = str(trainer.strategy.root_device)
+            example = _example(pl_module, network)
+            self._shrunk = execute(
+                network, self.ticket.plan, self.ticket.masks, example, self.batch_size, training=True, device=device
+            )
+            assert self._shrunk is not None
             self._put_in_place(pl_module, network, self._shrunk.network)
 
     def _put_in_place(self, pl_module: pl.LightningModule, network: nn.Module, small: nn.Module) -> None:
@@ -90,8 +99,7 @@ class TicketTraining(MaskedTraining):
             self.start_training()
             if self.restart is not None:
                 self._fitting_restart(network, trainer.optimizers).restore(trainer.optimizers, schedules_of(trainer))
-        if self._shrunk is None:
-            self.hold(trainer, network, self.ticket.masks)
+        self.hold(trainer, network, self.ticket.masks if self._shrunk is None else self._shrunk.masks)
 
     def _fitting_restart(self, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Restart:
         assert self.restart is not None

@@ -113,29 +113,26 @@ def largest_difference(first: nn.Module, second: nn.Module, images: Tensor) -> f
     return float((got - expected).abs().max() / expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny))
 
 
-def time_ratios(
+def time_ratio(
     dense: nn.Module,
     small: nn.Module,
     shape: tuple[int, ...],
-    batch_size: int,
+    setting: Setting,
     device: torch.device | str = "cpu",
     samples: int = 7,
     slot: float = 0.03,
-) -> tuple[float, float]:
-    """Time of a network over that of the dense one, in inference and in a training step; less than 1 is faster.
+) -> float:
+    """Time of a network over that of the dense one; less than 1 is faster.
 
     Args:
         dense: the full network; both are left as they were.
         small: to compare.
         shape: of one image.
-        batch_size: images at once.
+        setting: what to measure.
         device: where to run.
         samples: see `interleaved`.
         slot: likewise.
     """
-    ratios = []
-    for training in (False, True):
-        networks = {"dense": copy.deepcopy(dense), "small": copy.deepcopy(small)}
-        timings = time_networks(networks, shape, Setting(batch_size, training), device, samples, slot)
-        ratios.append(timings["small"].median / timings["dense"].median)
-    return ratios[0], ratios[1]
+    networks = {"dense": copy.deepcopy(dense), "small": copy.deepcopy(small)}
+    timings = time_networks(networks, shape, setting, device, samples, slot)
+    return timings["small"].median / timings["dense"].median

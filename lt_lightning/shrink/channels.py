@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from lt_lightning.pruning.layers import CONVOLUTIONS
-from lt_lightning.shrink.slices import Index, Slices, part
+from lt_lightning.pruning.masks import Masks
+from lt_lightning.shrink.slices import Cut, Slices
 from lt_lightning.structures.base import ChannelPlan
 from lt_lightning.structures.graph import ChannelGraph, Flags, Operation
 
@@ -36,11 +37,13 @@ class Shrunk:
             module with the same submodule names.
         slices: where its parameters and buffers stand in the full network.
         unknown: operations that the analysis does not know, around which all channels were kept.
+        masks: of parameters of the small network that are not executed sparsely, to be held.
     """
 
     network: nn.Module
     slices: Slices
-    unknown: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+    masks: Masks = field(default_factory=dict)
 
 
 class Select(nn.Module):
@@ -105,7 +108,7 @@ class _Shrinking:
         _, self.present = self.graph.trace_channels(kept)
         ranks = self._ranks()
         self.orders = [self._order(index, ranks) for index in range(len(self.graph.operations))]
-        self.index: dict[str, Index] = {}
+        self.cuts: dict[str, Cut] = {}
         self.edited = False
 
     # Orders
@@ -143,7 +146,7 @@ class _Shrinking:
             if node.op == "output":
                 node.args = fx.node.map_arg(node.args, self._whole)
         network = self._as_graph_module() if self.edited else self.network
-        slices = Slices({name: self.index.get(name, ()) for name in network.state_dict()})
+        slices = Slices({name: (name, self.cuts.get(name, Cut())) for name in network.state_dict()})
         return Shrunk(network, slices, tuple(self.graph.unknown))
 
     def _rebuild(self, index: int, operation: Operation) -> None:
@@ -293,21 +296,21 @@ class _Shrinking:
             self._cut(str(node.target), "weight", (torch.from_numpy(order),))
             module.num_parameters = len(order)
 
-    def _cut(self, name: str, part_name: str, index: Index) -> None:
+    def _cut(self, name: str, part_name: str, index: tuple[Tensor | None, ...]) -> None:
         module = self.network.get_submodule(name)
         value = getattr(module, part_name, None)
         full_name = f"{name}.{part_name}" if name else part_name
-        if value is None or full_name in self.index:  # a module that is called again
+        if value is None or full_name in self.cuts:  # a module that is called again
             return
         whole = all(i is None or torch.equal(i, torch.arange(n)) for i, n in zip(index, value.shape, strict=False))
-        self.index[full_name] = () if whole else index
+        cut = self.cuts[full_name] = Cut() if whole else Cut(index)
         if whole:
             return
-        cut = _like(part(value.detach(), index), value)
+        smaller = _like(cut.take(value.detach()), value)
         if isinstance(value, nn.Parameter):
-            setattr(module, part_name, nn.Parameter(cut, requires_grad=value.requires_grad))
+            setattr(module, part_name, nn.Parameter(smaller, requires_grad=value.requires_grad))
         else:
-            setattr(module, part_name, cut)
+            setattr(module, part_name, smaller)
 
     # Assembly
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lt_lightning.pruning.rewind import RewindPoint, parameter_names
-from lt_lightning.shrink.slices import Index, Slices, part
+from lt_lightning.shrink.slices import Cut, Gather, Slices
 
 
 def cut_point(point: RewindPoint, slices: Slices, network: nn.Module, optimizers: Sequence[Optimizer]) -> RewindPoint:
@@ -36,10 +36,9 @@ def _cut_state(
     averages = {}
     parameters = dict(network.named_parameters())
     for number, name in enumerate(parameter_names(network, optimizer)):
-        if (was := state["state"].get(names.index(name))) is not None:
-            averages[number] = {
-                key: _cut_value(value, slices.index.get(name, ()), parameters[name]) for key, value in was.items()
-            }
+        source, part = slices.parts[name]
+        if (was := state["state"].get(names.index(source))) is not None:
+            averages[number] = {key: _cut_value(value, part, parameters[name]) for key, value in was.items()}
     groups = [
         {**group, "params": mine["params"]}
         for group, mine in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
@@ -47,9 +46,9 @@ def _cut_state(
     return {**state, "state": averages, "param_groups": groups}
 
 
-def _cut_value(value: Any, index: Index, parameter: Tensor) -> Any:
-    """An average has its parameter's shape; a counter has not, and stays."""
-    if not isinstance(value, Tensor) or value.dim() != parameter.dim():
+def _cut_value(value: Any, part: Cut | Gather, parameter: Tensor) -> Any:
+    """An average has its parameter's shape; a counter is a single number, and stays."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     # In the parameter's memory format: fused optimizers walk both in the order of their storage.
-    return torch.empty_like(parameter, requires_grad=False).copy_(part(value, index))
+    return torch.empty_like(parameter, requires_grad=False).copy_(part.take(value))

@@ -7,7 +7,51 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-Index = tuple[Tensor | None, ...]
+
+@dataclass(frozen=True)
+class Cut:
+    """Indices along the leading dimensions of a tensor; None for all of them in that dimension."""
+
+    index: tuple[Tensor | None, ...] = ()
+
+    def take(self, whole: Tensor) -> Tensor:
+        """The part, a copy."""
+        for dimension, chosen in enumerate(self.index):
+            if chosen is not None:
+                whole = whole.index_select(dimension, chosen.to(whole.device))
+        return whole.clone()
+
+    def put(self, value: Tensor, whole: Tensor) -> None:
+        """Writes the part back, in place."""
+        index = tuple(None if chosen is None else chosen.to(whole.device) for chosen in self.index)
+        match index:
+            case () | (None,) | (None, None):
+                whole.copy_(value)
+            case (rows,) | (rows, None) if rows is not None:
+                whole[rows] = value
+            case (None, columns) if columns is not None:
+                whole[:, columns] = value
+            case (rows, columns) if rows is not None and columns is not None:
+                whole[rows[:, None], columns] = value
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Elements of a tensor by flat index, in the shape of the part; -1 where the part has a zero of its own."""
+
+    index: Tensor
+
+    def take(self, whole: Tensor) -> Tensor:
+        """The part, a copy."""
+        index = self.index.to(whole.device)
+        return whole.reshape(-1)[index.clamp_min(0)] * (index >= 0).to(whole.dtype)
+
+    def put(self, value: Tensor, whole: Tensor) -> None:
+        """Writes the part back, in place."""
+        index = self.index.to(whole.device)
+        flat = whole.reshape(-1)  # a copy where the memory format is another
+        flat[index[index >= 0]] = value.to(whole.device)[index >= 0]
+        whole.copy_(flat.view(whole.shape))
 
 
 @dataclass(frozen=True)
@@ -15,11 +59,11 @@ class Slices:
     """Of every parameter and buffer of the small network, where it stands in the full one.
 
     Attributes:
-        index: by name, for each leading dimension the indices that are held, in their order; None for all of them.
-            Names that the small network does not have are not in it.
+        parts: by the small network's name: the full network's name, and which part of that it is. Buffers that the
+            full network does not have are not in it.
     """
 
-    index: Mapping[str, Index]
+    parts: Mapping[str, tuple[str, Cut | Gather]]
 
     def take(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The small network's part of a full state dict.
@@ -27,39 +71,16 @@ class Slices:
         Raises:
             KeyError: if the state misses a name.
         """
-        return {name: part(state[name], index) for name, index in self.index.items()}
+        return {name: part.take(state[source]) for name, (source, part) in self.parts.items()}
 
     def put(self, state: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A full state dict that holds the small network's values where it has any, and zeros elsewhere.
 
         Args:
             state: of the small network.
-            full: of the full one, for shapes; what is not cut (counters, for instance) is taken from it too.
+            full: of the full one, for names, shapes and types.
         """
-        whole = {
-            name: value.clone() if value.dim() == 0 else value.new_zeros(value.shape) for name, value in full.items()
-        }
-        for name, index in self.index.items():
-            place(whole[name], index, state[name].to(whole[name].device))
+        whole = {name: value.new_zeros(value.shape) for name, value in full.items()}
+        for name, (source, part) in self.parts.items():
+            part.put(state[name].to(whole[source].device, whole[source].dtype), whole[source])
         return whole
-
-
-def part(value: Tensor, index: Index) -> Tensor:
-    """The indexed part of a tensor, a copy."""
-    for dimension, chosen in enumerate(index):
-        if chosen is not None:
-            value = value.index_select(dimension, chosen.to(value.device))
-    return value.clone()
-
-
-def place(whole: Tensor, index: Index, value: Tensor) -> None:
-    """Writes a part back, in place: the inverse of `part`."""
-    match index:
-        case () | (None,) | (None, None):
-            whole.copy_(value)
-        case (rows,) | (rows, None) if rows is not None:
-            whole[rows.to(whole.device)] = value
-        case (None, columns) if columns is not None:
-            whole[:, columns.to(whole.device)] = value
-        case (rows, columns) if rows is not None and columns is not None:
-            whole[rows.to(whole.device)[:, None], columns.to(whole.device)] = value

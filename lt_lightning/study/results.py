@@ -32,6 +32,9 @@ class Result:
         val_accuracy: at the best validation epoch.
         best_epoch: counted from 0 at the start of its training.
         held: share of the surviving magnitude of the unstructured mask that the ticket keeps.
+        time_ratio_inference: measured time of the whole network that executes the ticket over the dense one's, in
+            inference at the training batch size; 1 for an unstructured ticket, which runs whole; NaN if not measured.
+        time_ratio_training: likewise of a training step.
         search: folder of the search, under the root; tells apart what the other columns do not.
         place: folder of the ticket, under the root.
     """
@@ -51,6 +54,8 @@ class Result:
     val_accuracy: float
     best_epoch: int
     held: float
+    time_ratio_inference: float
+    time_ratio_training: float
     search: str
     place: str
 

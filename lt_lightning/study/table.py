@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -13,7 +14,7 @@ from lt_lightning.study.results import Result
 def results_table(results: Sequence[Result], title: str) -> Table:
     """One row per ticket, ordered by round; accuracies in per cent, differences to the dense network in points."""
     table = Table(title=title, caption=_caption(results), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in ("round", "ticket", "density", "asked", "accuracy", "vs dense", "params", "FLOPs", "time"):
+    for heading in ("round", "ticket", "density", "accuracy", "vs dense", "params", "FLOPs", "infer", "train"):
         table.add_column(heading, justify="left" if heading == "ticket" else "right", no_wrap=True)
     ordered = sorted(results, key=lambda result: result.round)
     for index, result in enumerate(ordered):
@@ -28,13 +29,17 @@ def _row(result: Result) -> list[str]:
         str(result.round),
         result.structure,
         f"{result.density:.1%}",
-        f"{result.density_asked:.1%}",
         f"{result.accuracy:.2%}",
         "" if result.round == 0 else f"{points:+.2f}",
         f"{result.params_ratio:.2f}",
         f"{result.flops_ratio:.2f}",
-        f"{result.train_seconds:.1f} s",
+        _ratio(result.time_ratio_inference),
+        _ratio(result.time_ratio_training),
     ]
+
+
+def _ratio(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def _caption(results: Sequence[Result]) -> str:
@@ -42,5 +47,5 @@ def _caption(results: Sequence[Result]) -> str:
     verdict = "One seed: no verdict. " if seeds == 1 else ""
     return (
         f"{verdict}Density: share of the prunable weights that the ticket executes (an unstructured one keeps them but "
-        "runs whole). Params and FLOPs: of the whole network, dense = 1."
+        "runs whole). Parameters, FLOPs, measured time of inference and of a training step: whole network, dense = 1."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from lt_lightning.callback import DENSE, UNSTRUCTURED, LotteryTicketPruning
 from lt_lightning.classifier import ImageClassifier
 from lt_lightning.data.module import ImageData
 from lt_lightning.files import replacing
+from lt_lightning.measure.networks import Setting, largest_difference, time_ratio
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.retrain import Execution, TicketTraining
+from lt_lightning.shrink.execute import execute
 from lt_lightning.structures.base import Structure
 from lt_lightning.structuring import structure_ticket
 from lt_lightning.study.loggers import LogRounds, closing_wandb, make_loggers, record
@@ -93,7 +96,12 @@ class Study:
     @property
     def example(self) -> Tensor:
         """An input of the true shape."""
-        return torch.zeros(1, self.data.channels, self.data.size, self.data.size)
+        return torch.zeros(1, *self.shape)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image: channels, height, width."""
+        return self.data.channels, self.data.size, self.data.size
 
     def classifier(self) -> ImageClassifier:
         """The dense network at its initial values, which are a function of the seed."""
@@ -238,7 +246,9 @@ def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, j
     ticket.save(folder / TICKET)
     restart = Restart.load(study.search_folder / "restart.pt")
     pruning = study.config.pruning
-    callback = TicketTraining(ticket, restart, study.config.execution, pruning.monitor, pruning.monitor_mode)
+    callback = TicketTraining(
+        ticket, restart, study.config.execution, study.data.batch_size, pruning.monitor, pruning.monitor_mode
+    )
     with closing_wandb():
         name = f"{study.search_folder.name}-round_{number:02d}-{folder.name}"
         loggers = make_loggers(study.config, folder, study.root, name, "retrain")
@@ -271,8 +281,36 @@ def evaluate(study: Study, classifier: ImageClassifier, ticket: Ticket) -> float
     return float(metrics["test/accuracy"])
 
 
+def measure(study: Study, ticket: Ticket) -> tuple[float, float]:
+    """Time of the network that executes a ticket over the dense one's, in inference and in a training step."""
+    options = study.config.measure
+    if ticket.plan is None:
+        return 1.0, 1.0
+    if options is None:
+        return math.nan, math.nan
+    dense = study.classifier().network
+    network = ticket.apply(study.classifier().network, "trained")
+    device = str(study.trainer([], []).strategy.root_device)
+    ratios = []
+    for training in (False, True):
+        small = execute(network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device)
+        assert small is not None
+        _check_same(network, small.network, study)
+        setting = Setting(options.batch_size, training)
+        ratios.append(time_ratio(dense, small.network, study.shape, setting, device, options.samples, options.slot))
+    return ratios[0], ratios[1]
+
+
+def _check_same(network: nn.Module, small: nn.Module, study: Study) -> None:
+    """A time counts only if it is that of the same function."""
+    images = torch.randn(4, *study.shape, generator=torch.Generator().manual_seed(0))
+    if (difference := largest_difference(network, small, images)) > 1e-3:
+        raise RuntimeError(f"the network that executes the ticket differs from the masked one by {difference:.1e}")
+
+
 def make_result(study: Study, ticket: Ticket, accuracy: float, dense_accuracy: float, folder: Path) -> Result:
     """The row of a trained and tested ticket."""
+    inference, training = measure(study, ticket)
     card = ticket.card
     asked = {name: ticket.layers[name] for name in card["prunable"]}
     weights = sum(report.asked for report in asked.values())
@@ -286,6 +324,8 @@ def make_result(study: Study, ticket: Ticket, accuracy: float, dense_accuracy: f
         train_seconds=card["train_seconds"],
         val_accuracy=card["metrics"].get("val/accuracy", float("nan")),
         held=sum(report.held * report.asked for report in asked.values()) / weights,
+        time_ratio_inference=inference,
+        time_ratio_training=training,
         search=study.search_folder.name,
         place=str(folder.relative_to(study.root)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,25 +20,36 @@ from lt_lightning.study.results import Result, find_results, write_summary
 from lt_lightning.study.table import results_table
 
 DENSE = Result(
-    "digits",
-    "resnet8",
-    0,
-    0,
-    "dense",
-    1.0,
-    1.0,
-    0.98,
-    0.98,
-    1.0,
-    1.0,
-    4.0,
-    0.99,
-    3,
-    1.0,
-    "search",
-    "search/round_00/dense",
+    data="digits",
+    model="resnet8",
+    seed=0,
+    round=0,
+    structure="dense",
+    density_asked=1.0,
+    density=1.0,
+    accuracy=0.98,
+    dense_accuracy=0.98,
+    params_ratio=1.0,
+    flops_ratio=1.0,
+    train_seconds=4.0,
+    val_accuracy=0.99,
+    best_epoch=3,
+    held=1.0,
+    time_ratio_inference=1.0,
+    time_ratio_training=1.0,
+    search="search",
+    place="search/round_00/dense",
 )
-REFILL = replace(DENSE, round=1, structure="refill", density_asked=0.8, density=0.79, accuracy=0.97, place="search/r")
+REFILL = replace(
+    DENSE,
+    round=1,
+    structure="refill",
+    density_asked=0.8,
+    density=0.79,
+    accuracy=0.97,
+    time_ratio_training=0.5,
+    place="search/r",
+)
 
 
 def rendered(results: list[Result]) -> str:
@@ -50,10 +62,12 @@ def test_table_tells_accuracy_and_difference_within_eighty_columns() -> None:
     text = rendered([REFILL, DENSE])
     dense, refill = (line for line in text.splitlines() if "%" in line)
     assert dense.split()[:2] == ["0", "dense"]
-    assert refill.split() == ["1", "refill", "79.0%", "80.0%", "97.00%", "-1.00", "1.00", "1.00", "4.0", "s"]
+    assert refill.split() == ["1", "refill", "79.0%", "97.00%", "-1.00", "1.00", "1.00", "1.00", "0.50"]
     assert "…" not in text
     assert "One seed: no verdict" in text
     assert "no verdict" not in rendered([DENSE, replace(DENSE, seed=1)])
+    unmeasured = replace(REFILL, time_ratio_inference=math.nan, time_ratio_training=math.nan)
+    assert "nan" not in rendered([unmeasured])
 
 
 def test_summary_has_a_row_for_each_finished_ticket_and_survives_unfinished_folders(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The compiled kernel of block convolutions on the CPU."""

@@ -1,0 +1,120 @@
+"""Compiles the CPU kernel with the system's compiler at first use, and keeps it in a folder of the user's."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import torch
+
+from lt_lightning.files import replacing
+
+SOURCE = Path(__file__).with_name("block_conv.cpp")
+
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
+_INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+    "avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"),
+    "avx2": ("-mavx2", "-mfma"),
+    "portable": (),
+}
+
+
+class BuildError(RuntimeError):
+    """The kernel cannot be compiled or loaded here."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernel for this machine, or None, with one warning that says why there is none.
+
+    The environment variable `LT_LIGHTNING_CPU` forces a set of instructions (`avx512`, `avx2`, `portable`), `CXX` the
+    compiler, `LT_LIGHTNING_CACHE` the folder.
+    """
+    try:
+        return ctypes.CDLL(str(build(instructions())))
+    except (BuildError, OSError) as error:
+        warnings.warn(f"block convolutions run dense on this CPU: {error}", stacklevel=2)
+        return None
+
+
+def instructions() -> str:
+    """The widest set of instructions that this processor has and the kernel knows.
+
+    Raises:
+        BuildError: if `LT_LIGHTNING_CPU` names one that is not known.
+    """
+    forced = os.environ.get("LT_LIGHTNING_CPU", "")
+    if forced:
+        if forced not in _INSTRUCTIONS:
+            raise BuildError(f"LT_LIGHTNING_CPU={forced}: must be one of {', '.join(_INSTRUCTIONS)}")
+        return forced
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return "portable"
+    return {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+
+
+def build(instruction_set: str) -> Path:
+    """Path of the compiled kernel; compiles it unless the same source, compiler and flags have been before.
+
+    Any number of processes may do so at once: each renames a whole file into place.
+
+    Raises:
+        BuildError: if there is no compiler, or it fails on the source.
+        OSError: if the folder cannot be written.
+    """
+    compiler = _compiler()
+    version = _run([compiler, "--version"])
+    errors = ""
+    for threads in (("-fopenmp",), ()):  # a compiler without OpenMP makes a kernel of one thread
+        command = [compiler, *_FLAGS, *_INSTRUCTIONS[instruction_set], *threads, str(SOURCE), "-o"]
+        key = hashlib.sha256("\0".join([SOURCE.read_text(encoding="utf-8"), version, *command]).encode()).hexdigest()
+        target = _folder() / f"block_conv-{instruction_set}-{key[:24]}.so"
+        if target.exists():
+            return target
+        try:
+            with replacing(target) as partial:
+                _run([*command, str(partial)])
+            return target
+        except BuildError as error:
+            errors = errors or str(error)
+    raise BuildError(errors)
+
+
+def _compiler() -> str:
+    """Full path of the C++ compiler."""
+    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    raise BuildError("no C++ compiler found (g++, clang++ or c++ in PATH, or CXX)")
+
+
+def _folder() -> Path:
+    """Where compiled kernels are kept."""
+    named = os.environ.get("LT_LIGHTNING_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lt-lightning"
+
+
+def _run(command: list[str]) -> str:
+    """Standard output of a command.
+
+    Raises:
+        BuildError: if it cannot be run or fails, with the first line it complains in.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} does not run ({error})") from None
+    if done.returncode:
+        complaints = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()[:200]]
+        raise BuildError(f"{command[0]} fails on {SOURCE.name}: {complaints[0]}")
+    return done.stdout

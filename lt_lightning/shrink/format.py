@@ -1,0 +1,139 @@
+"""A layer's blocks, packed for execution: groups of filters, each with its own columns, and nothing between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lt_lightning.structures.base import Block
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """Blocks of one size (R filters each) that share no filter, for the grain `kernel_position`.
+
+    A column is one input channel at one kernel position (a tap; T = kh * kw of them). Source: the blocks of Chen et
+    al., ICML 2022 (arXiv 2202.04736), section 3.3.
+
+    Attributes:
+        shape: of the dense weight: filters, input channels, kernel height and width (1, 1 for a linear layer).
+        rows: int64 (G * R), the filters in the order of the groups.
+        tap_start: int32 (G * (T + 1)); the columns of group g at tap t are those from `tap_start[g * (T + 1) + t]`
+            to the entry after it.
+        channels: int32 (columns), the input channel of every column: group by group, tap by tap, ascending.
+
+    >>> blocks = [Block(torch.tensor([0, 2]), torch.tensor([1])), Block(torch.tensor([1, 3]), torch.tensor([0, 2]))]
+    >>> form = BlockFormat.from_blocks(blocks, (4, 3))
+    >>> form.channels.tolist(), form.rows.tolist()
+    ([1, 0, 2], [0, 2, 1, 3])
+    >>> form.pack(torch.arange(12.0).reshape(4, 3))
+    tensor([[ 1.,  7.],
+            [ 3.,  9.],
+            [ 5., 11.]])
+    """
+
+    shape: tuple[int, int, int, int]
+    rows: Tensor
+    tap_start: Tensor
+    channels: Tensor
+
+    @classmethod
+    def from_blocks(cls, blocks: Sequence[Block], shape: Sequence[int]) -> BlockFormat:
+        """Packs the blocks of a layer whose weight has `shape`. Filters in no block form groups without columns.
+
+        Raises:
+            ValueError: if the format cannot hold the blocks: they share filters (more than one pass), have different
+                numbers of filters, or name filters or columns that are not there. Such a layer runs dense.
+        """
+        filters, inputs, height, width = (*shape, 1, 1)[:4]
+        taps = height * width
+        sizes = sorted({len(block.rows) for block in blocks})
+        if len(sizes) != 1 or sizes[0] == 0:
+            raise ValueError(f"blocks of {sizes} filters: the block format needs blocks of one size, at least one")
+        rows = torch.cat([block.rows for block in blocks])
+        _check(rows, filters, "filters")
+        uses = torch.bincount(rows, minlength=filters)
+        if int(uses.max()) > 1:
+            raise ValueError(
+                "blocks share filters: the block format needs every filter in one block (regroup.passes=1)"
+            )
+        rest = (uses == 0).nonzero().reshape(-1)
+        if len(rest) % sizes[0]:
+            raise ValueError(
+                f"{len(rest)} of {filters} filters are in no block: the block format needs a multiple of {sizes[0]}"
+            )
+
+        columns = [block.columns for block in blocks] + [rows.new_empty(0)] * (len(rest) // sizes[0])
+        starts, channels = [0], []
+        for group in columns:
+            _check(group, inputs * taps, "columns")
+            if len(group) and int(torch.bincount(group).max()) > 1:
+                raise ValueError("a block names a column twice: the block format needs every column once")
+            tap, channel = group % taps, group // taps
+            channels.append(channel[(tap * inputs + channel).argsort()])
+            counts = torch.bincount(tap, minlength=taps)
+            starts += [starts[-1], *(starts[-1] + counts.cumsum(0)).tolist()]
+        return cls(
+            (filters, inputs, height, width),
+            torch.cat([rows, rest]).to(torch.int64),
+            torch.tensor(starts[1:], dtype=torch.int32),
+            torch.cat(channels).to(torch.int32),
+        )
+
+    @property
+    def taps(self) -> int:
+        """Kernel positions."""
+        return self.shape[2] * self.shape[3]
+
+    @property
+    def groups(self) -> int:
+        """Groups of filters."""
+        return len(self.tap_start) // (self.taps + 1)
+
+    @property
+    def filters(self) -> int:
+        """Filters of a group."""
+        return len(self.rows) // self.groups
+
+    @property
+    def columns(self) -> int:
+        """Columns of all groups together."""
+        return len(self.channels)
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """The weights inside the blocks: (columns, R), from a dense weight in `shape` (a linear layer's may be 2D)."""
+        matrix = weight.reshape(self.shape[0], -1)[self.rows].reshape(self.groups, self.filters, -1)
+        group, column = places(self.channels, self.tap_start, self.taps)
+        return matrix.transpose(1, 2)[group, column]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """The dense weight in `shape`, zero outside the blocks."""
+        return dense_weight(packed, self.channels, self.tap_start, self.shape, self.rows)
+
+
+def places(channels: Tensor, tap_start: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """Group of every packed column, and its index into the flattened (inputs x kernel) axis."""
+    counts = tap_start.reshape(-1, taps + 1).diff(dim=1).reshape(-1).long()
+    cell = torch.arange(len(counts), device=counts.device).repeat_interleave(counts, output_size=len(channels))
+    return cell // taps, channels.long() * taps + cell % taps
+
+
+def dense_weight(
+    packed: Tensor, channels: Tensor, tap_start: Tensor, shape: Sequence[int], rows: Tensor | None
+) -> Tensor:
+    """The weight of `shape` that a packed one (columns, R) stands for; filters as in `rows`, or in group order."""
+    filters, inputs, height, width = shape
+    taps = height * width
+    index = places(channels, tap_start, taps)
+    groups = len(tap_start) // (taps + 1)
+    matrix = packed.new_zeros(groups, inputs * taps, filters // groups).index_put(index, packed)
+    dense = matrix.transpose(1, 2).reshape(filters, inputs, height, width)
+    return dense if rows is None else torch.zeros_like(dense).index_copy(0, rows, dense)
+
+
+def _check(indices: Tensor, size: int, what: str) -> None:
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < size:
+        raise ValueError(f"a block names {what} {int(indices.min())} to {int(indices.max())} of a layer with {size}")
