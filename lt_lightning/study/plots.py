@@ -34,6 +34,7 @@ def plot_accuracy(results: Sequence[Result], path: Path, title: str) -> None:
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=structure)
     _label(axes, title, sorted({result.density_asked for result in results if result.round > 0}))
+    figure.legend(loc="outside lower center", ncols=4)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=150, format="png")
 
@@ -53,4 +54,3 @@ def _label(axes: Axes, title: str, densities: Sequence[float]) -> None:
     axes.set_ylabel("test accuracy")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend()
