@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lt_lightning.files import replacing, write_json
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.criteria import Criterion, Magnitude
-from lt_lightning.pruning.layers import find_layers, prunable_layers
+from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept, size
 from lt_lightning.pruning.rewind import Mode, Restart, RewindPoint, Step
 from lt_lightning.pruning.selection import Scope, density_after, prune
@@ -357,9 +357,7 @@ class LotteryTicketPruning(MaskedTraining):
 
     def _full_masks(self, network: nn.Module) -> Masks:
         layers = find_layers(network, self._example)
-        masks = {
-            layer.weight: torch.ones(layer.shape, dtype=torch.bool) for layer in prunable_layers(layers, self.exempt)
-        }
+        masks = full_masks(prunable_layers(layers, self.exempt))
         last = density_after(self.rounds, self.rate)
         if round(last * size(masks)) < 1:
             raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lt_lightning.measure.cost import flops, parameters, saved_bytes, stored_bytes
 from lt_lightning.measure.networks import Setting, largest_difference, time_networks
 from lt_lightning.pruning.hold import HeldMasks
-from lt_lightning.pruning.layers import find_layers, prunable_layers
+from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.execute import execute
 from lt_lightning.structures.base import Structure, Structured, Subject
@@ -103,10 +103,7 @@ def measure_network(
 
 def _ticket(network: nn.Module, example: Tensor, structure: Structure, density: float) -> Structured:
     layers = find_layers(network, example)
-    masks = {
-        layer.weight: torch.ones(layer.shape, dtype=torch.bool)
-        for layer in prunable_layers(layers, ("stem", "classifier"))
-    }
+    masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density, "layer")
     return structure(Subject(network, example, layers, masks, weights))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+
+from lt_lightning.pruning.masks import Masks
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ROLES = ("stem", "classifier", "depthwise", "linear")
@@ -109,6 +111,11 @@ def prunable_layers(layers: Mapping[str, Layer], exempt: Sequence[str]) -> list[
             f"nothing to prune: pruning.exempt={list(exempt)} exempts every layer of the network ({', '.join(layers)})"
         )
     return left
+
+
+def full_masks(layers: Iterable[Layer]) -> Masks:
+    """Masks that keep every weight of these layers."""
+    return {layer.weight: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
 
 
 def _layer(name: str, module: nn.Module, output: Tensor) -> Layer:

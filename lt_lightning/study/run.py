@@ -5,11 +5,13 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lt_lightning.study.cells import run_cell
 from lt_lightning.study.plots import plot_accuracy
 from lt_lightning.study.progress import JobProgress
 from lt_lightning.study.results import Result, write_summary
+from lt_lightning.study.search import run_search, search_results
+from lt_lightning.study.study import Study
 from lt_lightning.study.table import results_table
-from lt_lightning.study.trainings import Study, expected_lengths, run_cell, run_search, search_results
 
 
 def run(config: DictConfig) -> list[Result]:
@@ -36,7 +38,7 @@ def run(config: DictConfig) -> list[Result]:
 
 def _epochs_left(study: Study) -> int:
     """Epochs of all trainings that are not finished."""
-    lengths = expected_lengths(study)
+    lengths = study.expected_lengths()
     cells = [number for number, name in study.cells() if Result.load(study.cell_folder(number, name)) is None]
     return (sum(lengths) if search_results(study) is None else 0) + sum(lengths[number] for number in cells)
 

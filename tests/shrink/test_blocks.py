@@ -14,7 +14,7 @@ from lt_lightning.measure.cost import flops
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
 from lt_lightning.pruning.hold import HeldMasks
-from lt_lightning.pruning.layers import find_layers, prunable_layers
+from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewind import RewindPoint
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.blocks import input_shapes, swap_blocks
@@ -25,10 +25,7 @@ from lt_lightning.structures.regroup import Regroup
 
 def regrouped(network: nn.Module, example: Tensor, grain: Grain, density: float = 0.3) -> Structured:
     layers = find_layers(network, example)
-    masks = {
-        layer.weight: torch.ones(layer.shape, dtype=torch.bool)
-        for layer in prunable_layers(layers, ("stem", "classifier"))
-    }
+    masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density)
     return Regroup(columns=grain, group_size=4, clustering="kmeans")(Subject(network, example, layers, masks, weights))

@@ -17,7 +17,7 @@ from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
 from lt_lightning.models.wide_resnet import WideResNet
 from lt_lightning.pruning.hold import HeldMasks
-from lt_lightning.pruning.layers import find_layers, prunable_layers
+from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.channels import Select, Shrunk, Spread, add_into_prefix, shrink_channels
 from lt_lightning.structures.base import ChannelPlan, Structured, Subject
@@ -36,10 +36,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 def refilled(network: nn.Module, example: Tensor, density: float, coupling: Coupling) -> Structured:
     """A refilled ticket of a network at random values."""
     layers = find_layers(network, example)
-    masks = {
-        layer.weight: torch.ones(layer.shape, dtype=torch.bool)
-        for layer in prunable_layers(layers, ("stem", "classifier"))
-    }
+    masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density)
     return Refill(coupling=coupling, round_to=2)(Subject(network, example, layers, masks, weights))

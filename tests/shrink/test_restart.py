@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.pruning.hold import HeldMasks
-from lt_lightning.pruning.layers import find_layers, prunable_layers
+from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewind import RewindPoint
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.channels import shrink_channels
@@ -49,10 +49,7 @@ def test_training_goes_on_from_the_momentum_of_the_full_network(kind: str, memor
     point = RewindPoint.capture(masked, [optimizer], [])
 
     layers = find_layers(masked, images[:1])
-    masks = {
-        layer.weight: torch.ones(layer.shape, dtype=torch.bool)
-        for layer in prunable_layers(layers, ("stem", "classifier"))
-    }
+    masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach().clone() for name, parameter in masked.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, 0.3)
     structured = Refill(coupling="independent", round_to=2)(Subject(masked, images[:1], layers, masks, weights))

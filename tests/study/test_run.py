@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from lt_lightning.study.results import Result, find_results
 from lt_lightning.study.run import run
-from lt_lightning.study.trainings import Study
+from lt_lightning.study.study import Study
 from lt_lightning.ticket import Ticket
 
 Compose = Callable[..., DictConfig]

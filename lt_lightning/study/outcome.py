@@ -1,0 +1,73 @@
+"""What a trained ticket is worth: its accuracy on the test set, and the time of the network that executes it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lt_lightning.classifier import ImageClassifier
+from lt_lightning.measure.networks import Setting, largest_difference, time_ratio
+from lt_lightning.shrink.execute import execute
+from lt_lightning.study.results import Result
+from lt_lightning.study.study import Study
+from lt_lightning.ticket import Ticket
+
+
+def evaluate(study: Study, classifier: ImageClassifier, ticket: Ticket) -> float:
+    """Accuracy of a trained ticket on the test set."""
+    ticket.apply(classifier.network, "trained")
+    (metrics,) = study.trainer([], []).test(classifier, study.data, verbose=False)
+    return float(metrics["test/accuracy"])
+
+
+def measure(study: Study, ticket: Ticket) -> tuple[float, float]:
+    """Time of the network that executes a ticket over the dense one's, in inference and in a training step."""
+    options = study.config.measure
+    if ticket.plan is None:
+        return 1.0, 1.0
+    if options is None:
+        return math.nan, math.nan
+    dense = study.classifier().network
+    network = ticket.apply(study.classifier().network, "trained")
+    device = str(study.trainer([], []).strategy.root_device)
+    ratios = []
+    for training in (False, True):
+        small = execute(network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device)
+        assert small is not None
+        _check_same(network, small.network, study)
+        setting = Setting(options.batch_size, training)
+        ratios.append(time_ratio(dense, small.network, study.shape, setting, device, options.samples, options.slot))
+    return ratios[0], ratios[1]
+
+
+def _check_same(network: nn.Module, small: nn.Module, study: Study) -> None:
+    """A time counts only if it is that of the same function."""
+    images = torch.randn(4, *study.shape, generator=torch.Generator().manual_seed(0))
+    if (difference := largest_difference(network, small, images)) > 1e-3:
+        raise RuntimeError(f"the network that executes the ticket differs from the masked one by {difference:.1e}")
+
+
+def make_result(study: Study, ticket: Ticket, accuracy: float, dense_accuracy: float, folder: Path) -> Result:
+    """The row of a trained and tested ticket."""
+    inference, training = measure(study, ticket)
+    card = ticket.card
+    asked = {name: ticket.layers[name] for name in card["prunable"]}
+    weights = sum(report.asked for report in asked.values())
+    return Result(
+        **study.labels,
+        round=card["round"],
+        structure=card["structure"],
+        **{key: card[key] for key in ("density_asked", "density", "params_ratio", "flops_ratio", "best_epoch")},
+        accuracy=accuracy,
+        dense_accuracy=dense_accuracy,
+        train_seconds=card["train_seconds"],
+        val_accuracy=card["metrics"].get("val/accuracy", float("nan")),
+        held=sum(report.held * report.asked for report in asked.values()) / weights,
+        time_ratio_inference=inference,
+        time_ratio_training=training,
+        search=study.search_folder.name,
+        place=str(folder.relative_to(study.root)),
+    )
