@@ -48,6 +48,10 @@ class Study:
         Raises:
             ValueError: if the configuration asks for something impossible; the message names the key.
         """
+        if config.threads is not None:
+            if not (isinstance(config.threads, int) and config.threads > 0):
+                raise ValueError(f"threads={config.threads!r} is not a positive number of CPU threads")
+            torch.set_num_threads(config.threads)
         data: ImageData = instantiate(config.data)
         for key in ("classes", "channels", "size"):
             if config.dataset[key] != (true := getattr(data, key)):

@@ -165,6 +165,7 @@ def _check_record(path: Path, job_type: bytes, tickets: tuple[bytes, ...]) -> No
         (["pruning.mode=all"], "pruning.mode='all'"),
         (["pruning.next_round_from=regroup"], "pruning.next_round_from='regroup'"),
         (["retrain_rounds=[3]"], "retrain_rounds"),
+        (["threads=0"], "threads=0"),
         (["dataset.classes=7"], "dataset.classes=7"),
         (["structure.refill.extra=2"], "structure.refill.extra=2"),
         (["structure.refill.coupling=loose"], "structure.refill.coupling='loose'"),
