@@ -121,6 +121,7 @@ class TicketTraining(MaskedTraining):
             metrics=dict(best["metrics"]),
             train_seconds=self.seconds(),
             execution="masked" if self._shrunk is None else "shrunk",
+            left_dense=[] if self._shrunk is None else [name.rpartition(".")[0] for name in self._shrunk.masks],
         )
 
     def _under_full_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

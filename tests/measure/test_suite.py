@@ -47,7 +47,6 @@ def test_a_layer_is_replaced_only_by_a_faster_one(training: bool) -> None:
     faster = FasterLayer({"a": (16, 16, 16)}, 8, training)
     assert faster("a", layer, small)
     assert not faster("a", layer, large)
-    assert faster.ratios["a"] > 1
 
 
 def test_what_was_measured_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,6 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if len(path.parts) > 1]
 
-# What a choice needs beside it to be possible.
-NEEDS = {"structure/refill_saliency": ["pruning.gradient_batches=8"]}
-
 
 def test_nothing_but_the_root_file_and_groups() -> None:
     assert [path for path in FILES if len(path.parts) != 2] == [Path("run.yaml")]
@@ -26,7 +23,7 @@ def test_nothing_but_the_root_file_and_groups() -> None:
 def test_option_composes_and_builds(path: Path, composed: Callable[..., DictConfig]) -> None:
     group, choice = path.parts[0], path.stem
     override = f"{group}=[{choice}]" if group == "structure" else f"{group}={choice}"
-    config = composed(override, *NEEDS.get(f"{group}/{choice}", []))
+    config = composed(override)
     study = Study.from_config(config)
     assert study.classifier().classes == config.dataset.classes
     if group in ("data", "model"):
