@@ -1,92 +1,203 @@
-"""Times tickets of real networks against the dense ones: `python scripts/benchmark.py --help`."""
+"""Times tickets of real networks against the dense ones: `python scripts/benchmark.py --help`.
+
+Tickets are made at random weights, every prunable layer at the given density. Everything that is compared is measured
+in turn in one process. With --output every finished setting is on disk at once; the same command goes on where it was
+stopped, and other settings can be added to the same file.
+"""
 
 from __future__ import annotations
 
 import argparse
-import platform
-from collections.abc import Callable
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
 from torch import nn
 
-from lt_lightning.files import write_json
+from lt_lightning.files import read_json
+from lt_lightning.measure.allocator import keep_freed_memory
+from lt_lightning.measure.environment import environment
+from lt_lightning.measure.layer_table import measure_layers
 from lt_lightning.measure.networks import Setting
-from lt_lightning.measure.suite import Measurement, measure_network
-from lt_lightning.models.resnet import cifar_resnet, resnet18
-from lt_lightning.models.vgg import VGG
-from lt_lightning.structures.base import Structure
-from lt_lightning.structures.refill import Refill
-from lt_lightning.structures.regroup import Regroup
-from lt_lightning.structures.unstructured import Unstructured
+from lt_lightning.measure.paper import measure_by_paper
+from lt_lightning.measure.record import Record, Row
+from lt_lightning.measure.report import layer_table, network_table, paper_table, slower_than_dense
+from lt_lightning.measure.suite import measure_networks
+from lt_lightning.measure.timing import Effort
+from lt_lightning.measure.variants import VARIANTS, Tickets, with_round_to
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": lambda: resnet18(10),
-    "vgg16_bn": lambda: VGG(16, 10),
-    "resnet20": lambda: cifar_resnet(20, 10),
-}
-STRUCTURES: dict[str, Structure] = {
-    "masked": Unstructured(),
-    "refill": Refill(),
-    "refill_inner": Refill(coupling="inner"),
-    "regroup_channels": Regroup(columns="input_channel", round_to=16, clustering="kmeans"),
-    "regroup": Regroup(columns="kernel_position", clustering="kmeans"),
-}
+MODELS = Path(__file__).resolve().parent.parent / "conf" / "model"
+
+Measure = Callable[[Tickets], Sequence[Any]]
 
 
-def main() -> None:
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    try:
+        if options.show:
+            _print_tables(_rows_of(options.show))
+        else:
+            _benchmark(options)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    models = sorted(path.stem for path in MODELS.glob("*.yaml"))
+    add(
+        "--network",
+        nargs="+",
+        choices=models,
+        default=["resnet18", "vgg16_bn"],
+        metavar="NAME",
+        help=f"of conf/model: {', '.join(models)} (resnet18 vgg16_bn)",
+    )
+    add("--image", nargs=3, type=int, default=[3, 32, 32], metavar=("C", "H", "W"), help="shape of an image (3 32 32)")
+    add("--classes", type=int, default=10)
+    add(
+        "--variant",
+        nargs="+",
+        choices=VARIANTS,
+        metavar="NAME",
+        default=["masked", "refill", "regroup_channels", "regroup"],
+        help=f"beside dense: {', '.join(VARIANTS)} (masked refill regroup_channels regroup)",
+    )
+    add("--density", nargs="+", type=_density, default=[0.25], help="share left of every prunable layer (0.25)")
+    add("--round-to", type=int, default=16, help="kept channels are a multiple of it (16)")
+    add("--batch", nargs="+", type=int, default=[128], help="images at once (128)")
+    add("--mode", nargs="+", choices=["inference", "training"], default=["inference", "training"])
+    add("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    add(
+        "--engine",
+        nargs="+",
+        choices=["eager", "compile", "onnx"],
+        default=["eager"],
+        help="onnx: ONNX Runtime, for dense and refill in fp32 inference (eager)",
+    )
+    add("--layout", nargs="+", choices=["channels_last", "contiguous"], default=["channels_last"])
+    add("--layers", action="store_true", help="also every layer by itself, forward and training step")
+    add("--layers-only", action="store_true", help="nothing but that")
+    add(
+        "--paper",
+        type=int,
+        nargs="?",
+        const=64,
+        metavar="BATCH",
+        help="only the paper's protocol: convolutions alone, 127x127 inputs (batch 64; use less on a CPU)",
+    )
+    add("--samples", type=int, default=5, help="turns, of which the median counts (5)")
+    add("--limit", type=float, default=60, help="seconds after which a setting takes no further turn (60)")
+    add("--threads", type=int, help="of the CPU (one a core)")
+    add("--output", type=Path, help="JSON file, written after every setting and continued if it is there")
+    add("--show", type=Path, metavar="FILE", help="print the tables of such a file, measure nothing")
+    return parser.parse_args(arguments)  # fmt: skip
+
+
+def _density(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
+    return value
+
+
+def _benchmark(options: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = [
-        Setting(batch, training, options.bf16, options.compile)
-        for batch in options.batch
-        for training in (False, True)
-        if not (training and options.inference_only)
-    ]
-    structures = {name: STRUCTURES[name] for name in options.structure}
-    rows: list[Measurement] = []
-    print(f"{'network':10}{'variant':18}{'density':>8}  {'setting':44}{'ms':>9}{'x':>7}{'ideal':>7}{'share':>7}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = True
+    record = Record(options.output, environment(device, freed_memory_kept=keep_freed_memory()))
+    console = Console(stderr=True)
     for name in options.network:
-        for density in options.density:
-            for row in measure_network(
-                name, NETWORKS[name], (3, 32, 32), structures, density, settings, device, options.samples
-            ):
-                rows.append(row)
-                print(
-                    f"{row.network:10}{row.variant:18}{row.density:8.2f}  {Setting(**row.setting)!s:44}"  # type: ignore[arg-type]
-                    f"{row.milliseconds:9.1f}{row.speedup:7.2f}{row.ideal:7.2f}{row.share:7.2f}",
-                    flush=True,
-                )
+        tickets = _tickets(name, options)
+        for job, measure in _jobs(name, options, device):
+            if record.has(job):
+                continue
+            what = ", ".join(f"{key} {value}" for key, value in job.items() if not isinstance(value, (list, tuple)))
+            console.print(f"{time.strftime('%H:%M:%S')}  {what}", highlight=False)
+            start = time.perf_counter()
+            rows = [{"network": name, "image": options.image, **asdict(row)} for row in measure(tickets)]
+            record.add(job, rows, time.perf_counter() - start)
+            torch._dynamo.reset()  # what was compiled is not needed again
+            gc.collect()
+    _print_tables({kind: record.rows(kind) for kind in ("networks", "layers", "paper")})
     if options.output:
-        write_json(options.output, {"hardware": _hardware(device), "measurements": [asdict(row) for row in rows]})
         print(f"written to {options.output}")
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=["resnet18", "vgg16_bn"])
-    parser.add_argument("--structure", nargs="+", choices=STRUCTURES, default=list(STRUCTURES))
-    parser.add_argument("--density", nargs="+", type=float, default=[0.5, 0.25, 0.1])
-    parser.add_argument("--batch", nargs="+", type=int, default=[128])
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 by autocast")
-    parser.add_argument("--compile", action="store_true", help="compile with torch.compile")
-    parser.add_argument("--inference-only", action="store_true")
-    parser.add_argument("--samples", type=int, default=7, help="turns, of which the median counts")
-    parser.add_argument("--output", type=Path, help="JSON file for the measurements, with hardware and versions")
-    return parser.parse_args()
+def _tickets(name: str, options: argparse.Namespace) -> Tickets:
+    channels, *_ = options.image
+    config = {
+        "dataset": {"classes": options.classes, "channels": channels},
+        "model": OmegaConf.load(MODELS / f"{name}.yaml"),
+    }
+    torch.manual_seed(0)
+    network: nn.Module = instantiate(OmegaConf.create(config).model)
+    return Tickets(network, tuple(options.image))
 
 
-def _hardware(device: str) -> dict[str, object]:
-    name = torch.cuda.get_device_name() if device == "cuda" else _cpu()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "python": platform.python_version()}  # fmt: skip
+def _jobs(name: str, options: argparse.Namespace, device: str) -> Iterator[tuple[dict[str, Any], Measure]]:
+    """What is to be measured of a network: its description, by which it is found again, and how."""
+    variants = {key: with_round_to(VARIANTS[key], options.round_to) for key in options.variant}
+    effort = Effort(options.samples, limit=options.limit)
+    common = {"network": name, "image": options.image, "classes": options.classes, "round_to": options.round_to,
+              "variants": list(variants), "densities": options.density, "samples": options.samples,
+              "limit": options.limit}  # fmt: skip
+    if options.paper:
+        yield (
+            {"kind": "paper", "batch_size": options.paper, **common},
+            lambda tickets: measure_by_paper(tickets, variants, options.density, effort, options.paper, device),
+        )
+        return
+    layouts = [layout == "channels_last" for layout in options.layout]
+    for precision, batch_size, mode in product(options.precision, options.batch, options.mode):
+        setting = Setting(batch_size, mode == "training", precision == "bf16")
+        asked = {"batch_size": batch_size, "training": setting.training, "bfloat16": setting.bfloat16, **common}
+        if not options.layers_only:
+            yield (
+                {"kind": "networks", "engines": options.engine, "layouts": options.layout, **asked},
+                lambda tickets, setting=setting: measure_networks(  # type: ignore[misc]
+                    tickets, variants, options.density, setting, effort, options.engine, layouts, device
+                ),
+            )
+        if options.layers or options.layers_only:
+            yield (
+                {"kind": "layers", **asked},
+                lambda tickets, setting=setting: measure_layers(  # type: ignore[misc]
+                    tickets, variants, options.density, setting, effort, device
+                ),
+            )
 
 
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def _rows_of(path: Path) -> dict[str, list[Row]]:
+    jobs = read_json(path)["jobs"]
+    rows: dict[str, list[Row]] = {"networks": [], "layers": [], "paper": []}
+    for job in jobs:
+        rows[job["job"]["kind"]] += job["rows"]
+    return rows
+
+
+def _print_tables(rows: Mapping[str, Sequence[Row]]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 240, soft_wrap=True)
+    for kind, table in (("networks", network_table), ("layers", layer_table), ("paper", paper_table)):
+        if rows[kind]:
+            console.print(table(rows[kind]))
+            console.print()
+    if rows["networks"]:
+        slower = slower_than_dense(rows["networks"])
+        console.print("Slower than dense:" if slower else "Nothing is slower than dense.")
+        for line in slower:
+            console.print(f"  {line}", highlight=False)
 
 
 if __name__ == "__main__":

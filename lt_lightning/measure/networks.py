@@ -1,17 +1,22 @@
-"""Networks that compute the same, timed against each other: inference and training step, at true shapes."""
+"""A network as a function to be timed, and whether two networks compute the same."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_lightning.measure.timing import Call, Timing, interleaved
+from lt_lightning.measure.timing import Timing, interleaved, stopwatch
+from lt_lightning.pruning.hold import HeldMasks
+from lt_lightning.pruning.masks import Masks
+
+Engine = Literal["eager", "compile", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -21,84 +26,109 @@ class Setting:
     Attributes:
         batch_size: images at once.
         training: a whole training step (forward, backward, SGD with momentum), or inference.
-        bfloat16: compute in bfloat16 by autocast.
-        compiled: by `torch.compile`.
+        bfloat16: inference with weights and images in bfloat16; training by autocast, with weights in float32. Both
+            are what is usual, and on a CPU autocast is as fast from batch 64 on, and slower at batch 1.
+        engine: PyTorch as it is; `torch.compile` (on CUDA with CUDA graphs); or ONNX Runtime (inference in float32).
         channels_last: memory format of weights and images.
     """
 
     batch_size: int
     training: bool
     bfloat16: bool = False
-    compiled: bool = False
+    engine: Engine = "eager"
     channels_last: bool = True
 
     def __str__(self) -> str:
         what = "training step" if self.training else "inference"
         how = [what, f"batch {self.batch_size}", "bf16" if self.bfloat16 else "fp32"]
-        return ", ".join(how + ["compiled"] * self.compiled + ["channels last"] * self.channels_last)
+        how += [self.engine] * (self.engine != "eager")
+        return ", ".join(how + ["channels last"] * self.channels_last)
 
 
-def time_networks(
-    networks: Mapping[str, nn.Module],
-    shape: tuple[int, ...],
+def random_images(setting: Setting, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Images for a setting, the same ones every time: random, as on zeros some hardware is faster than on data."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((setting.batch_size, *shape), generator=generator).to(device)
+    if setting.bfloat16 and not setting.training:
+        images = images.bfloat16()
+    return images.contiguous(memory_format=_format(setting))
+
+
+def network_call(
+    network: nn.Module,
+    images: Tensor,
     setting: Setting,
-    device: torch.device | str = "cpu",
-    samples: int = 15,
-    slot: float = 0.05,
-) -> dict[str, Timing]:
-    """Times networks in turn on the same random images.
+    masks: Masks | None = None,
+    learning_rate: float = 1e-3,
+) -> Callable[[], Tensor]:
+    """A function that runs a network once on these images: for inference it gives the logits, else the step's loss.
 
     Args:
-        networks: by name; their values change where training steps are timed.
-        shape: of one image.
-        setting: what to measure.
-        device: where to run.
-        samples: see `interleaved`.
-        slot: likewise.
+        network: on the device of the images. It is changed: mode, memory format, type; its values by training steps.
+        images: from `random_images`.
+        setting: what to measure; its engine is not `onnx`.
+        masks: of weights that every training step keeps at zero.
+        learning_rate: of the training step.
     """
-    generator = torch.Generator().manual_seed(0)
-    # Random, not zero: on zeros some hardware is faster than on data.
-    images = torch.randn((setting.batch_size, *shape), generator=generator).to(device)
-    if setting.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    calls = {name: _call(network.to(device), images, setting) for name, network in networks.items()}
-    return interleaved(calls, device, samples, slot)
-
-
-def _call(network: nn.Module, images: Tensor, setting: Setting) -> Call:
-    if setting.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from its types
+    network.to(memory_format=_format(setting))  # type: ignore[call-overload]  # absent from its types
     network.train(setting.training)
-    forward: nn.Module = torch.compile(network) if setting.compiled else network  # type: ignore[assignment]
+    if setting.bfloat16 and not setting.training:
+        network.bfloat16()
+    forward = _compiled(network, images) if setting.engine == "compile" else network
     if setting.training:
-        return _training_step(forward, images, setting)
-    return _inference(forward, images, setting)
+        return _training_step(forward, images, setting, HeldMasks(network, masks or {}), learning_rate)
+
+    def infer() -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = forward(images)
+        return logits
+
+    return infer
 
 
-def _inference(network: nn.Module, images: Tensor, setting: Setting) -> Call:
-    def call() -> None:
-        with torch.inference_mode(), _precision(images, setting):
-            network(images)
+def _compiled(network: nn.Module, images: Tensor) -> nn.Module:
+    """Compiled for these shapes alone.
 
-    return call
+    Networks of one class share their code, and PyTorch stops compiling a code after eight variants without a word:
+    isolated, every network is compiled, and none is slowed by the guards of the others.
+    """
+    mode = "reduce-overhead" if images.device.type == "cuda" else None
+    compiled: nn.Module = torch.compile(network, dynamic=False, mode=mode, isolate_recompiles=True)  # type: ignore[call-overload]  # absent from its types
+    return compiled
 
 
-def _training_step(network: nn.Module, images: Tensor, setting: Setting) -> Call:
-    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
+def _training_step(
+    network: nn.Module, images: Tensor, setting: Setting, held: HeldMasks, learning_rate: float
+) -> Callable[[], Tensor]:
+    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4, fused=True)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
-    def call() -> None:
+    def step() -> Tensor:
         with _precision(images, setting):
             loss: Tensor = F.cross_entropy(network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
+        held.zero_gradients()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
-    return call
+    return step
 
 
 def _precision(images: Tensor, setting: Setting) -> AbstractContextManager[object]:
-    return torch.autocast(images.device.type, torch.bfloat16) if setting.bfloat16 else nullcontext()
+    if setting.bfloat16 and setting.training:
+        return torch.autocast(images.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _format(setting: Setting) -> torch.memory_format:
+    return torch.channels_last if setting.channels_last else torch.contiguous_format
+
+
+def relative_difference(got: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest expected magnitude."""
+    got, expected = got.detach().double().cpu(), expected.detach().double().cpu()
+    return float((got - expected).abs().max() / expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
 
 
 def largest_difference(first: nn.Module, second: nn.Module, images: Tensor) -> float:
@@ -110,7 +140,39 @@ def largest_difference(first: nn.Module, second: nn.Module, images: Tensor) -> f
     finally:
         for module, training in modes:
             module.training = training
-    return float((got - expected).abs().max() / expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny))
+    return relative_difference(got, expected)
+
+
+def training_difference(
+    masked: nn.Module,
+    masks: Masks,
+    small: nn.Module,
+    small_masks: Masks,
+    images: Tensor,
+    setting: Setting,
+) -> float:
+    """The largest difference of two networks' logits after two training steps, as `relative_difference`.
+
+    Forward, backward and the optimizer's step have all to agree for the third forward pass to.
+
+    Args:
+        masked: the full network, pruned weights zero; both are left as they were.
+        masks: of its weights that training keeps at zero.
+        small: the network that executes the same.
+        small_masks: of its weights.
+        images: of both.
+        setting: precision and memory format; runs eagerly.
+    """
+    logits = []
+    for network, held in ((masked, masks), (small, small_masks)):
+        trained = copy.deepcopy(network)
+        # Steps large enough for a wrong gradient to be seen.
+        step = network_call(trained, images, replace(setting, engine="eager", training=True), held, learning_rate=0.02)
+        step()
+        step()
+        with torch.no_grad(), _precision(images, setting):
+            logits.append(trained(images))
+    return relative_difference(logits[1], logits[0])
 
 
 def time_ratio(
@@ -133,6 +195,10 @@ def time_ratio(
         samples: see `interleaved`.
         slot: likewise.
     """
-    networks = {"dense": copy.deepcopy(dense), "small": copy.deepcopy(small)}
-    timings = time_networks(networks, shape, setting, device, samples, slot)
+    images = random_images(setting, shape, device)
+    calls: Mapping[str, Callable[[], Tensor]] = {
+        name: network_call(copy.deepcopy(network).to(device), images, setting)
+        for name, network in (("dense", dense), ("small", small))
+    }
+    timings: Mapping[str, Timing] = interleaved(calls, stopwatch(device), samples, slot)
     return timings["small"].median / timings["dense"].median

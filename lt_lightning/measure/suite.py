@@ -1,21 +1,32 @@
-"""What structure is worth in time: a network's tickets of given density against the dense network, in one run."""
+"""What structure is worth: a network's tickets against the dense network, in turn in one process."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import nan
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.measure.cost import flops, parameters, saved_bytes, stored_bytes
-from lt_lightning.measure.networks import Setting, largest_difference, time_networks
-from lt_lightning.pruning.hold import HeldMasks
-from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
-from lt_lightning.pruning.selection import prune
-from lt_lightning.shrink.execute import execute
-from lt_lightning.structures.base import Structure, Structured, Subject
+from lt_lightning.measure.cost import file_bytes, flops, parameters, peak_bytes, saved_bytes, share_of_ideal
+from lt_lightning.measure.energy import joules, nvml_counter
+from lt_lightning.measure.networks import (
+    Engine,
+    Setting,
+    network_call,
+    random_images,
+    relative_difference,
+    training_difference,
+)
+from lt_lightning.measure.onnx_runtime import onnx_call
+from lt_lightning.measure.timing import Effort, interleaved, stopwatch
+from lt_lightning.measure.variants import Executed, Tickets, Variant
+
+_COMPARED = 8  # images on which networks are compared
+_TOLERANCE = {False: 1e-3, True: 0.25}  # with bfloat16 rounding alone gives some 0.03 in a deep network
 
 
 @dataclass(frozen=True)
@@ -23,102 +34,205 @@ class Measurement:
     """One variant of a network in one setting.
 
     Attributes:
-        network: name.
-        variant: `dense`, `masked`, or a structure's name.
-        density: asked of every prunable layer.
-        setting: batch size, training or inference, precision, compilation.
+        variant: `dense`, or of `variants.VARIANTS`.
+        density: asked of every prunable layer; 1 for `dense`.
+        setting: see `Setting`.
         milliseconds: median of one call.
         p5: 5th percentile, milliseconds.
         p95: 95th percentile, milliseconds.
-        speedup: dense median over this one.
-        ideal: dense operations over these.
-        share: part of the ideal saving of time that is reached: (1 - 1/speedup) / (1 - 1/ideal); NaN if there is none.
-        flops: of one forward pass of the batch.
-        parameters: stored.
-        saved_megabytes: activations kept for the backward pass.
-        stored_megabytes: parameters and buffers.
-        difference: of the outputs to the masked network's, relative.
+        samples: turns taken.
+        speedup: median of dense over this one's, both in this engine and memory format.
+        ideal: operations of dense over those of the ticket's plan; 1 where it has none (`masked`).
+        share: part of the ideal saving of time that is reached, see `share_of_ideal`.
+        flops: of one forward pass of the batch, in the network that runs.
+        parameters: of the network that runs.
+        file_megabytes: as safetensors.
+        saved_megabytes: activations that are kept for the backward pass; NaN for inference.
+        peak_megabytes: see `cost.peak_bytes`; NaN where it cannot be seen.
+        joules: of one call; NaN where no counter is.
+        difference: to the masked network: of the logits (inference), or of those after two training steps, and of
+            the first loss of a compiled step; relative.
+        left_dense: layers of the plan that run whole, since that was measured faster.
     """
 
-    network: str
     variant: str
     density: float
     setting: Mapping[str, object]
     milliseconds: float
     p5: float
     p95: float
+    samples: int
     speedup: float
     ideal: float
     share: float
     flops: int
     parameters: int
+    file_megabytes: float
     saved_megabytes: float
-    stored_megabytes: float
+    peak_megabytes: float
+    joules: float
     difference: float
+    left_dense: Sequence[str]
 
 
-def measure_network(
-    name: str,
-    make: Callable[[], nn.Module],
-    shape: tuple[int, ...],
-    structures: Mapping[str, Structure],
-    density: float,
-    settings: Sequence[Setting],
+@dataclass(frozen=True)
+class _Contender:
+    """A network in the contest, and what it is compared with."""
+
+    variant: str
+    density: float
+    executed: Executed
+    masked: Executed  # the full network that computes the same
+    planned: int  # operations of one image by the ticket's plan
+    fits: Callable[[Setting], bool]
+
+
+def measure_networks(
+    tickets: Tickets,
+    variants: Mapping[str, Variant],
+    densities: Sequence[float],
+    setting: Setting,
+    effort: Effort,
+    engines: Sequence[Engine] = ("eager",),
+    layouts: Sequence[bool] = (True,),
     device: str = "cpu",
-    samples: int = 7,
-    slot: float = 0.05,
-) -> Iterator[Measurement]:
-    """Measures the dense network, the masked one and every structure's in turn, setting by setting.
+) -> list[Measurement]:
+    """Times the dense network and every variant at every density, in every engine and memory format, all in turn.
 
-    Every prunable layer is pruned to the density by magnitude, at random weights: what is measured is time. Layers
-    compute their blocks where that is measured faster at the setting's batch size.
+    `masked` is measured at the lowest density alone, as its time does not depend on it.
+
+    Args:
+        tickets: of the network.
+        variants: by name.
+        densities: asked of every prunable layer.
+        setting: batch size, training and precision; its engine and memory format are those of the next two.
+        effort: how much is measured.
+        engines: see `Setting`.
+        layouts: whether in channels_last.
+        device: where to run.
 
     Raises:
         RuntimeError: if a network does not compute what the masked one does.
     """
-    torch.manual_seed(0)
-    dense = make()
-    example = torch.zeros(1, *shape)
-    tickets = {key: _ticket(dense, example, structure, density) for key, structure in structures.items()}
-    for setting in settings:
-        networks = {"dense": copy.deepcopy(dense)}
-        differences = {"dense": 0.0}
-        for key, ticket in tickets.items():
-            networks[key], differences[key] = _executed(dense, ticket, example, setting, device)
-        timings = time_networks(
-            {key: copy.deepcopy(network) for key, network in networks.items()}, shape, setting, device, samples, slot
-        )
-        images = torch.zeros(setting.batch_size, *shape)
-        counted = {key: flops(network.eval(), images[:1]) * setting.batch_size for key, network in networks.items()}
-        for key, network in networks.items():
-            timing, speedup = timings[key], timings["dense"].median / timings[key].median
-            ideal = counted["dense"] / counted[key]
-            yield Measurement(
-                name, key, density, asdict(setting), timing.median * 1e3, timing.p5 * 1e3, timing.p95 * 1e3, speedup,
-                ideal, (1 - 1 / speedup) / (1 - 1 / ideal) if ideal > 1 else float("nan"), counted[key],
-                parameters(network), saved_bytes(network.train(), images) / 1e6, stored_bytes(network) / 1e6,
+    contenders = list(_contenders(tickets, variants, densities, setting, device))
+    settings = [
+        replace(setting, engine=engine, channels_last=layout)
+        for engine in engines
+        for layout in (layouts if engine != "onnx" else (False,))
+    ]
+    entries = {
+        f"{one.variant} {one.density} {how}": (one, how) for how in settings for one in contenders if one.fits(how)
+    }
+    calls, differences = {}, {}
+    for key, (one, how) in entries.items():
+        calls[key], differences[key] = _checked_call(one, how, tickets, device)
+    timings = interleaved(calls, stopwatch(device), effort.samples, effort.slot, 1, effort.limit)
+    dense = {how: timings[f"dense 1.0 {how}"].median for how in settings if f"dense 1.0 {how}" in timings}
+    counter = nvml_counter(device)
+    image = tickets.example.to(device)
+    whole = flops(tickets.network, tickets.example)
+    rows = []
+    for key, (one, how) in entries.items():
+        timing, network = timings[key], one.executed.network.to(device)
+        speedup, ideal = dense[how] / timing.median, whole / one.planned
+        rows.append(
+            Measurement(
+                one.variant,
+                one.density,
+                asdict(how),
+                timing.median * 1e3,
+                timing.p5 * 1e3,
+                timing.p95 * 1e3,
+                timing.samples,
+                speedup,
+                ideal,
+                share_of_ideal(speedup, ideal),
+                flops(network.eval(), image) * how.batch_size,
+                parameters(network),
+                file_bytes(network) / 1e6,
+                _saved_megabytes(network, how, tickets, device),
+                peak_bytes(calls[key], device) / 1e6 if how.engine == "eager" or device == "cuda" else nan,
+                nan if counter is None else joules(calls[key], counter, torch.cuda.synchronize),
                 differences[key],
-            )  # fmt: skip
+                one.executed.left_dense,
+            )
+        )
+    return rows
 
 
-def _ticket(network: nn.Module, example: Tensor, structure: Structure, density: float) -> Structured:
-    layers = find_layers(network, example)
-    masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
-    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    masks = prune(masks, {name: weights[name].abs() for name in masks}, density, "layer")
-    return structure(Subject(network, example, layers, masks, weights))
+def _contenders(
+    tickets: Tickets, variants: Mapping[str, Variant], densities: Sequence[float], setting: Setting, device: str
+) -> Iterator[_Contender]:
+    dense = Executed(copy.deepcopy(tickets.network))
+    yield _Contender("dense", 1.0, dense, dense, flops(dense.network, tickets.example), _fits_dense)
+    for name, variant in variants.items():
+        if not variant.fits(setting):
+            continue
+        for density in densities if name != "masked" else [min(densities)]:
+            ticket = tickets.ticket(variant.structure, density)
+            masked = Executed(tickets.masked(variant.structure, density), ticket.masks)
+            executed = variant.execute(masked.network, ticket, tickets.example, setting, device)
+            planned = tickets.whole(variant.structure, density)
+            operations = flops(masked.network if planned is None else planned.network, tickets.example)
+            yield _Contender(name, density, executed, masked, operations, variant.fits)
 
 
-def _executed(
-    dense: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str
-) -> tuple[nn.Module, float]:
-    """The network that executes a ticket, and how far its outputs are from the masked network's."""
-    masked = copy.deepcopy(dense)
-    HeldMasks(masked, ticket.masks).zero_weights()
-    shrunk = execute(masked, ticket.plan, ticket.masks, example, setting.batch_size, setting.training, device)
-    small = masked if shrunk is None else shrunk.network
-    images = torch.randn(8, *example.shape[1:], generator=torch.Generator().manual_seed(1))
-    difference = largest_difference(masked, small, images)
-    if difference > 1e-3:
-        raise RuntimeError(f"the executed network differs from the masked one by {difference:.1e}")
-    return small, difference
+def _fits_dense(setting: Setting) -> bool:
+    """Whether the dense network can be measured: ONNX Runtime is for inference in float32."""
+    return setting.engine != "onnx" or not (setting.training or setting.bfloat16)
+
+
+def _checked_call(
+    one: _Contender, setting: Setting, tickets: Tickets, device: str
+) -> tuple[Callable[[], object], float]:
+    """The function to be timed, run once, and how far its result is from the masked network's."""
+    images = random_images(setting, tuple(tickets.example.shape[1:]), device)
+    call: Callable[[], object]
+    if setting.engine == "onnx":
+        call = onnx_call(one.executed.network, images, torch.get_num_threads())
+        difference = _inference_difference(one, torch.from_numpy(np.squeeze(call(), 0)), images)  # type: ignore[call-overload]
+    elif setting.training:
+        call = step = _copied_call(one.executed, images, setting)
+        first_loss = step()
+        difference = _training_difference(one, images, setting)
+        if setting.engine == "compile":
+            expected = _copied_call(one.executed, images, replace(setting, engine="eager"))()
+            difference = max(difference, relative_difference(first_loss, expected))
+    else:
+        call = infer = _copied_call(one.executed, images, setting)
+        difference = _inference_difference(one, infer(), images)
+    if not difference <= _TOLERANCE[setting.bfloat16]:
+        raise RuntimeError(
+            f"{one.variant} at density {one.density} ({setting}) differs from the masked network by {difference:.1e}"
+        )
+    return call, difference
+
+
+def _copied_call(executed: Executed, images: Tensor, setting: Setting) -> Callable[[], Tensor]:
+    network = copy.deepcopy(executed.network).to(images.device)
+    return network_call(network, images, setting, executed.masks)
+
+
+def _inference_difference(one: _Contender, logits: Tensor, images: Tensor) -> float:
+    """In evaluation mode images do not depend on each other, so the first ones are enough, in float32."""
+    masked = copy.deepcopy(one.masked.network).to(images.device).eval()
+    with torch.inference_mode():
+        expected = masked(images[:_COMPARED].float())
+    return relative_difference(logits[:_COMPARED], expected)
+
+
+def _training_difference(one: _Contender, images: Tensor, setting: Setting) -> float:
+    few = images[:_COMPARED] if len(images) > 1 else torch.cat([images, -images])  # BatchNorm needs several values
+    full, small = (copy.deepcopy(e.network).to(images.device) for e in (one.masked, one.executed))
+    return training_difference(full, one.masked.masks, small, one.executed.masks, few, setting)
+
+
+def _saved_megabytes(network: nn.Module, setting: Setting, tickets: Tickets, device: str) -> float:
+    """Of the batch, from those of two and of three images: all but BatchNorm's statistics grows with the images."""
+    if not setting.training:
+        return nan
+    trained = copy.deepcopy(network).train()
+    images = random_images(replace(setting, batch_size=3), tuple(tickets.example.shape[1:]), device)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bfloat16):
+        two, three = (saved_bytes(trained, images[:count]) for count in (2, 3))
+    return (two + (setting.batch_size - 2) * (three - two)) / 1e6

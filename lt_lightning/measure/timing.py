@@ -10,10 +10,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
 Call = Callable[[], object]
+Stopwatch = Callable[[Call, int], float]
+"""Seconds that one of so many calls takes."""
+
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -33,57 +38,105 @@ class Timing:
     samples: int
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        samples: turns, of which the median counts.
+        slot: seconds of a turn's calls of one function, at least.
+        limit: seconds of one setting's turns, after which no further turn begins (three are taken at least).
+    """
+
+    samples: int = 7
+    slot: float = 0.05
+    limit: float = 60.0
+
+
+class Event(Protocol):
+    """A mark in a device's stream of work, as `torch.cuda.Event`."""
+
+    def record(self) -> None:
+        """Puts the mark behind the work that was submitted."""
+
+    def synchronize(self) -> None:
+        """Waits until the device has passed the mark."""
+
+    def elapsed_time(self, end_event: Any) -> float:
+        """Milliseconds from this mark to another."""
+
+
+def by_clock(clock: Callable[[], float] = time.perf_counter) -> Stopwatch:
+    """Times calls that return when their work is done. `time.process_time` suits one thread on a busy machine."""
+
+    def measure(call: Call, repeats: int) -> float:
+        start = clock()
+        for _ in range(repeats):
+            call()
+        return (clock() - start) / repeats
+
+    return measure
+
+
+def by_events(make: Callable[[], Event]) -> Stopwatch:
+    """Times calls that return when their work is submitted, by marks that the device itself sets before and after."""
+
+    def measure(call: Call, repeats: int) -> float:
+        start, end = make(), make()
+        start.record()
+        for _ in range(repeats):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / repeats
+
+    return measure
+
+
+def stopwatch(device: torch.device | str) -> Stopwatch:
+    """The stopwatch for work on a device: events on CUDA, the wall clock elsewhere."""
+    if torch.device(device).type == "cuda":
+        return by_events(lambda: torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+    return by_clock()
+
+
 def interleaved(
     calls: Mapping[str, Call],
-    device: torch.device | str = "cpu",
+    measure: Stopwatch | None = None,
     samples: int = 15,
     slot: float = 0.05,
     warm_up: int = 2,
-    clock: Callable[[], float] = time.perf_counter,
+    limit: float = float("inf"),
 ) -> dict[str, Timing]:
     """Times functions in turn; every second turn in the opposite order, so that no one always follows another.
 
     Args:
-        calls: by name; each does its work and returns when it is submitted.
-        device: that the work runs on; on CUDA a sample ends when the device is done.
+        calls: by name.
+        measure: of the device that the work runs on, see `stopwatch`; None is the wall clock.
         samples: turns.
         slot: seconds that the calls of one sample take at least, unless a single one takes longer.
         warm_up: calls before anything is timed, for compilation, caches and autotuning.
-        clock: seconds; `time.process_time` for one thread on a machine that others use too.
+        limit: no further turn begins once the turns took so many seconds, but there are three at least.
 
     >>> timing = interleaved({"nothing": lambda: None}, samples=3, slot=0.001)["nothing"]
     >>> timing.p5 <= timing.median <= timing.p95
     True
     """
-    wait = _waiter(torch.device(device))
+    measure = measure or by_clock()
     repeats: dict[str, int] = {}
     for name, call in calls.items():
         for _ in range(warm_up):
             call()
-        repeats[name] = max(1, int(slot / max(_seconds(call, 1, wait, clock), 1e-9)))
-        repeats[name] = min(repeats[name], 10_000)
+        repeats[name] = min(max(1, int(slot / max(measure(call, 1), 1e-9))), 10_000)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
-    for _ in range(samples):
+    for turn in range(samples):
+        if turn >= _FEWEST and sum(sum(seconds[name]) * repeats[name] for name in order) >= limit:
+            break
         for name in order:
-            seconds[name].append(_seconds(calls[name], repeats[name], wait, clock))
+            seconds[name].append(measure(calls[name], repeats[name]))
         order.reverse()
     return {name: _timing(values) for name, values in seconds.items()}
-
-
-def _seconds(call: Call, repeats: int, wait: Call, clock: Callable[[], float]) -> float:
-    wait()
-    start = clock()
-    for _ in range(repeats):
-        call()
-    wait()
-    return (clock() - start) / repeats
-
-
-def _waiter(device: torch.device) -> Call:
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
 
 
 def _timing(seconds: list[float]) -> Timing:

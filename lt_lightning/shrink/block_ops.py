@@ -1,7 +1,8 @@
 """Block convolution as operations that PyTorch knows: autograd, `torch.compile` and `torch.export` see through them.
 
-An operation picks what computes it: the compiled kernel on the CPU (float32; narrower types go through it), Triton on
-CUDA, else a dense convolution (float64, no compiler, no Triton). Results are channels_last.
+An operation picks what computes it: the compiled kernel on the CPU (float32; bfloat16 where the processor multiplies
+it, else narrower types go through float32), Triton on CUDA, else a dense convolution (float64, no compiler, no Triton).
+Results are channels_last.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def block_conv2d(
 
     Args:
         x: (n, c, h, w); fastest in channels_last.
-        weight: packed (columns, R); computed in `x`'s type, or float32 where that is narrower.
+        weight: packed (columns, R); rounded to `x`'s type; sums are float32 where that is narrower.
         channels: of the format, int32.
         tap_start: of the format, int32.
         kernel: height and width; as all that follow.
@@ -59,8 +60,10 @@ def block_conv2d(
     windows = (kernel, stride, padding, dilation)
     library = _library(x)
     if library is not None:
-        y = _empty(size, torch.float32, x.device)
-        launch.forward(library, x.float(), y, _packed(weight), (tap_start, channels, _order(rows, size[1])), windows)
+        computed = _computed(library, x.dtype)
+        y = _empty(size, computed, x.device)
+        packed = weight.to(x.dtype).to(computed).contiguous()
+        launch.forward(library, x.to(computed), y, packed, (tap_start, channels, _order(rows, size[1])), windows)
         return y.to(x.dtype)
     triton = _triton(x)
     if triton is not None:
@@ -86,9 +89,11 @@ def block_conv2d_input_gradient(
     windows = (kernel, stride, padding, dilation)
     library = _library(dy)
     if library is not None:
-        dx = _empty(input_shape, torch.float32, dy.device)
+        computed = _computed(library, dy.dtype)
+        dx = _empty(input_shape, computed, dy.device)
         columns = (tap_start, channels, _order(rows, dy.shape[1]))
-        launch.input_gradient(library, dy.float(), dx, _packed(weight), columns, windows)
+        packed = weight.to(dy.dtype).to(computed).contiguous()
+        launch.input_gradient(library, dy.to(computed), dx, packed, columns, windows)
         return dx.to(dy.dtype)
     triton = _triton(dy)
     if triton is not None:
@@ -117,7 +122,8 @@ def block_conv2d_weight_gradient(
     if library is not None:
         dw = torch.empty(len(channels), filters, dtype=torch.float32)
         columns = (tap_start, channels, _order(rows, dy.shape[1]))
-        launch.weight_gradient(library, x.float(), dy.float(), dw, columns, windows)
+        computed = _computed(library, x.dtype)
+        launch.weight_gradient(library, x.to(computed), dy.to(computed), dw, columns, windows)
         return dw
     triton = _triton(x)
     if triton is not None:
@@ -252,8 +258,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in _NARROW else dtype
 
 
-def _packed(weight: Tensor) -> Tensor:
-    return weight.float().contiguous()
+def _computed(library: Any, dtype: torch.dtype) -> torch.dtype:
+    """The type in which the compiled kernel computes tensors of `dtype`."""
+    return dtype if launch.computes(library, dtype) else torch.float32
 
 
 def _order(rows: Tensor | None, outputs: int) -> Tensor:

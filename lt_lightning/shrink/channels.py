@@ -9,6 +9,7 @@ the branch is added into a prefix.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,12 +39,14 @@ class Shrunk:
         slices: where its parameters and buffers stand in the full network.
         unknown: operations that the analysis does not know, around which all channels were kept.
         masks: of parameters of the small network that are not executed sparsely, to be held.
+        choice: what computes each layer of a block plan: a name of `blocks.forms_of`, or `dense`.
     """
 
     network: nn.Module
     slices: Slices
     unknown: tuple[str, ...] = ()
     masks: Masks = field(default_factory=dict)
+    choice: Mapping[str, str] = field(default_factory=dict)
 
 
 class Select(nn.Module):
@@ -97,15 +100,31 @@ def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Tensor) -> S
     >>> shrink_channels(net, plan, torch.zeros(1, 1, 8, 8)).network[2]
     Conv2d(2, 2, kernel_size=(3, 3), stride=(1, 1))
     """
-    return _Shrinking(network, plan, example).result()
+    graph = ChannelGraph(network, example)
+    kept = {name: _flags(channels, _width(network, name)) for name, channels in plan.outputs.items()}
+    _, present = graph.trace_channels(kept)
+    return keep_channels(network, graph, present)
+
+
+def keep_channels(network: nn.Module, graph: ChannelGraph, present: Sequence[Flags]) -> Shrunk:
+    """Makes the network that computes certain channels only.
+
+    Args:
+        network: with the values to keep; it is left as it was.
+        graph: of the network. Its trace is edited: it serves once.
+        present: per operation of the graph, the channels to compute; the others are zero, or nobody reads them.
+
+    Raises:
+        ValueError: if nothing of the network would be left.
+    """
+    return _Shrinking(network, graph, present).result()
 
 
 class _Shrinking:
-    def __init__(self, network: nn.Module, plan: ChannelPlan, example: Tensor) -> None:
-        self.graph = ChannelGraph(network, example)
+    def __init__(self, network: nn.Module, graph: ChannelGraph, present: Sequence[Flags]) -> None:
+        self.graph = graph
         self.network = copy.deepcopy(network)
-        kept = {name: _flags(channels, _width(network, name)) for name, channels in plan.outputs.items()}
-        _, self.present = self.graph.trace_channels(kept)
+        self.present = present
         ranks = self._ranks()
         self.orders = [self._order(index, ranks) for index in range(len(self.graph.operations))]
         self.cuts: dict[str, Cut] = {}
@@ -125,6 +144,8 @@ class _Shrinking:
 
     def _order(self, index: int, ranks: Mapping[int, Order]) -> Order:
         """Channels of an operation's result that are there, in the order in which they stand."""
+        if index in self.graph.rigid or self.graph.operations[index].kind == "grouped":
+            return np.flatnonzero(self.present[index])
         parts = []
         offset = 0
         for space, segment in self.graph.layout(index):
@@ -138,7 +159,7 @@ class _Shrinking:
 
     def result(self) -> Shrunk:
         for index, operation in enumerate(self.graph.operations):
-            if len(self.orders[index]) == 0:
+            if operation.channels and len(self.orders[index]) == 0:
                 self.edited = True  # a dead branch: nobody will ask for it
             else:
                 self._rebuild(index, operation)
@@ -150,12 +171,15 @@ class _Shrinking:
         return Shrunk(network, slices, tuple(self.graph.unknown))
 
     def _rebuild(self, index: int, operation: Operation) -> None:
+        if index in self.graph.rigid:
+            self._connect(index, [np.arange(self.graph.operations[i].channels) for i in operation.inputs])
+            return
         match operation.kind:
-            case "dense" | "depthwise" | "norm":
+            case "dense" | "grouped" | "depthwise" | "norm":
                 wanted = self._source_order(index, operation)
                 self._connect(index, [wanted])
                 self._resize(operation.name, self.orders[index], wanted)
-            case "each":
+            case "each" | "lift":
                 self._connect(index, [self.orders[index]])
                 self._resize_each(self.graph.nodes[index], self.orders[index])
             case "flatten":
@@ -167,8 +191,6 @@ class _Shrinking:
                 self._connect(index, [self.orders[index]] * len(operation.inputs))
             case "cat":
                 self._cat(index, operation)
-            case _:  # grouped, unknown, source
-                self._connect(index, [np.arange(self.graph.operations[i].channels) for i in operation.inputs])
 
     def _source_order(self, index: int, operation: Operation) -> Order:
         """The channels that a layer or normalisation reads."""
@@ -176,6 +198,10 @@ class _Shrinking:
             return _folded(self.orders[index], operation.repeat)
         if operation.kind == "norm":
             return self.orders[index]
+        if operation.kind == "grouped":
+            groups = operation.channels // operation.repeat
+            inputs = self.graph.operations[operation.inputs[0]].channels
+            return _repeated(_folded(self.orders[index], operation.repeat), inputs // groups)
         read = self.orders[operation.inputs[0]]
         if len(read) == 0:
             raise ValueError(f"every input of {operation.name} is dropped, and its bias is not: keep one of them")
@@ -224,13 +250,17 @@ class _Shrinking:
 
     def _add(self, index: int) -> None:
         order, node = self.orders[index], self.graph.nodes[index]
+        subtracts = "sub" in (node.target, getattr(node.target, "__name__", ""))
         sources = [source for source in self.graph.operations[index].inputs if len(self.orders[source])]
         if len(sources) == 1:
-            self._replace(node, self._arranged(sources[0], order, node))
+            left = self._arranged(sources[0], order, node)
+            if subtracts and sources[0] != self.graph.operations[index].inputs[0]:
+                with self.graph.trace.graph.inserting_before(node):
+                    left = self.graph.trace.graph.call_function(operator.neg, (left,))
+            self._replace(node, left)
             return
         small, large = sorted(sources, key=lambda source: len(self.orders[source]))
         part_order = self.orders[small]
-        subtracts = node.target in ("sub",) or getattr(node.target, "__name__", "") in ("sub", "isub")
         if len(part_order) < len(order) and np.array_equal(part_order, order[: len(part_order)]) and not subtracts:
             whole = self._arranged(large, order, node)
             with self.graph.trace.graph.inserting_before(node):
@@ -275,14 +305,14 @@ class _Shrinking:
         module = self.network.get_submodule(name)
         out = torch.from_numpy(outputs)
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            depthwise = isinstance(module, CONVOLUTIONS) and module.groups > 1
-            self._cut(name, "weight", (out, None if depthwise else torch.from_numpy(inputs)))
+            grouped = isinstance(module, CONVOLUTIONS) and module.groups > 1
+            self._cut(name, "weight", (out, None if grouped else torch.from_numpy(inputs)))
             self._cut(name, "bias", (out,))
             if isinstance(module, nn.Linear):
                 module.in_features, module.out_features = len(inputs), len(outputs)
             else:
+                module.groups = module.groups * len(inputs) // module.in_channels if grouped else 1
                 module.in_channels, module.out_channels = len(inputs), len(outputs)
-                module.groups = len(inputs) if depthwise else 1
         else:
             for part_name in ("weight", "bias", "running_mean", "running_var"):
                 self._cut(name, part_name, (out,))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 
-from lt_lightning.measure.layers import FasterLayer
+from lt_lightning.measure.layers import FastestForm
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.shrink.blocks import input_shapes, swap_blocks
+from lt_lightning.shrink.blocks import Choose, first_form, input_shapes, remembered, swap_blocks
 from lt_lightning.shrink.channels import Shrunk, shrink_channels
-from lt_lightning.structures.base import BlockPlan, ChannelPlan, Plan
+from lt_lightning.shrink.semi_structured import leave_dense, swap_semi_structured
+from lt_lightning.structures.base import BlockPlan, ChannelPlan, NMPlan, Plan
 
 
 def execute(
@@ -19,6 +23,8 @@ def execute(
     batch_size: int | None = None,
     training: bool = False,
     device: str = "cpu",
+    choice: Mapping[str, str] | None = None,
+    bfloat16: bool = False,
 ) -> Shrunk | None:
     """Makes the network that executes a plan.
 
@@ -27,10 +33,12 @@ def execute(
         plan: of the ticket.
         masks: of the ticket.
         example: an input batch of the true shape.
-        batch_size: a layer's blocks replace it only where they are measured faster at that batch size; None replaces
-            every layer that can be.
+        batch_size: a layer of blocks is computed by what is measured fastest at that batch size, the dense layer
+            included; None takes blocks for every layer that can be, in plain PyTorch if possible.
         training: measure training steps rather than inference.
         device: to measure on.
+        choice: of an earlier call (`Shrunk.choice`), to be followed instead of measuring.
+        bfloat16: measure in bfloat16 rather than float32.
 
     Returns:
         the network; None where the plan has nothing that can be skipped.
@@ -39,10 +47,18 @@ def execute(
         case ChannelPlan():
             return shrink_channels(network, plan, example)
         case BlockPlan():
-            accept = None
-            if batch_size is not None:
+            choose: Choose = first_form
+            if choice is not None:
+                choose = remembered(choice)
+            elif batch_size is not None:
                 shapes = input_shapes(network, list(plan.blocks), example)
-                accept = FasterLayer(shapes, batch_size, training, device)
-            return swap_blocks(network, plan, masks, accept)
+                choose = FastestForm(shapes, batch_size, training, device, bfloat16)
+            return swap_blocks(network, plan, masks, choose)
+        case NMPlan():
+            if training or not bfloat16 or torch.device(device).type != "cuda":
+                return swap_semi_structured(network, plan, masks, leave_dense)
+            shapes = input_shapes(network, list(plan.layers), example)
+            faster = first_form if batch_size is None else FastestForm(shapes, batch_size, training, device, bfloat16)
+            return swap_semi_structured(network, plan, masks, faster)
         case None:
             return None

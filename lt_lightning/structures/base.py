@@ -79,7 +79,26 @@ class ChannelPlan:
     inputs: Mapping[str, Tensor]
 
 
-Plan = BlockPlan | ChannelPlan
+@dataclass(frozen=True)
+class NMPlan:
+    """Layers of which every filter keeps n of each m consecutive inputs; which ones, the masks say.
+
+    Attributes:
+        n: kept.
+        m: of so many.
+        layers: linear layers and 1x1 convolutions that may be computed so; a layer that is not named runs whole.
+    """
+
+    n: int
+    m: int
+    layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if type(self.n) is not int or type(self.m) is not int or not 1 <= self.n < self.m:
+            raise ValueError(f"a plan of {self.n!r}:{self.m!r}: must be whole numbers, n at least 1 and below m")
+
+
+Plan = BlockPlan | ChannelPlan | NMPlan
 
 
 @dataclass(frozen=True)

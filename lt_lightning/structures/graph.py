@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -40,6 +40,11 @@ _ZERO_KEEPING_FUNCTIONS: tuple[Any, ...] = (
     F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, operator.neg,
 )  # fmt: skip
 _ZERO_KEEPING_METHODS = ("relu", "relu_", "tanh", "contiguous", "clone", "neg", "float", "half", "to", "detach")
+# Act on each channel alone and turn zeros into another constant.
+_LIFTING_MODULES = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, nn.LogSigmoid)
+_LIFTING_FUNCTIONS: tuple[Any, ...] = (
+    F.sigmoid, F.softplus, F.hardsigmoid, F.logsigmoid, torch.sigmoid, torch.exp, "sigmoid", "exp",
+)  # fmt: skip
 _ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, operator.sub, torch.sub, "add", "add_", "sub")
 _PRODUCTS: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 _MEANS: tuple[Any, ...] = (torch.mean, torch.sum, torch.amax, "mean", "sum", "amax")
@@ -60,11 +65,12 @@ class Operation:
     """One step of the computation, seen by its channels.
 
     Attributes:
-        kind: what it does to channels (`_FORWARD` has a rule for each).
+        kind: what it does to channels (`_forward` and `_backward` have a rule for each).
         name: of the module, for layers and normalisations; of the node otherwise.
         inputs: indices of the operations whose results it takes.
         channels: of its result.
-        repeat: for `flatten`, and for `depthwise` its outputs per input.
+        repeat: for `flatten` the positions of a channel; for `depthwise` and `grouped` the outputs of a group.
+        has_bias: whether a layer has one.
     """
 
     kind: str
@@ -107,6 +113,21 @@ class Liveness:
     inputs: Mapping[str, Flags]
 
 
+@dataclass(frozen=True)
+class Alive:
+    """What of a layer or normalisation may be other than zero.
+
+    Attributes:
+        scale: (outputs,), whether an output takes anything of its inputs.
+        shift: (outputs,), whether an output may be other than zero where its inputs are.
+        reads: (outputs, inputs), which inputs an output takes; None: all that it could.
+    """
+
+    scale: Flags
+    shift: Flags
+    reads: Flags | None = None
+
+
 @dataclass
 class _Spaces:
     """Union-find over spaces."""
@@ -147,6 +168,7 @@ class ChannelGraph:
         nodes: of the trace, one for each operation.
         trace: the traced network; it shares its modules with the network.
         unknown: names of operations that the analysis does not know; their channels are all kept.
+        rigid: operations whose results are whole or not there: unknown ones, inputs, layers that share parameters.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
     >>> graph = ChannelGraph(net, torch.zeros(1, 1, 8, 8))
@@ -167,6 +189,7 @@ class ChannelGraph:
         self.operations: list[Operation] = []
         self.groups: list[ChannelGroup] = []
         self.unknown: list[str] = []
+        self._results: set[int] = set()
         self._spaces = _Spaces()
         self._segments: list[list[Segment]] = []
         self._modules = dict(network.named_modules())
@@ -175,6 +198,7 @@ class ChannelGraph:
         for node in self.trace.graph.nodes:
             self._add(node)
         self._freeze_shared_layers()
+        self.rigid = self._find_rigid()
         self._collect_groups()
 
     # Building
@@ -183,7 +207,9 @@ class ChannelGraph:
         node.meta["operation"] = None
         if node.op == "output":
             for source in node.all_input_nodes:
-                self._freeze(source, "output of the network")
+                if (index := source.meta["operation"]) is not None:
+                    self._results.add(index)
+                    self._spaces.freeze(self._segments[index], "output of the network")
             return
         shape = _shape(node)
         if shape is None and node.meta.get("tensor_meta") is None:  # a size, a number: no channels
@@ -217,19 +243,22 @@ class ChannelGraph:
     def _classify_module(
         self, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]
     ) -> tuple[str, dict[str, Any]]:
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)) and "weight" not in module._parameters:
+            return "unknown", {}  # computed from other parameters (weight norm, torch.nn.utils.prune)
         if isinstance(module, CONVOLUTIONS):
             bias = {"has_bias": module.bias is not None}
             if module.groups == 1:
                 return "dense", bias
-            if module.groups == module.in_channels:
-                return "depthwise", {"repeat": module.out_channels // module.in_channels, **bias}
-            return "grouped", bias
+            kind = "depthwise" if module.groups == module.in_channels else "grouped"
+            return kind, {"repeat": module.out_channels // module.groups, **bias}
         if isinstance(module, nn.Linear) and len(before) == 2:
             return "dense", {"has_bias": module.bias is not None}
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
             return "norm", {}
         if isinstance(module, nn.Hardtanh) and not module.min_val <= 0 <= module.max_val:
-            return "unknown", {}
+            return "lift", {}
+        if isinstance(module, _LIFTING_MODULES):
+            return "lift", {}
         if isinstance(module, _ZERO_KEEPING_MODULES) and before[:2] == after[:2]:
             return "each", {}
         if isinstance(module, nn.Flatten):
@@ -238,7 +267,9 @@ class ChannelGraph:
 
     def _segments_of(self, kind: str, name: str, inputs: tuple[int, ...], channels: int, repeat: int) -> list[Segment]:
         given = [self._segments[index] for index in inputs]
-        if kind in ("norm", "each"):
+        if kind == "lift":
+            self._spaces.freeze(given[0], f"operation {name} turns zeros into other values")
+        if kind in ("norm", "each", "lift"):
             return given[0]
         if kind in ("flatten", "depthwise"):
             return [Segment(s.space, s.channels, s.repeat * repeat) for s in given[0]]
@@ -268,10 +299,6 @@ class ChannelGraph:
                 self._spaces.freeze((*first, *other), f"channels of {name} do not line up")
         return first
 
-    def _freeze(self, node: fx.Node, why: str) -> None:
-        if (index := node.meta["operation"]) is not None:
-            self._spaces.freeze(self._segments[index], why)
-
     def _freeze_shared_layers(self) -> None:
         seen: dict[str, int] = {}
         for index, operation in enumerate(self.operations):
@@ -281,6 +308,20 @@ class ChannelGraph:
                 for i in (first, index):
                     for segments in (self._segments[i], *(self._segments[j] for j in self.operations[i].inputs)):
                         self._spaces.freeze(segments, f"{operation.name} is called more than once")
+
+    def _find_rigid(self) -> set[int]:
+        """Operations that cannot be resized; a parameter that is used twice has one size for both uses."""
+        users: dict[int, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            if node.op == "call_module":
+                for parameter in self._modules[str(node.target)].parameters():
+                    users.setdefault(id(parameter), []).append(index)
+        for node in self.trace.graph.nodes:
+            if node.op == "get_attr" and node in self.nodes:
+                value = operator.attrgetter(str(node.target))(self.trace)
+                users.setdefault(id(value), []).append(self.nodes.index(node))
+        rigid = {index for index, operation in enumerate(self.operations) if operation.kind in ("source", "unknown")}
+        return rigid.union(*(indices for indices in users.values() if len(indices) > 1))
 
     def _collect_groups(self) -> None:
         writers: dict[int, list[str]] = {}
@@ -334,45 +375,133 @@ class ChannelGraph:
         return Liveness(outputs, inputs)
 
     def trace_channels(self, kept: Mapping[str, Flags]) -> tuple[list[Flags], list[Flags]]:
-        """Per operation, the channels of its result that may be other than zero, and those of them that are read."""
-        live = self._forward(kept)
-        needed = self._backward(live)
-        return live, [flags & wanted for flags, wanted in zip(live, needed, strict=True)]
+        """Per operation, the channels of its result that may be other than zero, and those of them that are there.
+
+        Args:
+            kept: as for `propagate`.
+        """
+        alive = {operation.name: _promised(operation, kept.get(operation.name)) for operation in self.operations}
+        live = self._forward(alive)
+        return live, self._present(live, self._backward(alive, live, {}))
+
+    def find_channels(self, alive: Mapping[str, Alive], nonzero: Sequence[Flags] | None = None) -> list[Flags]:
+        """Per operation, the channels of its result that a network must compute, by what it holds.
+
+        Args:
+            alive: by name of layer or normalisation.
+            nonzero: for inference at given values: per operation, the channels that are other than zero for some
+                input; then what no input changes, and is zero there, is dead, too.
+        """
+        live = self._forward(alive) if nonzero is None else self._forward_at(alive, nonzero)
+        held: dict[int, int] = {}
+        while True:
+            present = self._present(live, self._backward(alive, live, held), held)
+            starved = self._starved(present)
+            if starved is None:
+                return present
+            source, channel = starved
+            held[source] = channel
+
+    def _starved(self, present: list[Flags]) -> tuple[int, int] | None:
+        """An operation that has no channel left though its result is needed for its shape, and a channel to keep."""
+        for index in self._results:
+            if not present[index].any():
+                return index, 0
+        for index, operation in enumerate(self.operations):
+            empty = [source for source in operation.inputs if len(present[source]) and not present[source].any()]
+            sums = operation.kind in ("add", "cat")  # of which one input is enough
+            if present[index].any() and empty and not (sums and len(empty) < len(operation.inputs)):
+                return empty[0], self._channel_behind(operation, int(np.argmax(present[index])))
+        return None
+
+    def _channel_behind(self, operation: Operation, channel: int) -> int:
+        """The channel of the first input that stands behind one of the result; any, where there is none."""
+        if operation.kind in ("flatten", "depthwise"):
+            return channel // operation.repeat
+        aligned = operation.kind in ("norm", "each", "lift", "add", "product")
+        return channel if aligned else 0
+
+    def _present(self, live: list[Flags], needed: list[Flags], held: Mapping[int, int] | None = None) -> list[Flags]:
+        """The channels that are computed: live and needed, rounded up to what can be left out."""
+        present = [flags & wanted for flags, wanted in zip(live, needed, strict=True)]
+        for index, channel in (held or {}).items():
+            present[index][channel] = True
+        for index, operation in enumerate(self.operations):
+            if index in self.rigid:
+                present[index] = np.full_like(present[index], present[index].any())
+            elif operation.kind in ("grouped", "depthwise", "flatten"):
+                present[index] = np.repeat(_fold(present[index], operation.repeat), operation.repeat)
+        return present
 
     def layout(self, index: int) -> list[tuple[int, Segment]]:
         """The spaces that the channels of an operation's result belong to, in their order."""
         return [(self._spaces.root(segment.space), segment) for segment in self._segments[index]]
 
-    def _forward(self, kept: Mapping[str, Flags]) -> list[Flags]:
+    def _forward(self, alive: Mapping[str, Alive]) -> list[Flags]:
+        """The channels that may be other than zero."""
         live: list[Flags] = []
         for operation in self.operations:
-            given = [live[index] for index in operation.inputs]
-            live.append(_forward(operation, given, kept.get(operation.name)))
+            live.append(_forward(operation, [live[index] for index in operation.inputs], alive.get(operation.name)))
         return live
 
-    def _backward(self, live: list[Flags]) -> list[Flags]:
+    def _forward_at(self, alive: Mapping[str, Alive], nonzero: Sequence[Flags]) -> list[Flags]:
+        """The channels that depend on the input, or are other than zero."""
+        still = {name: replace(of, shift=np.zeros_like(of.shift)) for name, of in alive.items()}
+        vary: list[Flags] = []
+        live: list[Flags] = []
+        for index, operation in enumerate(self.operations):
+            given = [vary[source] for source in operation.inputs]
+            match operation.kind:
+                case "lift":
+                    varies = given[0]
+                case "product":
+                    both = reduce(operator.and_, (live[source] for source in operation.inputs))
+                    varies = reduce(operator.or_, given) & both
+                case _:
+                    varies = _forward(operation, given, still.get(operation.name))
+            vary.append(varies)
+            live.append(varies | nonzero[index])
+        return live
+
+    def _backward(self, alive: Mapping[str, Alive], live: list[Flags], held: Mapping[int, int]) -> list[Flags]:
+        """The channels that the network's results are made from."""
         needed = [np.zeros(operation.channels, dtype=bool) for operation in self.operations]
-        read = {index for operation in self.operations for index in operation.inputs}
-        for index in range(len(self.operations)):
-            if index not in read:  # a result of the network
-                needed[index][:] = True
+        for index in self._results:
+            needed[index][:] = True
+        for index, channel in held.items():
+            needed[index][channel] = True
         for index in reversed(range(len(self.operations))):
             operation = self.operations[index]
             wanted = needed[index] & live[index]
-            for source, flags in zip(operation.inputs, _backward(operation, wanted, needed, live), strict=True):
+            sizes = [len(live[source]) for source in operation.inputs]
+            for source, flags in zip(
+                operation.inputs, _backward(operation, wanted, sizes, alive.get(operation.name)), strict=True
+            ):
                 needed[source] |= flags
         return needed
 
 
-def _forward(operation: Operation, given: list[Flags], kept: Flags | None) -> Flags:
-    """Which channels of the result may be other than zero."""
+def _promised(operation: Operation, kept: Flags | None) -> Alive:
+    """A layer of which some channels are to be dropped; a normalisation's shift, too, where its input is dropped."""
     keep = np.ones(operation.channels, dtype=bool) if kept is None else kept
+    shifts = operation.kind in ("dense", "grouped") and operation.has_bias
+    return Alive(keep, keep if shifts else np.zeros_like(keep))
+
+
+def _forward(operation: Operation, given: list[Flags], alive: Alive | None) -> Flags:
+    """Which channels of the result may be other than zero."""
     match operation.kind:
         case "dense" | "grouped":
-            return keep if operation.has_bias or given[0].any() else np.zeros_like(keep)
+            assert alive is not None
+            taken = given[0].any() if alive.reads is None else (alive.reads & given[0]).any(axis=1)
+            return alive.shift | (alive.scale & taken)
         case "depthwise":
-            return keep & np.repeat(given[0], operation.repeat)
-        case "norm" | "each":
+            assert alive is not None
+            return alive.shift | (alive.scale & np.repeat(given[0], operation.repeat))
+        case "norm":
+            assert alive is not None
+            return alive.shift | (alive.scale & given[0])
+        case "each":
             return given[0]
         case "flatten":
             return np.repeat(given[0], operation.repeat)
@@ -386,20 +515,29 @@ def _forward(operation: Operation, given: list[Flags], kept: Flags | None) -> Fl
             return np.ones(operation.channels, dtype=bool)
 
 
-def _backward(operation: Operation, wanted: Flags, needed: list[Flags], live: list[Flags]) -> list[Flags]:
-    """Which channels of each input are read, given those of the result that are."""
+def _backward(operation: Operation, wanted: Flags, sizes: list[int], alive: Alive | None) -> list[Flags]:
+    """Which channels of each input, of these sizes, are read, given those of the result that are."""
     match operation.kind:
         case "dense" | "grouped":
-            return [np.full(len(needed[operation.inputs[0]]), wanted.any())]
-        case "depthwise" | "flatten":
+            assert alive is not None
+            wanted = wanted & alive.scale
+            if alive.reads is None:
+                return [np.full(sizes[0], wanted.any())]
+            return [np.asarray(alive.reads[wanted].any(axis=0))]
+        case "depthwise":
+            assert alive is not None
+            return [_fold(wanted & alive.scale, operation.repeat)]
+        case "norm":
+            assert alive is not None
+            return [wanted & alive.scale]
+        case "flatten":
             return [_fold(wanted, operation.repeat)]
-        case "norm" | "each" | "add" | "product":
+        case "each" | "lift" | "add" | "product":
             return [wanted for _ in operation.inputs]
         case "cat":
-            ends = np.cumsum([len(live[index]) for index in operation.inputs])
-            return list(np.split(wanted, ends[:-1]))
-        case _:
-            return [np.ones_like(needed[index]) for index in operation.inputs]
+            return list(np.split(wanted, np.cumsum(sizes)[:-1]))
+        case _:  # of several tensors nothing is known
+            return [np.full(size, operation.channels == 0 or wanted.any()) for size in sizes]
 
 
 def _merge(flags: dict[str, Flags], name: str, more: Flags) -> None:
@@ -414,6 +552,8 @@ def _classify_call(
     target: Any, node: fx.Node, before: list[tuple[int, ...]], after: tuple[int, ...]
 ) -> tuple[str, dict[str, Any]]:
     first = before[0]
+    if target in _LIFTING_FUNCTIONS or (target in _ADDITIONS and _is_shift(node)):
+        return "lift", {}
     if (target in _ZERO_KEEPING_FUNCTIONS or target in _ZERO_KEEPING_METHODS) and first[:2] == after[:2]:
         return "each", {}
     if target in _ADDITIONS or target in _PRODUCTS:
@@ -422,7 +562,7 @@ def _classify_call(
         if target in _PRODUCTS:
             constant = len(operands) == 1 and first[:2] == after[:2]
             return ("each" if constant else "product", {}) if tensors or constant else ("unknown", {})
-        if tensors:  # x + x has one source
+        if tensors and "alpha" not in node.kwargs:  # x + x has one source
             return ("add" if len(before) == 2 else "each"), {}
     if target in (torch.cat, torch.concat) and _dimensions(node, len(first), default=0) == {1}:
         once = sum(shape[1] for shape in before) == after[1]  # the same tensor twice is one source
@@ -432,6 +572,11 @@ def _classify_call(
     if target in _FLATTENINGS:
         return _flattening(first, after)
     return "unknown", {}
+
+
+def _is_shift(node: fx.Node) -> bool:
+    """x + 1, but neither x + y nor x + x.size(0)."""
+    return len(node.all_input_nodes) == 1 and any(isinstance(argument, (int, float)) for argument in node.args)
 
 
 def _dimensions(node: fx.Node, rank: int, default: int) -> set[int]:

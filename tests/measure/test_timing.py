@@ -1,16 +1,13 @@
-"""Times are medians of interleaved samples; costs are what can be counted by hand."""
+"""Times are medians of interleaved samples, whatever tells the time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-import torch
-from torch import nn
 
-from lt_lightning.measure.cost import flops, parameters, saved_bytes, stored_bytes
-from lt_lightning.measure.networks import Setting, largest_difference, time_networks, time_ratio
-from lt_lightning.measure.timing import interleaved
+from lt_lightning.measure.energy import counter_of, joules, nvml_counter
+from lt_lightning.measure.timing import by_clock, by_events, interleaved, stopwatch
 
 
 class Clock:
@@ -30,10 +27,50 @@ class Clock:
         return run
 
 
+class Device:
+    """Does what is submitted later, in order; its events tell its own time, as CUDA's do."""
+
+    def __init__(self) -> None:
+        self.queue: list[Callable[[], None]] = []
+        self.now = 0.0
+
+    def submit(self, seconds: float) -> None:
+        self.queue.append(lambda: self._advance(seconds))
+
+    def _advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def event(self) -> DeviceEvent:
+        return DeviceEvent(self)
+
+
+class DeviceEvent:
+    """A mark in the device's queue."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.passed_at: float | None = None
+
+    def record(self) -> None:
+        self.device.queue.append(self._pass)
+
+    def _pass(self) -> None:
+        self.passed_at = self.device.now
+
+    def synchronize(self) -> None:
+        while self.passed_at is None:
+            self.device.queue.pop(0)()
+
+    def elapsed_time(self, end_event: DeviceEvent) -> float:
+        assert self.passed_at is not None
+        assert end_event.passed_at is not None
+        return 1e3 * (end_event.passed_at - self.passed_at)
+
+
 def test_medians_and_percentiles_of_known_durations() -> None:
     clock = Clock()
     calls = {"slow": clock.call("slow", 2.0), "fast": clock.call("fast", 0.25)}
-    timings = interleaved(calls, samples=5, slot=1.0, clock=lambda: clock.now)
+    timings = interleaved(calls, by_clock(lambda: clock.now), samples=5, slot=1.0)
     assert (timings["slow"].median, timings["fast"].median) == (2.0, 0.25)
     assert timings["fast"].p5 == timings["fast"].p95 == 0.25
     assert timings["slow"].samples == 5
@@ -42,54 +79,82 @@ def test_medians_and_percentiles_of_known_durations() -> None:
 def test_calls_are_interleaved_in_turns_of_alternating_order() -> None:
     clock = Clock()
     calls = {name: clock.call(name, 1.0) for name in ("a", "b")}
-    interleaved(calls, samples=4, slot=0.5, warm_up=1, clock=lambda: clock.now)
+    interleaved(calls, by_clock(lambda: clock.now), samples=4, slot=0.5, warm_up=1)
     assert clock.log[4:] == ["a", "b", "b", "a", "a", "b", "b", "a"]
 
 
 def test_an_outlier_does_not_move_the_median() -> None:
     clock = Clock()
     durations = [1.0] * 3 + [1.0, 1.0, 50.0, 1.0, 1.0]  # two to warm up, one to size the slot
-    timing = interleaved({"a": clock.call("a", *durations)}, samples=5, slot=0.5, clock=lambda: clock.now)["a"]
+    timing = interleaved({"a": clock.call("a", *durations)}, by_clock(lambda: clock.now), samples=5, slot=0.5)["a"]
     assert timing.median == 1.0
     assert timing.p95 > 10
 
 
-def test_costs_by_hand() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 2, bias=False))
-    images = torch.zeros(5, 3, 4, 4)
-    assert parameters(network) == 3 * 8 * 9 + 8 + 8 * 16 * 2
-    assert flops(network, images) == 2 * 5 * (3 * 8 * 9 * 16 + 8 * 16 * 2)
-    assert stored_bytes(network) == 4 * parameters(network)
-    # the images for the convolution's weight, and the ReLU's result, for itself and for the linear layer
-    assert saved_bytes(network, images) == 4 * (5 * 3 * 16 + 5 * 8 * 16)
+@pytest.mark.parametrize(("limit", "turns"), [(1000.0, 9), (25.0, 5), (1.0, 3)])
+def test_turns_end_at_the_limit_but_not_before_the_third(limit: float, turns: int) -> None:
+    clock = Clock()
+    calls = {"a": clock.call("a", 2.0), "b": clock.call("b", 1.0)}  # slots of 2 + 3 x 1 seconds
+    timings = interleaved(calls, by_clock(lambda: clock.now), samples=9, slot=3.0, limit=limit)
+    expected = {"a": turns, "b": turns}
+    assert {name: timing.samples for name, timing in timings.items()} == expected
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_a_much_smaller_network_is_faster(training: bool, bfloat16: bool) -> None:
-    networks = {
-        name: nn.Sequential(nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        for name, width in (("dense", 128), ("small", 8))
-    }
-    setting = Setting(8, training, bfloat16=bfloat16)
-    timings = time_networks(networks, (3, 16, 16), setting, samples=3, slot=0.005)
-    assert timings["small"].median < timings["dense"].median  # 256 times fewer operations
+def test_device_time_counts_not_the_time_of_submission() -> None:
+    device = Device()
+    measure = by_events(device.event)
+    device.submit(100.0)  # what was there before does not count
+    assert measure(lambda: device.submit(0.5), 4) == pytest.approx(0.5)
+    calls = {"slow": lambda: device.submit(3.0), "fast": lambda: device.submit(1.0)}
+    timings = interleaved(calls, measure, samples=3, slot=0.1)
+    assert timings["slow"].median == pytest.approx(3.0)
+    assert timings["fast"].median == pytest.approx(1.0)
 
 
-def test_ratios_leave_the_networks_alone() -> None:
-    dense = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    before = {name: value.clone() for name, value in dense.state_dict().items()}
-    for training in (False, True):
-        assert time_ratio(dense, dense, (1, 8, 8), Setting(4, training), samples=3, slot=0.001) > 0
-    assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
+def test_the_wall_clock_times_what_runs_on_the_cpu() -> None:
+    measure = stopwatch("cpu")
+    assert measure(lambda: sum(range(20_000)), 2) > measure(lambda: None, 2) > 0
 
 
-def test_largest_difference() -> None:
-    first, second = (nn.Linear(2, 1, bias=False) for _ in range(2))
-    with torch.no_grad():
-        first.weight.copy_(torch.tensor([[1.0, 1.0]]))
-        second.weight.copy_(torch.tensor([[1.0, 1.25]]))
-    assert largest_difference(first, second, torch.ones(1, 2)) == pytest.approx(0.125)
-    assert largest_difference(first, first, torch.ones(1, 2)) == 0
-    assert first.training
-    assert str(Setting(8, True, compiled=True)) == "training step, batch 8, fp32, compiled, channels last"
+def test_energy_is_the_mean_of_many_calls() -> None:
+    clock = Clock()
+    call = clock.call("a", 0.25)
+    # The counter: 200 W whatever is done.
+    assert joules(call, lambda: 200 * clock.now, seconds=2.0, clock=lambda: clock.now) == pytest.approx(50.0)
+    assert len(clock.log) == 8
+
+
+class FakeNvml:
+    """NVML with one GPU, which counts millijoules."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, counts: bool) -> None:
+        self.counts = counts
+        self.total = 5_000
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        if uuid != "GPU-1":
+            raise self.NVMLError
+        return "handle"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+        if not self.counts:
+            raise self.NVMLError
+        return self.total
+
+
+def test_energy_counter_of_nvml() -> None:
+    nvml = FakeNvml(counts=True)
+    counter = counter_of(nvml, "GPU-1")
+    assert counter is not None
+    assert counter() == 5.0
+    nvml.total += 1_500
+    assert counter() == 6.5
+    assert counter_of(nvml, "GPU-2") is None
+    assert counter_of(FakeNvml(counts=False), "GPU-1") is None
+    assert nvml_counter("cpu") is None

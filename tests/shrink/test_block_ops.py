@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lt_lightning.shrink.block_ops import block_conv2d, block_conv2d_input_gradient, block_conv2d_weight_gradient
-from lt_lightning.shrink.cpu import build
+from lt_lightning.shrink.cpu import build, launch
 from lt_lightning.shrink.format import BlockFormat
 from lt_lightning.structures.base import Block
 
@@ -60,6 +61,9 @@ CASES = {
     "a full vector of samples": Case(batch=16),
     "odd batch": Case(batch=37, size=(5, 4)),
     "batch of 21": Case(batch=21, size=(4, 4), filters=32),
+    "batch of 7": Case(batch=7, size=(4, 5)),
+    "half a vector more": Case(batch=25, size=(4, 3)),
+    "many channels": Case(batch=17, inputs=70, size=(4, 3), groups=2, filters=40, density=0.2),
     "stride 2": Case(batch=18, stride=(2, 2)),
     "stride 3": Case(stride=(3, 3), size=(11, 8)),
     "uneven strides": Case(batch=17, stride=(1, 2), padding=(0, 2)),
@@ -129,6 +133,15 @@ def _assert_close(actual: Results, expected: Results, tolerance: float) -> None:
         assert error <= tolerance * max(scale, 1e-3), f"{name}: {error} of {scale}"
 
 
+def _assert_rounded(actual: Results, expected: Results) -> None:
+    """Each value is the bfloat16 next to one that float32 sums allow (half a unit of its last of 8 bits)."""
+    for name, a, e in zip(Results._fields, actual, expected, strict=True):
+        allowed = 3e-6 * max(float(e.abs().max()) if e.numel() else 0.0, 1e-3)
+        excess = (a.double() - e).abs() - (e.abs() * 2**-8 if a.dtype == torch.bfloat16 else 0.0)
+        assert a.shape == e.shape, name
+        assert not (excess > allowed).any(), f"{name}: {float(excess.max())}"
+
+
 @pytest.fixture(params=["", "avx2", "portable"], ids=["native", "avx2", "portable"])
 def _instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs a test with every set of instructions that this machine has; the build is cached over tests."""
@@ -155,6 +168,44 @@ def test_compiled_kernel_equals_masked_dense() -> None:
             _assert_close(in_groups, expected._replace(y=expected.y[:, form.rows]), 3e-6)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_instructions")
+def test_compiled_kernel_in_bfloat16_sums_in_float32_and_rounds_once() -> None:
+    """With a float32 weight, as under autocast: its gradient is not rounded."""
+    for name, case in CASES.items():
+        form = case.form()
+        x, weight, dy = _tensors(case, form, torch.bfloat16)
+        expected = _expected(case, form, x, weight, dy)
+        actual = _actual(case, form, x, weight.float(), dy, form.rows)
+        assert [value.dtype for value in actual] == [torch.bfloat16, torch.bfloat16, torch.float32]
+        try:
+            _assert_rounded(actual, expected)
+            in_groups = _actual(case, form, x, weight.float(), dy[:, form.rows], None)
+            _assert_rounded(in_groups, expected._replace(y=expected.y[:, form.rows]))
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from None
+
+
+@needs_compiler
+def test_bfloat16_needs_no_copies_in_float32_where_the_processor_multiplies_it() -> None:
+    library = build.library()
+    assert library is not None
+    assert launch.computes(library, torch.bfloat16) == ("avx512_bf16" in build.instructions())
+    assert not launch.computes(library, torch.float16)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_infinite_inputs_do_not_become_nan_in_columns_that_fill_up_pairs(columns: int) -> None:
+    case = Case(batch=16, inputs=columns, kernel=(1, 1), padding=(0, 0), density=1.1)
+    form = case.form()
+    x, weight, _ = _tensors(case, form, torch.bfloat16)
+    x[3, -1] = torch.inf
+    y = block_conv2d(x, weight, form.channels, form.tap_start, *case.windows, form.rows)
+    assert y[3].isinf().all()
+    assert y[:3].isfinite().all()
+    assert y[4:].isfinite().all()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -197,22 +248,27 @@ def test_compiled_kernel_equals_masked_dense_for_random_layers(case: Case, seed:
     x, weight, dy = _tensors(case, form, torch.float32, seed)
     actual = _actual(case, form, x, weight, dy, form.rows)
     _assert_close(actual, _expected(case, form, x, weight, dy), 3e-6)
+    x, weight, dy = _tensors(case, form, torch.bfloat16, seed)
+    actual = _actual(case, form, x, weight.float(), dy, form.rows)
+    _assert_rounded(actual, _expected(case, form, x, weight, dy))
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("batch", [3, 35])
-def test_threads_share_the_work(batch: int) -> None:
+def test_threads_share_the_work(batch: int, dtype: torch.dtype) -> None:
     case = Case(batch=batch, size=(6, 5))
     form = case.form()
-    tensors = _tensors(case, form, torch.float32)
-    expected = _expected(case, form, *tensors)
+    x, weight, dy = _tensors(case, form, dtype)
+    expected = _expected(case, form, x, weight, dy)
+    tensors = (x, weight.float(), dy)
     for threads in (2, 3):
         torch.set_num_threads(threads)
         try:
             first, second = (_actual(case, form, *tensors, form.rows) for _ in range(2))
         finally:
             torch.set_num_threads(1)
-        _assert_close(first, expected, 3e-6)
+        _assert_rounded(first, expected)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -240,14 +296,16 @@ def test_any_layout_of_inputs_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_narrow_types_are_computed_in_float32(dtype: torch.dtype) -> None:
+def test_weights_are_rounded_to_narrow_types(dtype: torch.dtype) -> None:
     case = Case(batch=17)
     form = case.form()
     x, weight, dy = _tensors(case, form, dtype)
-    y = block_conv2d(x, weight, form.channels, form.tap_start, *case.windows, form.rows)
-    wide = block_conv2d(x.float(), weight.float(), form.channels, form.tap_start, *case.windows, form.rows)
-    assert torch.equal(y, wide.to(dtype))
+    nearly = weight.float() * (1 + 1e-5)
     narrow = _actual(case, form, x, weight, dy, form.rows)
+    under_autocast = _actual(case, form, x, nearly, dy, form.rows)
+    assert torch.equal(narrow.y, under_autocast.y)
+    assert torch.equal(narrow.dx, under_autocast.dx)
+    assert torch.equal(narrow.dw, under_autocast.dw.to(dtype))
     assert (narrow.dx.dtype, narrow.dw.dtype) == (dtype, dtype)
     _assert_close(narrow, _expected(case, form, x, weight, dy), 1e-2)
 
@@ -264,7 +322,7 @@ def test_gradients_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(convolve, (x.requires_grad_(), weight.requires_grad_()))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("in_order", [True, False])
 def test_operations_keep_the_rules_of_torch_library(dtype: torch.dtype, in_order: bool) -> None:
     case = Case(batch=2, inputs=4, size=(5, 4), groups=2, filters=8, density=0.5)
@@ -334,7 +392,7 @@ def test_without_a_compiled_kernel_it_runs_dense_with_one_warning(
         says = "file"
     else:
         monkeypatch.setenv("LT_LIGHTNING_CPU", "abacus")
-        says = "LT_LIGHTNING_CPU=abacus: must be one of avx512, avx2, portable"
+        says = "LT_LIGHTNING_CPU=abacus: must be one of avx512_bf16, avx512, avx2, portable"
     case = Case()
     form = case.form()
     tensors = _tensors(case, form, torch.float32)
@@ -386,11 +444,53 @@ def test_builders_at_the_same_time_make_one_file_that_is_used_again(
 @needs_compiler
 def test_every_set_of_instructions_has_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LT_LIGHTNING_CPU", "portable")
-    assert build.instructions() == "portable"
+    assert build.instructions() == ("portable",)
     assert build.build("portable").name.startswith("block_conv-portable-")
     monkeypatch.delenv("LT_LIGHTNING_CPU")
-    native = build.instructions()
+    native = build.instructions()[0]
     assert native == "portable" or build.build(native) != build.build("portable")
+
+
+@needs_compiler
+def test_a_compiler_that_does_not_know_the_best_instructions_takes_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = build._compiler()
+    old = tmp_path / "old"
+    old.write_text(
+        '#!/bin/sh\ncase "$*" in *-mavx512bf16*) echo "error: unknown option" >&2; exit 1;; esac\n'
+        f'exec {real} "$@" -O0\n'
+    )
+    old.chmod(0o755)
+    monkeypatch.setenv("CXX", str(old))
+    monkeypatch.setenv("LT_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "instructions", lambda: ("avx512_bf16", "portable"))
+    build.library.cache_clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            library = build.library()
+    finally:
+        build.library.cache_clear()
+    assert library is not None
+    assert not launch.computes(library, torch.bfloat16)
+
+
+def test_headers_are_part_of_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A changed header makes another file."""
+    sources = tmp_path / "sources"
+    shutil.copytree(build.SOURCE.parent, sources, ignore=shutil.ignore_patterns("*.py*"))
+    quiet = tmp_path / "quiet"
+    quiet.write_text('#!/bin/sh\nfor last; do :; done\n[ "$1" = --version ] && echo 1 || : > "$last"\n')
+    quiet.chmod(0o755)
+    monkeypatch.setenv("CXX", str(quiet))
+    monkeypatch.setenv("LT_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "SOURCE", sources / build.SOURCE.name)
+    before = build.build("portable")
+    assert build.build("portable") == before
+    with (sources / "vectors.h").open("a", encoding="utf-8") as header:
+        header.write("// changed\n")
+    assert build.build("portable") != before
 
 
 @needs_compiler

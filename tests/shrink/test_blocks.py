@@ -17,7 +17,7 @@ from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewind import RewindPoint
 from lt_lightning.pruning.selection import prune
-from lt_lightning.shrink.blocks import input_shapes, swap_blocks
+from lt_lightning.shrink.blocks import Forms, first_form, input_shapes, remembered, swap_blocks
 from lt_lightning.shrink.restart import cut_point
 from lt_lightning.structures.base import BlockPlan, Grain, Structured, Subject
 from lt_lightning.structures.regroup import Regroup
@@ -41,9 +41,14 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, 
         optimizer.step()
 
 
-@pytest.mark.parametrize("grain", get_args(Grain))
-@pytest.mark.parametrize("refused", [False, True])
-def test_training_on_blocks_equals_masked_training_from_the_same_momentum(grain: Grain, refused: bool) -> None:
+@pytest.mark.parametrize("refuse", [False, True])
+@pytest.mark.parametrize(
+    ("grain", "form"),
+    [("kernel_position", "blocks"), *(("input_channel", form) for form in ("grouped", "loop", "blocks"))],
+)
+def test_training_on_blocks_equals_masked_training_from_the_same_momentum(
+    grain: Grain, form: str, refuse: bool
+) -> None:
     torch.manual_seed(0)
     masked = cifar_resnet(8, 10, width=8).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(6, 3, 8, 8, dtype=torch.float64)
@@ -57,10 +62,17 @@ def test_training_on_blocks_equals_masked_training_from_the_same_momentum(grain:
 
     assert isinstance(structured.plan, BlockPlan)
     names = list(structured.plan.blocks)
-    accept = (lambda name, *_: name != names[0]) if refused else None  # one layer stays dense, and masked
-    shrunk = swap_blocks(masked, structured.plan, structured.masks, accept)
+    refused = names[0] if refuse else ""  # one layer stays dense, and masked
+
+    def choose(name: str, layer: nn.Module, forms: Forms) -> str | None:
+        return None if name == refused else form if form in forms else first_form(name, layer, forms)
+
+    shrunk = swap_blocks(masked, structured.plan, structured.masks, choose)
+    assert shrunk.choice[names[1]] == form
+    again = swap_blocks(masked, structured.plan, structured.masks, remembered(shrunk.choice))
+    assert str(again.network) == str(shrunk.network)
     small = shrunk.network
-    assert (f"{names[0]}.weight" in shrunk.masks) is refused
+    assert (f"{names[0]}.weight" in shrunk.masks) is refuse
     assert f"{names[1]}.weight" not in shrunk.masks
     torch.testing.assert_close(small(images), masked(images), rtol=0, atol=1e-10)
     small.load_state_dict({**small.state_dict(), **shrunk.slices.take(masked.state_dict())})  # of the step above

@@ -33,6 +33,7 @@ class Middle(nn.Module):
         self.layer_norm = nn.LayerNorm(8)
         self.gate = nn.Parameter(torch.ones(1, 8, 1, 1))
         self.lifted = nn.Hardtanh(0.5, 1.0)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,16 +93,13 @@ def test_operations_that_keep_zeros_leave_channels_free(name: str) -> None:
 
 
 FREEZES: dict[str, Step] = {
-    "sigmoid": lambda m, x: torch.sigmoid(x),
-    "exp": lambda m, x: x.exp(),
     "softmax": lambda m, x: F.softmax(x, 1),
-    "add": lambda m, x: x + 1,
-    "sub": lambda m, x: 1 - x,
+    "add_alpha": lambda m, x: torch.add(x, x.relu(), alpha=2),
+    "weight norm": lambda m, x: m.normed(x),
     "add_size": lambda m, x: x + x.size(1),
     "pad": lambda m, x: F.pad(x, (1, 1)),
     "bare_norm": lambda m, x: m.bare_norm(x),
     "layer_norm": lambda m, x: m.layer_norm(x),
-    "lifted": lambda m, x: m.lifted(x),
     "amax over channels": lambda m, x: x * x.amax(1, keepdim=True),
     "cat with itself": lambda m, x: m.wide(torch.cat([x, x], 1)),
     "cat along places": lambda m, x: torch.cat([x, x.relu()], 2),
@@ -110,6 +108,14 @@ FREEZES: dict[str, Step] = {
     "permute": lambda m, x: x.permute(0, 1, 3, 2),
     "shuffle": lambda m, x: x.view(1, 2, 4, 8, 8).transpose(1, 2).reshape(1, 8, 8, 8),
     "gate": lambda m, x: x * m.gate,
+}
+LIFTS: dict[str, Step] = {
+    "sigmoid": lambda m, x: torch.sigmoid(x),
+    "exp": lambda m, x: x.exp(),
+    "softplus": lambda m, x: F.softplus(x),
+    "add": lambda m, x: x + 1,
+    "sub": lambda m, x: 1 - x,
+    "lifted": lambda m, x: m.lifted(x),
     "squeeze and excite": lambda m, x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
 }
 
@@ -139,10 +145,12 @@ def test_a_mean_over_channels_is_not_one_over_places(dim: int | tuple[int, ...])
     assert [group.frozen for group in graph.groups] == ["unknown operation mean", "output of the network"]
 
 
-def test_a_sigmoid_is_named_as_such() -> None:
-    group, graph = group_of(FREEZES["sigmoid"])
-    assert group.frozen == "unknown operation sigmoid"
-    assert graph.unknown == ["sigmoid"]
+@pytest.mark.parametrize("name", LIFTS)
+def test_operations_that_lift_zeros_are_known_but_freeze(name: str) -> None:
+    group, graph = group_of(LIFTS[name])
+    assert group.frozen.startswith("operation ")
+    assert group.frozen.endswith(" turns zeros into other values")
+    assert graph.unknown == []
 
 
 def test_a_grouped_convolution_keeps_its_channels() -> None:

@@ -586,13 +586,14 @@ def test_a_layer_that_fell_back_says_why() -> None:
 
     subject = subject_of(Gated(), torch.zeros(1, 1, 4, 4), 0.5)
     report = Refill(match="filters", round_to=1, coupling="inner")(subject).layers["a"]
-    assert (report.form, report.note, report.density) == ("dense", "unknown operation sigmoid", 1.0)
+    assert (report.form, report.density) == ("dense", 1.0)
+    assert report.note == "operation sigmoid turns zeros into other values"
 
 
 def test_a_network_without_free_channels_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 2, 1))
     subject = subject_of(network, torch.zeros(1, 1, 2, 2), 0.5)
-    with pytest.raises(ValueError, match=r"'stream' finds no channel .*unknown operation 1; unknown operation 3"):
+    with pytest.raises(ValueError, match=r"'stream' finds no channel .*operation 1 turns zeros .*; operation 3"):
         Refill()(subject)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -19,8 +20,10 @@ from lt_lightning.files import replacing
 SOURCE = Path(__file__).with_name("block_conv.cpp")
 
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
+_AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma")
 _INSTRUCTIONS: dict[str, tuple[str, ...]] = {
-    "avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"),
+    "avx512_bf16": (*_AVX512, "-mavx512bf16"),
+    "avx512": _AVX512,
     "avx2": ("-mavx2", "-mfma"),
     "portable": (),
 }
@@ -34,18 +37,22 @@ class BuildError(RuntimeError):
 def library() -> ctypes.CDLL | None:
     """The compiled kernel for this machine, or None, with one warning that says why there is none.
 
-    The environment variable `LT_LIGHTNING_CPU` forces a set of instructions (`avx512`, `avx2`, `portable`), `CXX` the
-    compiler, `LT_LIGHTNING_CACHE` the folder.
+    The environment variable `LT_LIGHTNING_CPU` forces a set of instructions (`avx512_bf16`, `avx512`, `avx2`,
+    `portable`), `CXX` the compiler, `LT_LIGHTNING_CACHE` the folder.
     """
     try:
-        return ctypes.CDLL(str(build(instructions())))
+        *wider, last = instructions()
+        for instruction_set in wider:
+            with contextlib.suppress(BuildError):
+                return ctypes.CDLL(str(build(instruction_set)))
+        return ctypes.CDLL(str(build(last)))
     except (BuildError, OSError) as error:
         warnings.warn(f"block convolutions run dense on this CPU: {error}", stacklevel=2)
         return None
 
 
-def instructions() -> str:
-    """The widest set of instructions that this processor has and the kernel knows.
+def instructions() -> tuple[str, ...]:
+    """The sets of instructions to compile for, the best first; the others are for compilers that do not know it.
 
     Raises:
         BuildError: if `LT_LIGHTNING_CPU` names one that is not known.
@@ -54,10 +61,19 @@ def instructions() -> str:
     if forced:
         if forced not in _INSTRUCTIONS:
             raise BuildError(f"LT_LIGHTNING_CPU={forced}: must be one of {', '.join(_INSTRUCTIONS)}")
-        return forced
+        return (forced,)
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return "portable"
-    return {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+        return ("portable",)
+    found = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+    return ("avx512_bf16", found) if found == "avx512" and _multiplies_bfloat16() else (found,)
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor knows AVX512-BF16, as far as Linux says."""
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def build(instruction_set: str) -> Path:
@@ -71,10 +87,11 @@ def build(instruction_set: str) -> Path:
     """
     compiler = _compiler()
     version = _run([compiler, "--version"])
+    sources = [path.read_text(encoding="utf-8") for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
     errors = ""
     for threads in (("-fopenmp",), ()):  # a compiler without OpenMP makes a kernel of one thread
         command = [compiler, *_FLAGS, *_INSTRUCTIONS[instruction_set], *threads, str(SOURCE), "-o"]
-        key = hashlib.sha256("\0".join([SOURCE.read_text(encoding="utf-8"), version, *command]).encode()).hexdigest()
+        key = hashlib.sha256("\0".join([*sources, version, *command]).encode()).hexdigest()
         target = _folder() / f"block_conv-{instruction_set}-{key[:24]}.so"
         if target.exists():
             return target

@@ -1,0 +1,126 @@
+"""N:M sparsity: of every m weights in a row, n are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lt_lightning.pruning.layers import Layer, find_layers
+from lt_lightning.structures.base import LayerReport, NMPlan, Structured, Subject, held_magnitude
+
+# Multiples that both of PyTorch's 2:4 kernels (CUTLASS, cuSPARSELt) take in half precision.
+_ROWS, _COLUMNS = 32, 64
+
+
+@dataclass(frozen=True)
+class NM:
+    """Keeps the n largest of each m consecutive input channels, for every filter and kernel position on its own.
+
+    Source: Mishra et al., 2021 (arXiv 2104.08378), for 2:4. Every layer's density is n/m whatever the round's mask
+    keeps: weights that the mask keeps come first, by magnitude; where fewer than n of m survive, pruned ones are
+    refilled, since they cost nothing. So it compares with others at the round whose density is about n/m.
+
+    What hardware can skip is little: 2:4 in linear layers and 1x1 convolutions, on CUDA, in half precision, in
+    inference. The plan names those layers; each runs sparse only where that is measured faster. A ticket does not
+    know where it will run, so its reports count no weight as skipped: layers with the pattern are reported as
+    unstructured ones, which keep that share and run whole.
+
+    A layer whose inputs (of a group) are no multiple of m stays dense.
+
+    Attributes:
+        n: weights kept of each m.
+        m: consecutive input channels.
+
+    Raises:
+        ValueError: on construction, unless 1 <= n < m; on the call, for weights that are not finite.
+    """
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n < self.m:
+            raise ValueError(f"structure.nm.n={self.n}, structure.nm.m={self.m}: n must be at least 1 and below m")
+
+    @property
+    def needs_gradients(self) -> bool:
+        """False: weights are chosen by magnitude."""
+        return False
+
+    def check(self, network: nn.Module, example: Tensor) -> None:
+        """Looks for a layer that can have the pattern.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if not any(self._fits(layer) for layer in find_layers(network, example).values()):
+            raise ValueError(f"structure.nm.m={self.m}: no layer of the network has a multiple of {self.m} inputs")
+
+    def __call__(self, subject: Subject) -> Structured:
+        """The N:M ticket of `subject`."""
+        masks = {name: torch.ones_like(mask) for name, mask in subject.masks.items()}
+        for layer in subject.prunable:
+            if self._fits(layer):
+                masks[layer.weight] = nm_mask(self._scores(layer, subject), self.n, self.m)
+        executable = tuple(layer.name for layer in subject.prunable if self._is_executable(layer))
+        reports = {
+            name: self._report(layer, subject, masks.get(layer.weight)) for name, layer in subject.layers.items()
+        }
+        return Structured(masks, reports, NMPlan(self.n, self.m, executable) if executable else None)
+
+    def _fits(self, layer: Layer) -> bool:
+        return layer.shape[1] % self.m == 0
+
+    def _is_executable(self, layer: Layer) -> bool:
+        matrix = layer.groups == 1 and layer.size == layer.shape[0] * layer.shape[1]
+        return (self.n, self.m) == (2, 4) and matrix and layer.shape[0] % _ROWS == layer.shape[1] % _COLUMNS == 0
+
+    def _scores(self, layer: Layer, subject: Subject) -> Tensor:
+        """Magnitudes; those of pruned weights, mostly zero, below all that survive."""
+        magnitude = subject.weights[layer.weight].detach().double().abs()
+        if not bool(magnitude.isfinite().all()):
+            raise ValueError(f"{layer.weight}: holds values that are not finite, so none of them can be chosen")
+        return magnitude + (magnitude.max() + 1) * subject.masks[layer.weight]
+
+    def _report(self, layer: Layer, subject: Subject, mask: Tensor | None) -> LayerReport:
+        before = subject.masks.get(layer.weight)
+        if before is None or mask is None:
+            return LayerReport(layer.size, layer.size, layer.size, layer.size, layer.positions, "dense")
+        held = held_magnitude(subject.weights[layer.weight], before, mask)
+        return LayerReport(
+            size=layer.size,
+            asked=int(before.count_nonzero()),
+            kept=int(mask.count_nonzero()),
+            executed=layer.size,
+            positions=layer.positions,
+            form="unstructured" if self._fits(layer) else "dense",
+            held=held,
+            note=self._note(layer),
+        )
+
+    def _note(self, layer: Layer) -> str:
+        if not self._fits(layer):
+            return f"{layer.shape[1]} inputs are no multiple of {self.m}"
+        pattern = f"{self.n}:{self.m}"
+        if self._is_executable(layer):
+            return f"{pattern}: runs sparse on CUDA, in half precision and inference, where that is measured faster"
+        return f"{pattern}: runs whole, as no kernel is there for it"
+
+
+def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
+    """The mask of the n highest of each m consecutive scores along dimension 1; of equals the first.
+
+    Args:
+        scores: (outputs, inputs, *kernel).
+        n: kept of each m.
+        m: divides the inputs.
+
+    >>> nm_mask(torch.tensor([[1.0, 9.0, 3.0, 2.0, 5.0, 5.0, 5.0, 0.0]]), 2, 4).int()
+    tensor([[0, 1, 1, 0, 1, 1, 0, 0]], dtype=torch.int32)
+    """
+    groups = scores.reshape(len(scores), -1, m, *scores.shape[2:])
+    order = groups.argsort(dim=2, descending=True, stable=True)
+    best = order.narrow(2, 0, n)
+    return torch.zeros_like(groups, dtype=torch.bool).scatter_(2, best, True).flatten(1, 2)
