@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lt_lightning.callback import LotteryTicketPruning
     from lt_lightning.classifier import ImageClassifier
+    from lt_lightning.export.network import load_network
     from lt_lightning.retrain import TicketTraining
     from lt_lightning.structures.refill import Refill
     from lt_lightning.structures.regroup import Regroup
     from lt_lightning.ticket import Ticket
 
-__all__ = ["ImageClassifier", "LotteryTicketPruning", "Refill", "Regroup", "Ticket", "TicketTraining"]
+__all__ = ["ImageClassifier", "LotteryTicketPruning", "Refill", "Regroup", "Ticket", "TicketTraining", "load_network"]
 
 _HOMES = {
     "ImageClassifier": "classifier",
@@ -22,6 +23,7 @@ _HOMES = {
     "Regroup": "structures.regroup",
     "Ticket": "ticket",
     "TicketTraining": "retrain",
+    "load_network": "export.network",
 }
 
 
