@@ -1,0 +1,82 @@
+"""Batch normalisation over the parts of all processes on the CPU, where PyTorch has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.plugins import LayerSync
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SyncBatchNormOnCpu(LayerSync):
+    """What `Trainer(sync_batchnorm=True)` does on GPUs, for processes on the CPU: during a fit, in place."""
+
+    def __init__(self) -> None:
+        self._classes: dict[nn.Module, type[nn.Module]] = {}
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        self._classes = {module: type(module) for module in model.modules() if isinstance(module, _BatchNorm)}
+        for module in self._classes:
+            module.__class__ = _SyncBatchNorm
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        for module, own in self._classes.items():
+            module.__class__ = own
+        return model
+
+
+class _SyncBatchNorm(_BatchNorm):
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions will do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, ...) to the same shape, normalised over all processes' samples and positions."""
+        if not self.training:
+            return super().forward(x)
+        dims = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        values = x.float()
+        count = _sum(torch.tensor(float(x.numel() // x.shape[1])))
+        mean = _sum(values.sum(dims)) / count
+        centred = values - mean.view(shape)
+        variance = _sum(centred.square().sum(dims)) / count
+        if self.track_running_stats:
+            self._track(mean.detach(), (variance * count / (count - 1)).detach())
+        factor = (variance + self.eps).rsqrt()
+        if self.affine:
+            factor = factor * self.weight
+            return (centred * factor.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return (centred * factor.view(shape)).to(x.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()  # every process's loss depends on every process's part
+        dist.all_reduce(total)
+        return total
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Over all processes; each gets the gradients of all of them."""
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
