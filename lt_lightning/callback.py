@@ -14,11 +14,12 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lt_lightning.files import replacing, write_json
+from lt_lightning.files import write_json, write_tensors
+from lt_lightning.integrity import check_masks, collapsed, packed
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.criteria import Criterion, Magnitude
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
-from lt_lightning.pruning.masks import Masks, density, kept, size
+from lt_lightning.pruning.masks import Masks, density, digest, kept, size
 from lt_lightning.pruning.rewind import Mode, Restart, RewindPoint, Step
 from lt_lightning.pruning.selection import Scope, density_after, prune
 from lt_lightning.structures.base import Structure
@@ -28,6 +29,7 @@ from lt_lightning.ticket import Ticket
 
 UNSTRUCTURED = "unstructured"
 DENSE = "dense"
+OnCollapse = Literal["warn", "stop"]
 
 
 class LotteryTicketPruning(MaskedTraining):
@@ -57,6 +59,7 @@ class LotteryTicketPruning(MaskedTraining):
             prunes (the paper's group-aware variant).
         gradient_batches: sum gradients over that many last steps of each round, for criteria and structures
             that need them.
+        on_collapse: when a layer has no weight left: `warn`, or `stop` before the round is trained.
         monitor: logged metric that tells the best epoch of a round; None takes the last.
         monitor_mode: `max` or `min`.
         network: path of the submodule to prune; see `MaskedTraining`.
@@ -81,6 +84,7 @@ class LotteryTicketPruning(MaskedTraining):
         structures: Mapping[str, Structure] | None = None,
         next_round_from: str = UNSTRUCTURED,
         gradient_batches: int = 0,
+        on_collapse: OnCollapse = "warn",
         monitor: str | None = "val/accuracy",
         monitor_mode: Literal["max", "min"] = "max",
         network: str | None = None,
@@ -98,6 +102,7 @@ class LotteryTicketPruning(MaskedTraining):
         self.structures = dict(structures or {})
         self.next_round_from = next_round_from
         self.gradient_batches = gradient_batches
+        self.on_collapse = on_collapse
         self.facts = dict(facts or {})
         self._check_arguments()
 
@@ -125,6 +130,7 @@ class LotteryTicketPruning(MaskedTraining):
         for key, value, allowed in (
             ("scope", self.scope, get_args(Scope)),
             ("mode", self.mode, get_args(Mode)),
+            ("on_collapse", self.on_collapse, get_args(OnCollapse)),
             ("next_round_from", self.next_round_from, choices),
         ):
             if value not in allowed:
@@ -202,10 +208,14 @@ class LotteryTicketPruning(MaskedTraining):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step > 0:  # resumed
+            if self.round > 0 and trainer.is_global_zero:
+                self._round_ticket(self._path(self.round, self.next_round_from))
             self.hold(trainer, self.network_of(pl_module), self.held_masks)
             self.start_clock()
         else:
             self.start_training()
+        if trainer.is_global_zero and (written := self.directory / "rounds.json").exists():
+            write_json(written, self.history)  # of a round that is trained again nobody may take the ticket
         # A resume from an epoch's last batch skips on_train_epoch_start.
         self._sync_round(trainer, pl_module)
 
@@ -232,13 +242,21 @@ class LotteryTicketPruning(MaskedTraining):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         epochs, steps = self._rewind_split
         if self._point is None and steps and trainer.current_epoch == epochs and self._steps_in(trainer) == steps:
             self._capture(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
         if self._is_last_epoch(trainer.current_epoch):
             self._end_round(trainer, pl_module)
+
+    def check_integrity(self, trainer: pl.Trainer) -> None:
+        super().check_integrity(trainer)
+        whole = packed({name: torch.ones_like(mask) for name, mask in self.masks.items()})
+        reference = {name: self._reference.get(name, bits) for name, bits in whole.items()}
+        check_masks(self.masks, reference, "round's")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self._epochs:
@@ -270,6 +288,7 @@ class LotteryTicketPruning(MaskedTraining):
         values = self.restart.values(network)
         ticket = self._make_ticket(network, values)
         self.masks = {name: ticket.masks[name] for name in self.masks}
+        self._check_collapse()
         if trainer.is_global_zero:
             ticket.save(self._path(self.round, self.next_round_from))
         if self.mode == "weights":
@@ -291,10 +310,17 @@ class LotteryTicketPruning(MaskedTraining):
         wanted = density_after(self.round, self.rate)
         if self.next_round_from != UNSTRUCTURED:  # a structure's density is its own: go on from there
             wanted = kept(self.masks) / size(self.masks) * (1 - self.rate)
-        masks = prune(self.masks, scores, wanted, self.scope)
-        if empty := [name for name, mask in masks.items() if not mask.any()]:
-            rank_zero_warn(f"round {self.round}: no weight is left in {', '.join(empty)} (layer collapse)")
-        return masks
+        return prune(self.masks, scores, wanted, self.scope)
+
+    def _check_collapse(self) -> None:
+        if not (names := collapsed(self.masks)):
+            return
+        told = f"round {self.round}: no weight is left in {', '.join(names)} (layer collapse)"
+        if self.on_collapse == "stop":
+            raise ValueError(
+                f"{told}; prune less (pruning.rate, pruning.rounds), or set pruning.scope=layer or pruning.exempt"
+            )
+        rank_zero_warn(told)
 
     def _make_ticket(self, network: nn.Module, values: dict[str, Tensor]) -> Ticket:
         """The ticket that this round trains."""
@@ -330,14 +356,13 @@ class LotteryTicketPruning(MaskedTraining):
             path = self._path(0, DENSE)
         else:
             path = self._path(self.round, self.next_round_from)
-            ticket = Ticket.load(path)
+            ticket = self._round_ticket(path)
         ticket = ticket.with_training(
             trained, **{key: facts[key] for key in ("best_epoch", "metrics", "train_seconds")}
         )
         ticket.save(path)
         if gradients := self._summed_gradients():
-            with replacing(self.directory / f"round_{self.round:02d}" / "gradients.pt") as partial:
-                torch.save(gradients, partial)
+            write_tensors(self.directory / f"round_{self.round:02d}" / "gradients.pt", gradients)
         if self.round > 0 and self.next_round_from == UNSTRUCTURED:
             for name, structure in self.structures.items():
                 structured = make_ticket(
@@ -346,6 +371,13 @@ class LotteryTicketPruning(MaskedTraining):
                 )  # fmt: skip
                 structured.save(self._path(self.round, name))
         write_json(self.directory / "rounds.json", self.history)
+
+    def _round_ticket(self, path: Path) -> Ticket:
+        """The ticket that this round trains, as it was written when the round began."""
+        ticket = Ticket.load(path)
+        if ticket.card["mask_digest"] != digest(self.held_masks):
+            raise ValueError(f"mask integrity: {path} holds other masks than round {self.round} trains")
+        return ticket
 
     def _card(self) -> dict[str, Any]:
         return {**self.facts, "round": self.round, "rewind": str(self.rewind), "mode": self.mode}

@@ -1,7 +1,11 @@
-"""Writing files whole or not at all: to a temporary name beside the target, then renamed."""
+"""Writing files whole or not at all: to a temporary name beside the target, then renamed.
+
+What cannot be written (a full disk, a folder without permission) is an `OSError` that names the file.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -15,7 +19,10 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path in the same folder; it becomes `path` if the block ends without an error.
 
-    The folder is made if it is missing. After an error, or a kill, `path` is what it was before.
+    The folder is made if it is missing. After an error, a kill or a loss of power, `path` is what it was before.
+
+    Raises:
+        OSError: if it cannot be written, naming `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -24,9 +31,29 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp makes it private
+        _to_disk(partial)  # before it gets its name; here a full disk shows at last where writing is delayed
         partial.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(partial)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Writes tensors in builtin containers, for `torch.load(..., weights_only=True)`."""
+    import torch  # slow; what only looks at results does without
+
+    buffer = io.BytesIO()  # written straight to a full disk, PyTorch's error is no OSError
+    torch.save(value, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -43,8 +70,13 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

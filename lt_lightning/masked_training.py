@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 
+from lt_lightning.distributed.agreement import check_agreement
+from lt_lightning.integrity import check_finite, check_gradients, check_held, check_masks, check_zeros, packed
 from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.masks import Masks
 
@@ -46,6 +48,7 @@ class MaskedTraining(pl.Callback):
         self.best: dict[str, Any] = {}
         self.held_masks: Masks = {}
         self._held: HeldMasks | None = None
+        self._reference: dict[str, Tensor] = {}
         self._seconds = 0.0
         self._clock: float | None = None
 
@@ -65,9 +68,12 @@ class MaskedTraining(pl.Callback):
     def hold(self, trainer: pl.Trainer, network: nn.Module, masks: Masks) -> None:
         """From now on these weights are zero: in the network, in the optimizers, and after every step."""
         self.held_masks = masks
+        self._reference = packed(masks)
         self._held = HeldMasks(network, masks)
         self._held.zero_weights()
         self._held.zero_optimizer_state(trainer.optimizers)
+        check_agreement(f"masks in epoch {trainer.current_epoch}", masks)
+        check_agreement(f"weights in epoch {trainer.current_epoch}", dict(network.named_parameters()))
 
     def start_training(self) -> None:
         """Forgets the best validation and the time of the training before."""
@@ -92,14 +98,31 @@ class MaskedTraining(pl.Callback):
 
         Raises:
             ValueError: if there was no validation, or a pruned weight is not zero.
+            FloatingPointError: if a value is not finite.
         """
-        if self._held is not None and (name := self._held.violated()):
-            raise ValueError(f"pruned weights of {name} are not zero: the optimizer does not leave zeros alone")
+        check_agreement(f"weights in epoch {epoch}", dict(network.named_parameters()))
         if self.monitor is None:
             self.best = {"epoch": epoch, "metrics": {}, "state": _copy(network)}
         elif not self.best:
             raise ValueError(f"monitor={self.monitor!r} needs a validation in every training, and there was none")
+        check_finite(self.best["state"])
+        if self._held is not None:
+            check_zeros("the best epoch's weight", self.best["state"], self._held.factors)
         return self.best
+
+    def check_integrity(self, trainer: pl.Trainer) -> None:
+        """Stops a training in which a pruned weight came back, or a mask is not what it was.
+
+        Raises:
+            ValueError: naming the parameter; see `integrity`.
+            FloatingPointError: if a weight is not a number.
+        """
+        if self._held is None:
+            return
+        check_masks(self.held_masks, self._reference, "held")
+        applied = {name: factor.bool() for name, factor in self._held.factors.items()}
+        check_masks(applied, self._reference, "applied")
+        check_held(self._held, trainer.optimizers)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -113,6 +136,22 @@ class MaskedTraining(pl.Callback):
     ) -> None:
         if self._held is not None:
             self._held.zero_gradients()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # An epoch's last batch always ends a step, and validation, which comes next, forgets the gradients.
+        if self._held is not None and trainer.is_last_batch and pl_module.automatic_optimization:
+            check_gradients(self._held)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.check_integrity(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.status == TrainerStatus.RUNNING:
+            self.check_integrity(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.monitor is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:

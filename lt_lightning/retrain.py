@@ -27,6 +27,9 @@ class TicketTraining(MaskedTraining):
     as what lies behind the rewind point. After the fit `trained` is the ticket with its trained weights, under the
     full network's names.
 
+    What computes a layer's blocks is measured when the fit begins, and may come out differently another time. A fit
+    that may be resumed needs a ticket on whose card it stands: `decide` puts it there.
+
     Args:
         ticket: to train.
         restart: how its search rewinds (`restart.pt` in the search's folder); None trains from the start of the
@@ -70,9 +73,7 @@ class TicketTraining(MaskedTraining):
         if self.execution == "shrunk" and self.ticket.plan is not None:
             device = str(trainer.strategy.root_device)
             example = _example(pl_module, network)
-            self._shrunk = execute(
-                network, self.ticket.plan, self.ticket.masks, example, self.batch_size, training=True, device=device
-            )
+            self._shrunk = _execute(self.ticket, network, example, self.batch_size, device)
             assert self._shrunk is not None
             self._put_in_place(pl_module, network, self._shrunk.network)
 
@@ -121,11 +122,34 @@ class TicketTraining(MaskedTraining):
             metrics=dict(best["metrics"]),
             train_seconds=self.seconds(),
             execution="masked" if self._shrunk is None else "shrunk",
+            choice={} if self._shrunk is None else dict(self._shrunk.choice),
             left_dense=[] if self._shrunk is None else [name.rpartition(".")[0] for name in self._shrunk.masks],
+            kept_whole=[] if self._shrunk is None else list(self._shrunk.unknown),
         )
 
     def _under_full_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return state if self._shrunk is None else self._shrunk.slices.put(state, self.ticket.rewind)
+
+
+def decide(ticket: Ticket, network: nn.Module, example: Tensor, batch_size: int | None, device: str = "cpu") -> Ticket:
+    """The ticket with what computes each of its layers on its card (`choice`), so that every fit computes the same.
+
+    Args:
+        ticket: to be trained with `execution="shrunk"`.
+        network: the ticket's; its values are overwritten.
+        example: an input batch of the true shape.
+        batch_size: see `TicketTraining`.
+        device: to measure on.
+    """
+    shrunk = _execute(ticket, ticket.apply(network), example, batch_size, device)
+    return replace(ticket, card={**ticket.card, "choice": {} if shrunk is None else dict(shrunk.choice)})
+
+
+def _execute(ticket: Ticket, network: nn.Module, example: Tensor, batch_size: int | None, device: str) -> Shrunk | None:
+    return execute(
+        network, ticket.plan, ticket.masks, example, batch_size, training=True, device=device,
+        choice=ticket.card.get("choice"),
+    )  # fmt: skip
 
 
 def _example(pl_module: pl.LightningModule, network: nn.Module) -> Tensor:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Final, Protocol
+
+KEY: Final = "classifier.schedule"  # where a schedule stands in the configuration, for messages
 
 
 class Schedule(Protocol):
@@ -59,9 +61,11 @@ class Milestones:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.shares is None):
-            raise ValueError(f"epochs={self.epochs}, shares={self.shares}: give exactly one of them, the other null")
+            raise ValueError(
+                f"{KEY}.epochs={self.epochs}, shares={self.shares}: give exactly one of them, the other null"
+            )
         if not 0 < self.factor <= 1:
-            raise ValueError(f"factor={self.factor}: must be in (0, 1]")
+            raise ValueError(f"{KEY}.factor={self.factor}: must be in (0, 1]")
         _check_warmup(self.warmup_epochs)
         for name in ("epochs", "shares"):
             milestones = getattr(self, name)
@@ -71,7 +75,7 @@ class Milestones:
             limit = 1 if name == "shares" else math.inf
             ascending = all(a < b for a, b in pairwise(milestones))
             if not ascending or not all(0 < milestone < limit for milestone in milestones):
-                raise ValueError(f"{name}={list(milestones)}: must ascend and lie in (0, {limit})")
+                raise ValueError(f"{KEY}.{name}={list(milestones)}: must ascend and lie in (0, {limit})")
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: float) -> float:
         """See `Schedule`."""
@@ -80,7 +84,7 @@ class Milestones:
             if any(milestone >= total_steps for milestone in milestones):
                 length = f"{total_steps / steps_per_epoch:g}"
                 raise ValueError(
-                    f"epochs={list(self.epochs)}: milestones must lie within the training of {length} epochs"
+                    f"{KEY}.epochs={list(self.epochs)}: milestones must lie within the training of {length} epochs"
                 )
         else:
             milestones = [round(share * total_steps) for share in self.shares or ()]
@@ -141,7 +145,7 @@ class OneCycle:
     def __post_init__(self) -> None:
         _check_share(start=self.start, final=self.final)
         if not 0 < self.peak < 1:
-            raise ValueError(f"peak={self.peak}: must be in (0, 1), a share of the training")
+            raise ValueError(f"{KEY}.peak={self.peak}: must be in (0, 1), a share of the training")
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: float) -> float:
         """See `Schedule`."""
@@ -166,16 +170,16 @@ def _warmup(step: int, epochs: float, total_steps: int, steps_per_epoch: float) 
     steps = round(epochs * steps_per_epoch)
     if steps and steps >= total_steps:
         length = f"{total_steps / steps_per_epoch:g}"
-        raise ValueError(f"warmup_epochs={epochs}: must be shorter than the training of {length} epochs")
+        raise ValueError(f"{KEY}.warmup_epochs={epochs}: must be shorter than the training of {length} epochs")
     return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
 def _check_warmup(epochs: float) -> None:
     if not 0 <= epochs < math.inf:
-        raise ValueError(f"warmup_epochs={epochs}: must be 0 or more")
+        raise ValueError(f"{KEY}.warmup_epochs={epochs}: must be 0 or more")
 
 
 def _check_share(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: must be in [0, 1]")
+            raise ValueError(f"{KEY}.{name}={value}: must be in [0, 1]")

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from lt_lightning.files import replacing, write_json
-from lt_lightning.pruning.masks import Masks, pack, unpack
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, Plan
+from lt_lightning.files import write_bytes, write_json
+from lt_lightning.pruning.masks import Masks, digest, pack, unpack
+from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Form, Grain, LayerReport, NMPlan, Plan
 
 SCHEMA = 1
+LONGEST_HEADER = 100_000_000  # bytes; what safetensors allows, too
 Values = Literal["rewind", "trained"]
+Limit = Callable[[Sequence[int]], int]
 
 
 @dataclass(frozen=True)
@@ -85,43 +88,69 @@ class Ticket:
         tensors = self._tensors()
         card = json.loads(json.dumps(self._full_card()))  # as it will be read, so that the digests agree
         card["digest"] = _digest(tensors, card)
-        with replacing(path) as partial:
-            save_file(tensors, partial, metadata={"card": json.dumps(card)})
+        write_bytes(path, safetensors.save(tensors, metadata={"card": json.dumps(card)}))
         write_json(path.with_suffix(".json"), {**card, "layers": self._readable_layers()})
 
     @classmethod
     def load(cls, path: Path | str) -> Ticket:
-        """Reads a ticket. Never executes code.
+        """Reads a ticket. Never executes code, and takes no more memory than a few times the file's size.
+
+        A digest is no signature: whoever means to can write a ticket of their own. Such a one is checked for being
+        consistent, so that it fails here if it does, in one line.
 
         Raises:
             FileNotFoundError: if there is none.
+            OSError: if it cannot be read.
             ValueError: if the file is truncated, altered, no ticket, or of a newer schema; the message names it.
         """
         path = _with_suffix(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no ticket at {path}")
         try:
-            with safe_open(path, framework="pt") as file:
-                card = json.loads((file.metadata() or {})["card"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{path} is damaged or no ticket: {error}") from None
-        return cls._from_parts(path, tensors, card)
+            return cls._from_parts(*_read(path))
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # whatever the parsers stumble over
+            raise ValueError(f"{path} {_reason(error)}") from None
 
     @classmethod
-    def _from_parts(cls, path: Path, tensors: dict[str, Tensor], card: Any) -> Ticket:
-        if not isinstance(card, dict) or not isinstance(card.get("schema"), int):
-            raise ValueError(f"{path} is no ticket: its card has no schema version")
-        if card["schema"] > SCHEMA:
-            raise ValueError(f"{path} has the schema {card['schema']}; this version reads up to {SCHEMA}: upgrade")
+    def _from_parts(cls, tensors: dict[str, Tensor], card: Any) -> Ticket:
+        schema = card.get("schema") if isinstance(card, dict) else None
+        if type(schema) is not int or schema < 1:
+            raise RefusedError("is no ticket: its card has no schema version")
+        if schema > SCHEMA:
+            raise RefusedError(f"has the schema {schema}; this version reads up to {SCHEMA}: upgrade")
         if card.pop("digest", None) != _digest(tensors, card):
-            raise ValueError(f"{path} is damaged or was altered: its content does not match its digest")
+            raise RefusedError("is damaged or was altered: its content does not match its digest")
         parts = _by_part(tensors)
-        masks = {name: unpack(parts["mask"][name], tuple(shape)) for name, shape in card.pop("shapes").items()}
-        layers = {name: LayerReport(**report) for name, report in card.pop("layers").items()}
+        shapes: dict[str, list[int]] = card.pop("shapes")
+        _agree("the masks on the card", shapes, parts["mask"])
+        masks = {name: unpack(parts["mask"][name], tuple(shape)) for name, shape in shapes.items()}
+        layers = {name: _report(report) for name, report in card.pop("layers").items()}
         plan = _plan_from(card.pop("plan"), parts["plan"])
         del card["schema"]
-        return cls(masks, parts["rewind"], parts["trained"] or None, plan, layers, card)
+        ticket = cls(masks, parts["rewind"], parts["trained"] or None, plan, layers, card)
+        ticket._check()
+        return ticket
+
+    def _check(self) -> None:
+        """Raises ValueError if the parts do not fit each other."""
+        shapes = {name: value.shape for name, value in self.rewind.items()}
+        for name, mask in self.masks.items():
+            if mask.shape != shapes.get(name):
+                raise ValueError(f"the mask of {name} has no value of its shape {tuple(mask.shape)} to restart from")
+        if self.trained is not None:
+            _agree("the trained values", self.trained, shapes)
+            if wrong := [name for name, value in self.trained.items() if value.shape != shapes[name]]:
+                raise ValueError(f"the trained values of {wrong[0]} have another shape than those to restart from")
+        if self.card.get("mask_digest") not in (None, digest(self.masks)):
+            raise ValueError("its masks are not those that its card tells of")
+        for name, limit, indices in _plan_indices(self.plan):
+            shape = shapes.get(f"{name}.weight")  # there is none of a normalisation without weights
+            if len(indices) and (indices.min() < 0 or (shape is not None and indices.max() >= limit(shape))):
+                raise ValueError(f"the plan of {name} names channels that the layer does not have")
+        if isinstance(self.plan, NMPlan) and (odd := [n for n in self.plan.layers if f"{n}.weight" not in shapes]):
+            raise ValueError(f"the plan names the layer {odd[0]!r}, which the network does not have")
 
     def _tensors(self) -> dict[str, Tensor]:
         # Copies, since safetensors refuses tensors that share memory (tied weights).
@@ -160,6 +189,47 @@ def _digest(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
     return sha.hexdigest()
 
 
+class RefusedError(ValueError):
+    """A reason for not reading a ticket that follows the file's name in the message."""
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Tensors and card, unchecked. Read, not mapped into memory: a mapped file could change later, or end."""
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size - 8
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(left, LONGEST_HEADER):
+            raise ValueError("it does not begin with a header, or ends within it")
+        header = json.loads(file.read(length).decode())  # the card first: another file is not read whole to be refused
+        metadata = header.get("__metadata__") if isinstance(header, dict) else None
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("card"), str):
+            raise ValueError("it has no card")
+        card = json.loads(metadata["card"])
+        file.seek(0)
+        return safetensors.load(file.read()), card
+
+
+def _reason(error: Exception) -> str:
+    """One line, whatever strings of the file the error quotes."""
+    if isinstance(error, RefusedError):
+        return str(error)
+    told = " ".join(str(error).split())[:200]
+    return f"is damaged or no ticket: {told if told.isprintable() else ascii(told)} ({type(error).__name__})"
+
+
+def _agree(what: str, names: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    if odd := sorted(set(names) ^ set(others)):
+        raise ValueError(f"{what} are not those in the file: {odd[0]} is in one of them alone")
+
+
+def _report(values: Mapping[str, Any]) -> LayerReport:
+    report = LayerReport(**values)
+    counts = (report.size, report.asked, report.kept, report.executed, report.positions)
+    if any(type(count) is not int or count < 0 for count in counts) or report.form not in get_args(Form):
+        raise ValueError(f"a layer's report cannot be true: {report}")
+    return report
+
+
 def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {"mask": {}, "rewind": {}, "trained": {}, "plan": {}}
     for name, tensor in tensors.items():
@@ -175,6 +245,8 @@ def _plan_card(plan: Plan | None) -> dict[str, Any] | None:
             return {"kind": "blocks", "grain": plan.grain, "blocks": counts}
         case ChannelPlan():
             return {"kind": "channels"}
+        case NMPlan():
+            return {"kind": "n_m", "n": plan.n, "m": plan.m, "layers": list(plan.layers)}
         case None:
             return None
 
@@ -194,27 +266,65 @@ def _plan_tensors(plan: Plan | None) -> dict[str, Tensor]:
                 for side in ("outputs", "inputs")
                 for name, channels in getattr(plan, side).items()
             }
-        case None:
+        case NMPlan() | None:
             return {}
 
 
 def _plan_from(card: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Plan | None:
-    if card is None:
-        return None
-    if card["kind"] == "channels":
+    plan: Plan | None = None
+    if card is not None and card["kind"] == "channels":
         sides: dict[str, dict[str, Tensor]] = {"outputs": {}, "inputs": {}}
         for key, channels in tensors.items():
             name, _, side = key.rpartition("/")
             sides[side][name] = channels.long()
-        return ChannelPlan(**sides)
-    blocks = {
-        name: [
-            Block(tensors[f"{name}/{index}/rows"].long(), tensors[f"{name}/{index}/columns"].long())
-            for index in range(count)
-        ]
-        for name, count in card["blocks"].items()
-    }
-    return BlockPlan(card["grain"], blocks)
+        plan = ChannelPlan(**sides)
+    elif card is not None and card["kind"] == "n_m":
+        plan = NMPlan(card["n"], card["m"], tuple(card["layers"]))
+    elif card is not None:
+        if card["kind"] != "blocks" or card["grain"] not in get_args(Grain):
+            raise ValueError(f"there is no plan of the kind {card['kind']}, {card.get('grain')}")
+        blocks = {
+            name: [
+                Block(tensors[f"{name}/{index}/rows"].long(), tensors[f"{name}/{index}/columns"].long())
+                for index in range(count)
+            ]
+            for name, count in card["blocks"].items()
+        }
+        plan = BlockPlan(card["grain"], blocks)
+    _agree("the plan's indices", _plan_tensors(plan), tensors)
+    if any(values.ndim != 1 or values.dtype != torch.int32 for values in tensors.values()):
+        raise ValueError("the plan's indices are no lists of int32")
+    return plan
+
+
+def _plan_indices(plan: Plan | None) -> Iterator[tuple[str, Limit, Tensor]]:
+    """Every list of indices of a plan, with its layer and what the indices stay below."""
+    if isinstance(plan, BlockPlan):
+        for name, blocks in plan.blocks.items():
+            for block in blocks:
+                yield name, _outputs, block.rows
+                yield name, _inputs if plan.grain == "input_channel" else _columns, block.columns
+    elif isinstance(plan, ChannelPlan):
+        for name, channels in plan.outputs.items():
+            yield name, _outputs, channels
+        for name, channels in plan.inputs.items():
+            yield name, _inputs_of_groups, channels
+
+
+def _outputs(shape: Sequence[int]) -> int:
+    return shape[0]
+
+
+def _inputs(shape: Sequence[int]) -> int:
+    return shape[1]
+
+
+def _inputs_of_groups(shape: Sequence[int]) -> int:
+    return shape[0] * shape[1]  # at most: a weight does not tell the number of groups
+
+
+def _columns(shape: Sequence[int]) -> int:
+    return math.prod(shape[1:])
 
 
 def _check_fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -17,6 +17,7 @@ from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.retrain import TicketTraining
 from lt_lightning.structures.refill import Refill
+from lt_lightning.structuring import make_ticket
 from lt_lightning.ticket import Ticket
 
 STEPS = 4
@@ -169,6 +170,24 @@ def test_a_structured_ticket_keeps_its_channels_dead(tmp_path: Path) -> None:
     assert training.trained.card["best_epoch"] == EPOCHS - REWIND - 1
     training.trained.save(tmp_path / "trained")
     assert same(Ticket.load(tmp_path / "trained").trained or {}, state)
+
+
+def test_operations_that_keep_their_channels_are_named_on_the_card(tmp_path: Path) -> None:
+    alone = Toy()
+    example = torch.zeros(1, 1, 6, 6)
+    alone.example_input_array = example
+    alone.network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Softmax2d(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 3),
+    )  # fmt: skip
+    state = {name: value.clone() for name, value in alone.network.state_dict().items()}
+    masks = {"0.weight": torch.rand(8, 1, 3, 3) < 0.5}
+    ticket = make_ticket("refill", Refill(round_to=1), masks, state, state, alone.network, example)
+    training = TicketTraining(ticket, monitor=None)
+    trainer_of(tmp_path, [training]).fit(alone)
+    assert training.trained is not None
+    assert training.trained.card["kept_whole"] == ["3"]
+    assert len(alone.network.get_submodule("0").weight) < 8  # type: ignore[arg-type]
 
 
 def test_without_a_restart_the_whole_schedule_is_trained(tmp_path: Path) -> None:

@@ -86,12 +86,22 @@ class Augment:
         if self.pad < 0:
             raise ValueError(f"data.augment.pad={self.pad}: must be at least 0")
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augments a batch, (N, C, H, W); the generator must be on its device."""
+    def __call__(self, images: Tensor, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> Tensor:
+        """Augments a batch.
+
+        Args:
+            images: (N, C, H, W); part `rank` of `world_size` equal parts of the batch of a step.
+            generator: on their device. Every process draws for the whole batch of the step and takes what is for its
+                part, so that an image becomes the same however many processes there are.
+            rank: of this process.
+            world_size: number of processes.
+        """
         count, device = len(images), images.device
+        part = slice(rank * count, (rank + 1) * count)
         if self.pad:
-            places = torch.randint(2 * self.pad + 1, (2, count), generator=generator, device=device)
-            images = crop(images, places[0], places[1], self.pad)
+            places = torch.randint(2 * self.pad + 1, (2, count * world_size), generator=generator, device=device)
+            images = crop(images, places[0, part], places[1, part], self.pad)
         if self.flip:
-            images = flip(images, torch.rand(count, generator=generator, device=device) < 0.5)
+            drawn = torch.rand(count * world_size, generator=generator, device=device)
+            images = flip(images, drawn[part] < 0.5)
         return images

@@ -136,5 +136,17 @@ def read_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # decoders raise all kinds
         raise bad(path, f"is not a whole picture ({error})") from error
+
+
+def read_text(path: Path) -> str:
+    """A text file's content.
+
+    Raises:
+        ValueError: if it is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise bad(path, f"is no text ({error.reason} at byte {error.start})") from error

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -190,13 +190,17 @@ class StreamLoader:
         self.sampler = order
         self.mean = mean
         self.std = std
+        self._keys = _Keys(order)
+        self._given = 0
+        self._resume: dict[str, int] | None = None
         self._loader = DataLoader(
             pictures,
-            batch_sampler=_Keys(order),
+            batch_sampler=self._keys,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=mean.is_cuda,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else every epoch would draw from the global one
         )
 
     def __len__(self) -> int:
@@ -204,11 +208,22 @@ class StreamLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """One epoch; which one is read when the first batch is asked for."""
+        """One epoch, or the rest of one; which one is read when the first batch is asked for."""
         device = self.mean.device
-        for images, labels in self._loader:
+        resumed, self._resume = self._resume, None
+        self._keys.first = resumed["batches"] if resumed is not None and resumed["epoch"] == self.sampler.epoch else 0
+        for number, (images, labels) in enumerate(self._loader, self._keys.first + 1):
             on_device = images.to(device, non_blocking=True)
+            self._given = number
             yield normalise(on_device, self.mean, self.std), labels.to(device, non_blocking=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been yielded: the epoch, and the number of its batches."""
+        return {"epoch": self.sampler.epoch, "batches": self._given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next iteration yields what comes then, if it is of that epoch."""
+        self._resume = state
 
 
 class _Keys:
@@ -216,13 +231,14 @@ class _Keys:
 
     def __init__(self, order: Order) -> None:
         self.order = order
+        self.first = 0  # batch of the epoch to begin with
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.order.epoch
-        for batch in self.order.batches():
+        for batch in self.order.batches()[self.first :]:
             yield [(epoch, index) for index in batch.tolist()]
 
 

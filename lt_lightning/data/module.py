@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sized
 from pathlib import Path
-from typing import ClassVar, Final, Literal, NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypedDict, Unpack
 
 import pytorch_lightning as pl
 import torch
@@ -35,9 +35,16 @@ class Pairs(NamedTuple):
 
 
 class Loader(Iterable[Batch], Sized, Protocol):
-    """Yields (float32 images, int64 labels) and knows how often; `sampler.set_epoch` sets the epoch."""
+    """Yields (float32 images, int64 labels) and knows how often; `sampler.set_epoch` sets the epoch.
+
+    With its state (builtins and tensors) another one goes on after the batch that this one yielded last.
+    """
 
     sampler: Order
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Options(TypedDict, total=False):
@@ -65,7 +72,7 @@ class ImageData(pl.LightningDataModule, ABC):
 
     Args:
         root: folder of the data sets.
-        batch_size: training images of one step of one process.
+        batch_size: training images of one step, shared evenly by all processes.
         eval_batch_size: images of one validation or test step of one process, at most.
         seed: of the division, the order and the augmentation.
         validation: how many training images to hold out for validation: a count, or a share (float).
@@ -155,7 +162,9 @@ class ImageData(pl.LightningDataModule, ABC):
         """The order in which this process goes through a part of `count` images."""
         train = part == "train"
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        size = self.batch_size if train else self.eval_batch_size
+        if train and self.batch_size % world_size:
+            raise ValueError(f"data.batch_size={self.batch_size}: must be a multiple of the {world_size} processes")
+        size = self.batch_size // world_size if train else self.eval_batch_size
         return Order(count, size, shuffle=train, drop_last=train, seed=self.seed, rank=rank, world_size=world_size)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
@@ -211,10 +220,12 @@ class TensorData(ImageData):
         augment = self.augment if part == "train" else NO_AUGMENTATION
         mean, std = self._statistics()
 
-        def transform(batch: Tensor, generator: torch.Generator) -> Tensor:
-            return normalise(augment(batch, generator), mean, std)
+        order = self._order(part, len(images))
 
-        return TensorLoader(images, labels, self._order(part, len(images)), transform)
+        def transform(batch: Tensor, generator: torch.Generator) -> Tensor:
+            return normalise(augment(batch, generator, order.rank, order.world_size), mean, std)
+
+        return TensorLoader(images, labels, order, transform)
 
     @abstractmethod
     def _read(self) -> tuple[Pairs, Pairs]:

@@ -103,8 +103,8 @@ class Order:
             )
         if len(self) == 0:
             raise ValueError(
-                f"data.batch_size={self.batch_size}: {self.count} training images over {self.world_size} processes "
-                f"make no full batch; at most {self.count // self.world_size} is possible"
+                f"data.batch_size={self.batch_size * self.world_size}: {self.count} training images make no full "
+                f"batch; at most {self.count // self.world_size * self.world_size} is possible"
             )
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lt_lightning.data.augment import Augment
-from lt_lightning.data.files import Files, bad, find, read_image
+from lt_lightning.data.files import Files, bad, find, read_image, read_text
 from lt_lightning.data.module import NO_AUGMENTATION, Options, Pairs, TensorData
 
 SIZE: Final = 64
@@ -69,7 +69,7 @@ def read_names(path: Path, classes: int) -> list[str]:
     Raises:
         ValueError: if there are more or fewer than `classes`, or one twice.
     """
-    names = sorted(path.read_text().split())
+    names = sorted(read_text(path).split())
     if len(set(names)) != len(names):
         raise bad(path, "names a class twice")
     if len(names) != classes:
@@ -94,7 +94,7 @@ def test_files(folder: Path, names: Sequence[str]) -> list[list[Path]]:
     """
     path = folder / "val_annotations.txt"
     pictures: dict[str, list[Path]] = {name: [] for name in names}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split("\t")
         if len(fields) < 2:
             raise bad(path, f"names no file and class in line {number}")

@@ -13,6 +13,10 @@ from lt_lightning.pruning.masks import Masks
 class HeldMasks:
     """Masks bound to the parameters of a network, on its device.
 
+    Attributes:
+        parameters: that are held, by name.
+        factors: 1 where a weight is kept and 0 where it is pruned, likewise.
+
     A pruned weight that is zero, whose gradient is zero and whose optimizer state is zero stays zero through any
     step of SGD, Adam and their like, weight decay included. So a training step costs one fused multiply of
     the gradients, and nothing in the network changes: no hooks, no extra parameters.
@@ -33,28 +37,27 @@ class HeldMasks:
                     f"the mask of {name} has the shape {tuple(mask.shape)}, "
                     f"the parameter {tuple(parameters[name].shape)}"
                 )
-        self._names = list(masks)
-        self._parameters: list[Tensor] = [parameters[name] for name in masks]
+        self.parameters: dict[str, Tensor] = {name: parameters[name] for name in masks}
         # In the parameters' type and memory format, so that a fused multiply needs no conversion.
-        self._factors: list[Tensor] = [
-            torch.empty_like(parameter, requires_grad=False).copy_(masks[name])
-            for name, parameter in zip(self._names, self._parameters, strict=True)
-        ]
+        self.factors: dict[str, Tensor] = {
+            name: torch.empty_like(parameter, requires_grad=False).copy_(masks[name])
+            for name, parameter in self.parameters.items()
+        }
 
     @torch.no_grad()
     def zero_weights(self) -> None:
         """Sets the pruned weights to zero, in place."""
-        if self._parameters:
-            torch._foreach_mul_(self._parameters, self._factors)
+        if self.parameters:
+            torch._foreach_mul_(list(self.parameters.values()), list(self.factors.values()))
 
     def zero_gradients(self) -> None:
         """Sets the gradients of pruned weights to zero: once a step, between backward and the optimizer."""
         gradients: list[Tensor] = []
         factors: list[Tensor] = []
-        for parameter, factor in zip(self._parameters, self._factors, strict=True):
+        for name, parameter in self.parameters.items():
             if parameter.grad is not None:
                 gradients.append(parameter.grad)
-                factors.append(factor)
+                factors.append(self.factors[name])
         if gradients:
             torch._foreach_mul_(gradients, factors)
 
@@ -62,14 +65,7 @@ class HeldMasks:
     def zero_optimizer_state(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """Sets the running averages (momentum) of pruned weights to zero, in place."""
         for optimizer in optimizers:
-            for parameter, factor in zip(self._parameters, self._factors, strict=True):
+            for name, parameter in self.parameters.items():
                 for value in optimizer.state.get(parameter, {}).values():
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        value.mul_(factor.to(value.dtype))
-
-    def violated(self) -> str | None:
-        """Name of the first parameter with a pruned weight that is not exactly zero; None if all hold."""
-        for name, parameter, factor in zip(self._names, self._parameters, self._factors, strict=True):
-            if bool((parameter.detach()[factor == 0] != 0).any()):
-                return name
-        return None
+                        value.mul_(self.factors[name].to(value.dtype))

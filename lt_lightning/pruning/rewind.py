@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.files import replacing
+from lt_lightning.files import write_tensors
 
 Mode = Literal["weights", "learning_rate", "none"]
 
@@ -155,8 +155,7 @@ class Restart:
 
     def save(self, path: Path) -> None:
         """Writes a file, whole or not at all."""
-        with replacing(path) as partial:
-            torch.save(self.state_dict(), partial)
+        write_tensors(path, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins only."""

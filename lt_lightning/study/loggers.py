@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.pruning.masks import density
 from lt_lightning.study.metrics_file import MetricsFile
+from lt_lightning.study.places import hash_of
 from lt_lightning.study.results import Result
 from lt_lightning.ticket import Ticket
 
@@ -33,8 +35,54 @@ class LogRounds(pl.Callback):
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
 
+class Mirror(Logger):
+    """Gives another logger the rows of the metrics file, each once, and whole: when a later one has begun.
+
+    Args:
+        source: file to be mirrored; it stands before this logger in the trainer's list.
+        target: logger that gets its rows.
+        known: step up to which it has them already.
+    """
+
+    def __init__(self, source: MetricsFile, target: Logger, known: int = -1) -> None:
+        super().__init__()
+        self.target = target
+        self._source = source
+        self._known = known
+
+    @property
+    def name(self) -> str | None:
+        return self.target.name
+
+    @property
+    def version(self) -> int | str | None:
+        return self.target.version
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._hand_over(sorted(self._source.rows)[:-1])
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.target.log_hyperparams(params)
+
+    def save(self) -> None:
+        self.target.save()
+
+    def finalize(self, status: str) -> None:
+        self._hand_over(sorted(self._source.rows))
+        self.target.finalize(status)
+
+    def _hand_over(self, steps: list[int]) -> None:
+        for step in steps:
+            if step > self._known:
+                self.target.log_metrics(self._source.rows[step], step)
+                self._known = step
+
+
 def make_loggers(config: DictConfig, place: Path, root: Path, name: str, job_type: str) -> list[Logger]:
     """The loggers of one training.
+
+    What an earlier, killed attempt has given to W&B (offline) and TensorBoard is removed: they get it again from
+    `metrics.csv`, as far as it holds. So each step stands there once. W&B online goes on with the same run.
 
     Args:
         config: of the job; `logger` in it names the loggers beside the CSV file.
@@ -43,17 +91,26 @@ def make_loggers(config: DictConfig, place: Path, root: Path, name: str, job_typ
         name: of the run.
         job_type: `search` or `retrain`.
     """
-    loggers: list[Logger] = [MetricsFile(place / "metrics.csv")]
+    file = MetricsFile(place / "metrics.csv")
+    mirrors: list[Logger] = []
     for choice, node in config.logger.items():
         extra: dict[str, Any] = {"save_dir": str(root if choice == "wandb" else root / "tensorboard"), "name": name}
         if choice == "wandb":
             os.environ.setdefault("WANDB_SILENT", "true")  # its summary would drown ours
             (root / "wandb").mkdir(parents=True, exist_ok=True)
-            extra["job_type"] = job_type
+            extra |= {"job_type": job_type, "id": hash_of({"place": str(place.resolve())})}
+            earlier = list((root / "wandb").glob(f"offline-run-*-{extra['id']}"))
+        else:
+            earlier = [root / "tensorboard" / name]
+        for folder in earlier:
+            shutil.rmtree(folder, ignore_errors=True)
         logger: Logger = instantiate(node, **extra)
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-        loggers.append(logger)
-    return loggers
+        known = -1
+        if isinstance(logger, WandbLogger):  # it was killed, and went on online
+            known = logger.experiment.summary.get("trainer/global_step", -1)
+        mirrors.append(Mirror(file, logger, known))
+    return [file, *mirrors]
 
 
 @contextmanager
@@ -77,8 +134,9 @@ def record(loggers: list[Logger], results: list[Result], tickets: Mapping[str, t
         tickets: file (without suffix) and ticket by artifact name.
     """
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            _record_wandb(logger, results, tickets)
+        if isinstance(logger, Mirror) and isinstance(logger.target, WandbLogger):
+            logger.finalize("success")  # all rows, where nothing was trained in this attempt
+            _record_wandb(logger.target, results, tickets)
 
 
 def _record_wandb(logger: WandbLogger, results: list[Result], tickets: Mapping[str, tuple[Path, Ticket]]) -> None:

@@ -16,6 +16,9 @@ from lt_lightning.files import replacing
 class MetricsFile(Logger):
     """Writes logged scalars to a CSV file; metrics logged at the same step share a row.
 
+    Attributes:
+        rows: metrics by step; what the file held at first.
+
     Args:
         path: of the file. It is written anew at every save, to a temporary name first.
     """
@@ -23,7 +26,7 @@ class MetricsFile(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._rows: dict[int, dict[str, float]] = {}
+        self.rows = _read(path) if path.is_file() else {}
         self._saved = True
 
     @property
@@ -36,9 +39,14 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        row = self._rows.setdefault(len(self._rows) if step is None else step, {})
+        row = self.rows.setdefault(len(self.rows) if step is None else step, {})
         row.update({name: float(value) for name, value in metrics.items()})
         self._saved = False
+
+    @rank_zero_only
+    def drop_after(self, step: int) -> None:
+        """Forgets the rows of later steps: a training goes on after this one."""
+        self.rows = {number: row for number, row in self.rows.items() if number <= step}
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -48,13 +56,22 @@ class MetricsFile(Logger):
     def save(self) -> None:
         if self._saved:
             return
-        names = dict.fromkeys(name for row in self._rows.values() for name in row)
+        names = dict.fromkeys(name for row in self.rows.values() for name in row)
         with replacing(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["step", *names])
             writer.writeheader()
-            writer.writerows({"step": step, **row} for step, row in sorted(self._rows.items()))
+            writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
         self._saved = True
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+
+
+def _read(path: Path) -> dict[int, dict[str, float]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        return {int(row.pop("step")): row for row in rows}
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
+        raise ValueError(f"{path} is damaged: it is not a table of metrics by step") from None

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lt_lightning.classifier import ImageClassifier
+from lt_lightning.distributed.rank import together
 from lt_lightning.measure.networks import Setting, largest_difference, time_ratio
 from lt_lightning.shrink.execute import execute
 from lt_lightning.study.results import Result
@@ -19,7 +20,12 @@ from lt_lightning.ticket import Ticket
 def evaluate(study: Study, classifier: ImageClassifier, ticket: Ticket) -> float:
     """Accuracy of a trained ticket on the test set."""
     ticket.apply(classifier.network, "trained")
-    (metrics,) = study.trainer([], []).test(classifier, study.data, verbose=False)
+    return together(run_test, study, classifier=classifier)
+
+
+def run_test(study: Study, classifier: ImageClassifier | None = None) -> float:
+    """Accuracy on the test set, in every process: each tests its part by process 0's weights."""
+    (metrics,) = study.trainer([], []).test(classifier or study.classifier(), study.data, verbose=False)
     return float(metrics["test/accuracy"])
 
 

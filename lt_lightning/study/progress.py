@@ -39,6 +39,9 @@ class JobProgress:
             disable=not console.is_terminal,
         )
         self._job: TaskID = self._bars.add_task("whole job", total=epochs, counts="", left="")
+        self._watcher: Callable[[str], None] | None = None
+        self._label = ""
+        self._told = ""
         self._stage: TaskID = self._bars.add_task("", total=1, counts="", left="", visible=False)
 
     def __enter__(self) -> JobProgress:
@@ -50,16 +53,19 @@ class JobProgress:
     ) -> None:
         self._bars.stop()
 
-    def start(self, label: str, epochs: int) -> None:
-        """A training, or a round of the search, begins."""
+    def start(self, label: str, epochs: int, done: int = 0) -> None:
+        """A training, or a round of the search, begins, or goes on after some epochs."""
+        self._label = label
         self._bars.reset(
-            self._stage, description=label, total=epochs, visible=True, counts=f"epoch 1/{epochs}", left=""
-        )
+            self._stage, description=label, total=epochs, completed=done, visible=True,
+            counts=f"epoch {done + 1}/{epochs}", left="",
+        )  # fmt: skip
 
     def advance(self, epoch: int, epochs: int, share: float) -> None:
         """A share of an epoch is done; `epoch` counts from 0 within the training."""
         self._done += share
         counts = f"epoch {min(epoch + 1, epochs)}/{epochs}"
+        self._tell(f"{self._label}, {counts}")
         self._bars.update(self._stage, advance=share, counts=counts)
         self._bars.update(
             self._job, completed=self._done, counts=f"{self._done:.0f}/{self._epochs} epochs", left=self.time_left()
@@ -69,6 +75,24 @@ class JobProgress:
         """Epochs that turned out not to be needed."""
         self._epochs -= epochs
         self._bars.update(self._job, total=self._epochs)
+
+    def expect(self, epochs: int) -> None:
+        """So many epochs are still to come."""
+        self._epochs = round(self._done) + epochs
+        self._bars.update(self._job, total=self._epochs)
+
+    def watched_by(self, watcher: Callable[[str], None] | None) -> None:
+        """From now on it is told which epoch of which training runs, whenever that changes."""
+        self._watcher = watcher
+
+    def _tell(self, what: str) -> None:
+        if self._watcher is not None and what != self._told:
+            self._watcher(what)
+        self._told = what
+
+    def note(self, text: str) -> None:
+        """Something to know, printed above the bars."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self, text: str) -> None:
         """A training has ended: says so where there are no bars."""
@@ -105,7 +129,11 @@ class ReportProgress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stages = self._lengths()
-        self._job.skip(self._expected - sum(self._stages))
+        self._job.skip(self._expected - sum(self._stages) + trainer.current_epoch)
+        if trainer.global_step > 0:  # resumed
+            index, epoch = self._locate(trainer.current_epoch)
+            self._job.start(self._label(index), self._stages[index], epoch)
+            self._job.note(f"{self._label(index)} goes on in epoch {epoch + 1} of {self._stages[index]}")
 
     def _locate(self, epoch: int) -> tuple[int, int]:
         """Part of the fit, and epoch within it."""

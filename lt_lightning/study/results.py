@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from lt_lightning.files import read_json, replacing, write_json
+from lt_lightning.study.places import Task
 
 FILE = "result.json"
+SUMMARY = "summary.csv"
 
 
 @dataclass(frozen=True)
@@ -65,21 +69,47 @@ class Result:
 
     @classmethod
     def load(cls, folder: Path) -> Result | None:
-        """The folder's result; None if it is not finished."""
+        """The folder's result; None if it is not finished. A damaged one counts as missing, with a warning."""
         path = folder / FILE
-        return cls(**read_json(path)) if path.is_file() else None
+        try:
+            return cls._from_json(read_json(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError) as error:
+            warnings.warn(f"{error}; {path} counts as missing", stacklevel=2)
+            return None
+
+    @classmethod
+    def _from_json(cls, values: Any) -> Result:
+        if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
+            raise ValueError("not the columns of a result")
+        for field in fields(cls):
+            kinds = {"str": (str,), "int": (int,), "float": (float, int)}[str(field.type)]
+            if not isinstance(values[field.name], kinds):
+                raise ValueError(f"{field.name} is {values[field.name]!r}")
+        return cls(**values)
 
 
 def find_results(root: Path) -> list[Result]:
     """Every finished result under a folder, ordered by data, model, seed, search, round and structure."""
-    results = [result for path in root.rglob(FILE) if (result := Result.load(path.parent)) is not None]
+    paths = root.glob(f"*/round_*/*/{FILE}")
+    results = [result for path in paths if (result := Result.load(path.parent)) is not None]
     return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.structure, r.place))
+
+
+def results_of(task: Task) -> list[Result] | None:
+    """What a task yielded; None if it is not finished."""
+    results = [Result.load(folder) for folder in task.parts]
+    return [result for result in results if result is not None] if all(results) else None
 
 
 def write_summary(root: Path) -> Path:
     """Writes `summary.csv`, made anew from all results under the root, and returns its path."""
-    path = root / "summary.csv"
-    write_table(path, find_results(root))
+    path = root / SUMMARY
+    known: list[Result] | None = None
+    while known != (found := find_results(root)):  # again, if another process finished something meanwhile
+        write_table(path, found)
+        known = found
     return path
 
 

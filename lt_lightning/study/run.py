@@ -2,64 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lt_lightning.study.cells import run_cell
-from lt_lightning.study.plots import plot_accuracy
-from lt_lightning.study.progress import JobProgress
-from lt_lightning.study.results import Result, write_summary
-from lt_lightning.study.search import run_search, search_results
-from lt_lightning.study.study import Study
+from lt_lightning.study.options import check_options
+from lt_lightning.study.places import Task, tasks_of
+from lt_lightning.study.results import SUMMARY, Result, results_of, write_summary
 from lt_lightning.study.table import results_table
 
 
 def run(config: DictConfig) -> list[Result]:
     """Runs what the configuration asks for, as far as it is not there yet.
 
+    Several processes may be given the same: they share the work, and each returns when all of it is done.
+
     Returns:
         a result for the dense network, every round's unstructured ticket and every structured one.
 
     Raises:
         ValueError: before anything is trained, if the configuration asks for something impossible.
+        Exception: what a search or the training of a ticket raised, after all others are finished; an
+            `ExceptionGroup` if several did.
     """
-    study = Study.from_config(config)
-    console = Console()
-    _announce(study, console)
-    with JobProgress(_epochs_left(study), console) as job:
-        results = run_search(study, job)
-        write_summary(study.root)
-        for number, structure in study.cells():
-            results.append(run_cell(study, number, structure, results[0].accuracy, job))
-            write_summary(study.root)
-    _show(study, results, console)
+    tasks = tasks_of(config)
+    failed: Mapping[Task, Exception] = {}
+    if any(results_of(task) is None for task in tasks):
+        from lt_lightning.study.quiet import quieten  # slow to import, as all that needs Lightning
+        from lt_lightning.study.ranks import needs_processes, run_in_processes
+
+        quieten()
+        check_options(config)
+        if needs_processes(config):
+            returned: list[Result] = run_in_processes(config)
+            return returned
+        failed = _work(config, tasks)
+    results = [result for task in tasks for result in results_of(task) or ()]
+    _show(config, tasks[0].folder, results)
+    if failed:
+        raise _summed_up(list(failed.values()), len(tasks))
     return results
 
 
-def _epochs_left(study: Study) -> int:
-    """Epochs of all trainings that are not finished."""
-    lengths = study.expected_lengths()
-    cells = [number for number, name in study.cells() if Result.load(study.cell_folder(number, name)) is None]
-    return (sum(lengths) if search_results(study) is None else 0) + sum(lengths[number] for number in cells)
+def title_of(config: DictConfig) -> str:
+    """Of a job, for people."""
+    return f"{config.labels.data}, {config.labels.model}, seed {config.seed}"
 
 
-def _announce(study: Study, console: Console) -> None:
-    names = ", ".join(study.structures) or "no structure"
+def _work(config: DictConfig, tasks: Sequence[Task]) -> Mapping[Task, Exception]:
+    """Does what is open, and returns what failed."""
+    from lt_lightning.measure.allocator import keep_freed_memory
+    from lt_lightning.study.plots import plot_accuracy
+    from lt_lightning.study.progress import JobProgress
+    from lt_lightning.study.stopping import stoppable
+    from lt_lightning.study.study import Study
+    from lt_lightning.study.work import Work
+
+    keep_freed_memory()
+    study = Study.from_config(config)
+    console = Console()
+    _announce(config, console)
+    with stoppable(), JobProgress(0, console) as job:
+        work = Work(study, tasks, job)
+        work.run()
+    results = [result for task in tasks for result in results_of(task) or ()]
+    if any(result.round == 0 for result in results):
+        plot_accuracy(results, tasks[0].folder / "accuracy.png", title_of(config))
+    return work.failed
+
+
+def _summed_up(errors: list[Exception], count: int) -> Exception:
+    return errors[0] if len(errors) == 1 else ExceptionGroup(f"{len(errors)} of {count} tasks failed", errors)
+
+
+def _announce(config: DictConfig, console: Console) -> None:
+    names = ", ".join(config.structure) or "no structure"
+    rounds = config.retrain_rounds
+    which = "every round" if rounds is None else f"round {', '.join(map(str, rounds))}"
     console.print(
-        f"{study.labels['data']} with {study.labels['model']}, seed {study.labels['seed']}: the dense network and "
-        f"{study.rounds} rounds of pruning; {names} for every round.\nEverything is written under {study.root}.",
+        f"{config.labels.data} with {config.labels.model}, seed {config.seed}: the dense network and "
+        f"{config.pruning.rounds} rounds of pruning; {names} for {which}.\nEverything is written under "
+        f"{config.paths.root}.",
         markup=False,
         highlight=False,
     )
 
 
-def _show(study: Study, results: list[Result], console: Console) -> None:
-    title = f"{study.labels['data']}, {study.labels['model']}, seed {study.labels['seed']}"
-    picture = study.search_folder / "accuracy.png"
-    plot_accuracy(results, picture, title)
-    console.print(results_table(results, title))
-    written = {"Tickets": study.search_folder, "Table": study.root / "summary.csv", "Plot": picture}
-    if "wandb" in study.config.logger:
-        written["W&B"] = study.root / "wandb"
+def _show(config: DictConfig, search: Path, results: list[Result]) -> None:
+    console = Console()
+    root = Path(config.paths.root)
+    if results:
+        console.print(results_table(results, title_of(config)))
+        if not (root / SUMMARY).exists():
+            write_summary(root)
+    written = {"Tickets": search, "Table": root / SUMMARY, "Plot": search / "accuracy.png"}
+    if "wandb" in config.logger:
+        written["W&B"] = root / "wandb"
     for what, where in written.items():
-        console.print(f"{what + ':':9}{where}", markup=False, highlight=False)
+        if where.exists():
+            console.print(f"{what + ':':9}{where}", markup=False, highlight=False, soft_wrap=True)

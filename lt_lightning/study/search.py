@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from omegaconf import OmegaConf
+from collections.abc import Sequence
 
-from lt_lightning.callback import DENSE
-from lt_lightning.classifier import ImageClassifier
-from lt_lightning.files import replacing
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import Logger
+
+from lt_lightning.callback import DENSE, LotteryTicketPruning
+from lt_lightning.distributed.rank import together
+from lt_lightning.files import replacing, write_json
+from lt_lightning.study.checkpoints import Checkpoints, checkpoints_in
 from lt_lightning.study.loggers import LogRounds, closing_wandb, make_loggers, record
 from lt_lightning.study.outcome import evaluate, make_result
 from lt_lightning.study.progress import JobProgress, ReportProgress
 from lt_lightning.study.results import Result
 from lt_lightning.study.study import TICKET, Study
 from lt_lightning.ticket import Ticket
+
+TRAINED = "trained.json"  # written when all rounds are trained; they may not be tested yet
 
 
 def run_search(study: Study, job: JobProgress) -> list[Result]:
@@ -21,24 +28,47 @@ def run_search(study: Study, job: JobProgress) -> list[Result]:
     done = search_results(study)
     if done is not None:
         return done
-    callback = study.pruning()
     with replacing(folder / "config.yaml") as partial:
         partial.write_text(OmegaConf.to_yaml(study.config, resolve=True), encoding="utf-8")
     with closing_wandb():
         loggers = make_loggers(study.config, folder, study.root, folder.name, "search")
-        classifier = study.classifier()
-        expected = sum(study.expected_lengths())
-        report = ReportProgress(
-            job, expected, lambda: callback.round_lengths, lambda index: _search_label(index, study.rounds)
-        )
-        study.trainer([callback, LogRounds(callback), report], loggers).fit(classifier, study.data)
-        results = _evaluate_search(study, classifier)
+        if not (folder / TRAINED).is_file():
+            _train(study, job, loggers)
+        results = _evaluate_search(study)
         tickets = {
             f"{folder.name}-round_{result.round:02d}-{result.structure}": study.root / result.place / TICKET
             for result in results
         }
         record(loggers, results, {name: (path, Ticket.load(path)) for name, path in tickets.items()})
+    for result in results:
+        result.save(study.root / result.place)
     return results
+
+
+def _train(study: Study, job: JobProgress, loggers: Sequence[Logger]) -> None:
+    callback = study.pruning()
+    checkpoints = checkpoints_in(study.search_folder, study.config)
+    expected = sum(study.expected_lengths())
+    report = ReportProgress(
+        job, expected, lambda: callback.round_lengths, lambda index: _search_label(index, study.rounds)
+    )
+    together(train_rounds, study, callback=callback, checkpoints=checkpoints, own=[report], loggers=loggers)
+    write_json(study.search_folder / TRAINED, {"rounds": callback.history})
+    checkpoints.finish()
+
+
+def train_rounds(
+    study: Study,
+    callback: LotteryTicketPruning | None = None,
+    checkpoints: Checkpoints | None = None,
+    own: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> None:
+    """The fit of all rounds, from the last checkpoint on, in every process; process 0 alone has what it is given."""
+    callback = callback or study.pruning()
+    checkpoints = checkpoints or checkpoints_in(study.search_folder, study.config)
+    trainer = study.trainer([callback, LogRounds(callback), *own, checkpoints], list(loggers))
+    trainer.fit(study.classifier(), study.data, ckpt_path=checkpoints.latest(), weights_only=True)
 
 
 def _search_label(index: int, rounds: int) -> str:
@@ -52,8 +82,9 @@ def search_results(study: Study) -> list[Result] | None:
     return [result for result in results if result is not None] if all(results) else None
 
 
-def _evaluate_search(study: Study, classifier: ImageClassifier) -> list[Result]:
+def _evaluate_search(study: Study) -> list[Result]:
     """Tests every round's trained ticket."""
+    classifier = study.classifier()
     results: list[Result] = []
     for number in range(study.rounds + 1):
         name = DENSE if number == 0 else study.config.pruning.next_round_from
@@ -62,6 +93,5 @@ def _evaluate_search(study: Study, classifier: ImageClassifier) -> list[Result]:
         accuracy = evaluate(study, classifier, ticket)
         dense = results[0].accuracy if results else accuracy
         result = make_result(study, ticket, accuracy, dense, folder)
-        result.save(folder)
         results.append(result)
     return results

@@ -10,15 +10,22 @@ from typing import Any, get_args
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from lt_lightning.callback import UNSTRUCTURED, LotteryTicketPruning
 from lt_lightning.classifier import ImageClassifier
 from lt_lightning.data.module import ImageData
+from lt_lightning.distributed.batch_norm import SyncBatchNormOnCpu
+from lt_lightning.distributed.rank import processes
 from lt_lightning.retrain import Execution
 from lt_lightning.structures.base import Structure
-from lt_lightning.study.places import hash_of
+from lt_lightning.study.checkpoints import checkpoints_in
+from lt_lightning.study.options import check_options
+from lt_lightning.study.places import cell_folder, cells_of, search_folder
+from lt_lightning.study.ranks import needs_processes
 
 TICKET = "ticket"
 
@@ -48,6 +55,7 @@ class Study:
         Raises:
             ValueError: if the configuration asks for something impossible; the message names the key.
         """
+        check_options(config)
         if config.threads is not None:
             if not (isinstance(config.threads, int) and config.threads > 0):
                 raise ValueError(f"threads={config.threads!r} is not a positive number of CPU threads")
@@ -60,7 +68,7 @@ class Study:
                 )
         structures = {name: instantiate(node) for name, node in config.structure.items()}
         root = Path(config.paths.root)
-        study = cls(config, root, data, structures, root / _search_name(config))
+        study = cls(config, root, data, structures, search_folder(config))
         study.check()
         return study
 
@@ -78,7 +86,7 @@ class Study:
             allowed = ", ".join(get_args(Execution))
             raise ValueError(f"execution={self.config.execution!r} is not one of {allowed}")
         network = self.classifier().network
-        self.trainer([], [])
+        self.trainer([checkpoints_in(self.search_folder, self.config)], [])
         needs = self.pruning()
         for name, structure in self.structures.items():
             if structure.needs_gradients and not needs.gradient_batches:
@@ -117,14 +125,24 @@ class Study:
         return callback
 
     def trainer(self, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
-        """A trainer for one training."""
+        """A trainer for one training, or one test, in all processes of the job."""
+        plugins: list[Any] = [LightningEnvironment()]  # the processes are our own, in SLURM too
+        synchronised = processes() > 1 and self.config.trainer.sync_batchnorm
+        if on_cpu := synchronised and torch.distributed.get_backend() == "gloo":
+            plugins.append(SyncBatchNormOnCpu())
+        devices = self.config.trainer.devices
         trainer: pl.Trainer = instantiate(
             self.config.trainer,
+            devices=1 if needs_processes(self.config) else devices,  # outside of them: to check, or to measure
             callbacks=callbacks,
             logger=loggers,
+            strategy="ddp" if processes() > 1 else "auto",
+            plugins=plugins,
+            sync_batchnorm=synchronised and not on_cpu,
+            use_distributed_sampler=False,  # each loader serves its process's part
             enable_progress_bar=False,
             enable_model_summary=False,
-            enable_checkpointing=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         )
         return trainer
 
@@ -148,24 +166,8 @@ class Study:
 
     def cells(self) -> list[tuple[int, str]]:
         """Tickets that are retrained alone, as (round, structure)."""
-        if self.config.pruning.next_round_from != UNSTRUCTURED:
-            return []
-        chosen = self.config.retrain_rounds
-        numbers = range(1, self.rounds + 1) if chosen is None else sorted(chosen)
-        return [(number, name) for number in numbers for name in self.structures]
+        return cells_of(self.config)
 
     def cell_folder(self, number: int, structure: str) -> Path:
         """Folder of a retrained ticket, named by a hash of what determines it besides the search."""
-        options = OmegaConf.to_container(self.config.structure[structure], resolve=True)
-        what = {"structure": options, "execution": self.config.execution}
-        return self.search_folder / f"round_{number:02d}" / f"{structure}-{hash_of(what)}"
-
-
-def _search_name(config: DictConfig) -> str:
-    keys = ["dataset", "data", "model", "classifier", "pruning", "trainer", "seed"]
-    if config.pruning.next_round_from != UNSTRUCTURED:
-        keys.append("structure")
-    whole: Any = OmegaConf.to_container(config, resolve=True)
-    what = {key: whole[key] for key in keys}
-    what["data"].pop("root", None)  # where the files are does not matter
-    return f"{config.labels.data}-{config.labels.model}-s{config.seed}-{hash_of(what)}"
+        return cell_folder(self.config, number, structure)

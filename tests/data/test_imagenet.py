@@ -125,6 +125,31 @@ def test_workers_that_stay_get_the_new_epoch(tmp_path: Path) -> None:
         assert torch.equal(torch.cat([images for images, _ in loader]), epoch(alone, number)[0])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_epoch_goes_on_with_its_own_order(tmp_path: Path, workers: int) -> None:
+    """Lightning asks for the iterator before it says which epoch it is: workers must not have begun with epoch 0."""
+    write(tmp_path)
+    data = loaded(tmp_path, workers)
+    before = torch.get_rng_state()
+    whole, labels = epoch(data, 3)
+    first = data.train_dataloader()
+    first.sampler.set_epoch(3)
+    batches = iter(first)
+    for _ in range(2):
+        next(batches)
+    second = loaded(tmp_path, workers).train_dataloader()
+    rest = iter(second)
+    second.load_state_dict(first.state_dict())
+    second.sampler.set_epoch(3)
+    found = list(rest)
+    assert len(found) == 2
+    assert torch.equal(torch.cat([images for images, _ in found]), whole[8:])
+    assert torch.equal(torch.cat([label for _, label in found]), labels[8:])
+    second.sampler.set_epoch(4)
+    assert torch.equal(torch.cat([images for images, _ in second]), epoch(data, 4)[0])
+    assert torch.equal(torch.get_rng_state(), before)  # which dropout draws from
+
+
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (64, 64), (1000, 100), (90, 700)])
 def test_random_boxes_keep_to_the_published_ranges(width: int, height: int) -> None:
     random = np.random.default_rng(0)

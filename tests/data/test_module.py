@@ -110,7 +110,7 @@ def test_a_validation_part_that_leaves_nothing_is_refused() -> None:
 
 
 def test_a_batch_larger_than_the_training_part_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"data\.batch_size=64: 13 training images"):
+    with pytest.raises(ValueError, match=r"data\.batch_size=64: 13 training images make no full batch"):
         digits(limit=0.01).train_dataloader()
 
 

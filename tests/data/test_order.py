@@ -82,7 +82,8 @@ def test_training_gives_every_rank_as_many_full_batches_as_possible(
     count: int, batch_size: int, world_size: int, epoch: int
 ) -> None:
     if count < batch_size * world_size:
-        with pytest.raises(ValueError, match=rf"data\.batch_size={batch_size}: {count} training images over"):
+        told = rf"data\.batch_size={batch_size * world_size}: {count} training images make no full batch"
+        with pytest.raises(ValueError, match=told):
             every_rank(count, batch_size, world_size, train=True)
         return
     ranks = every_rank(count, batch_size, world_size, train=True, epoch=epoch)

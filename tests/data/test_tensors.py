@@ -47,33 +47,19 @@ def test_images_come_with_their_labels_in_the_order_asked_for() -> None:
         assert torch.equal(images, chosen[:, None, None, None].expand(8, 1, 4, 4).float())
 
 
-def test_what_is_yielded_is_a_function_of_seed_epoch_and_rank() -> None:
+def test_what_is_yielded_is_a_function_of_seed_and_epoch() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 1, 8, 8), generator=generator, dtype=torch.uint8)
 
-    def drawn(seed: int, epoch: int, rank: int) -> Tensor:
-        order = Order(COUNT, 5, shuffle=False, drop_last=True, seed=seed, rank=0)
-        order.rank, order.epoch = rank, epoch  # unshuffled and as the only process: augmentation alone differs
+    def drawn(seed: int, epoch: int) -> Tensor:
+        order = Order(COUNT, 5, shuffle=False, drop_last=True, seed=seed, epoch=epoch)  # augmentation alone differs
         return torch.cat([batch for batch, _ in TensorLoader(images, torch.arange(COUNT), order, augmented)])
 
-    reference = drawn(0, 0, 0)
+    reference = drawn(0, 0)
     torch.manual_seed(7)
-    assert torch.equal(reference, drawn(0, 0, 0))
-    assert not torch.equal(reference, drawn(1, 0, 0))
-    assert not torch.equal(reference, drawn(0, 1, 0))
-
-
-def test_processes_augment_differently() -> None:
-    """Of copies of one image two processes make different batches."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (1, 1, 8, 8), generator=generator, dtype=torch.uint8)
-
-    def drawn(rank: int) -> Tensor:
-        order = Order(COUNT, 5, shuffle=True, drop_last=True, seed=0, rank=rank, world_size=2)
-        loader = TensorLoader(image.expand(COUNT, 1, 8, 8), torch.arange(COUNT), order, augmented)
-        return torch.cat([batch for batch, _ in loader])
-
-    assert not torch.equal(drawn(0), drawn(1))
+    assert torch.equal(reference, drawn(0, 0))
+    assert not torch.equal(reference, drawn(1, 0))
+    assert not torch.equal(reference, drawn(0, 1))
 
 
 class Recorder(pl.LightningModule):
@@ -145,7 +131,7 @@ class Recorder(pl.LightningModule):
 torch.set_num_threads(1)
 options = dict(accelerator="cpu", strategy="ddp", devices=2, logger=False, enable_checkpointing=False,
                enable_progress_bar=False, enable_model_summary=False)
-data, module = Digits("unused", 64, eval_batch_size=32, seed=3, validation=180), Recorder()
+data, module = Digits("unused", 128, eval_batch_size=32, seed=3, validation=180), Recorder()
 trainer = pl.Trainer(max_epochs=2, **options)
 trainer.fit(module, datamodule=data)
 trainer.test(module, datamodule=data, verbose=False)
@@ -163,7 +149,7 @@ def test_two_processes_share_the_data_exactly(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    data = Digits("unused", 64, eval_batch_size=32, seed=3, validation=180)
+    data = Digits("unused", 128, eval_batch_size=32, seed=3, validation=180)
     data.setup()
     labels = data.parts["train"].labels
     for rank in range(2):
@@ -176,3 +162,49 @@ def test_two_processes_share_the_data_exactly(tmp_path: Path) -> None:
     together = seen[0]["test"] + seen[1]["test"]
     assert len(together) == 360
     assert sorted(together) == sorted(images.tolist())
+
+
+def test_another_loader_goes_on_where_the_first_one_was() -> None:
+    def loader() -> TensorLoader:
+        images = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1)
+        order = Order(20, 4, shuffle=True, drop_last=True, seed=1)
+        return TensorLoader(
+            images,
+            torch.arange(20),
+            order,
+            lambda batch, random: batch + torch.rand(len(batch), 1, 1, 1, generator=random),
+        )
+
+    first = loader()
+    first.sampler.set_epoch(3)
+    whole = list(first)
+    for given in range(1, 5):
+        batches = iter(first)
+        for _ in range(given):
+            next(batches)
+        state = first.state_dict()
+        second = loader()
+        rest = iter(second)  # Lightning asks for it before it loads the state and sets the epoch
+        second.load_state_dict(state)
+        second.sampler.set_epoch(3)
+        found = list(rest)
+        assert len(found) == 5 - given
+        for (images, labels), (true_images, true_labels) in zip(found, whole[given:], strict=True):
+            assert torch.equal(images, true_images)
+            assert torch.equal(labels, true_labels)
+        second.sampler.set_epoch(4)
+        first.sampler.set_epoch(4)
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(list(second), list(first), strict=True))
+        first.sampler.set_epoch(3)
+
+
+def test_a_state_of_another_epoch_is_of_no_use() -> None:
+    """At an epoch's end the next one begins at its beginning."""
+    loader = TensorLoader(
+        torch.zeros(8, 1, 1, 1, dtype=torch.uint8), torch.arange(8),
+        Order(8, 2, shuffle=False, drop_last=True, seed=0), lambda batch, random: batch,
+    )  # fmt: skip
+    list(loader)
+    loader.load_state_dict(loader.state_dict())
+    loader.sampler.set_epoch(1)
+    assert [labels.tolist() for _, labels in loader] == [[0, 1], [2, 3], [4, 5], [6, 7]]

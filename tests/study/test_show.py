@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ REFILL = replace(
     density=0.79,
     accuracy=0.97,
     time_ratio_training=0.5,
-    place="search/r",
+    place="search/round_01/r",
 )
 
 
@@ -80,11 +81,15 @@ def test_summary_has_a_row_for_each_finished_ticket_and_survives_unfinished_fold
     assert [(row["structure"], float(row["density"])) for row in rows] == [("dense", 1.0), ("refill", 0.79)]
 
 
-def test_damaged_result_is_named(tmp_path: Path) -> None:
-    DENSE.save(tmp_path)
-    (tmp_path / "result.json").write_text('{"data": ')
-    with pytest.raises(ValueError, match=r"result\.json is damaged"):
-        find_results(tmp_path)
+@pytest.mark.parametrize(
+    "content", ['{"data": ', "", "[]", "{}", json.dumps({**asdict(DENSE), "accuracy": "high"}), "\xff\xfe"]
+)
+def test_a_damaged_result_counts_as_missing_with_a_warning(content: str, tmp_path: Path) -> None:
+    for result in (DENSE, REFILL):
+        result.save(tmp_path / result.place)
+    (tmp_path / REFILL.place / "result.json").write_bytes(content.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"r.result\.json counts as missing"):
+        assert find_results(tmp_path) == [DENSE]
 
 
 def test_plot_draws_every_structure(tmp_path: Path) -> None:

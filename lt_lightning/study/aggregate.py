@@ -1,0 +1,141 @@
+"""Results over seeds: mean, standard deviation and number for each ticket of a sweep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from lt_lightning.study.results import Result
+
+Key = tuple[str, str, str, int, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of ticket over seeds; means, and sample standard deviations (None with one seed).
+
+    Attributes:
+        data: name of the data set.
+        model: name of the network.
+        setting: what else tells the sweep's jobs apart, besides the seed: `pruning.rate=0.2`.
+        round: of the ticket.
+        structure: likewise.
+        seeds: number of results.
+        density: that the ticket executes.
+        accuracy: on the test set.
+        accuracy_sd: of it.
+        difference: of accuracy to the dense network of the same seed.
+        difference_sd: of it.
+        params_ratio: as in `Result`.
+        flops_ratio: likewise.
+        time_ratio_inference: likewise.
+        time_ratio_training: likewise.
+    """
+
+    data: str
+    model: str
+    setting: str
+    round: int
+    structure: str
+    seeds: int
+    density: float
+    accuracy: float
+    accuracy_sd: float | None
+    difference: float
+    difference_sd: float | None
+    params_ratio: float
+    flops_ratio: float
+    time_ratio_inference: float
+    time_ratio_training: float
+
+
+def aggregate(results: Iterable[tuple[str, Result]]) -> list[Row]:
+    """Rows of results that are told apart by setting, data, model, round and structure.
+
+    Args:
+        results: with the setting of the job that they belong to; one that jobs of the same setting share may come
+            more than once.
+    """
+    groups: dict[Key, dict[str, Result]] = {}
+    for setting, result in results:
+        key = (result.data, result.model, setting, result.round, result.structure)
+        groups.setdefault(key, {})[result.place] = result
+    return [_row(key, list(groups[key].values())) for key in sorted(groups)]
+
+
+def _row(key: Key, results: Sequence[Result]) -> Row:
+    def mean(value: Callable[[Result], float]) -> float:
+        return fmean(map(value, results))
+
+    def deviation(value: Callable[[Result], float]) -> float | None:
+        return stdev(map(value, results)) if len(results) > 1 else None
+
+    def difference(result: Result) -> float:
+        return result.accuracy - result.dense_accuracy
+
+    return Row(
+        *key,
+        seeds=len(results),
+        density=mean(lambda result: result.density),
+        accuracy=mean(lambda result: result.accuracy),
+        accuracy_sd=deviation(lambda result: result.accuracy),
+        difference=mean(difference),
+        difference_sd=deviation(difference),
+        params_ratio=mean(lambda result: result.params_ratio),
+        flops_ratio=mean(lambda result: result.flops_ratio),
+        time_ratio_inference=mean(lambda result: result.time_ratio_inference),
+        time_ratio_training=mean(lambda result: result.time_ratio_training),
+    )
+
+
+def settings_of(
+    jobs: Sequence[Mapping[str, str]], apart: Sequence[str] = ("seed", "data", "model", "structure")
+) -> list[str]:
+    """What tells jobs apart besides the seed, and besides what has a column of its own.
+
+    Args:
+        jobs: overrides of each.
+        apart: keys that are left out.
+
+    >>> settings_of([{"seed": "0", "pruning.rate": "0.2", "a": "1"}, {"seed": "1", "pruning.rate": "0.5", "a": "1"}])
+    ['pruning.rate=0.2', 'pruning.rate=0.5']
+    """
+    keys = dict.fromkeys(key for job in jobs for key in job if key not in apart)
+    varying = [key for key in keys if len({job.get(key) for job in jobs}) > 1]
+    return [", ".join(f"{key}={job[key]}" for key in varying if key in job) for job in jobs]
+
+
+def aggregate_table(rows: Sequence[Row]) -> Table:
+    """For people: accuracies in per cent, differences in points, mean and standard deviation."""
+    data = sorted({row.data for row in rows})
+    table = Table(title=", ".join(data), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    settings = any(row.setting for row in rows)
+    for heading, shown in {
+        "data": len(data) > 1, "model": True, "setting": settings, "round": True, "ticket": True, "density": True,
+        "accuracy": True, "vs dense": True, "seeds": True,
+    }.items():  # fmt: skip
+        if shown:
+            left = heading in ("data", "model", "setting", "ticket")
+            table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
+        last = after is None or (row.data, row.model, row.setting) != (after.data, after.model, after.setting)
+        cells = [row.data] * (len(data) > 1) + [row.model] + [_short(row.setting)] * settings
+        cells += [str(row.round), row.structure, f"{row.density:.1%}", _percent(row.accuracy, row.accuracy_sd)]
+        cells += ["" if row.round == 0 else _percent(row.difference, row.difference_sd, "+"), str(row.seeds)]
+        table.add_row(*cells, end_section=last)
+    return table
+
+
+def _short(setting: str) -> str:
+    """Without the groups that keys are in: `rate=0.2`."""
+    return re.sub(r"(\w+\.)+(?=\w+=)", "", setting)
+
+
+def _percent(mean: float, deviation: float | None, sign: str = "") -> str:
+    told = f"{100 * mean:{sign}.2f}"
+    return told if deviation is None else f"{told} ±{100 * deviation:5.2f}"

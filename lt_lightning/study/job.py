@@ -1,0 +1,112 @@
+"""A job as the command line asks for it: run, planned, or its status; alone or as one of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lt_lightning.study.failures import EXPECTED, Failure
+from lt_lightning.study.places import tasks_of
+from lt_lightning.study.plan import Cost, told
+from lt_lightning.study.results import Result
+from lt_lightning.study.run import run, title_of
+from lt_lightning.study.status import print_status, tasks_under
+from lt_lightning.study.sweep import Job
+
+Request = Literal["run", "plan", "status"]
+
+
+def do(config: DictConfig) -> list[Result]:
+    """Does what one command asks for.
+
+    Returns:
+        the results, if it asked to run.
+
+    Raises:
+        ValueError: if `plan` or `status` has an impossible value.
+        Exception: see `run`.
+    """
+    request = request_of(config)
+    if request == "run":
+        return run(config)
+    console = Console()
+    if request == "plan":
+        console.print(f"{title_of(config)}: {told(_costs(config))}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        root = Path(config.paths.root)
+        print_status(tasks_under(root) if config.status == "all" else tasks_of(config), root, console)
+    return []
+
+
+def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> float:
+    """Does one job of a sweep; what goes wrong is told and recorded for the sweep's end, and stops no other job.
+
+    Args:
+        config: of the job.
+        number: of the job.
+        overrides: that make it, as on the command line.
+        folder: of the job, for its record.
+
+    Returns:
+        What a sweeper may maximise: the mean validation accuracy of the last round's tickets (the test set is not
+        for choosing); NaN if there are none.
+    """
+    console = Console()
+    job = Job(number, _by_key(overrides))
+    try:
+        request = request_of(config)
+        job = replace(job, tasks=tuple(tasks_of(config)))
+        job.save(folder)
+        if request == "plan":
+            job = replace(job, costs=tuple(_costs(config)))
+            job.save(folder)
+            console.print(told(job.costs), highlight=False, soft_wrap=True)
+        return objective(run(config)) if request == "run" else math.nan
+    except Exception as error:
+        failure = Failure.of(error)
+        trace = "" if isinstance(error, EXPECTED) else f"\n{failure.traceback}"
+        console.print(f"job {number} FAILED: {failure.error}{trace}", markup=False, highlight=False, soft_wrap=True)
+        replace(job, error=failure.error).save(folder)
+        return math.nan
+
+
+def objective(results: Sequence[Result]) -> float:
+    """Mean validation accuracy of the last round's tickets; NaN without any."""
+    last = max((result.round for result in results), default=0)
+    values = [result.val_accuracy for result in results if result.round == last]
+    return sum(values) / len(values) if values else math.nan
+
+
+def request_of(config: DictConfig) -> Request:
+    """What the command asks for.
+
+    Raises:
+        ValueError: if `plan` or `status` has an impossible value.
+    """
+    if config.plan not in (True, False):
+        raise ValueError(f"plan={config.plan!r} is neither true nor false")
+    if config.status not in (True, False, "all"):
+        raise ValueError(f"status={config.status!r} is neither true, false nor all")
+    if config.plan and config.status:
+        raise ValueError(f"plan=true and status={config.status!r} are two requests: ask for one")
+    return "plan" if config.plan else "status" if config.status else "run"
+
+
+def _costs(config: DictConfig) -> list[Cost]:
+    from lt_lightning.study.budget import costs_of  # slow to import, as all that needs Lightning
+    from lt_lightning.study.quiet import quieten
+    from lt_lightning.study.study import Study
+
+    quieten()
+    return costs_of(Study.from_config(config), tasks_of(config))
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    parted = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in parted}

@@ -1,0 +1,155 @@
+"""One owner at a time for a folder: a lock that dies with the process that holds it.
+
+The lock is the operating system's (`flock` on a file in the folder), so that a killed owner holds nothing any more.
+NFS, and cluster file systems mounted with `flock`, keep it across machines; some are mounted so that a machine sees
+only its own locks. Against that the file names its owner, whose heartbeat renews the file's time: an owner on another
+machine counts as alive until its heart has not beaten for `STALE` seconds. What remains: there, two machines that
+take a free folder in the same instant both get it, and a process that sleeps longer than `STALE` loses its folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+FILE = ".lock"
+BEAT = 15.0  # seconds between heartbeats
+STALE = 120.0  # seconds without one after which an owner on another machine is taken for dead
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a folder.
+
+    Attributes:
+        host: name of the machine.
+        pid: process.
+        since: Unix time.
+        doing: what it is at, for people.
+    """
+
+    host: str
+    pid: int
+    since: float
+    doing: str = ""
+
+    def __str__(self) -> str:
+        told = f"process {self.pid} on {self.host} since {time.strftime('%b %d %H:%M', time.localtime(self.since))}"
+        return f"{told}: {self.doing}" if self.doing else told
+
+
+class Lock:
+    """A lock on a folder; `take` does not wait.
+
+    Args:
+        folder: made if it is missing, as soon as the lock is taken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._handle: int | None = None
+        self._owner = Owner("", 0, 0.0)
+        self._released = threading.Event()
+        self._last_beat = (0.0, 0.0)  # time of the file, and of our clock when it was first seen
+
+    def take(self) -> bool:
+        """Takes the lock if nobody has it, and says whether it did.
+
+        Raises:
+            OSError: if the file system has no locks, or the folder cannot be written.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not (self._lock(handle) and self._is_current(handle) and not self._alive_elsewhere(handle)):
+            os.close(handle)
+            return False
+        self._handle = handle
+        self._owner = Owner(socket.gethostname(), os.getpid(), time.time())
+        self.tell("")
+        self._released = threading.Event()
+        threading.Thread(target=_beat, args=(handle, self._released), daemon=True).start()
+        return True
+
+    def tell(self, doing: str) -> None:
+        """Writes what the owner is at into the file."""
+        assert self._handle is not None
+        self._owner = replace(self._owner, doing=doing)
+        content = json.dumps(asdict(self._owner)).encode()
+        with suppress(OSError):  # a full disk must not end a training that writes nothing just now
+            os.pwrite(self._handle, content, 0)
+            os.ftruncate(self._handle, len(content))
+
+    def release(self) -> None:
+        """Gives the lock back and removes its file."""
+        assert self._handle is not None
+        self._released.set()
+        self._path.unlink(missing_ok=True)  # while it is ours: whoever waits on the old file notices, in `take`
+        fcntl.flock(self._handle, fcntl.LOCK_UN)  # forked workers may still have the file open
+        os.close(self._handle)
+        self._handle = None
+
+    def _lock(self, handle: int) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            os.close(handle)
+            raise OSError(
+                f"{self._path} cannot be locked ({error.strerror}): let paths.root be on a file system with flock"
+            ) from None
+        return True
+
+    def _is_current(self, handle: int) -> bool:
+        """Whether the file is still there, not removed by its last owner between our opening and locking it."""
+        try:
+            return os.path.samestat(os.fstat(handle), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _alive_elsewhere(self, handle: int) -> bool:
+        owner = _read(handle)
+        if owner is None or owner.host == socket.gethostname():
+            return False
+        beat = os.fstat(handle).st_mtime
+        if beat != self._last_beat[0]:
+            self._last_beat = beat, time.monotonic()
+        return time.monotonic() - self._last_beat[1] < STALE
+
+
+def owner_of(folder: Path) -> Owner | None:
+    """Who holds a folder; None if nobody does, or its owner is dead."""
+    try:
+        handle = os.open(folder / FILE, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        owner = _read(handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return owner or Owner("this machine", 0, os.fstat(handle).st_mtime)
+        fresh = time.time() - os.fstat(handle).st_mtime < STALE
+        return owner if owner is not None and owner.host != socket.gethostname() and fresh else None
+    finally:
+        os.close(handle)
+
+
+def _read(handle: int) -> Owner | None:
+    try:
+        return Owner(**json.loads(os.pread(handle, 10_000, 0)))
+    except (ValueError, TypeError):  # not written yet, or not whole
+        return None
+
+
+def _beat(handle: int, released: threading.Event) -> None:
+    while not released.wait(BEAT):
+        with suppress(OSError):
+            os.utime(handle)

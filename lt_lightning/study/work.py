@@ -1,0 +1,140 @@
+"""Doing a job's tasks, each in one process at a time: what another one has in hand, or has finished, is left to it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from lt_lightning.distributed.rank import processes
+from lt_lightning.study import failures
+from lt_lightning.study.cells import run_cell
+from lt_lightning.study.failures import Failure
+from lt_lightning.study.locks import Lock, owner_of
+from lt_lightning.study.outcome import evaluate
+from lt_lightning.study.places import Task
+from lt_lightning.study.progress import JobProgress
+from lt_lightning.study.results import Result, results_of, write_summary
+from lt_lightning.study.search import run_search
+from lt_lightning.study.status import rounds_done
+from lt_lightning.study.study import TICKET, Study
+from lt_lightning.ticket import Ticket
+
+POLL = 0.5  # seconds between two looks at what another process is at
+
+
+class ElsewhereError(RuntimeError):
+    """Another process failed at a task that this one waited for."""
+
+
+class Work:
+    """Does the tasks of a job that are neither finished nor in another process's hands, until none is open.
+
+    A task that fails does not stop the others. While another process runs the search, the tickets of its finished
+    rounds are retrained.
+
+    Args:
+        study: of the job.
+        tasks: of the job: the search first.
+        job: progress to report to.
+    """
+
+    def __init__(self, study: Study, tasks: Sequence[Task], job: JobProgress) -> None:
+        self.failed: dict[Task, Exception] = {}
+        self._study = study
+        self._search = tasks[0]
+        self._job = job
+        self._start = time.time()
+        self._open = [task for task in tasks if results_of(task) is None]
+        # Last what failed last time, so that it holds up nothing.
+        self._open.sort(key=lambda task: (task is not tasks[0], Failure.load(task.folder) is not None))
+        self._locks = {task: Lock(task.folder) for task in self._open}
+        self._told: set[tuple[Path, object]] = set()
+
+    def run(self) -> None:
+        """Returns when every task is finished, has failed, or needs a search that failed.
+
+        Raises:
+            Exception: what a task raised, if the job has several processes: they are out of step then.
+        """
+        while self._drop_finished():
+            self._job.expect(sum(self.epochs(task) for task in self._open))
+            task = next((task for task in self._open if self._ready(task) and self._take(task)), None)
+            if task is not None:
+                self._do(task)
+            elif any(self._ready(task) or self._search in self._open for task in self._open):
+                self._tell_what_is_awaited()
+                time.sleep(POLL)
+            else:  # what is left needs a search that failed
+                return
+
+    def epochs(self, task: Task) -> int:
+        """That a task lasts if it starts anew."""
+        lengths = self._study.expected_lengths()
+        return lengths[task.number] if task.structure else sum(lengths)
+
+    def _drop_finished(self) -> list[Task]:
+        self._open = [task for task in self._open if task not in self.failed and results_of(task) is None]
+        return self._open
+
+    def _ready(self, task: Task) -> bool:
+        return not task.structure or task.number in rounds_done(self._search.folder)
+
+    def _take(self, task: Task) -> bool:
+        """Takes the task's lock, unless another process has it or has finished or failed meanwhile."""
+        if not self._locks[task].take():
+            return False
+        failure = Failure.load(task.folder)
+        if failure is not None and failure.time > self._start:
+            self.failed[task] = ElsewhereError(f"{failure.error} (in another process)")
+        if task in self.failed or results_of(task) is not None:
+            self._locks[task].release()
+            return False
+        return True
+
+    def _do(self, task: Task) -> None:
+        lock = self._locks[task]
+        self._job.watched_by(lock.tell)
+        try:
+            _clear_litter(task)
+            self._run(task)
+            failures.clear(task.folder)
+            write_summary(self._study.root)
+        except Exception as error:
+            Failure.of(error).save(task.folder)
+            traceback.clear_frames(error.__traceback__)  # they hold the failed training's memory
+            self.failed[task] = error
+            if processes() > 1:
+                raise
+            self._job.finish(f"{task.label} FAILED: {failures.one_line(error)}")
+        finally:
+            self._job.watched_by(None)
+            lock.release()
+
+    def _run(self, task: Task) -> None:
+        if task.structure:
+            run_cell(self._study, task.number, task.structure, self._dense_accuracy(), self._job)
+        else:
+            run_search(self._study, self._job)
+
+    def _dense_accuracy(self) -> float:
+        """Tested anew where the search has not come so far: it tests its tickets at its end."""
+        folder = self._search.parts[0]
+        if (result := Result.load(folder)) is not None:
+            return result.accuracy
+        return evaluate(self._study, self._study.classifier(), Ticket.load(folder / TICKET))
+
+    def _tell_what_is_awaited(self) -> None:
+        for task in self._open:
+            owner = owner_of(task.folder)
+            if owner is not None and (task.folder, owner.since) not in self._told:
+                self._told.add((task.folder, owner.since))
+                self._job.note(f"{task.label} is in the hands of {owner}")
+
+
+def _clear_litter(task: Task) -> None:
+    """Removes what a killed owner was just writing; other folders may be in other hands."""
+    for folder in {task.folder, *task.parts, *(part.parent for part in task.parts if not task.structure)}:
+        for partial in folder.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
