@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,16 +13,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lt_lightning.files import write_json, write_tensors
 from lt_lightning.integrity import check_masks, collapsed, packed
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
-from lt_lightning.pruning.criteria import Criterion, Magnitude
+from lt_lightning.pruning.criteria import Batch, Context, Criterion, Magnitude
+from lt_lightning.pruning.densities import densities
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, digest, kept, size
 from lt_lightning.pruning.rewind import Mode, Restart, RewindPoint, Step
-from lt_lightning.pruning.selection import Scope, density_after, prune
+from lt_lightning.pruning.selection import Scope, prune
 from lt_lightning.structures.base import Structure
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
@@ -30,6 +33,7 @@ from lt_lightning.ticket import Ticket
 UNSTRUCTURED = "unstructured"
 DENSE = "dense"
 OnCollapse = Literal["warn", "stop"]
+ScoresFrom = Literal["trained", "dense", "rewound"]
 
 
 class LotteryTicketPruning(MaskedTraining):
@@ -44,12 +48,21 @@ class LotteryTicketPruning(MaskedTraining):
     structure) with `ticket.safetensors` and its card `ticket.json`; `rounds.json` (what every round reached);
     `restart.pt` (how to train a ticket alone); `round_01/gradients.pt` if gradients are summed.
 
+    `scores_from` makes other methods of it. With `trained` every round prunes on from the masks before. With `dense`
+    (one-shot pruning) and `rewound` (at `0ep`: pruning at initialisation) every round prunes the whole network
+    to its density, and rounds differ in nothing else.
+
     Args:
         rounds: pruning rounds after the dense one; at least 1.
         directory: where tickets are written.
         rate: share of the remaining weights that a round prunes, in (0, 1).
-        scope: `global` compares all layers' scores, `layer` prunes every layer alike.
+        density: to end at exactly, in (0, 1), instead of after `rounds`: with `trained` in as many rounds as reach it
+            at `rate`, the last pruning less; else in one.
+        scope: `global` compares all layers' scores, `layer` prunes every layer alike, `erk` and `magnitude` give layers
+            the densities of Erdős-Rényi-Kernel and of global magnitude pruning (see `prune`).
         criterion: scores weights; magnitude by default.
+        scores_from: the weights that are scored: those that the last round `trained`, the `dense` network's at the end
+            of its training, or those `rewound` to.
         rewind: the step to rewind to: epochs (`8ep`) or optimizer steps (`500it`) of the dense training.
         mode: what goes back: `weights` (weights, BatchNorm statistics, optimizer and schedule), `learning_rate`
             (the schedule alone) or `none` (nothing: fine-tuning at the last learning rate).
@@ -57,8 +70,7 @@ class LotteryTicketPruning(MaskedTraining):
         structures: applied to a copy of every round's mask at the round's end, each saved as a ticket of its own.
         next_round_from: `unstructured`, or the name of the structure whose mask a round trains and the next round
             prunes (the paper's group-aware variant).
-        gradient_batches: sum gradients over that many last steps of each round, for criteria and structures
-            that need them.
+        gradient_batches: sum gradients over that many last steps of each round, for structures that need them.
         on_collapse: when a layer has no weight left: `warn`, or `stop` before the round is trained.
         monitor: logged metric that tells the best epoch of a round; None takes the last.
         monitor_mode: `max` or `min`.
@@ -76,8 +88,10 @@ class LotteryTicketPruning(MaskedTraining):
         rounds: int,
         directory: Path | str,
         rate: float = 0.2,
+        density: float | None = None,
         scope: Scope = "global",
         criterion: Criterion | None = None,
+        scores_from: ScoresFrom = "trained",
         rewind: str | int = "0ep",
         mode: Mode = "weights",
         exempt: Sequence[str] = ("stem", "classifier"),
@@ -91,11 +105,11 @@ class LotteryTicketPruning(MaskedTraining):
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(monitor, monitor_mode, network)
-        self.rounds = rounds
         self.directory = Path(directory)
         self.rate = rate
         self.scope = scope
         self.criterion = criterion or Magnitude()
+        self.scores_from = scores_from
         self.rewind = Step.parse(rewind)
         self.mode = mode
         self.exempt = tuple(exempt)
@@ -104,7 +118,10 @@ class LotteryTicketPruning(MaskedTraining):
         self.gradient_batches = gradient_batches
         self.on_collapse = on_collapse
         self.facts = dict(facts or {})
-        self._check_arguments()
+        self._check_arguments(rounds, density)
+        self.densities = densities(rounds, rate, density, at_once=scores_from != "trained")
+        self.rounds = len(self.densities)
+        self._check_combinations(density)
 
     def _reset(self) -> None:
         super()._reset()
@@ -113,22 +130,26 @@ class LotteryTicketPruning(MaskedTraining):
         self.history: list[dict[str, Any]] = []
         self.restart: Restart | None = None
         self._point: RewindPoint | None = None
+        self._dense: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
         self._last_rates: list[list[float]] = []
         self._example = torch.empty(0)
         self._epochs = 0
         self._rewind_split = (0, 0)
 
-    def _check_arguments(self) -> None:
+    def _check_arguments(self, rounds: int, density: float | None) -> None:
         choices = (UNSTRUCTURED, *self.structures)
-        if self.rounds < 1:
-            raise ValueError(f"pruning.rounds={self.rounds} is not a positive number of rounds")
+        if rounds < 1:
+            raise ValueError(f"pruning.rounds={rounds} is not a positive number of rounds")
+        if density is not None and not 0 < density < 1:
+            raise ValueError(f"pruning.density={density} is not a share in (0, 1)")
         if not 0 < self.rate < 1:
             raise ValueError(f"pruning.rate={self.rate} is not a share in (0, 1)")
         if self.gradient_batches < 0:
             raise ValueError(f"pruning.gradient_batches={self.gradient_batches} is negative")
         for key, value, allowed in (
             ("scope", self.scope, get_args(Scope)),
+            ("scores_from", self.scores_from, get_args(ScoresFrom)),
             ("mode", self.mode, get_args(Mode)),
             ("on_collapse", self.on_collapse, get_args(OnCollapse)),
             ("next_round_from", self.next_round_from, choices),
@@ -138,15 +159,27 @@ class LotteryTicketPruning(MaskedTraining):
         if reserved := {UNSTRUCTURED, DENSE} & set(self.structures):
             raise ValueError(f"structure.{reserved.pop()} is a reserved name: give the structure another")
         needy = [name for name, structure in self.structures.items() if structure.needs_gradients]
-        if (needy or self.criterion.needs_gradients) and not self.gradient_batches:
+        if needy and not self.gradient_batches:
             raise ValueError(
-                f"{', '.join(needy) or 'the criterion'} needs gradients: set pruning.gradient_batches to the number "
-                "of batches to sum them over"
+                f"{', '.join(needy)} needs gradients: set pruning.gradient_batches to the number of batches to sum "
+                "them over"
             )
         try:
             json.dumps(self.facts)
         except TypeError as error:
             raise ValueError(f"facts={self.facts} cannot go on a ticket's card: {error}") from None
+
+    def _check_combinations(self, density: float | None) -> None:
+        if self.scores_from != "trained" and self.mode != "weights" and self.rounds > 1:
+            raise ValueError(
+                f"pruning.scores_from={self.scores_from!r} prunes anew in every round, and pruning.mode={self.mode!r} "
+                "goes on from the round before: set pruning.rounds=1, or pruning.mode=weights"
+            )
+        if self.scores_from == "trained" and density is not None and self.next_round_from != UNSTRUCTURED:
+            raise ValueError(
+                f"pruning.density={density} cannot be hit with pruning.next_round_from={self.next_round_from!r}, whose "
+                "density is its own: set pruning.rounds, or pruning.next_round_from=unstructured"
+            )
 
     # Timeline: epochs of the fit -> rounds
 
@@ -282,11 +315,15 @@ class LotteryTicketPruning(MaskedTraining):
         network = self.network_of(pl_module)
         if self.restart is None:
             self.restart = self._make_restart(trainer)
+            if self.scores_from == "dense":
+                self._dense = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self.round += 1
         self.start_training()
-        self.masks = self._prune(network)
+        state = self._scored(network)
+        weights = {name: state[name].detach().cpu() for name, _ in network.named_parameters()}
+        self.masks = self._prune(trainer, network, state, weights)
         values = self.restart.values(network)
-        ticket = self._make_ticket(network, values)
+        ticket = self._make_ticket(network, weights, values)
         self.masks = {name: ticket.masks[name] for name in self.masks}
         self._check_collapse()
         if trainer.is_global_zero:
@@ -304,13 +341,35 @@ class LotteryTicketPruning(MaskedTraining):
             restart.save(self.directory / "restart.pt")
         return restart
 
-    def _prune(self, network: nn.Module) -> Masks:
-        weights = _on_cpu(network)
-        scores = self.criterion(weights, self.masks, self._summed_gradients())
-        wanted = density_after(self.round, self.rate)
-        if self.next_round_from != UNSTRUCTURED:  # a structure's density is its own: go on from there
-            wanted = kept(self.masks) / size(self.masks) * (1 - self.rate)
-        return prune(self.masks, scores, wanted, self.scope)
+    def _scored(self, network: nn.Module) -> Mapping[str, Tensor]:
+        """Parameters and buffers of the network that this round's scores are of."""
+        if self.scores_from == "dense":
+            return self._dense
+        if self.scores_from == "rewound":
+            assert self._point is not None
+            return self._point.network
+        state: dict[str, Tensor] = network.state_dict()
+        return state
+
+    def _prune(
+        self, trainer: pl.Trainer, network: nn.Module, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    ) -> Masks:
+        wanted = self.densities[self.round - 1]
+        masks = self.masks
+        if self.scores_from != "trained":
+            masks = {name: torch.ones_like(mask) for name, mask in masks.items()}
+        elif self.next_round_from != UNSTRUCTURED:  # a structure's density is its own: go on from there
+            wanted = kept(masks) / size(masks) * (1 - self.rate)
+        context = Context(
+            network, state, self._example, lambda count: first_batches(trainer, count), wanted, self.scope
+        )
+        scores: dict[str, Tensor] = {}
+        if trainer.is_global_zero:  # the others' batches are others, and their rounding may be
+            with isolate_rng():
+                torch.manual_seed(self.round)  # the same after a resume
+                scores = self.criterion(weights, masks, context)
+        scores = trainer.strategy.broadcast(scores)
+        return prune(masks, scores, wanted, self.scope, weights)
 
     def _check_collapse(self) -> None:
         if not (names := collapsed(self.masks)):
@@ -322,11 +381,11 @@ class LotteryTicketPruning(MaskedTraining):
             )
         rank_zero_warn(told)
 
-    def _make_ticket(self, network: nn.Module, values: dict[str, Tensor]) -> Ticket:
+    def _make_ticket(self, network: nn.Module, weights: Mapping[str, Tensor], values: dict[str, Tensor]) -> Ticket:
         """The ticket that this round trains."""
         structure = self.structures.get(self.next_round_from, Unstructured())
         return make_ticket(
-            self.next_round_from, structure, self.masks, _on_cpu(network), values, network, self._example,
+            self.next_round_from, structure, self.masks, weights, values, network, self._example,
             self._summed_gradients(), self._card(),
         )  # fmt: skip
 
@@ -390,10 +449,10 @@ class LotteryTicketPruning(MaskedTraining):
     def _full_masks(self, network: nn.Module) -> Masks:
         layers = find_layers(network, self._example)
         masks = full_masks(prunable_layers(layers, self.exempt))
-        last = density_after(self.rounds, self.rate)
-        if round(last * size(masks)) < 1:
+        if round(self.densities[-1] * size(masks)) < 1:
             raise ValueError(
                 f"pruning.rounds={self.rounds} at pruning.rate={self.rate} would leave none of {size(masks)} weights"
+                f" (density {self.densities[-1]:.3g})"
             )
         return masks
 
@@ -422,6 +481,7 @@ class LotteryTicketPruning(MaskedTraining):
             "round": self.round,
             "masks": self.masks,
             "history": self.history,
+            "dense": self._dense,
             "point": None if self._point is None else self._point.state_dict(),
             "restart": None if self.restart is None else self.restart.state_dict(),
             "gradients": self._gradients,
@@ -433,6 +493,7 @@ class LotteryTicketPruning(MaskedTraining):
         self.round = state_dict["round"]
         self.masks = state_dict["masks"]
         self.history = state_dict["history"]
+        self._dense = state_dict["dense"]
         point, restart = state_dict["point"], state_dict["restart"]
         self._point = None if point is None else RewindPoint(**point)
         self.restart = None if restart is None else Restart.from_state(restart)
@@ -454,6 +515,30 @@ def example_input(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:
     return converted
 
 
+def first_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
+    """That many training batches (inputs, targets), or as many as there are, on the device.
+
+    They are those of epoch 0, whenever it is. The training's own loader is left as it was.
+    """
+    loader = trainer.fit_loop._data_source.dataloader()
+    sampler: Any = getattr(loader, "sampler", None)
+    epoch = getattr(sampler, "epoch", None)
+    if epoch is not None:
+        sampler.set_epoch(0)
+    try:
+        batches: list[Any] = list(islice(loader, count))
+    finally:
+        if epoch is not None:
+            sampler.set_epoch(epoch)
+    if not all(isinstance(batch, (tuple, list)) and len(batch) == 2 for batch in batches):
+        raise ValueError(
+            f"pruning.criterion needs training batches of (inputs, targets), not {type(batches[0]).__name__}: use "
+            "another criterion, or a loader that gives pairs"
+        )
+    moved = [trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch)) for batch in batches]
+    return [(inputs, targets) for inputs, targets in moved]
+
+
 def _steps_per_epoch(trainer: pl.Trainer) -> int:
     """Optimizer steps of an epoch; the last may be of fewer batches than are accumulated."""
     if math.isinf(trainer.num_training_batches):
@@ -469,7 +554,3 @@ def _check_overrun(trainer: pl.Trainer, rewind: Step, steps: int) -> None:
                 f"pruning.rewind={rewind} lies within an epoch, and OneCycleLR allows no step beyond its end: "
                 "rewind to a whole epoch"
             )
-
-
-def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().cpu() for name, parameter in network.named_parameters()}

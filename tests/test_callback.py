@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,14 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepLR
+from torch.utils.data import DataLoader
 
 from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.masks import Masks, density, digest, kept, nested
 from lt_lightning.pruning.selection import prune
+from lt_lightning.pruning.sensitivity import SNIP, GraSP
+from lt_lightning.pruning.synflow import SynFlow
 from lt_lightning.structures.base import Structure
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.unstructured import Unstructured
@@ -448,6 +451,81 @@ def test_saliency_gets_the_gradients_of_the_last_steps(tmp_path: Path, accumulat
     assert ticket(pruning, 1, "refill").plan is not None
 
 
+# Mask sources
+
+
+def test_one_shot_scores_the_dense_network_in_every_round(tmp_path: Path) -> None:
+    _, _, spy = search(tmp_path, rounds=3, rate=0.4, rewind="1ep", scores_from="dense")
+    dense = spy.validated[EPOCHS - 1]
+    full = {name: torch.ones_like(mask) for name, mask in spy.masks[0].items()}
+    for number in (1, 2, 3):
+        expected = prune(full, {name: dense[name].abs() for name in full}, 0.6**number)
+        assert same(spy.masks[number], expected)
+    # IMP agrees in the first round, and goes other ways then.
+    _, _, imp = search(tmp_path / "imp", rounds=2, rate=0.4, rewind="1ep")
+    assert same(imp.masks[1], spy.masks[1])
+    assert not same(imp.masks[2], spy.masks[2])
+
+
+def test_at_initialisation_the_rewind_point_is_scored(tmp_path: Path) -> None:
+    module = Toy()
+    start = clone(module.network.state_dict())
+    batches = list(islice(Batches(), 2))
+    _, pruning, spy = search(tmp_path, module, density=0.3, scores_from="rewound", criterion=SNIP(2))
+    assert pruning.rounds == 1
+    network = nn.Sequential(*layers())
+    network.load_state_dict(start)
+    for images, labels in batches:
+        (F.cross_entropy(network(images), labels) / 2).backward()  # type: ignore[no-untyped-call]
+    scores: State = {}
+    for name in spy.masks[0]:
+        gradient = network.get_parameter(name).grad
+        assert gradient is not None
+        scores[name] = (gradient * start[name]).abs()
+    assert same(spy.masks[1], prune(spy.masks[0], scores, 0.3))
+    assert same(ticket(pruning, 1).rewind, start)
+
+
+def test_scoring_leaves_the_training_alone(tmp_path: Path) -> None:
+    class Watching(Magnitude):
+        """Magnitude, after it has used all that there is."""
+
+        def __call__(self, weights: Any, masks: Masks, context: Any = None) -> State:
+            SNIP(2)(weights, masks, context)
+            GraSP(2)(weights, masks, context)
+            SynFlow(3)(weights, masks, context)
+            torch.rand(5)
+            return super().__call__(weights, masks, context)
+
+    _, _, plain = search(tmp_path / "plain", rewind="1ep")
+    _, _, watched = search(tmp_path / "watched", rewind="1ep", criterion=Watching())
+    assert all(same(a, b) for a, b in zip(plain.validated, watched.validated, strict=True))
+
+
+def test_the_last_prune_is_trimmed_to_the_density(tmp_path: Path) -> None:
+    _, _, spy = search(tmp_path, density=0.5, trainer={"max_epochs": 1})
+    assert [kept(masks) for masks in spy.masks.values()] == [
+        round(share * PRUNABLE) for share in (1, 0.8, 0.64, 0.512, 0.5)
+    ]
+
+
+def test_a_network_that_is_the_module_itself_can_be_scored(tmp_path: Path) -> None:
+    _, _, spy = search(tmp_path, Plain(), density=0.4, scores_from="rewound", criterion=GraSP(1))
+    assert kept(spy.masks[1]) == round(0.4 * PRUNABLE)
+
+
+def test_batches_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
+    class Triples(Toy):
+        def train_dataloader(self) -> Any:
+            return DataLoader([(*sample, 0) for batch in Batches() for sample in zip(*batch, strict=True)], 8)  # type: ignore[arg-type]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch[:2], batch_idx)
+
+    with pytest.raises(ValueError, match="needs training batches of \\(inputs, targets\\), not list"):
+        search(tmp_path, Triples(), criterion=SNIP(1), rounds=1)
+
+
 # Group-aware
 
 
@@ -492,8 +570,10 @@ def tickets_in(folder: Path) -> dict[str, Ticket]:
         (lambda: Toy("sgd", "epochs"), {"rewind": "3it", "mode": "none"}),
         (lambda: Toy(), {"structures": {"refill": Refill()}, "next_round_from": "refill", "monitor": "val/loss",
                          "monitor_mode": "min"}),
+        (lambda: Toy(), {"scores_from": "dense", "criterion": SNIP(3), "scope": "erk", "rewind": "1ep"}),
+        (lambda: Toy(), {"scores_from": "rewound", "criterion": GraSP(2), "density": 0.3}),
     ],
-    ids=["weights", "learning_rate", "none", "group-aware"],
+    ids=["weights", "learning_rate", "none", "group-aware", "one shot", "at initialisation"],
 )  # fmt: skip
 def test_resuming_after_any_epoch_changes_nothing(
     tmp_path: Path, module: Callable[[], Toy], options: dict[str, Any]
@@ -519,7 +599,7 @@ def test_resuming_after_any_epoch_changes_nothing(
     for epoch, path in enumerate(checkpoints[:-1]):
         folder = tmp_path / f"resumed_{epoch}"
         shutil.copytree(pruning.directory, folder / "tickets")
-        for later in range(pruning.round_of(epoch) + 1, 3):  # were not written yet
+        for later in range(pruning.round_of(epoch) + 1, pruning.rounds + 1):  # were not written yet
             shutil.rmtree(folder / "tickets" / f"round_{later:02d}")
         (folder / "tickets" / "rounds.json").unlink(missing_ok=True)
         resumed, trainer = parts(folder)
@@ -555,13 +635,6 @@ def test_time_before_a_resume_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # Refusals
 
 
-class Greedy(Magnitude):
-    """A criterion that wants gradients."""
-
-    def __init__(self) -> None:
-        super().__init__(needs_gradients=True)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -571,13 +644,20 @@ class Greedy(Magnitude):
         ({"rate": math.nan}, "pruning.rate=nan is not a share in (0, 1)"),
         ({"gradient_batches": -1}, "pruning.gradient_batches=-1 is negative"),
         ({"scope": "block"}, "pruning.scope='block' is not one of global, layer"),
+        ({"density": 1.0}, "pruning.density=1.0 is not a share in (0, 1)"),
+        ({"density": math.nan}, "pruning.density=nan is not a share in (0, 1)"),
+        ({"scores_from": "best"}, "pruning.scores_from='best' is not one of trained, dense, rewound"),
+        ({"scores_from": "dense", "mode": "none"}, "pruning.scores_from='dense' prunes anew in every round, and"),
+        (
+            {"density": 0.5, "structures": {"mine": Refill()}, "next_round_from": "mine"},
+            "pruning.density=0.5 cannot be hit with pruning.next_round_from='mine'",
+        ),
         ({"mode": "weight"}, "pruning.mode='weight' is not one of weights, learning_rate, none"),
         ({"rewind": "8 epochs"}, "pruning.rewind='8 epochs' is not a step: write epochs as '8ep' or steps as '500it'"),
         ({"next_round_from": "refill"}, "pruning.next_round_from='refill' is not one of unstructured"),
         ({"structures": {"dense": Unstructured()}}, "structure.dense is a reserved name"),
         ({"structures": {"unstructured": Unstructured()}}, "structure.unstructured is a reserved name"),
         ({"structures": {"mine": Refill(score="saliency")}}, "mine needs gradients: set pruning.gradient_batches to"),
-        ({"criterion": Greedy()}, "the criterion needs gradients: set pruning.gradient_batches"),
         ({"monitor_mode": "most"}, "monitor_mode='most' is neither 'max' nor 'min'"),
         ({"facts": {"path": Path("x")}}, "cannot go on a ticket's card: Object of type PosixPath"),
     ],

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch.nn.utils import prune as peer
 
 from lt_lightning.pruning.criteria import Magnitude
+from lt_lightning.pruning.densities import density_after
 from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.masks import Masks, kept, size
-from lt_lightning.pruning.selection import density_after, prune
+from lt_lightning.pruning.selection import prune
 
 Make = Callable[[], nn.Module]
 LAYERS = ("0", "3")

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lt_lightning.pruning.masks import Masks, kept
+from lt_lightning.pruning.masks import Masks, kept, size
 
-Scope = Literal["global", "layer"]
-
-
-def density_after(rounds: int, rate: float) -> float:
-    """Share of the weights left after that many rounds, each of which prunes the share `rate` of the rest.
-
-    >>> round(density_after(2, 0.2), 6)
-    0.64
-    """
-    return float((1 - rate) ** rounds)
+Scope = Literal["global", "layer", "erk", "magnitude"]
 
 
-def prune(masks: Masks, scores: Mapping[str, Tensor], density: float, scope: Scope = "global") -> Masks:
+def prune(
+    masks: Masks,
+    scores: Mapping[str, Tensor],
+    density: float,
+    scope: Scope = "global",
+    weights: Mapping[str, Tensor] | None = None,
+) -> Masks:
     """Prunes the kept weights with the lowest scores until the share `density` of all weights is left.
 
-    The number kept is `round(density x size)`, exact to one weight, over all masks together (`global`) or in each
-    of them (`layer`, at least one weight each). Among equal scores the one that comes last (in the order
+    The number kept is `round(density x size)`, exact to one weight, over all masks together or (`layer`) in each
+    of them, at least one weight each. Among equal scores the one that comes last (in the order
     of the names given, then of the flattened index) is kept. A mask that is already sparser stays as it is.
 
     Args:
         masks: current masks by parameter name.
         scores: of the same shapes; only those of kept weights are looked at.
         density: wanted, in (0, 1].
-        scope: `global` compares scores over all masks, `layer` within each.
+        scope: `global` compares scores over all masks, the others within each: `layer` keeps the same share of
+            each, `erk` shares as `erk_counts` has them, `magnitude` as many as magnitude pruning would leave.
+        weights: that magnitudes are compared of; for the scope `magnitude`.
 
     Raises:
         ValueError: if the density is out of range, would leave no weight, or a kept weight's score is not a number.
@@ -48,15 +48,53 @@ def prune(masks: Masks, scores: Mapping[str, Tensor], density: float, scope: Sco
         if bool((scores[name].isnan() & masks[name]).any()):
             raise ValueError(f"the scores of {name} are not all numbers: did the training diverge?")
     if scope == "layer":
-        return {
-            name: _prune_together({name: mask}, scores, max(1, round(density * mask.numel())))[name]
-            for name, mask in masks.items()
-        }
-    total = sum(mask.numel() for mask in masks.values())
-    keep = round(density * total)
+        return _prune_each(masks, scores, {name: max(1, round(density * masks[name].numel())) for name in masks})
+    keep = round(density * size(masks))
     if keep < 1:
-        raise ValueError(f"a density of {density} leaves none of {total} weights: prune fewer rounds or less a round")
+        raise ValueError(
+            f"a density of {density} leaves none of {size(masks)} weights: prune fewer rounds or less a round"
+        )
+    if scope == "erk":
+        return _prune_each(masks, scores, erk_counts(masks, keep))
+    if scope == "magnitude":
+        assert weights is not None
+        left = _prune_together(masks, {name: weights[name].abs() for name in masks}, keep)
+        return _prune_each(masks, scores, {name: int(mask.count_nonzero()) for name, mask in left.items()})
     return _prune_together(masks, scores, keep)
+
+
+def erk_counts(masks: Masks, keep: int) -> dict[str, int]:
+    """How many weights each mask keeps so that densities follow Erdős-Rényi-Kernel, `keep` in all.
+
+    A weight of shape (outputs, inputs, *kernel) is as dense as the sum of these numbers over their product, times a
+    factor that all have in common (Evci et al. 2020, section 3). One that would keep more than it has keeps all, and
+    the others share the rest. What whole numbers leave over goes to the largest fractions.
+
+    >>> masks = {"a": torch.ones(2, 2, dtype=torch.bool), "b": torch.ones(8, 8, dtype=torch.bool)}
+    >>> erk_counts(masks, 10), erk_counts(masks, 34)
+    ({'a': 2, 'b': 8}, {'a': 4, 'b': 30})
+    """
+    most = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+    keep = min(keep, sum(most.values()))
+    counts = {name: float(sum(mask.shape)) for name, mask in masks.items()}
+    whole: set[str] = set()
+    while rest := counts.keys() - whole:
+        factor = (keep - sum(most[name] for name in whole)) / sum(sum(masks[name].shape) for name in rest)
+        counts |= {name: factor * sum(masks[name].shape) for name in rest}
+        over = {name for name in rest if counts[name] > most[name]}
+        if not over:
+            break
+        whole |= over
+        counts |= {name: float(most[name]) for name in over}
+    floors = {name: min(math.floor(count), most[name]) for name, count in counts.items()}
+    by_fraction = sorted((name for name in masks if floors[name] < most[name]), key=lambda n: floors[n] - counts[n])
+    for name in by_fraction[: keep - sum(floors.values())]:
+        floors[name] += 1
+    return floors
+
+
+def _prune_each(masks: Masks, scores: Mapping[str, Tensor], keep: Mapping[str, int]) -> Masks:
+    return {name: _prune_together({name: mask}, scores, keep[name])[name] for name, mask in masks.items()}
 
 
 def _prune_together(masks: Masks, scores: Mapping[str, Tensor], keep: int) -> Masks:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lt_lightning.pruning.criteria import Magnitude
+from lt_lightning.pruning.densities import density_after
 from lt_lightning.pruning.masks import Masks, kept, nested
-from lt_lightning.pruning.selection import Scope, density_after, prune
+from lt_lightning.pruning.selection import Scope, erk_counts, prune
 
 Scores = dict[str, Tensor]
 
@@ -173,3 +174,55 @@ def test_magnitude_is_the_absolute_value_of_masked_parameters_only() -> None:
     scores = Magnitude()(weights, {"a": torch.ones(2, dtype=torch.bool)})
     assert {name: score.tolist() for name, score in scores.items()} == {"a": [2.0, 1.0]}
     assert weights["a"].tolist() == [-2.0, 1.0]
+
+
+shapes = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 3)), min_size=1, max_size=5)
+
+
+@given(shapes, st.floats(0.02, 1), st.integers(0, 10**6))
+def test_erk_keeps_exactly_what_is_asked_in_its_proportions(
+    shapes: list[tuple[int, int, int]], density: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = {f"w{i}": torch.rand(o, n, k, k, generator=generator) for i, (o, n, k) in enumerate(shapes)}
+    full = ones(scores)
+    keep = round(density * sum(score.numel() for score in scores.values()))
+    if keep < 1:
+        return
+    masks = prune(full, scores, density, "erk")
+    assert kept(masks) == keep
+    counts = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+    for name, mask in masks.items():
+        chosen = brute_force({name: full[name].flatten()}, {name: scores[name].flatten()}, counts[name])
+        assert as_set({name: mask.flatten()}) == chosen
+    # A layer is either full, or its density over (outputs + inputs + kernel) / size is the factor of the others.
+    partial = [name for name in counts if counts[name] < scores[name].numel() - 1]
+    for a in partial:
+        for b in counts:
+            bound = (counts[b] + 1) / sum(scores[b].shape)
+            assert (counts[a] - 1) / sum(scores[a].shape) <= bound or counts[b] == scores[b].numel()
+
+
+def test_erk_of_two_layers_by_hand() -> None:
+    """4 + 4 + 3 + 3 = 14 of 144 and 8 + 4 = 12 of 32: 44 weights are 44 x 14 / 26 = 23.7 and 44 x 12 / 26 = 20.3."""
+    scores = {"conv": torch.rand(4, 4, 3, 3), "linear": torch.rand(8, 4)}
+    masks = prune(ones(scores), scores, 44 / 176, "erk")
+    assert {name: kept({name: mask}) for name, mask in masks.items()} == {"conv": 24, "linear": 20}
+    # 88 weights would be 47.4 and 40.6, more than there are: the small layer stays whole.
+    masks = prune(ones(scores), scores, 0.5, "erk")
+    assert {name: kept({name: mask}) for name, mask in masks.items()} == {"conv": 56, "linear": 32}
+
+
+def test_erk_counts_on_from_masks_that_are_sparser() -> None:
+    masks = {"a": torch.ones(10, 10, dtype=torch.bool), "b": torch.zeros(10, 10, dtype=torch.bool)}
+    masks["b"][:, 0] = True
+    assert erk_counts(masks, 50) == {"a": 40, "b": 10}
+    assert erk_counts(masks, 1000) == {"a": 100, "b": 10}
+
+
+def test_the_scope_magnitude_takes_counts_from_magnitudes_and_choices_from_scores() -> None:
+    weights = {"a": torch.tensor([9.0, -8.0, 7.0, 0.1]), "b": torch.tensor([0.2, 6.0, -0.3, 0.4])}
+    scores = {"a": torch.arange(4.0), "b": torch.arange(4.0).flip(0)}
+    masks = prune(ones(scores), scores, 0.5, "magnitude", weights)
+    assert masks["a"].tolist() == [False, True, True, True]
+    assert masks["b"].tolist() == [True, False, False, False]

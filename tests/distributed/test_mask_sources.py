@@ -1,0 +1,18 @@
+"""Criteria that ask the loss, in two processes: both hold the same masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+
+from lt_lightning.study.run import run
+
+Compose = Callable[..., DictConfig]
+
+
+def test_grasp_scores_once_for_all_processes_beside_a_synchronised_batchnorm(small: Compose) -> None:
+    """Its second derivatives do not go through all processes, and masks are compared in every round."""
+    options = ("trainer=ddp_sim", "pruning=grasp", "pruning.density=0.5", "retrain_rounds=[]", "trainer.max_epochs=1")
+    results = run(small("job", *options))
+    assert [round(result.density, 3) for result in results] == [1.0, 0.5]

@@ -1,0 +1,75 @@
+"""Every mask source of `conf/pruning` with structures, and densities asked for directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, open_dict
+
+from lt_lightning.study.places import cells_of, rounds_of, search_folder, tasks_of
+from lt_lightning.study.run import run
+from lt_lightning.study.study import Study
+from lt_lightning.ticket import Ticket
+
+Compose = Callable[..., DictConfig]
+SOURCES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "conf" / "pruning").glob("*.yaml"))
+SMALL = (
+    "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "pruning.rewind=0ep",
+    "structure.refill.round_to=1", "measure=null", "threads=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_source_goes_with_refill_and_regroup(source: str, composed: Compose) -> None:
+    config = composed(*SMALL, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")
+    results = run(config)
+    assert [result.structure for result in results] == ["dense", "unstructured", "refill", "regroup"]
+    tickets = {r.structure: Ticket.load(Study.from_config(config).root / r.place / "ticket") for r in results}
+    masks = tickets["unstructured"].masks
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(0.4 * total)
+    for structure in ("refill", "regroup"):
+        assert tickets[structure].plan is not None
+        assert tickets[structure].trained is not None
+
+
+def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:
+    expected = {"imp": {0.5: 4, 0.25: 7, 0.1: 11, 0.64: 2}, "omp": {0.5: 1, 0.1: 1}, "snip": {0.25: 1}}
+    for source, counts in expected.items():
+        for density, rounds in counts.items():
+            config = composed(f"pruning={source}", f"pruning.density={density}")
+            assert rounds_of(config) == rounds == Study.from_config(config).pruning().rounds
+            assert len(tasks_of(config)[0].parts) == rounds + 1
+            assert cells_of(config)[-1] == (rounds, "regroup")
+
+
+def test_rounds_do_not_tell_searches_of_one_density_apart(composed: Compose) -> None:
+    place = search_folder(composed("pruning.density=0.1"))
+    assert search_folder(composed("pruning.density=0.1", "pruning.rounds=3")) == place
+    others = ("pruning.density=0.2", "pruning.rounds=11", "pruning=omp", "pruning.scope=erk")
+    assert len({place, *(search_folder(composed(each)) for each in others)}) == 5
+
+
+def test_results_from_before_the_options_are_found(composed: Compose) -> None:
+    config = composed()
+    place = search_folder(config)
+    with open_dict(config):
+        del config.pruning["density"], config.pruning["scores_from"]
+    assert search_folder(config) == place
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("pruning.density=1.5", "pruning.density=1.5 is not a share in (0, 1)"),
+        ("pruning.density=half", "pruning.density='half': must be a number"),
+        ("pruning.rate=much", "pruning.rate='much': must be a number"),
+        ("pruning.rate=1", "pruning.rate=1 is not a share in (0, 1)"),
+    ],
+)
+def test_impossible_densities_are_refused_by_name(override: str, told: str, composed: Compose) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        tasks_of(composed(override))
+    assert told in str(error.value)
