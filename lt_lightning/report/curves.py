@@ -1,0 +1,147 @@
+"""Results turned into what figures show: curves with intervals, the dense band, the Pareto front, learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.special import stdtrit
+
+from lt_lightning.study.aggregate import Row
+from lt_lightning.study.places import DENSE, UNSTRUCTURED
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Point:
+    """Of a curve.
+
+    Attributes:
+        x: density, or a share of time or operations saved.
+        y: mean accuracy.
+        half: half the interval of the mean over seeds; None with one seed.
+        seeds: number of them.
+        round: of the ticket.
+        by_mean: whether it is the extreme ticket by the paper's rule.
+        shown: whether it is the one by the interval.
+    """
+
+    x: float
+    y: float
+    half: float | None
+    seeds: int
+    round: int
+    by_mean: bool = False
+    shown: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One structure's points, by descending density."""
+
+    name: str
+    points: tuple[Point, ...]
+
+
+def half_width(deviation: float | None, seeds: int, confidence: float = CONFIDENCE) -> float | None:
+    """Half of Student's two-sided interval of a mean; None with fewer than two values.
+
+    >>> round(half_width(1.0, 2), 3)  # 12.706 / sqrt(2)
+    8.985
+    """
+    if deviation is None or seeds < 2:
+        return None
+    return float(stdtrit(seeds - 1, (1 + confidence) / 2)) * deviation / math.sqrt(seeds)
+
+
+def density_curves(rows: Sequence[Row], marks: Mapping[str, tuple[int | None, int | None]]) -> list[Curve]:
+    """Accuracy over density, a curve for each structure, the unstructured first.
+
+    Args:
+        rows: of one data set, network and setting.
+        marks: rounds of the extreme tickets of each structure: by the mean, and shown by the interval.
+    """
+    return [
+        Curve(name, tuple(_point(row, row.density, marks.get(name, (None, None))) for row in _of(rows, name)))
+        for name in structures_of(rows)
+    ]
+
+
+def arms(point: Point) -> tuple[float, float]:
+    """Lengths of an interval's bars, up and down, as far as an accuracy can reach.
+
+    >>> arms(Point(0.5, 0.75, 0.5, 2, 1))
+    (0.25, 0.5)
+    """
+    half = point.half or 0.0
+    return min(half, 1 - point.y), min(half, point.y)
+
+
+def time_saved(row: Row) -> float:
+    """Share of the dense network's time of inference; NaN if it was not measured."""
+    return 1 - row.time_ratio_inference
+
+
+def training_time_saved(row: Row) -> float:
+    """Likewise of a training step."""
+    return 1 - row.time_ratio_training
+
+
+def flops_saved(row: Row) -> float:
+    """Share of the dense network's multiply-adds that are not executed."""
+    return 1 - row.flops_ratio
+
+
+def dense_row(rows: Sequence[Row]) -> Row | None:
+    """The dense network's; None if it is not finished."""
+    return next((row for row in rows if row.structure == DENSE), None)
+
+
+def structures_of(rows: Sequence[Row]) -> list[str]:
+    """Names in the order that figures show them."""
+    names = sorted({row.structure for row in rows if row.structure != DENSE})
+    return sorted(names, key=lambda name: name != UNSTRUCTURED)
+
+
+def trade_points(rows: Sequence[Row], saved: Callable[[Row], float]) -> list[tuple[float, Row]]:
+    """Tickets with what they save; those of which that is not known are left out."""
+    points = [(saved(row), row) for row in rows if row.structure != DENSE]
+    return [(x, row) for x, row in points if not math.isnan(x)]
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in both coordinates, by ascending x.
+
+    Of equal points the first counts.
+
+    >>> pareto([(0.0, 0.9), (0.5, 0.8), (0.4, 0.7), (0.6, 0.8)])
+    [0, 3]
+    """
+    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1], i))
+    front: list[int] = []
+    best = -math.inf
+    for index in order:
+        if points[index][1] > best:
+            front.append(index)
+            best = points[index][1]
+    return front[::-1]
+
+
+def in_dense_trainings(seconds: Sequence[float]) -> float:
+    """Cost of trainings over that of the first, the dense one; NaN without it.
+
+    >>> in_dense_trainings([10.0, 5.0, 5.0])
+    2.0
+    """
+    return sum(seconds) / seconds[0] if seconds and seconds[0] > 0 else math.nan
+
+
+def _of(rows: Sequence[Row], name: str) -> list[Row]:
+    return sorted((row for row in rows if row.structure == name), key=lambda row: (-row.density, row.round))
+
+
+def _point(row: Row, x: float, marked: tuple[int | None, int | None]) -> Point:
+    half = half_width(row.accuracy_sd, row.seeds)
+    return Point(x, row.accuracy, half, row.seeds, row.round, row.round == marked[0], row.round == marked[1])

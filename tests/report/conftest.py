@@ -1,0 +1,115 @@
+"""Finished runs made by hand: two seeds, one pruning round, an unstructured, a refilled and a regrouped ticket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lt_lightning.files import write_json
+from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Form, LayerReport, Plan
+from lt_lightning.study.places import Task, tasks_of
+from lt_lightning.study.results import Result
+from lt_lightning.ticket import Ticket
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+ACCURACY = {"dense": (0.90, 0.92), "unstructured": (0.91, 0.93), "refill": (0.89, 0.90), "regroup": (0.90, 0.92)}
+RATIOS = {"dense": 1.0, "unstructured": 1.0, "refill": 0.5, "regroup": 0.8}
+
+RESULT = Result(
+    data="digits", model="resnet8", seed=0, round=0, structure="dense", density_asked=1.0, density=1.0, accuracy=0.9,
+    dense_accuracy=0.9, params_ratio=1.0, flops_ratio=1.0, train_seconds=10.0, val_accuracy=0.9, best_epoch=1, held=1.0,
+    time_ratio_inference=1.0, time_ratio_training=1.0, search="", place="",
+)  # fmt: skip
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Iterator[list[DictConfig]]:
+    """Of two seeds, written under `tmp_path/runs`."""
+    GlobalHydra.instance().clear()
+    made = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for seed in (0, 1):
+            overrides = [f"paths.root={tmp_path / 'runs'}", "pruning.rounds=1", f"seed={seed}"]
+            config = compose("run", overrides, return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            with open_dict(config):
+                del config["hydra"]
+            OmegaConf.resolve(config)
+            made.append(config)
+    yield made
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
+    """The root of two finished searches."""
+    for index, config in enumerate(configs):
+        search, *cells = tasks_of(config)
+        OmegaConf.save(config, _made(search.folder) / "config.yaml")
+        write_json(
+            search.folder / "rounds.json",
+            [{"round": 0, "train_seconds": 10.0}, {"round": 1, "train_seconds": 5.0}],
+        )
+        if index == 0:
+            write_json(search.folder / "environment.json", {"cpu": "a processor", "versions": {"torch": "2"}})
+        (search.folder / "metrics.csv").write_text(
+            "step,val/accuracy,train/loss,round\n1,0.5,2.0,0\n2,0.7,1.0,0\n3,0.8,0.9,1\n", encoding="utf-8"
+        )
+        for number, folder in enumerate(search.parts):
+            _finish(search, folder, ("dense", "unstructured")[number], number, index)
+        for cell in cells:
+            _finish(search, cell.folder, cell.structure, cell.number, index)
+    return tmp_path / "runs"
+
+
+def _finish(search: Task, folder: Path, structure: str, number: int, seed: int) -> None:
+    ratio = RATIOS[structure]
+    replace(
+        RESULT, seed=seed, round=number, structure=structure, density=1.0 if number == 0 else 0.5,
+        accuracy=ACCURACY[structure][seed], dense_accuracy=ACCURACY["dense"][seed], flops_ratio=ratio,
+        time_ratio_inference=ratio, time_ratio_training=ratio, search=search.folder.name,
+        place=str(folder.relative_to(search.folder.parent)),
+    ).save(_made(folder))  # fmt: skip
+    _ticket(structure, number).save(folder / "ticket")
+
+
+@pytest.fixture
+def ticket_of() -> Callable[[str], Ticket]:
+    """Makes a ticket of the first round, by the name of its structure."""
+    return lambda structure: _ticket(structure, 1)
+
+
+def _ticket(structure: str, number: int) -> Ticket:
+    """One layer of 4 filters of 4 weights; the mask of the search is a chessboard."""
+    mask = (torch.arange(16).reshape(4, 4, 1, 1) + torch.arange(4).reshape(4, 1, 1, 1)) % 2 == 0
+    plan: Plan | None = None
+    if structure == "dense":
+        mask = torch.ones_like(mask)
+    elif structure == "refill":
+        mask = torch.zeros_like(mask)
+        mask[[1, 3]] = True
+        plan = ChannelPlan({"conv": torch.tensor([1, 3])}, {})
+    elif structure == "regroup":
+        mask = torch.zeros_like(mask)
+        mask[[0, 2], :1], mask[[0, 2], 2:3] = True, True
+        plan = BlockPlan("kernel_position", {"conv": [Block(torch.tensor([0, 2]), torch.tensor([0, 2]))]})
+    kept = int(mask.sum())
+    forms: dict[str, Form] = {"refill": "channels", "regroup": "dense"}
+    form = forms.get(structure, "unstructured")
+    executed = kept if structure == "refill" else 16
+    report = LayerReport(16, 8, kept, executed, 10, form, note="too few" if form == "dense" else "")
+    card = {"structure": structure, "round": number, "prunable": ["conv"]}
+    return Ticket({"conv.weight": mask}, {"conv.weight": torch.ones(4, 4, 1, 1)}, None, plan, {"conv": report}, card)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
