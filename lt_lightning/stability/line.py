@@ -1,0 +1,132 @@
+"""The line between two trained networks: points on it, the error barrier, and the smallest stable rewind point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """(1 - alpha) * first + alpha * second, value by value; exactly one of them at the ends, and where both agree.
+
+    Args:
+        first: state of a network (parameters and buffers by name).
+        second: of another one with the same names and shapes; of counters (whole numbers) the first's are taken.
+        alpha: in [0, 1].
+
+    Raises:
+        ValueError: if names or shapes differ.
+
+    >>> interpolate({"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([2.0, 4.0])}, 0.25)
+    {'w': tensor([0.5000, 4.0000])}
+    """
+    if odd := sorted(set(first) ^ set(second)):
+        raise ValueError(f"no line joins these networks: {odd[0]} is in one of them alone")
+    if odd := [name for name in first if first[name].shape != second[name].shape]:
+        shapes = f"{tuple(first[odd[0]].shape)} and {tuple(second[odd[0]].shape)}"
+        raise ValueError(f"no line joins these networks: {odd[0]} has the shapes {shapes}")
+    return {
+        name: value.lerp(second[name], alpha) if value.is_floating_point() else value.clone()
+        for name, value in first.items()
+    }
+
+
+def barrier(errors: Sequence[float]) -> float:
+    """Height of the error barrier: the largest error on the line less the mean error of its two ends.
+
+    Frankle et al. 2020 ("Linear Mode Connectivity and the Lottery Ticket Hypothesis", section 2) call it the linear
+    interpolation instability, and a network stable where it is below 2 %. It is never negative.
+
+    Args:
+        errors: along the line, the first and the last at its ends.
+
+    Raises:
+        ValueError: if there are fewer than two.
+
+    >>> barrier([0.25, 0.75, 0.5])
+    0.375
+    """
+    if len(errors) < 2:
+        raise ValueError(f"a barrier needs the errors of both ends, not {len(errors)} error")
+    return max(errors) - (errors[0] + errors[-1]) / 2
+
+
+def smallest_stable(stable: Callable[[int], bool], count: int) -> int | None:
+    """The smallest of `count` rewind points that is stable, by bisection; None if even the last is not.
+
+    Taken for granted: after a stable point all are. Where noise breaks that, what is found is a stable point
+    whose predecessor is unstable.
+
+    Args:
+        stable: tells of a point, from 0 to `count - 1`; asked at most log2(count) + 1 times.
+        count: number of points, in ascending order.
+
+    >>> smallest_stable(lambda point: point >= 5, 8)
+    5
+    """
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if stable(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low if low < count else None
+
+
+@torch.no_grad()
+def reestimate(network: nn.Module, batches: Batches) -> None:
+    """Sets the statistics of every BatchNorm to the means over these batches, all of equal weight.
+
+    A point between two networks has activations of its own: statistics that are interpolated do not fit them
+    (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2). Everything else stays.
+
+    Args:
+        network: on the batches' device; changed in place, its modes are left as they were.
+        batches: images and labels, of the training data.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    modes = {module: module.training for module in network.modules()}
+    momenta = [norm.momentum for norm in norms]
+    try:
+        network.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over all batches
+            norm.train()
+        for images, _ in batches:
+            network(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+def error(network: nn.Module, batches: Batches) -> float:
+    """Share of the images that a network classifies wrongly, in evaluation mode.
+
+    Args:
+        network: images to logits (n, classes), on the batches' device.
+        batches: images and labels.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    training, wrong, count = network.training, 0, 0
+    network.eval()
+    for images, labels in batches:
+        wrong += int((network(images).argmax(1) != labels).sum())
+        count += len(labels)
+    network.train(training)
+    if not count:
+        raise ValueError("the error of a network needs at least one image")
+    return wrong / count

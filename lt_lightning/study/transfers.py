@@ -1,0 +1,96 @@
+"""Tickets that a job takes from searches on other data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lt_lightning.pruning.rewind import Restart
+from lt_lightning.structures.unstructured import Unstructured
+from lt_lightning.structuring import structure_ticket
+from lt_lightning.study.places import UNSTRUCTURED, round_folder
+from lt_lightning.study.sources import parted, sources_of
+from lt_lightning.ticket import Ticket
+from lt_lightning.transfer import transfer
+
+if TYPE_CHECKING:
+    from lt_lightning.study.study import Study
+
+CARD = "transferred_from"
+
+
+def transferred_ticket(study: Study, number: int, name: str, network: nn.Module) -> Ticket:
+    """A round's ticket of another search, fitted to this network and structured; its card tells where it is from.
+
+    Args:
+        study: of the job.
+        number: of the round.
+        name: as `sources.told` makes it.
+        network: of this study, freshly initialised.
+    """
+    structure, source = parted(name)
+    (search,) = (folder for folder in sources_of(study.config, [number]) if folder.name == source)
+    moved = transfer(Ticket.load(_path(search, number)), network, study.example)
+    theirs: Any = OmegaConf.load(search / "config.yaml")
+    ticket = structure_ticket(
+        moved.ticket,
+        f"{structure} from {theirs.labels.data}",
+        study.structures.get(structure, Unstructured()),
+        network,
+        study.example,
+        _gradients(search, number, moved.ticket),
+    )
+    lineage = {
+        "search": source, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
+        "round": number, "replaced": moved.replaced,
+    }  # fmt: skip
+    return replace(ticket, card={**ticket.card, **study.labels, CARD: lineage})
+
+
+def check_transfers(study: Study, network: nn.Module) -> None:
+    """Looks whether the tickets that are taken from elsewhere fit this study's network.
+
+    Raises:
+        ValueError: naming the search and what does not fit.
+    """
+    if not (numbers := sorted({number for number, name in study.cells() if parted(name)[1]})):
+        return
+    for search in sources_of(study.config, numbers):
+        try:
+            transfer(Ticket.load(_path(search, numbers[0])), network, study.example)
+        except ValueError as error:
+            raise ValueError(f"transfer.from={search}: {error}") from None
+
+
+def restart_for(ticket: Ticket, restart: Restart) -> Restart:
+    """How to train a ticket of this study, or one from elsewhere.
+
+    The latter brings its own values, to which the momentum of this study's dense training does not belong. Its
+    schedule goes back to the same point, so that it trains as long as the study's own tickets.
+    """
+    if CARD not in ticket.card or restart.mode != "weights":
+        return restart
+    return replace(restart, mode="learning_rate")
+
+
+def _path(search: Path, number: int) -> Path:
+    return round_folder(search, number) / UNSTRUCTURED / "ticket"
+
+
+def _gradients(search: Path, number: int, ticket: Ticket) -> Mapping[str, Tensor] | None:
+    """None of what was initialised anew: they are zero."""
+    path = round_folder(search, number) / "gradients.pt"
+    if not path.is_file():
+        return None
+    gradients: dict[str, Tensor] = torch.load(path, weights_only=True)
+    shapes = {name: mask.shape for name, mask in ticket.masks.items()}
+    return {
+        name: value if value.shape == shapes.get(name, value.shape) else torch.zeros(shapes[name])
+        for name, value in gradients.items()
+    }

@@ -1,0 +1,179 @@
+"""Tickets of one data set retrained on another: found, fitted, trained as long as the study's own, told apart."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.pruning.rewind import Restart, RewindPoint
+from lt_lightning.study.places import tasks_of
+from lt_lightning.study.results import Result
+from lt_lightning.study.run import run
+from lt_lightning.study.status import tasks_under
+from lt_lightning.study.transfers import restart_for
+from lt_lightning.ticket import Ticket
+
+Compose = Callable[..., DictConfig]
+SMALL = (
+    "model.width=4",
+    "data.limit=0.2",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "pruning.rounds=1",
+    "structure=[refill]",
+    "structure.refill.round_to=2",
+    "measure=null",
+)
+COLOURS = (
+    "data._target_=colours.Colours", "labels.data=colours", "dataset.classes=4", "dataset.channels=3",
+    "dataset.size=6", "data.validation=40",
+)  # fmt: skip
+
+
+class Colours(TensorData):
+    """Images of one channel bright, or none: three channels, four classes, 6x6 pixels."""
+
+    name, classes, channels, size = "colours", 4, 3, 6
+    mean, std, files = (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), None
+
+    def _read(self) -> tuple[Pairs, Pairs]:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(640) % 4
+        images = torch.randint(100, (640, 3, 6, 6), generator=generator, dtype=torch.uint8)
+        for channel in range(3):
+            images[labels == channel, channel] += 100
+        return Pairs(images[:600], labels[:600]), Pairs(images[600:], labels[600:])
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("colours")
+    module.Colours = Colours  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "colours", module)
+
+
+def test_tickets_of_digits_are_retrained_on_colours(composed: Compose, tmp_path: Path) -> None:
+    first = run(composed(*SMALL))
+    root, source = tmp_path / "runs", first[0].search
+    own = run(composed(*SMALL, *COLOURS))
+    with_digits = composed(*SMALL, *COLOURS, f"transfer.from={root / source}")
+    results = run(with_digits)
+    assert [result.structure for result in results] == [
+        "dense", "unstructured", "refill", "unstructured from digits", "refill from digits",
+    ]  # fmt: skip
+    assert [result.place for result in results[:3]] == [result.place for result in own]
+    with (root / "summary.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["data"] == "colours"]
+    assert sorted(row["structure"] for row in rows) == sorted(result.structure for result in results)
+
+    theirs = {result.structure: _ticket(root, result) for result in first}
+    for result in results[3:]:
+        _check_lineage(_ticket(root, result), theirs["unstructured"], source)
+    refilled, original = _ticket(root, results[4]), theirs["refill"]
+    for name, mask in original.masks.items():  # the same structure from the same masks and weights
+        if refilled.masks[name].shape == mask.shape:
+            assert torch.equal(refilled.masks[name], mask), name
+    assert results[4].density == pytest.approx(first[2].density)
+
+    assert [result.place for result in run(with_digits)] == [result.place for result in results]
+    assert tasks_of(composed(*SMALL, *COLOURS, "transfer.from=others")) == tasks_of(with_digits)
+    listed = {task.folder for task in tasks_under(root) if task.folder.is_relative_to(root / results[0].search)}
+    assert listed == {task.folder for task in tasks_of(with_digits)}
+
+
+def _ticket(root: Path, result: Result) -> Ticket:
+    return Ticket.load(root / result.place / "ticket")
+
+
+def _check_lineage(ticket: Ticket, origin: Ticket, source: str) -> None:
+    replaced = ["stem.conv.weight", "classifier.weight", "classifier.bias"]
+    assert ticket.card["transferred_from"] == {
+        "search": source, "data": "digits", "model": "resnet8", "seed": 0, "round": 1, "replaced": replaced,
+    }  # fmt: skip
+    assert (ticket.card["data"], ticket.card["round"]) == ("colours", 1)
+    for name, value in origin.rewind.items():
+        assert (ticket.rewind[name].shape != value.shape) == (name in replaced)
+        assert name in replaced or torch.equal(ticket.rewind[name], value)
+    assert ticket.trained is not None
+
+
+def test_a_ticket_from_elsewhere_has_no_momentum_but_the_same_place_in_the_schedule() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    schedule.step()
+    module = torch.nn.Module()
+    module.weight = parameter
+    restart = Restart("weights", RewindPoint.capture(module, [optimizer], [schedule]), 3, [[0.1]])
+    assert restart_for(Ticket({}, {}), restart) is restart
+    elsewhere = restart_for(Ticket({}, {}, card={"transferred_from": {}}), restart)
+    optimizer.step()
+    schedule.step()
+    elsewhere.restore([optimizer], [schedule])
+    assert not optimizer.state_dict()["state"]
+    assert (schedule.last_epoch, optimizer.param_groups[0]["lr"], elsewhere.epochs) == (1, 0.5, 3)
+
+
+def _a_search(root: Path, name: str, config: DictConfig, rounds: int = 1) -> Path:
+    """What of a search is looked at to tell whether its tickets can be taken."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    for number in range(1, rounds + 1):
+        place = folder / f"round_{number:02d}" / "unstructured"
+        place.mkdir(parents=True)
+        (place / "ticket.safetensors").touch()
+    told = ", ".join(f'{{"round": {number}}}' for number in range(rounds + 1))
+    (folder / "rounds.json").write_text(f"[{told}]")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    return folder
+
+
+def test_others_are_searches_alike_on_other_data_that_are_trained_far_enough(composed: Compose, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for name, rounds, options in (
+        ("alike", 1, COLOURS),
+        ("untrained", 0, COLOURS),
+        ("seed", 1, (*COLOURS, "seed=1")),
+        ("rate", 1, (*COLOURS, "pruning.rate=0.3")),
+        ("model", 1, (*COLOURS, "model=resnet14")),
+        ("same", 1, ()),
+    ):
+        _a_search(root, name, composed(*SMALL, *options), rounds)
+    labels = [task.structure for task in tasks_of(composed(*SMALL, "transfer.from=others"))]
+    assert labels == ["", "refill", "unstructured from alike", "refill from alike"]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "overrides", "told"),
+    [
+        (None, [], "is no folder of a search"),
+        (1, ["pruning.rounds=2"], "has no trained unstructured ticket of round 2"),
+        (1, ["pruning.next_round_from=refill"], "needs pruning.next_round_from=unstructured"),
+    ],
+)
+def test_impossible_sources_are_refused(
+    rounds: int | None, overrides: list[str], told: str, composed: Compose, tmp_path: Path
+) -> None:
+    folder = tmp_path / "source"
+    if rounds is not None:
+        _a_search(tmp_path, "source", composed(*SMALL), rounds)
+    with pytest.raises(ValueError, match=f"transfer.from={folder}.*{told}"):
+        run(composed(*SMALL, *overrides, f"transfer.from={folder}"))
+
+
+def test_another_network_is_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    source = run(composed(*SMALL, "retrain_rounds=[]"))[0].search
+    with pytest.raises(ValueError, match=f"transfer.from=.*{source}: the ticket is for another network than ResNet"):
+        run(composed(*SMALL, "model.width=8", f"transfer.from={root / source}"))
+    assert [path.name for path in root.glob("digits-*")] == [source]
