@@ -36,13 +36,14 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Stem of 16 channels, three stages of n blocks of 16, 32 and 64 times `widen` channels, linear classifier.
+    """Stem of `width` channels, three stages of n blocks of 1, 2 and 4 times `widen` as many, linear classifier.
 
     Args:
         depth: 6n + 4 as in the original (16, 22, 28, 40) or 6n + 2 (14, 20, 26, 32).
         widen: factor of the width.
         classes: outputs.
         channels: of the image.
+        width: channels of the stem.
 
     Raises:
         ValueError: if `depth` is of neither form, or a size is not positive.
@@ -51,22 +52,22 @@ class WideResNet(nn.Module):
     1855578
     """
 
-    def __init__(self, depth: int, widen: int, classes: int, channels: int = 3) -> None:
+    def __init__(self, depth: int, widen: int, classes: int, channels: int = 3, width: int = 16) -> None:
         super().__init__()
-        positive(widen=widen, classes=classes, channels=channels)
+        positive(widen=widen, classes=classes, channels=channels, width=width)
         if depth < 8 or depth % 6 not in (2, 4):
             raise ValueError(
                 f"depth={depth!r}: must be 6n + 4 (10, 16, 22, 28, ...) or 6n + 2 (8, 14, 20, 26, 32, ...)"
             )
-        self.stem = conv(channels, 16, 3)
+        self.stem = conv(channels, width, 3)
         self.stages = nn.Sequential()
-        features = 16
+        features = width
         for stage in range(3):
             layers = nn.Sequential()
             for index in range(depth // 6):
                 stride = 2 if stage > 0 and index == 0 else 1
-                layers.append(PreActivationBlock(features, 16 * widen * 2**stage, stride))
-                features = 16 * widen * 2**stage
+                layers.append(PreActivationBlock(features, width * widen * 2**stage, stride))
+                features = width * widen * 2**stage
             self.stages.append(layers)
         self.bn = nn.BatchNorm2d(features)
         self.relu = nn.ReLU()
