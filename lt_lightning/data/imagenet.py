@@ -86,6 +86,7 @@ class ImageNet(ImageData):
 
     def _loader(self, part: Part) -> StreamLoader:
         pictures = self._parts[part]
+        pictures.seed = self.order_seed
         return StreamLoader(pictures, self._order(part, len(pictures)), self.workers, *self._statistics())
 
 

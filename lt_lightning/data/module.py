@@ -62,6 +62,7 @@ class ImageData(pl.LightningDataModule, ABC):
     One module can serve many trainers after each other; it reads its files once.
 
     Attributes:
+        order_seed: of the order and the augmentation; `seed`, unless it is set, for another order of the same division.
         name: of the data set, as in `conf/data`.
         classes: number of classes; labels are 0 to `classes - 1`.
         channels: of an image.
@@ -114,6 +115,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
+        self.order_seed = seed
         self.validation = validation
         self.limit = limit
 
@@ -165,7 +167,8 @@ class ImageData(pl.LightningDataModule, ABC):
         if train and self.batch_size % world_size:
             raise ValueError(f"data.batch_size={self.batch_size}: must be a multiple of the {world_size} processes")
         size = self.batch_size // world_size if train else self.eval_batch_size
-        return Order(count, size, shuffle=train, drop_last=train, seed=self.seed, rank=rank, world_size=world_size)
+        seed = self.order_seed
+        return Order(count, size, shuffle=train, drop_last=train, seed=seed, rank=rank, world_size=world_size)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, on the device."""

@@ -244,7 +244,7 @@ class _Choice:
         liveness = self._liveness(counts)
         masks = channel_masks(self.subject, liveness)
         return Structured(masks, {n: self._report(layer, masks, liveness) for n, layer in self.subject.layers.items()},
-                          _plan(liveness))  # fmt: skip
+                          channel_plan(liveness))  # fmt: skip
 
     def _report(self, layer: Layer, masks: Masks, liveness: Liveness) -> LayerReport:
         before = self.subject.masks.get(layer.weight)
@@ -347,7 +347,7 @@ def _weight_mask(layer: Layer, outputs: Tensor, inputs: Tensor) -> Tensor:
     return mask.clone()
 
 
-def _plan(liveness: Liveness) -> ChannelPlan:
+def channel_plan(liveness: Liveness) -> ChannelPlan:
     def indices(flags: Mapping[str, Flags]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.flatnonzero(keep)) for name, keep in flags.items() if not keep.all()}
 

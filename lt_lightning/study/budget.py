@@ -34,7 +34,8 @@ def costs_of(study: Study, tasks: Sequence[Task]) -> list[Cost]:
     for task in tasks:
         if results_of(task) is None:
             done = () if task.structure else rounds_done(task.folder)
-            epochs = [lengths[task.number]] if task.structure else [n for i, n in enumerate(lengths) if i not in done]
+            length = lengths[0 if task.whole_schedule else task.number]
+            epochs = [length] if task.structure else [n for i, n in enumerate(lengths) if i not in done]
             costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(study)))
     return costs
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -18,52 +19,74 @@ from lt_lightning.structuring import structure_ticket
 from lt_lightning.study.checkpoints import Checkpoints, checkpoints_in
 from lt_lightning.study.loggers import closing_wandb, make_loggers, record
 from lt_lightning.study.outcome import evaluate, make_result
+from lt_lightning.study.places import FROM_START, Task, hash_of
 from lt_lightning.study.progress import JobProgress, ReportProgress
 from lt_lightning.study.results import Result
+from lt_lightning.study.sources import parted
 from lt_lightning.study.study import TICKET, Study
+from lt_lightning.study.transfers import restart_for, transferred_ticket
+from lt_lightning.study.twins import randomly_masked, reinitialised, shuffled, small_dense
 from lt_lightning.ticket import Ticket
 
 
 def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, job: JobProgress) -> Result:
     """Structures one round's ticket and trains it alone, unless that is done, and returns its result."""
     folder = study.cell_folder(number, structure)
+    label = f"{structure}, round {number} of {study.rounds}"
+    return _run(study, number, folder, label, lambda: _ticket(study, number, structure), dense_accuracy, job)
+
+
+def run_twin(study: Study, task: Task, dense_accuracy: float, job: JobProgress) -> Result:
+    """Makes a ticket's twin and trains it, unless that is done, and returns its result."""
+    return _run(study, task.number, task.folder, task.label, lambda: _twin(study, task), dense_accuracy, job)
+
+
+def _run(
+    study: Study,
+    number: int,
+    folder: Path,
+    label: str,
+    make: Callable[[], Ticket],
+    dense_accuracy: float,
+    job: JobProgress,
+) -> Result:
     if (done := Result.load(folder)) is not None:
         return done
-    ticket = _prepared(study, number, structure, folder / TICKET)
+    ticket = _prepared(study, folder / TICKET, make)
     with closing_wandb():
         name = f"{study.search_folder.name}-round_{number:02d}-{folder.name}"
         loggers = make_loggers(study.config, folder, study.root, name, "retrain")
         if ticket.trained is None:
-            ticket = _train(study, number, structure, job, loggers)
-        accuracy = evaluate(study, study.classifier(), ticket)  # of full size again
+            ticket = _train(study, number, folder / TICKET, label, job, loggers)
+        accuracy = evaluate(study, study.classifier(ticket.card.get("width")), ticket)  # of full size again
         result = make_result(study, ticket, accuracy, dense_accuracy, folder)
         record(loggers, [result], {name: (folder / TICKET, ticket)})
     result.save(folder)
     return result
 
 
-def _prepared(study: Study, number: int, structure: str, path: Path) -> Ticket:
+def _prepared(study: Study, path: Path, make: Callable[[], Ticket]) -> Ticket:
     """The cell's ticket, with what computes its layers decided; what a killed job left is taken, perhaps trained."""
     if path.with_name(f"{path.name}.safetensors").is_file():
         return Ticket.load(path)
-    network = study.classifier().network
-    ticket = _structured(study, number, structure, network)
+    ticket = make()
     if study.config.execution == "shrunk":
         device = str(study.trainer([], []).strategy.root_device)
+        network = study.classifier(ticket.card.get("width")).network
         ticket = decide(ticket, network, study.example, study.data.batch_size // processes(), device)
     ticket.save(path)
     return ticket
 
 
-def _train(study: Study, number: int, structure: str, job: JobProgress, loggers: Sequence[Logger]) -> Ticket:
+def _train(study: Study, number: int, path: Path, label: str, job: JobProgress, loggers: Sequence[Logger]) -> Ticket:
     """The ticket, trained; it is on disk then."""
-    path = study.cell_folder(number, structure) / TICKET
     callback = ticket_training(study, path)
     checkpoints = checkpoints_in(path.parent, study.config)
-    assert callback.restart is not None
-    epochs = callback.restart.epochs
-    label = f"{structure}, round {number} of {study.rounds}"
-    report = ReportProgress(job, study.expected_lengths()[number], lambda: [epochs], lambda _: label)
+    lengths = study.expected_lengths()
+    epochs, expected = lengths[0], lengths[0]
+    if callback.restart is not None:
+        epochs, expected = callback.restart.epochs, lengths[number]
+    report = ReportProgress(job, expected, lambda: [epochs], lambda _: label)
     together(train_ticket, study, str(path), callback=callback, checkpoints=checkpoints, own=[report], loggers=loggers)
     assert callback.trained is not None
     callback.trained.save(path)
@@ -73,10 +96,12 @@ def _train(study: Study, number: int, structure: str, job: JobProgress, loggers:
 
 def ticket_training(study: Study, path: Path) -> TicketTraining:
     """The callback that trains a ticket of this study."""
-    config = study.config
+    config, ticket = study.config, Ticket.load(path)
+    from_start = ticket.card.get("twin") in FROM_START
+    restart = None if from_start else restart_for(ticket, Restart.load(study.search_folder / "restart.pt"))
     return TicketTraining(
-        Ticket.load(path),
-        Restart.load(study.search_folder / "restart.pt"),
+        ticket,
+        restart,
         config.execution,
         study.data.batch_size // processes(),
         config.pruning.monitor,
@@ -96,7 +121,33 @@ def train_ticket(
     callback = callback or ticket_training(study, Path(path))
     checkpoints = checkpoints or checkpoints_in(Path(path).parent, study.config)
     trainer = study.trainer([callback, *own, checkpoints], list(loggers))
-    trainer.fit(study.classifier(), study.data, ckpt_path=checkpoints.latest(), weights_only=True)
+    classifier = study.classifier(callback.ticket.card.get("width"))
+    trainer.fit(classifier, study.data, ckpt_path=checkpoints.latest(), weights_only=True)
+
+
+def _ticket(study: Study, number: int, structure: str) -> Ticket:
+    make = transferred_ticket if parted(structure)[1] else _structured
+    return make(study, number, structure, study.classifier().network)
+
+
+def _twin(study: Study, task: Task) -> Ticket:
+    assert task.source is not None
+    ticket = Ticket.load(task.source / TICKET)
+    # Of its own for each twin, so that no two share their initial values or their permutations.
+    seed = int(hash_of({"seed": study.config.seed, "twin": [task.number, task.structure, task.twin]}), 16)
+    generator = torch.Generator().manual_seed(seed)
+    match task.twin:
+        case "reinit":
+            twin = reinitialised(ticket, study.network(seed))
+        case "small_dense":
+            twin = small_dense(
+                ticket, lambda width: study.network(seed, width), study.config.model.width, study.example
+            )
+        case "random":
+            twin = randomly_masked(ticket, study.network(seed), study.example, generator)
+        case _:
+            twin = shuffled(ticket, study.network(seed), study.example, generator)
+    return replace(twin, card={**twin.card, "twin": task.twin, "twin_seed": seed})
 
 
 def _structured(study: Study, number: int, structure: str, network: nn.Module) -> Ticket:

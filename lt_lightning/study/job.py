@@ -79,7 +79,7 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
 def objective(results: Sequence[Result]) -> float:
     """Mean validation accuracy of the last round's tickets; NaN without any."""
     last = max((result.round for result in results), default=0)
-    values = [result.val_accuracy for result in results if result.round == last]
+    values = [result.val_accuracy for result in results if result.round == last and not result.twin]
     return sum(values) / len(values) if values else math.nan
 
 

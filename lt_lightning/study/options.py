@@ -6,13 +6,16 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from lt_lightning.study.verdict import Rule
+
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+TWINS = ("reinit", "shuffle", "random", "small_dense")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -25,6 +28,12 @@ def check_basics(config: DictConfig) -> None:
     rounds, chosen, seed = config.pruning.rounds, config.retrain_rounds, config.seed
     if not _is_whole(rounds) or rounds < 1:
         raise ValueError(f"pruning.rounds={rounds}: must be a whole number of at least 1")
+    rate, density = config.pruning.rate, config.pruning.get("density")
+    for key, value in (("rate", rate), ("density", 0.5 if density is None else density)):
+        if not fits(value, float):
+            raise ValueError(f"pruning.{key}={value!r}: must be a number")
+        if not 0 < value < 1:
+            raise ValueError(f"pruning.{key}={value} is not a share in (0, 1)")
     if not _is_whole(seed) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed={seed}: must be a whole number from 0 to {LARGEST_SEED}")
     if chosen is not None and not (OmegaConf.is_list(chosen) and all(map(_is_whole, chosen))):
@@ -34,6 +43,9 @@ def check_basics(config: DictConfig) -> None:
         raise ValueError(f"pruning.next_round_from={source!r} is not one of {', '.join(sources)}")
     _check_trainer(config.trainer)
     _check_measure(config.measure)
+    if "verdict" in config:  # searches of earlier versions have none
+        _check_verdict(config.verdict)
+    _check_twins(config.get("twins", []))
     for key, value in config.checkpoint.items():
         if not fits(value, float):
             raise ValueError(f"checkpoint.{key}={value!r}: must be a number")
@@ -60,6 +72,20 @@ def _check_measure(measure: Any) -> None:
             raise ValueError(f"measure.{key}={measure[key]!r}: must be a whole number of at least 1")
     if not fits(measure.slot, float) or not 0 < measure.slot < math.inf:
         raise ValueError(f"measure.slot={measure.slot!r}: must be a positive number of seconds")
+
+
+def _check_twins(twins: Any) -> None:
+    if not isinstance(twins, Sequence) or isinstance(twins, str) or any(twin not in TWINS for twin in twins):
+        raise ValueError(f"twins={twins}: must be a list of {', '.join(TWINS)}")
+
+
+def _check_verdict(verdict: Any) -> None:
+    if not OmegaConf.is_dict(verdict) or set(verdict) != {"margin", "confidence"}:
+        raise ValueError(f"verdict={verdict}: must have margin and confidence")
+    for key, value in verdict.items():
+        if not fits(value, float):
+            raise ValueError(f"verdict.{key}={value!r}: must be a number")
+    Rule(**verdict)
 
 
 def check_options(config: DictConfig) -> None:

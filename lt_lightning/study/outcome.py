@@ -20,32 +20,36 @@ from lt_lightning.ticket import Ticket
 def evaluate(study: Study, classifier: ImageClassifier, ticket: Ticket) -> float:
     """Accuracy of a trained ticket on the test set."""
     ticket.apply(classifier.network, "trained")
-    return together(run_test, study, classifier=classifier)
+    return together(run_test, study, ticket.card.get("width"), classifier=classifier)
 
 
-def run_test(study: Study, classifier: ImageClassifier | None = None) -> float:
+def run_test(study: Study, width: int | None, classifier: ImageClassifier | None = None) -> float:
     """Accuracy on the test set, in every process: each tests its part by process 0's weights."""
-    (metrics,) = study.trainer([], []).test(classifier or study.classifier(), study.data, verbose=False)
+    (metrics,) = study.trainer([], []).test(classifier or study.classifier(width), study.data, verbose=False)
     return float(metrics["test/accuracy"])
 
 
 def measure(study: Study, ticket: Ticket) -> tuple[float, float]:
     """Time of the network that executes a ticket over the dense one's, in inference and in a training step."""
     options = study.config.measure
-    if ticket.plan is None:
+    width = ticket.card.get("width")
+    if ticket.plan is None and width is None:
         return 1.0, 1.0
     if options is None:
         return math.nan, math.nan
     dense = study.classifier().network
-    network = ticket.apply(study.classifier().network, "trained")
+    network = ticket.apply(study.classifier(width).network, "trained")
     device = str(study.trainer([], []).strategy.root_device)
     ratios = []
     for training in (False, True):
-        small = execute(network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device)
-        assert small is not None
-        _check_same(network, small.network, study)
+        small = network
+        if ticket.plan is not None:
+            made = execute(network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device)
+            assert made is not None
+            small = made.network
+            _check_same(network, small, study)
         setting = Setting(options.batch_size, training)
-        ratios.append(time_ratio(dense, small.network, study.shape, setting, device, options.samples, options.slot))
+        ratios.append(time_ratio(dense, small, study.shape, setting, device, options.samples, options.slot))
     return ratios[0], ratios[1]
 
 
@@ -76,4 +80,6 @@ def make_result(study: Study, ticket: Ticket, accuracy: float, dense_accuracy: f
         time_ratio_training=training,
         search=study.search_folder.name,
         place=str(folder.relative_to(study.root)),
+        executed=sum(report.executed for report in asked.values()) / sum(report.size for report in asked.values()),
+        twin=card.get("twin", ""),
     )

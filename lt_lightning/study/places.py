@@ -15,12 +15,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.study.options import check_basics
+from lt_lightning.pruning.densities import densities
+from lt_lightning.study.options import TWINS, check_basics
+from lt_lightning.study.sources import parted, sources_of, told
 
 DENSE, UNSTRUCTURED = "dense", "unstructured"  # the callback's names; it is slow to import
+FROM_START = ("reinit", "small_dense")  # trained from initial values on, for the whole schedule
 
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
 ALGORITHM = 1
+
+# Options that there once were not: at these values the search is the one that there was without them.
+NEUTRAL: dict[str, dict[str, Any]] = {"pruning": {"density": None, "scores_from": "trained"}}
 
 # What says how, not what, is computed: other values give the same result, up to the rounding of float operations. Any
 # other key of these groups, one added by the user too, counts as one that determines the result.
@@ -56,6 +62,8 @@ class Task:
         number: round whose ticket is retrained; 0 for a search.
         structure: name of the structure; empty for a search.
         parts: folders, each with a result when the task is finished.
+        twin: of `TWINS`, if it is the control of a ticket; else empty.
+        source: folder of the ticket that a twin is made from.
     """
 
     folder: Path
@@ -63,10 +71,17 @@ class Task:
     number: int
     structure: str
     parts: tuple[Path, ...]
+    twin: str = ""
+    source: Path | None = None
+
+    @property
+    def whole_schedule(self) -> bool:
+        """Whether a retraining lasts as long as the dense one, whatever the rewind point."""
+        return self.twin in FROM_START
 
 
 def tasks_of(config: DictConfig) -> list[Task]:
-    """All that a job consists of: the search, then its cells.
+    """All that a job consists of: the search, then its cells, then their twins.
 
     Raises:
         ValueError: if the configuration leaves that open.
@@ -74,13 +89,22 @@ def tasks_of(config: DictConfig) -> list[Task]:
     check_basics(config)
     folder = search_folder(config)
     source = str(config.pruning.next_round_from)
-    rounds = int(config.pruning.rounds)
+    rounds = rounds_of(config)
     parts = (round_folder(folder, 0) / DENSE, *(round_folder(folder, n) / source for n in range(1, rounds + 1)))
     search = Task(folder, f"search of {rounds} rounds", 0, "", parts)
     cells = [(number, name, cell_folder(config, number, name)) for number, name in cells_of(config)]
-    return [search] + [
-        Task(place, f"{name}, round {number} of {rounds}", number, name, (place,)) for number, name, place in cells
-    ]
+    return (
+        [search]
+        + [Task(place, f"{name}, round {number} of {rounds}", number, name, (place,)) for number, name, place in cells]
+        + [_twin_task(config, *twin) for twin in twins_of(config)]
+    )
+
+
+def rounds_of(config: DictConfig) -> int:
+    """Pruning rounds: as many as are asked for, or as reach the density that is asked for."""
+    pruning = config.pruning
+    at_once = pruning.get("scores_from", "trained") != "trained"
+    return len(densities(pruning.rounds, pruning.rate, pruning.get("density"), at_once))
 
 
 def search_folder(config: DictConfig) -> Path:
@@ -98,17 +122,51 @@ def search_folder(config: DictConfig) -> Path:
 def cells_of(config: DictConfig) -> list[tuple[int, str]]:
     """Tickets that are retrained alone, as (round, structure)."""
     if config.pruning.next_round_from != UNSTRUCTURED:
+        sources_of(config, ())
         return []
     chosen = config.retrain_rounds
-    numbers = range(1, int(config.pruning.rounds) + 1) if chosen is None else sorted(set(chosen))
-    return [(number, name) for number in numbers for name in config.structure]
+    numbers = range(1, rounds_of(config) + 1) if chosen is None else sorted(set(chosen))
+    names = [(number, name) for number in numbers for name in config.structure]
+    for source in sources_of(config, list(numbers)):
+        names += [(n, told(name, source)) for n in numbers for name in (UNSTRUCTURED, *config.structure)]
+    return names
 
 
 def cell_folder(config: DictConfig, number: int, structure: str) -> Path:
     """Folder of a retrained ticket, named by a hash of what determines it besides the search."""
-    options = OmegaConf.to_container(config.structure[structure], resolve=True)
-    what = {"structure": options, "execution": config.execution}
+    structure, source = parted(structure)
+    options = OmegaConf.to_container(config.structure[structure], resolve=True) if structure in config.structure else {}
+    what = {"structure": options, "execution": config.execution} | ({"from": source} if source else {})
     return round_folder(search_folder(config), number) / f"{structure}-{hash_of(what)}"
+
+
+def twins_of(config: DictConfig) -> list[tuple[int, str, str]]:
+    """Controls that are trained, as (round, structure, twin).
+
+    An unstructured ticket runs whole and has no structure that a shuffle could keep, so of it there are `reinit` and
+    `random` alone; tickets that come from other searches have none.
+    """
+    asked = [twin for twin in TWINS if twin in (config.get("twins") or ())]
+    chosen, source = config.retrain_rounds, str(config.pruning.next_round_from)
+    numbers = range(1, rounds_of(config) + 1) if chosen is None else sorted(set(chosen))
+    names = [source] if source != UNSTRUCTURED else [UNSTRUCTURED, *config.structure]
+    return [
+        (number, name, twin)
+        for number in numbers
+        for name in names
+        for twin in asked
+        if name != UNSTRUCTURED or twin in ("reinit", "random")
+    ]
+
+
+def _twin_task(config: DictConfig, number: int, structure: str, twin: str) -> Task:
+    rounds = round_folder(search_folder(config), number)
+    searched = structure == config.pruning.next_round_from
+    source = rounds / structure if searched else cell_folder(config, number, structure)
+    what = {"twin": twin, "of": source.name, "execution": config.execution}
+    folder = rounds / f"{structure}-{twin}-{hash_of(what)}"
+    label = f"{twin} of {structure}, round {number} of {rounds_of(config)}"
+    return Task(folder, label, number, structure, (folder,), twin, source)
 
 
 def round_folder(search: Path, number: int) -> Path:
@@ -117,8 +175,16 @@ def round_folder(search: Path, number: int) -> Path:
 
 
 def _determining(group: str, values: Any) -> Any:
-    left_out = OPERATIONAL.get(group, ())
-    return {key: value for key, value in values.items() if key not in left_out} if left_out else values
+    left_out, neutral = OPERATIONAL.get(group, ()), NEUTRAL.get(group, {})
+    if group == "pruning" and values.get("density") is not None:
+        left_out = (*left_out, "rounds")
+    if not left_out:
+        return values
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in left_out and not (key in neutral and value == neutral[key])
+    }
 
 
 def _processes(trainer: Mapping[str, Any]) -> Any:

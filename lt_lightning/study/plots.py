@@ -23,6 +23,7 @@ def plot_accuracy(results: Sequence[Result], path: Path, title: str) -> None:
     Raises:
         ValueError: if there is no dense result.
     """
+    results = [result for result in results if not result.twin]
     dense = [result.accuracy for result in results if result.round == 0]
     if not dense:
         raise ValueError("a plot of accuracy over density needs the dense network's result")

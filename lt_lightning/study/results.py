@@ -41,6 +41,9 @@ class Result:
         time_ratio_training: likewise of a training step.
         search: folder of the search, under the root; tells apart what the other columns do not.
         place: folder of the ticket, under the root.
+        executed: share of the prunable weights that take part when the plan is executed; 1 for what runs whole.
+        twin: which control of the ticket it is (`reinit`, ...); empty for a ticket. `held` of a twin that keeps other
+            weights is NaN.
     """
 
     data: str
@@ -62,6 +65,8 @@ class Result:
     time_ratio_training: float
     search: str
     place: str
+    executed: float = 1.0
+    twin: str = ""
 
     def save(self, folder: Path) -> None:
         """Marks the folder as finished."""
@@ -91,10 +96,10 @@ class Result:
 
 
 def find_results(root: Path) -> list[Result]:
-    """Every finished result under a folder, ordered by data, model, seed, search, round and structure."""
+    """Every finished result under a folder, ordered by data, model, seed, search, round, structure and twin."""
     paths = root.glob(f"*/round_*/*/{FILE}")
     results = [result for path in paths if (result := Result.load(path.parent)) is not None]
-    return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.structure, r.place))
+    return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.structure, r.twin, r.place))
 
 
 def results_of(task: Task) -> list[Result] | None:

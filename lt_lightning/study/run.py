@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.study.options import check_options
-from lt_lightning.study.places import Task, tasks_of
+from lt_lightning.study.places import Task, rounds_of, tasks_of
+from lt_lightning.study.published import figures_of, print_comparison
 from lt_lightning.study.results import SUMMARY, Result, results_of, write_summary
 from lt_lightning.study.table import results_table
 
@@ -28,6 +29,7 @@ def run(config: DictConfig) -> list[Result]:
             `ExceptionGroup` if several did.
     """
     tasks = tasks_of(config)
+    figures_of(config)  # to be known wrong before anything is trained
     failed: Mapping[Task, Exception] = {}
     if any(results_of(task) is None for task in tasks):
         from lt_lightning.study.quiet import quieten  # slow to import, as all that needs Lightning
@@ -83,7 +85,7 @@ def _announce(config: DictConfig, console: Console) -> None:
     which = "every round" if rounds is None else f"round {', '.join(map(str, rounds))}"
     console.print(
         f"{config.labels.data} with {config.labels.model}, seed {config.seed}: the dense network and "
-        f"{config.pruning.rounds} rounds of pruning; {names} for {which}.\nEverything is written under "
+        f"{rounds_of(config)} rounds of pruning; {names} for {which}.\nEverything is written under "
         f"{config.paths.root}.",
         markup=False,
         highlight=False,
@@ -95,6 +97,7 @@ def _show(config: DictConfig, search: Path, results: list[Result]) -> None:
     root = Path(config.paths.root)
     if results:
         console.print(results_table(results, title_of(config)))
+        print_comparison(config, results, title_of(config), console)
         if not (root / SUMMARY).exists():
             write_summary(root)
     written = {"Tickets": search, "Table": root / SUMMARY, "Plot": search / "accuracy.png"}

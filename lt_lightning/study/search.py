@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from lt_lightning.callback import DENSE, LotteryTicketPruning
 from lt_lightning.distributed.rank import together
 from lt_lightning.files import replacing, write_json
+from lt_lightning.measure.environment import environment
 from lt_lightning.study.checkpoints import Checkpoints, checkpoints_in
 from lt_lightning.study.loggers import LogRounds, closing_wandb, make_loggers, record
 from lt_lightning.study.outcome import evaluate, make_result
@@ -30,6 +32,7 @@ def run_search(study: Study, job: JobProgress) -> list[Result]:
         return done
     with replacing(folder / "config.yaml") as partial:
         partial.write_text(OmegaConf.to_yaml(study.config, resolve=True), encoding="utf-8")
+    write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu"))
     with closing_wandb():
         loggers = make_loggers(study.config, folder, study.root, folder.name, "search")
         if not (folder / TRAINED).is_file():

@@ -63,6 +63,7 @@ def tasks_under(root: Path) -> list[Task]:
     for path in sorted(root.glob("*/config.yaml")):
         config = OmegaConf.load(path)
         config.paths.root = str(root)  # it may have been moved, or named from elsewhere
+        config.transfer = None  # its source may be gone; what came of it is found below
         asked = [task for task in tasks_of(config) if task.folder.is_relative_to(path.parent)]  # type: ignore[arg-type]
         known = {part for task in asked for part in task.parts}
         rounds = len(asked[0].parts) - 1 if asked else 0

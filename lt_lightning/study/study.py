@@ -24,8 +24,9 @@ from lt_lightning.retrain import Execution
 from lt_lightning.structures.base import Structure
 from lt_lightning.study.checkpoints import checkpoints_in
 from lt_lightning.study.options import check_options
-from lt_lightning.study.places import cell_folder, cells_of, search_folder
+from lt_lightning.study.places import cell_folder, cells_of, rounds_of, search_folder
 from lt_lightning.study.ranks import needs_processes
+from lt_lightning.study.transfers import check_transfers
 
 TICKET = "ticket"
 
@@ -81,7 +82,7 @@ class Study:
                 f"({', '.join(sorted(set(self.structures) - {source}))})"
             )
         if wrong := [number for number in self.config.retrain_rounds or () if not 1 <= number <= self.rounds]:
-            raise ValueError(f"retrain_rounds names round {wrong[0]}, but pruning.rounds={self.rounds}")
+            raise ValueError(f"retrain_rounds names round {wrong[0]}, but there are pruning.rounds={self.rounds}")
         if self.config.execution not in get_args(Execution):
             allowed = ", ".join(get_args(Execution))
             raise ValueError(f"execution={self.config.execution!r} is not one of {allowed}")
@@ -92,6 +93,9 @@ class Study:
             if structure.needs_gradients and not needs.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             structure.check(network, self.example)
+        check_transfers(self, network)
+        if "small_dense" in self.config.twins and not isinstance(self.config.model.get("width"), int):
+            raise ValueError("twins=small_dense needs a network with an option model.width, a whole number")
 
     # Parts, made anew for every training
 
@@ -105,10 +109,20 @@ class Study:
         """Of one image: channels, height, width."""
         return self.data.channels, self.data.size, self.data.size
 
-    def classifier(self) -> ImageClassifier:
-        """The dense network at its initial values, which are a function of the seed."""
-        pl.seed_everything(self.config.seed, verbose=False)
-        network: nn.Module = instantiate(self.config.model)
+    def network(self, seed: int, width: int | None = None) -> nn.Module:
+        """The dense network at its initial values, which are a function of the seed.
+
+        Args:
+            seed: of them.
+            width: in place of the model's own.
+        """
+        pl.seed_everything(seed, verbose=False)
+        network: nn.Module = instantiate(self.config.model, **({} if width is None else {"width": width}))
+        return network
+
+    def classifier(self, width: int | None = None) -> ImageClassifier:
+        """Hosts the dense network of the job's seed, or a narrower one."""
+        network = self.network(self.config.seed, width)
         classifier: ImageClassifier = instantiate(self.config.classifier, network=network)
         classifier.example_input_array = self.example
         return classifier
@@ -162,7 +176,7 @@ class Study:
     @property
     def rounds(self) -> int:
         """Pruning rounds."""
-        return int(self.config.pruning.rounds)
+        return rounds_of(self.config)
 
     def cells(self) -> list[tuple[int, str]]:
         """Tickets that are retrained alone, as (round, structure)."""

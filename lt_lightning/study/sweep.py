@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lt_lightning.files import read_json, replacing, write_json
 from lt_lightning.study.aggregate import Row, aggregate, aggregate_table, settings_of
+from lt_lightning.study.extremes import ExtremeRow, extremes, verdict_lines
 from lt_lightning.study.places import Task
 from lt_lightning.study.plan import Cost, told
-from lt_lightning.study.results import results_of
+from lt_lightning.study.published import print_comparison
+from lt_lightning.study.results import Result, results_of
 from lt_lightning.study.status import print_status, state_of, summary_of, tasks_under
+from lt_lightning.study.verdict import Rule
 
 FILE = "job.json"
-TABLE = "sweep.csv"
+TABLE, EXTREMES = "sweep.csv", "extremes.csv"
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
 
@@ -49,6 +52,7 @@ class Job:
         values = asdict(self)
         for task in values["tasks"]:
             task.update(folder=str(task["folder"]), parts=[str(part) for part in task["parts"]])
+            task["source"] = task["source"] and str(task["source"])
         write_json(folder / FILE, values)
 
     @classmethod
@@ -61,6 +65,7 @@ class Job:
         values: dict[str, Any] = read_json(folder / FILE)
         for task in values["tasks"]:
             task.update(folder=Path(task["folder"]), parts=tuple(Path(part) for part in task["parts"]))
+            task["source"] = task["source"] and Path(task["source"])
         values["tasks"] = tuple(Task(**task) for task in values["tasks"])
         values["costs"] = tuple(Cost(**cost) for cost in values["costs"])
         return cls(**values)
@@ -87,7 +92,8 @@ class SweepEnd(Callback):
             root = Path(config.paths.root)
             print_status(tasks_under(root) if config.status == "all" else tasks, root, console)
         else:
-            problem = _show(jobs, tasks, folder, console)
+            problem = _show(jobs, tasks, folder, console, Rule(**config.verdict))
+            _compare(records, console)
         errors = [f"job {job.number}: {job.error}" for job in jobs if job.error]
         if config.plan or config.status:
             remove_output([*records, folder])
@@ -101,20 +107,25 @@ class SweepEnd(Callback):
             remove_output([Path(config.hydra.run.dir)])
 
 
-def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Console) -> str:
-    """Prints the table of the sweep and what failed, and returns what is wrong in one line."""
+def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Console, rule: Rule) -> str:
+    """Prints the table of the sweep, the verdicts and what failed, and returns what is wrong in one line."""
     settings = settings_of([job.overrides for job in jobs])
-    rows = aggregate(
+    results = [
         (setting, result)
         for setting, job in zip(settings, jobs, strict=True)
         for task in job.tasks
         for result in results_of(task) or ()
-    )
-    write_rows(folder / TABLE, rows)
+    ]
+    rows = aggregate(results, rule)
+    found = extremes(rows, rule)
+    write_rows(folder / TABLE, Row, rows)
+    write_rows(folder / EXTREMES, ExtremeRow, found)
     console.print()
     if rows:
         # A file or pipe has no width to keep to.
-        (console if console.is_terminal else Console(width=200)).print(aggregate_table(rows))
+        (console if console.is_terminal else Console(width=200)).print(aggregate_table(rows, rule))
+    for line in verdict_lines(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     states = [state_of(task) for task in tasks]
     console.print(f"{len(jobs)} jobs: {summary_of(states)}. Table: {folder / TABLE}", highlight=False, soft_wrap=True)
     wrong = [
@@ -130,14 +141,28 @@ def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Con
     return f"{broken} of {len(jobs)} jobs failed, {unfinished} of {len(tasks)} tasks are not finished"
 
 
+def _compare(records: Sequence[Path], console: Console) -> None:
+    """Prints each setting's results beside the published figures that its preset names."""
+    found = [(Job.load(folder), folder / ".hydra" / "config.yaml") for folder in records]
+    groups: dict[tuple[str, str, str], tuple[Path, list[Result]]] = {}
+    for setting, (job, path) in zip(settings_of([job.overrides for job, _ in found]), found, strict=True):
+        for result in (result for task in job.tasks for result in results_of(task) or ()):
+            groups.setdefault((result.data, result.model, setting), (path, []))[1].append(result)
+    for names, (path, results) in sorted(groups.items()):
+        if path.is_file():
+            config = OmegaConf.load(path)
+            assert isinstance(config, DictConfig)
+            print_comparison(config, results, ", ".join(filter(None, names)), console)
+
+
 def _named(job: Job) -> str:
     return " ".join(f"{key}={value}" for key, value in job.overrides.items())
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, kind: type[Row] | type[ExtremeRow], rows: Sequence[Row] | Sequence[ExtremeRow]) -> None:
     """Writes rows as CSV, a column for each attribute."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 

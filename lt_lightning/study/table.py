@@ -8,15 +8,20 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from lt_lightning.study.aggregate import name_of
 from lt_lightning.study.results import Result
 
 
 def results_table(results: Sequence[Result], title: str) -> Table:
-    """One row per ticket, ordered by round; accuracies in per cent, differences to the dense network in points."""
+    """One row per ticket, its twins below it, ordered by round.
+
+    Accuracies are in per cent, differences to the dense network in points.
+    """
     table = Table(title=title, caption=_caption(results), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in ("round", "ticket", "density", "accuracy", "vs dense", "params", "FLOPs", "infer", "train"):
         table.add_column(heading, justify="left" if heading == "ticket" else "right", no_wrap=True)
-    ordered = sorted(results, key=lambda result: result.round)
+    structures = list(dict.fromkeys(result.structure for result in results))
+    ordered = sorted(results, key=lambda r: (r.round, structures.index(r.structure), bool(r.twin)))
     for index, result in enumerate(ordered):
         last_of_round = index + 1 == len(ordered) or ordered[index + 1].round != result.round
         table.add_row(*_row(result), end_section=last_of_round)
@@ -27,7 +32,7 @@ def _row(result: Result) -> list[str]:
     points = 100 * (result.accuracy - result.dense_accuracy)
     return [
         str(result.round),
-        result.structure,
+        name_of(result),
         f"{result.density:.1%}",
         f"{result.accuracy:.2%}",
         "" if result.round == 0 else f"{points:+.2f}",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lt_lightning.distributed.rank import processes
 from lt_lightning.study import failures
-from lt_lightning.study.cells import run_cell
+from lt_lightning.study.cells import run_cell, run_twin
 from lt_lightning.study.failures import Failure
 from lt_lightning.study.locks import Lock, owner_of
 from lt_lightning.study.outcome import evaluate
@@ -53,7 +53,7 @@ class Work:
         self._told: set[tuple[Path, object]] = set()
 
     def run(self) -> None:
-        """Returns when every task is finished, has failed, or needs a search that failed.
+        """Returns when every task is finished, has failed, or needs another that failed.
 
         Raises:
             Exception: what a task raised, if the job has several processes: they are out of step then.
@@ -63,23 +63,30 @@ class Work:
             task = next((task for task in self._open if self._ready(task) and self._take(task)), None)
             if task is not None:
                 self._do(task)
-            elif any(self._ready(task) or self._search in self._open for task in self._open):
+            elif any(self._ready(task) or self._may_get_ready(task) for task in self._open):
                 self._tell_what_is_awaited()
                 time.sleep(POLL)
-            else:  # what is left needs a search that failed
+            else:  # what is left needs something that failed
                 return
 
     def epochs(self, task: Task) -> int:
         """That a task lasts if it starts anew."""
         lengths = self._study.expected_lengths()
-        return lengths[task.number] if task.structure else sum(lengths)
+        return lengths[0 if task.whole_schedule else task.number] if task.structure else sum(lengths)
 
     def _drop_finished(self) -> list[Task]:
         self._open = [task for task in self._open if task not in self.failed and results_of(task) is None]
         return self._open
 
     def _ready(self, task: Task) -> bool:
-        return not task.structure or task.number in rounds_done(self._search.folder)
+        if not task.structure:
+            return True
+        there = task.source is None or (task.source / f"{TICKET}.safetensors").is_file()
+        return there and task.number in rounds_done(self._search.folder)
+
+    def _may_get_ready(self, task: Task) -> bool:
+        sources = (other for other in self._open if other.folder == task.source)
+        return self._search in self._open or any(map(self._ready, sources))
 
     def _take(self, task: Task) -> bool:
         """Takes the task's lock, unless another process has it or has finished or failed meanwhile."""
@@ -113,7 +120,9 @@ class Work:
             lock.release()
 
     def _run(self, task: Task) -> None:
-        if task.structure:
+        if task.twin:
+            run_twin(self._study, task, self._dense_accuracy(), self._job)
+        elif task.structure:
             run_cell(self._study, task.number, task.structure, self._dense_accuracy(), self._job)
         else:
             run_search(self._study, self._job)

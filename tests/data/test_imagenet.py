@@ -102,6 +102,14 @@ def test_epochs_and_seeds_differ_in_order_and_in_augmentation(tmp_path: Path) ->
     assert len(contents(first) | contents(second) | contents(other)) == 48
 
 
+def test_the_order_seed_changes_what_becomes_of_every_picture(tmp_path: Path) -> None:
+    write(tmp_path)
+    plain, other = loaded(tmp_path), loaded(tmp_path)
+    other.order_seed = 1
+    images = torch.cat([epoch(plain, 0)[0], epoch(other, 0)[0]])
+    assert len({image.numpy().tobytes() for image in images}) == len(images)
+
+
 def test_half_of_the_training_pictures_are_mirrored(tmp_path: Path) -> None:
     half = np.zeros((32, 64, 3), np.uint8)
     half[:, 32:] = 255  # every part of it is brighter on its right, or even

@@ -70,6 +70,18 @@ def test_the_seed_changes_the_order_and_the_augmentation() -> None:
     assert not torch.equal(first_batch(1), first_batch(2))
 
 
+def test_the_order_seed_changes_order_and_augmentation_of_the_same_division() -> None:
+    plain, other = digits(seed=1), digits(seed=1)
+    other.order_seed = 2
+    assert rows(plain.train_dataloader()) & rows(other.train_dataloader())
+    assert torch.equal(plain.parts["train"].images, other.parts["train"].images)
+    batches = [next(iter(data.train_dataloader()))[0] for data in (plain, other)]
+    assert not torch.equal(*batches)
+    seeded = digits(seed=2)
+    seeded.parts = plain.parts
+    assert torch.equal(next(iter(seeded.train_dataloader()))[0], batches[1])  # the order is the seed's
+
+
 def test_only_training_images_are_augmented_and_all_are_normalised() -> None:
     plain, shifted = digits(), digits(augment=Augment(pad=1))
     assert rows(plain.val_dataloader()) == rows(shifted.val_dataloader())

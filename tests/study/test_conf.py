@@ -15,9 +15,9 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if len(path.parts) > 1]
 
 
-def test_nothing_but_the_root_file_and_groups() -> None:
+def test_nothing_but_the_root_files_and_groups() -> None:
     flat = [path for path in FILES if path.parts[0] != "hydra"]
-    assert [path for path in flat if len(path.parts) != 2] == [Path("run.yaml")]
+    assert [path for path in flat if len(path.parts) != 2] == [Path("run.yaml"), Path("stability.yaml")]
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=str)

@@ -84,7 +84,7 @@ def test_table_shows_them_within_eighty_columns() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     line = next(line for line in text.splitlines() if "refill" in line)
-    told = "resnet8 rate=0.2 1 refill 50.0% 90.50 ± 0.71 -1.50 ± 0.71 2"
+    told = "resnet8 rate=0.2 1 refill 50.0% 90.50 ±0.71 -1.50 ±0.71 -4.66 ✗ 2"
     assert line.split() == told.split()
 
 
@@ -161,7 +161,12 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(tmp_path: Path) -> None
     assert "Traceback" not in done.stdout + done.stderr
 
     (sweep,) = (tmp_path / "jobs").iterdir()
-    assert {path.name for path in sweep.iterdir()} == {"0", "1", "2", "3", "multirun.yaml", "sweep.csv"}
+    assert {path.name for path in sweep.iterdir()} == {"0", "1", "2", "3", "multirun.yaml", "sweep.csv", "extremes.csv"}
+    assert "Extreme ticket sparsity, by the mean (the paper's) and as shown (margin 0.5 points" in done.stdout
+    with (sweep / "extremes.csv").open() as file:
+        assert [(row["structure"], row["seeds"]) for row in csv.DictReader(file)] == [
+            ("refill", "2"), ("unstructured", "2"),
+        ]  # fmt: skip
     with (sweep / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     with (tmp_path / "summary.csv").open() as file:

@@ -1,0 +1,101 @@
+"""Extreme ticket sparsity of each structure in a sweep, by the paper's definition and by the interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lt_lightning.study.aggregate import Row, short
+from lt_lightning.study.places import DENSE, UNSTRUCTURED
+from lt_lightning.study.verdict import Candidate, Rule, Verdict, extreme
+
+
+@dataclass(frozen=True)
+class ExtremeRow:
+    """The sparsest winning tickets of one structure; None where none wins, or where there is no verdict.
+
+    Attributes:
+        data: name of the data set.
+        model: name of the network.
+        setting: what else tells the sweep's jobs apart, besides the seed.
+        structure: of the tickets.
+        structured: whether what counts is executed; unstructured tickets are counted by what they keep and run whole.
+        seeds: least number of seeds over the rounds.
+        margin: see `Rule`.
+        confidence: likewise.
+        sparsity_by_mean: share of the prunable weights that the sparsest ticket leaves out that wins by the mean.
+        round_by_mean: its round.
+        sparsity_shown: likewise of the sparsest ticket that is shown to win (see `Extreme`).
+        round_shown: its round.
+    """
+
+    data: str
+    model: str
+    setting: str
+    structure: str
+    structured: bool
+    seeds: int
+    margin: float
+    confidence: float
+    sparsity_by_mean: float | None
+    round_by_mean: int | None
+    sparsity_shown: float | None
+    round_shown: int | None
+
+
+def extremes(rows: Sequence[Row], rule: Rule) -> list[ExtremeRow]:
+    """One for each structure of each data set, network and setting, in the order of the rows."""
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    for row in rows:
+        if row.structure != DENSE and not row.twin:
+            groups.setdefault((row.data, row.model, row.setting, row.structure), []).append(row)
+    return [_extreme(key, group, rule) for key, group in groups.items()]
+
+
+def _extreme(key: tuple[str, str, str, str], rows: Sequence[Row], rule: Rule) -> ExtremeRow:
+    found = extreme(
+        [Candidate(row.round, row.sparsity, Verdict(row.lower, row.wins_by_mean, row.wins)) for row in rows]
+    )
+    structured = key[3] != UNSTRUCTURED and any(row.sparsity > 0 for row in rows)
+    return ExtremeRow(
+        *key, structured, min(row.seeds for row in rows), rule.margin, rule.confidence,
+        *(None, None) if found.by_mean is None else (found.by_mean.sparsity, found.by_mean.round),
+        *(None, None) if found.shown is None else (found.shown.sparsity, found.shown.round),
+    )  # fmt: skip
+
+
+def verdict_lines(rows: Sequence[ExtremeRow]) -> Iterator[str]:
+    """For people: what was found, a line for each structure."""
+    if not rows:
+        return
+    if all(row.seeds < 2 for row in rows):
+        yield "One seed: no verdict."
+        return
+    rule = Rule(rows[0].margin, rows[0].confidence)
+    yield f"Extreme ticket sparsity, by the mean (the paper's) and as shown ({rule}):"
+    names = [_name(row, rows) for row in rows]
+    width = max(map(len, names))
+    for name, row in zip(names, rows, strict=True):
+        yield f"  {name:{width}}  {_told(row)}"
+
+
+def _told(row: ExtremeRow) -> str:
+    if row.seeds < 2:
+        return "one seed: no verdict"
+    if not row.structured and row.structure != UNSTRUCTURED:
+        return "no structure that is executed: runs whole"
+    by_mean = _sparsity(row.sparsity_by_mean, row.round_by_mean)
+    shown = _sparsity(row.sparsity_shown, row.round_shown)
+    whole = "" if row.structured else "; kept weights counted, runs whole"
+    return f"by the mean {by_mean}, shown {shown} ({row.seeds} seeds{whole})"
+
+
+def _sparsity(sparsity: float | None, number: int | None) -> str:
+    return "none" if sparsity is None else f"{sparsity:.1%} (round {number})"
+
+
+def _name(row: ExtremeRow, rows: Sequence[ExtremeRow]) -> str:
+    """What tells it apart from the others."""
+    parts = [row.data] * (len({each.data for each in rows}) > 1) + [row.model] * (len({r.model for r in rows}) > 1)
+    parts += [short(row.setting)] * bool(row.setting)
+    return ", ".join([*parts, row.structure])

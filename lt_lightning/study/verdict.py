@@ -1,0 +1,124 @@
+"""Verdicts: whether tickets are as accurate as their dense networks, over seeds, and how sparse they get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy.special import stdtrit
+
+# Accuracies are computed in float32: a mean that is nearer to zero than this is zero.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What counts as winning, besides the paper's rule.
+
+    Attributes:
+        margin: of accuracy, in [0, 1), by which a ticket may be worse than its dense network and still wins.
+        confidence: of the one-sided interval, in (0.5, 1).
+    """
+
+    margin: float = 0.005
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < 1:
+            raise ValueError(f"verdict.margin={self.margin!r}: must be a difference of accuracy in [0, 1), 0.005 say")
+        if not 0.5 < self.confidence < 1:
+            raise ValueError(f"verdict.confidence={self.confidence!r}: must be above 0.5 and below 1, 0.95 say")
+
+    def __str__(self) -> str:
+        return f"margin {100 * self.margin:g} points, one-sided {self.confidence:.5g} interval"
+
+
+STANDARD = Rule()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one kind of ticket over seeds; None stands for no verdict.
+
+    Attributes:
+        lower: end of the one-sided interval of the mean difference; None with one seed, or where all seeds
+            differ by exactly the same, since nothing tells then how much others would.
+        wins_by_mean: the paper's rule: the mean accuracy is at least the dense mean. None with one seed.
+        wins: the interval lies above minus the margin: the ticket is not worse by more than that.
+    """
+
+    lower: float | None
+    wins_by_mean: bool | None
+    wins: bool | None
+
+
+def verdict(differences: Sequence[float], rule: Rule = STANDARD) -> Verdict:
+    """Compares tickets with the dense networks of their seeds.
+
+    The interval is Student's for paired differences, which takes them for independent and normal. It speaks of other
+    seeds (initialisation, split, order) on the same test set, not of other images.
+
+    Args:
+        differences: of accuracy, ticket minus dense network of the same seed; one a seed.
+        rule: what counts.
+
+    >>> verdict([0.002, -0.001, 0.001], Rule(margin=0.005)).wins
+    True
+    >>> verdict([0.002])
+    Verdict(lower=None, wins_by_mean=None, wins=None)
+    """
+    if len(differences) < 2:
+        return Verdict(None, None, None)
+    mean = fmean(differences)
+    lower = lower_limit(differences, rule.confidence)
+    return Verdict(lower, mean >= -ROUNDING, None if lower is None else lower > -rule.margin)
+
+
+def lower_limit(values: Sequence[float], confidence: float) -> float | None:
+    """Lower end of Student's one-sided interval of the mean of two values or more; None if they are all the same."""
+    spread = stdev(values)
+    if spread <= ROUNDING:
+        return None
+    quantile = float(stdtrit(len(values) - 1, confidence))
+    return fmean(values) - quantile * spread / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kind of ticket that may be the sparsest one that wins.
+
+    Attributes:
+        round: of it.
+        sparsity: that counts.
+        verdict: on it.
+    """
+
+    round: int
+    sparsity: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The sparsest winning tickets among those of one structure; None where there is none.
+
+    Attributes:
+        by_mean: by the paper's rule: the sparsest that wins, whatever less sparse ones do.
+        shown: by the interval: the sparsest before the first that does not win, going from dense to sparse. Asked in
+            that order, the chance that a ticket is named which is worse by more than the margin is at most
+            1 - confidence for the whole sequence, however many rounds there are (Maurer, Hothorn and Lehmacher 1995).
+    """
+
+    by_mean: Candidate | None
+    shown: Candidate | None
+
+
+def extreme(candidates: Sequence[Candidate]) -> Extreme:
+    """Extreme ticket sparsity by both definitions; a candidate that leaves nothing out is none."""
+    ordered = sorted((each for each in candidates if each.sparsity > 0), key=lambda each: (each.sparsity, each.round))
+    by_mean = [each for each in ordered if each.verdict.wins_by_mean]
+    failed = next((index for index, each in enumerate(ordered) if not each.verdict.wins), len(ordered))
+    shown = ordered[:failed]
+    return Extreme(by_mean[-1] if by_mean else None, shown[-1] if shown else None)
