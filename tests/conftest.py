@@ -1,7 +1,8 @@
-"""What all tests share: one thread, nothing of W&B outside the test's own folder, a tiny network."""
+"""What all tests share: one thread, Ctrl-C, nothing of W&B outside the test's own folder, a tiny network."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def _wandb_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard() -> None:
+    """Tests started in the background of a shell are told to ignore it, and so would be what they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
