@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,16 +17,18 @@ from torch import Tensor, nn
 from lt_lightning.files import write_json, write_tensors
 from lt_lightning.integrity import check_masks, collapsed, packed
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
-from lt_lightning.pruning.criteria import Batch, Context, Criterion, Magnitude
+from lt_lightning.pruning.criteria import Context, Criterion, Magnitude
 from lt_lightning.pruning.densities import densities
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, digest, kept, size
 from lt_lightning.pruning.rewind import Mode, Restart, RewindPoint, Step
 from lt_lightning.pruning.selection import Scope, prune
+from lt_lightning.pruning.sparsifier import Aim, Sparsification, Sparsifier
 from lt_lightning.structures.base import Structure
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
 from lt_lightning.ticket import Ticket
+from lt_lightning.training_data import example_input, first_batches, steps_per_epoch
 
 UNSTRUCTURED = "unstructured"
 DENSE = "dense"
@@ -52,6 +52,9 @@ class LotteryTicketPruning(MaskedTraining):
     (one-shot pruning) and `rewound` (at `0ep`: pruning at initialisation) every round prunes the whole network
     to its density, and rounds differ in nothing else.
 
+    With a `sparsifier` masks come to be within a training: a round begins with one more, of the same length and
+    schedule, that ends with its masks. It starts from the weights that `scores_from` names.
+
     Args:
         rounds: pruning rounds after the dense one; at least 1.
         directory: where tickets are written.
@@ -61,6 +64,7 @@ class LotteryTicketPruning(MaskedTraining):
         scope: `global` compares all layers' scores, `layer` prunes every layer alike, `erk` and `magnitude` give layers
             the densities of Erdős-Rényi-Kernel and of global magnitude pruning (see `prune`).
         criterion: scores weights; magnitude by default.
+        sparsifier: in place of a criterion: makes a round's masks in a training of their own.
         scores_from: the weights that are scored: those that the last round `trained`, the `dense` network's at the end
             of its training, or those `rewound` to.
         rewind: the step to rewind to: epochs (`8ep`) or optimizer steps (`500it`) of the dense training.
@@ -91,6 +95,7 @@ class LotteryTicketPruning(MaskedTraining):
         density: float | None = None,
         scope: Scope = "global",
         criterion: Criterion | None = None,
+        sparsifier: Sparsifier | None = None,
         scores_from: ScoresFrom = "trained",
         rewind: str | int = "0ep",
         mode: Mode = "weights",
@@ -108,7 +113,13 @@ class LotteryTicketPruning(MaskedTraining):
         self.directory = Path(directory)
         self.rate = rate
         self.scope = scope
+        if sparsifier is not None and criterion is not None:
+            raise ValueError(
+                f"pruning.sparsifier={type(sparsifier).__name__} scores weights itself, in place of "
+                f"pruning.criterion={type(criterion).__name__}: set one of the two to null"
+            )
         self.criterion = criterion or Magnitude()
+        self.sparsifier = sparsifier
         self.scores_from = scores_from
         self.rewind = Step.parse(rewind)
         self.mode = mode
@@ -132,6 +143,9 @@ class LotteryTicketPruning(MaskedTraining):
         self._point: RewindPoint | None = None
         self._dense: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
+        self._sparsification: Sparsification | None = None
+        self._sparsification_state: dict[str, Any] | None = None
+        self._sparsify_seconds = 0.0
         self._last_rates: list[list[float]] = []
         self._example = torch.empty(0)
         self._epochs = 0
@@ -170,7 +184,8 @@ class LotteryTicketPruning(MaskedTraining):
             raise ValueError(f"facts={self.facts} cannot go on a ticket's card: {error}") from None
 
     def _check_combinations(self, density: float | None) -> None:
-        if self.scores_from != "trained" and self.mode != "weights" and self.rounds > 1:
+        anew = self.scores_from != "trained" and self.sparsifier is None
+        if anew and self.mode != "weights" and self.rounds > 1:
             raise ValueError(
                 f"pruning.scores_from={self.scores_from!r} prunes anew in every round, and pruning.mode={self.mode!r} "
                 "goes on from the round before: set pruning.rounds=1, or pruning.mode=weights"
@@ -185,7 +200,7 @@ class LotteryTicketPruning(MaskedTraining):
 
     @property
     def epochs_per_round(self) -> int:
-        """Length of every round after the dense one: what the schedule has left behind the rewind point."""
+        """Length of the training of every round's ticket: what the schedule has left behind the rewind point."""
         return self._epochs - self._rewind_split[0]
 
     @property
@@ -196,14 +211,22 @@ class LotteryTicketPruning(MaskedTraining):
     @property
     def round_lengths(self) -> list[int]:
         """Epochs of every round, the dense one first."""
-        return [self._epochs] + [self.epochs_per_round] * self.rounds
+        trainings = 1 if self.sparsifier is None else 2
+        return [self._epochs] + [trainings * self.epochs_per_round] * self.rounds
 
     def round_of(self, epoch: int) -> int:
         """The round that an epoch of the fit belongs to."""
-        return 0 if epoch < self._epochs else 1 + (epoch - self._epochs) // self.epochs_per_round
+        return 0 if epoch < self._epochs else 1 + (epoch - self._epochs) // self.round_lengths[1]
+
+    def _ticket_epoch(self, number: int) -> int:
+        """The first epoch of the training of a round's ticket."""
+        return sum(self.round_lengths[: number + 1]) - (self.epochs_per_round if number else self._epochs)
 
     def _is_last_epoch(self, epoch: int) -> bool:
         return epoch + 1 == self.total_epochs or self.round_of(epoch + 1) != self.round_of(epoch)
+
+    def _ends_training(self, epoch: int) -> bool:
+        return self._is_last_epoch(epoch) or epoch + 1 == self._ticket_epoch(self.round_of(epoch))
 
     # Hooks
 
@@ -224,7 +247,7 @@ class LotteryTicketPruning(MaskedTraining):
         assert trainer.max_epochs is not None
         self._epochs = trainer.max_epochs
         trainer.fit_loop.setup_data()
-        steps = _steps_per_epoch(trainer)
+        steps = steps_per_epoch(trainer)
         self._rewind_split = self.rewind.split(steps)
         if self._rewind_split[0] >= self._epochs:
             raise ValueError(
@@ -232,6 +255,11 @@ class LotteryTicketPruning(MaskedTraining):
                 f"({self._epochs * steps} steps)"
             )
         _check_overrun(trainer, self.rewind, self._rewind_split[1])
+        if self.sparsifier is not None and getattr(trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                f"pruning.sparsifier={type(self.sparsifier).__name__} works on gradients, and "
+                f"trainer.precision={trainer.precision} scales them: use bf16-mixed, or 32-true"
+            )
         self._example = example_input(trainer, pl_module)
         if not self.masks:
             self.masks = self._full_masks(self.network_of(pl_module))
@@ -241,9 +269,14 @@ class LotteryTicketPruning(MaskedTraining):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step > 0:  # resumed
-            if self.round > 0 and trainer.is_global_zero:
+            network = self.network_of(pl_module)
+            if self._sparsification_state is not None:
+                assert self.sparsifier is not None
+                self._sparsification = Sparsification.resumed(self.sparsifier, network, self._sparsification_state)
+                self._sparsification_state = None
+            elif self.round > 0 and trainer.is_global_zero:
                 self._round_ticket(self._path(self.round, self.next_round_from))
-            self.hold(trainer, self.network_of(pl_module), self.held_masks)
+            self.hold(trainer, network, self.held_masks)
             self.start_clock()
         else:
             self.start_training()
@@ -258,14 +291,16 @@ class LotteryTicketPruning(MaskedTraining):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.round > 0 and self.restart is not None:
+        if self.round > 0 and self.restart is not None and self._sparsification is None:
             self.restart.fix_rates(trainer.optimizers)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
+        if self._sparsification is not None:
+            self._sparsification.before_step()
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if not self._is_last_epoch(trainer.current_epoch):
+        if not self._ends_training(trainer.current_epoch):
             return
         if self.round == 0:  # after the last step Lightning steps the schedule again, beyond its end
             self._last_rates = [[float(group["lr"]) for group in each.param_groups] for each in trainer.optimizers]
@@ -279,6 +314,9 @@ class LotteryTicketPruning(MaskedTraining):
         epochs, steps = self._rewind_split
         if self._point is None and steps and trainer.current_epoch == epochs and self._steps_in(trainer) == steps:
             self._capture(trainer, pl_module)
+        if self._sparsification is not None and self._sparsification.after_step():
+            self.masks = self._sparsification.masks
+            self.hold(trainer, self.network_of(pl_module), self.held_masks | self.masks)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -306,22 +344,50 @@ class LotteryTicketPruning(MaskedTraining):
         if self._point is None and self._rewind_split == (trainer.current_epoch, 0):
             self._capture(trainer, pl_module)
         while self.round < min(self.round_of(trainer.current_epoch), self.rounds):
-            self._begin_round(trainer, pl_module)
+            self._begin_round(trainer, self.network_of(pl_module))
+        if self._sparsification is not None and trainer.current_epoch >= self._ticket_epoch(self.round):
+            self._begin_ticket(trainer, self.network_of(pl_module))
 
     def _capture(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._point = RewindPoint.capture(self.network_of(pl_module), trainer.optimizers, schedules_of(trainer))
 
-    def _begin_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        network = self.network_of(pl_module)
+    def _begin_round(self, trainer: pl.Trainer, network: nn.Module) -> None:
         if self.restart is None:
             self.restart = self._make_restart(trainer)
             if self.scores_from == "dense":
                 self._dense = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self.round += 1
+        if self.sparsifier is None:
+            self._begin_ticket(trainer, network)
+        else:
+            self._begin_sparsification(trainer, network, self.sparsifier)
+
+    def _begin_sparsification(self, trainer: pl.Trainer, network: nn.Module, sparsifier: Sparsifier) -> None:
+        assert self.restart is not None
         self.start_training()
-        state = self._scored(network)
-        weights = {name: state[name].detach().cpu() for name, _ in network.named_parameters()}
-        self.masks = self._prune(trainer, network, state, weights)
+        self.masks, wanted = self._pruned_from()
+        network.load_state_dict(self._scored(network))
+        self.restart.point.restore_schedule(
+            trainer.optimizers, schedules_of(trainer), momentum=self.scores_from == "rewound"
+        )
+        # A structure that the last round trained holds more than weights.
+        self.hold(trainer, network, (self.held_masks if self.scores_from == "trained" else {}) | self.masks)
+        self._gradients = {}
+        steps = self.epochs_per_round * steps_per_epoch(trainer)
+        self._sparsification = Sparsification(sparsifier, network, Aim(self.masks, wanted, self.scope, steps))
+
+    def _begin_ticket(self, trainer: pl.Trainer, network: nn.Module) -> None:
+        assert self.restart is not None
+        if self._sparsification is None:
+            state = self._scored(network)
+            weights = {name: state[name].detach().cpu() for name, _ in network.named_parameters()}
+            self.masks = self._prune(trainer, network, state, weights)
+        else:
+            weights = {name: value.detach().cpu() for name, value in network.named_parameters()}
+            self.masks = self._sparsification.finish()
+            self._sparsification = None
+            self._sparsify_seconds = self.seconds()
+        self.start_training()
         values = self.restart.values(network)
         ticket = self._make_ticket(network, weights, values)
         self.masks = {name: ticket.masks[name] for name in self.masks}
@@ -351,15 +417,20 @@ class LotteryTicketPruning(MaskedTraining):
         state: dict[str, Tensor] = network.state_dict()
         return state
 
-    def _prune(
-        self, trainer: pl.Trainer, network: nn.Module, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-    ) -> Masks:
+    def _pruned_from(self) -> tuple[Masks, float]:
+        """The masks that this round prunes further, and the density that it prunes them to."""
         wanted = self.densities[self.round - 1]
         masks = self.masks
         if self.scores_from != "trained":
             masks = {name: torch.ones_like(mask) for name, mask in masks.items()}
         elif self.next_round_from != UNSTRUCTURED:  # a structure's density is its own: go on from there
             wanted = kept(masks) / size(masks) * (1 - self.rate)
+        return masks, wanted
+
+    def _prune(
+        self, trainer: pl.Trainer, network: nn.Module, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    ) -> Masks:
+        masks, wanted = self._pruned_from()
         context = Context(
             network, state, self._example, lambda count: first_batches(trainer, count), wanted, self.scope
         )
@@ -392,14 +463,15 @@ class LotteryTicketPruning(MaskedTraining):
     def _end_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = self.network_of(pl_module)
         best = self.finish_training(network, trainer.current_epoch)
-        start = 0 if self.round == 0 else self._epochs + (self.round - 1) * self.epochs_per_round
         facts = {
             "round": self.round,
             "density": density(self.masks),
-            "best_epoch": best["epoch"] - start,
+            "best_epoch": best["epoch"] - self._ticket_epoch(self.round),
             "metrics": dict(best["metrics"]),
             "train_seconds": self.seconds(),
         }
+        if self.round > 0 and self.sparsifier is not None:
+            facts["sparsify_seconds"] = self._sparsify_seconds
         self.history.append(facts)
         if trainer.is_global_zero:
             self._save_round(network, {name: value.cpu() for name, value in best["state"].items()}, facts)
@@ -457,7 +529,7 @@ class LotteryTicketPruning(MaskedTraining):
         return masks
 
     def _sum_gradients(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._steps_in(trainer) < _steps_per_epoch(trainer) - self.gradient_batches:
+        if self._steps_in(trainer) < steps_per_epoch(trainer) - self.gradient_batches:
             return
         for name, parameter in self.network_of(pl_module).named_parameters():
             if parameter.grad is not None and name in self.masks:
@@ -485,6 +557,8 @@ class LotteryTicketPruning(MaskedTraining):
             "point": None if self._point is None else self._point.state_dict(),
             "restart": None if self.restart is None else self.restart.state_dict(),
             "gradients": self._gradients,
+            "sparsification": None if self._sparsification is None else self._sparsification.state_dict(),
+            "sparsify_seconds": self._sparsify_seconds,
             "last_rates": self._last_rates,
         }
 
@@ -498,52 +572,10 @@ class LotteryTicketPruning(MaskedTraining):
         self._point = None if point is None else RewindPoint(**point)
         self.restart = None if restart is None else Restart.from_state(restart)
         self._gradients = state_dict["gradients"]
+        # Searches that were begun by an earlier version have none.
+        self._sparsification_state = state_dict.get("sparsification")
+        self._sparsify_seconds = state_dict.get("sparsify_seconds", 0.0)
         self._last_rates = state_dict["last_rates"]
-
-
-def example_input(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:
-    """One input batch of the true shape: `example_input_array`, else the first training batch."""
-    example: Any = pl_module.example_input_array
-    if example is None:
-        example = next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
-        example = example[0] if isinstance(example, (tuple, list)) else example
-    if not isinstance(example, Tensor):
-        raise ValueError(
-            "the network's input could not be told from the first batch: set example_input_array on the LightningModule"
-        )
-    converted: Tensor = trainer.precision_plugin.convert_input(example[:1].to(pl_module.device))
-    return converted
-
-
-def first_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
-    """That many training batches (inputs, targets), or as many as there are, on the device.
-
-    They are those of epoch 0, whenever it is. The training's own loader is left as it was.
-    """
-    loader = trainer.fit_loop._data_source.dataloader()
-    sampler: Any = getattr(loader, "sampler", None)
-    epoch = getattr(sampler, "epoch", None)
-    if epoch is not None:
-        sampler.set_epoch(0)
-    try:
-        batches: list[Any] = list(islice(loader, count))
-    finally:
-        if epoch is not None:
-            sampler.set_epoch(epoch)
-    if not all(isinstance(batch, (tuple, list)) and len(batch) == 2 for batch in batches):
-        raise ValueError(
-            f"pruning.criterion needs training batches of (inputs, targets), not {type(batches[0]).__name__}: use "
-            "another criterion, or a loader that gives pairs"
-        )
-    moved = [trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch)) for batch in batches]
-    return [(inputs, targets) for inputs, targets in moved]
-
-
-def _steps_per_epoch(trainer: pl.Trainer) -> int:
-    """Optimizer steps of an epoch; the last may be of fewer batches than are accumulated."""
-    if math.isinf(trainer.num_training_batches):
-        raise ValueError("the training data have no length: set trainer.limit_train_batches to the batches of an epoch")
-    return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
 
 
 def _check_overrun(trainer: pl.Trainer, rewind: Step, steps: int) -> None:

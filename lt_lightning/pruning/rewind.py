@@ -20,9 +20,11 @@ Mode = Literal["weights", "learning_rate", "none"]
 class Stateful(Protocol):
     """An optimizer or a schedule."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Its state, as PyTorch names it."""
 
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Takes such a state."""
 
 
 @dataclass(frozen=True)
