@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject, held_magnitude
-from lt_lightning.structures.graph import ChannelGraph, ChannelGroup, Flags, Liveness
+from lt_lightning.structures.graph import ChannelGraph, ChannelGroup, Liveness
+from lt_lightning.structures.liveness import Flags
 
 Score = Literal["l1", "l2", "count", "saliency"]
 Coupling = Literal["stream", "inner", "independent"]
@@ -69,6 +70,7 @@ class Refill:
 
     @property
     def needs_gradients(self) -> bool:
+        """Whether channels are scored by saliency."""
         return self.score == "saliency"
 
     def check(self, network: nn.Module, example: Tensor) -> None:
@@ -77,7 +79,7 @@ class Refill:
         Raises:
             ValueError: if the network cannot be traced, or has none.
         """
-        _droppable(ChannelGraph(network, example), self.coupling)
+        droppable(ChannelGraph(network, example), self.coupling)
 
     def __call__(self, subject: Subject) -> Structured:
         """Structures one round's mask.
@@ -85,21 +87,23 @@ class Refill:
         Raises:
             ValueError: if the network cannot be traced, has no channel that may be dropped, or gradients are missing.
         """
-        choice = _Choice(self, subject)
+        choice = Choice(self, subject)
         return choice.structured(choice.counts())
 
 
 @dataclass(frozen=True)
-class _Unit:
+class Unit:
     """Channels chosen together."""
 
     writers: tuple[str, ...]
+    scores: Floats  # by channel
     order: NDArray[np.int64]  # channels, best first
     density: float  # of its writers' masks
     step: int  # counts are multiples of it
 
     @property
     def channels(self) -> int:
+        """How many there are."""
         return len(self.order)
 
     def rounded(self, count: float) -> int:
@@ -108,18 +112,18 @@ class _Unit:
         return min(self.channels, max(1, steps) * self.step)
 
 
-class _Choice:
+class Choice:
     """One call of `Refill`: the units, and what a number of kept channels for each of them executes."""
 
     def __init__(self, options: Refill, subject: Subject) -> None:
         self.options = options
         self.subject = subject
         self.graph = ChannelGraph(subject.network, subject.example)
-        self.units = self._find_units(_droppable(self.graph, options.coupling))
+        self.units = self._find_units(droppable(self.graph, options.coupling))
         if not self.units:
             raise ValueError("no channel may be dropped: what could be is written by layers that are not pruned")
 
-    def _find_units(self, groups: list[ChannelGroup]) -> list[_Unit]:
+    def _find_units(self, groups: list[ChannelGroup]) -> list[Unit]:
         units = []
         for group in groups:
             writers = [name for name in group.writers if self._is_prunable(name)]
@@ -131,13 +135,23 @@ class _Choice:
                 units.append(self._unit(group.writers, [*writers, *self._followers(writers[0], group.followers)]))
         return units
 
-    def _unit(self, writers: tuple[str, ...], scored: list[str]) -> _Unit:
+    def _unit(self, writers: tuple[str, ...], scored: list[str]) -> Unit:
         masks = [self.subject.masks[self.subject.layers[name].weight] for name in scored]
-        scores = np.sum([self._scores(self.subject.layers[name]) for name in scored], axis=0)
+        scores = self.rank(writers, [self.subject.layers[name] for name in scored])
         wide_enough = len(scores) >= 4 * self.options.round_to
         step = self.options.round_to if wide_enough else min(self.options.round_to, max(1, len(scores) // 8))
         density = sum(int(mask.count_nonzero()) for mask in masks) / sum(mask.numel() for mask in masks)
-        return _Unit(writers, np.argsort(-scores, kind="stable"), density, step)
+        return Unit(writers, scores, np.argsort(-scores, kind="stable"), density, step)
+
+    def rank(self, writers: Sequence[str], scored: Sequence[Layer]) -> Floats:
+        """A score per channel of a unit.
+
+        Args:
+            writers: of its channels.
+            scored: the prunable ones of them, and the depthwise layers that follow.
+        """
+        scores: Floats = np.sum([self._scores(layer) for layer in scored], axis=0)
+        return scores
 
     def _followers(self, writer: str, followers: tuple[str, ...]) -> list[str]:
         return [name for name in followers if self._is_prunable(name) and self._same_channels(writer, name)]
@@ -168,7 +182,7 @@ class _Choice:
             counts = self._counts_for(kept(self.subject.masks))
         return [self._with_extra(unit, count) for unit, count in zip(self.units, counts, strict=True)]
 
-    def _with_extra(self, unit: _Unit, count: int) -> int:
+    def _with_extra(self, unit: Unit, count: int) -> int:
         if self.options.extra == 0:
             return count
         return unit.rounded(count + self.options.extra * (unit.channels - count))
@@ -181,7 +195,7 @@ class _Choice:
         low, high = 0.0, 1 / math.sqrt(max(min(unit.density for unit in self.units), 1e-12))
         for _ in range(30):
             middle = (low + high) / 2
-            if self._executed(self._scaled(middle)) <= target:
+            if self.executed(self._scaled(middle)) <= target:
                 low = middle
             else:
                 high = middle
@@ -199,10 +213,10 @@ class _Choice:
             {count, unit.rounded(count + 1), unit.rounded(max(1, count - unit.step))}
             for unit, count in zip(self.units, counts, strict=True)
         ]
-        best = self._executed(counts)
+        best = self.executed(counts)
         while best < target:
             tried = [moved for moved in self._moves(counts) if all(c in n for c, n in zip(moved, near, strict=True))]
-            executed = [self._executed(moved) for moved in tried]
+            executed = [self.executed(moved) for moved in tried]
             better = [(total, moved) for total, moved in zip(executed, tried, strict=True) if best < total <= target]
             if not better:
                 break
@@ -224,12 +238,12 @@ class _Choice:
                 pairs[-1][index] = unit.rounded(max(1, up[index] - unit.step))
         return ups + pairs
 
-    def _executed(self, counts: list[int]) -> int:
+    def executed(self, counts: Sequence[int]) -> int:
         """Prunable weights that the smaller network executes."""
         liveness = self._liveness(counts)
         return sum(executed_weights(layer, liveness) for layer in self.subject.prunable)
 
-    def _liveness(self, counts: list[int]) -> Liveness:
+    def _liveness(self, counts: Sequence[int]) -> Liveness:
         keep: dict[str, Flags] = {}
         for unit, count in zip(self.units, counts, strict=True):
             flags = np.zeros(unit.channels, dtype=bool)
@@ -239,7 +253,7 @@ class _Choice:
 
     # The result
 
-    def structured(self, counts: list[int]) -> Structured:
+    def structured(self, counts: Sequence[int]) -> Structured:
         """Masks, reports and plan for these counts."""
         liveness = self._liveness(counts)
         masks = channel_masks(self.subject, liveness)
@@ -271,7 +285,7 @@ class _Choice:
         return self._frozen.get(layer.name) or "all of its channels were kept"
 
 
-def _droppable(graph: ChannelGraph, coupling: Coupling) -> list[ChannelGroup]:
+def droppable(graph: ChannelGraph, coupling: Coupling) -> list[ChannelGroup]:
     """The groups of channels that this coupling may drop from."""
     groups = [group for group in graph.groups if not (group.frozen or (coupling == "inner" and group.joined))]
     if not groups:
@@ -348,6 +362,8 @@ def _weight_mask(layer: Layer, outputs: Tensor, inputs: Tensor) -> Tensor:
 
 
 def channel_plan(liveness: Liveness) -> ChannelPlan:
+    """The plan that computes live channels alone."""
+
     def indices(flags: Mapping[str, Flags]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.flatnonzero(keep)) for name, keep in flags.items() if not keep.all()}
 

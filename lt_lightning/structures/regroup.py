@@ -9,35 +9,14 @@ from math import gcd
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from lt_lightning.pruning.layers import Layer
-from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.apportion import apportion
-from lt_lightning.structures.base import (
-    Block,
-    BlockPlan,
-    Grain,
-    LayerReport,
-    Structured,
-    Subject,
-    held_magnitude,
-)
+from lt_lightning.structures.base import Block, Grain, Structured, Subject
 from lt_lightning.structures.clustering import Method, cluster
-from lt_lightning.structures.columns import (
-    Chosen,
-    Labels,
-    Rule,
-    Values,
-    column_sums,
-    largest_in_each,
-    largest_pairs,
-)
+from lt_lightning.structures.columns import Labels, Rule, Values, column_sums, largest_in_each, largest_pairs
+from lt_lightning.structures.matrices import LEAST, Matrix, assembled, blocks_of, group_count, matrices_of, shared_out
 
 Budget = Literal["match", "threshold"]
-
-_LEAST = "keeps more than asked, the least it can"
 
 
 @dataclass(frozen=True)
@@ -124,39 +103,11 @@ class Regroup:
 
     def __call__(self, subject: Subject) -> Structured:
         """The regrouped ticket of `subject`."""
-        matrices = [
-            _Matrix.of(layer, subject, self.columns)
-            for layer in subject.prunable
-            if _why_dense(layer, self.columns) is None
-        ]
+        matrices = matrices_of(subject, self.columns)
         found = self._match(matrices, subject) if self.budget == "match" else self._threshold(matrices)
+        return assembled(subject, self.columns, zip(matrices, found, strict=True))
 
-        masks = {name: torch.ones_like(mask) for name, mask in subject.masks.items()}
-        reports = {layer.name: _dense(layer, subject, self.columns) for layer in subject.layers.values()}
-        blocks: dict[str, Sequence[Block]] = {}
-        for matrix, (of_layer, note) in zip(matrices, found, strict=True):
-            layer = matrix.layer
-            mask = matrix.mask(of_layer)
-            count = int(mask.count_nonzero())
-            whole = count in (0, layer.size)
-            if not whole:
-                masks[layer.weight] = mask
-                blocks[layer.name] = of_layer
-            weight, before = subject.weights[layer.weight], subject.masks[layer.weight]
-            reports[layer.name] = LayerReport(
-                size=layer.size,
-                asked=int(before.count_nonzero()),
-                kept=layer.size if whole else count,
-                executed=layer.size if whole else count,
-                positions=layer.positions,
-                form="dense" if whole else "blocks",
-                held=1.0 if whole else held_magnitude(weight, before, mask),
-                note=note,
-            )
-        plan = BlockPlan(self.columns, blocks) if blocks else None
-        return Structured(masks, reports, plan)
-
-    def _match(self, matrices: Sequence[_Matrix], subject: Subject) -> Iterator[tuple[list[Block], str]]:
+    def _match(self, matrices: Sequence[Matrix], subject: Subject) -> Iterator[tuple[list[Block], str]]:
         """Blocks and a note for every layer; together they keep as many weights as the masks."""
         in_each = self.columns == "input_channel"
         units = [self._unit(matrix) for matrix in matrices]
@@ -164,25 +115,21 @@ class Regroup:
             unit * matrix.taps * (matrix.rows if in_each else self._length(matrix))
             for unit, matrix in zip(units, matrices, strict=True)
         ]
-        asked = [int(matrix.survives.count_nonzero()) for matrix in matrices]
-        most = [matrix.layer.size // step for matrix, step in zip(matrices, steps, strict=True)]
-        grouped = {matrix.layer.weight for matrix in matrices}
-        dense = sum(mask.numel() for name, mask in subject.masks.items() if name not in grouped)
-        counts = apportion(asked, steps, most, total=kept(subject.masks) - dense)
+        counts = shared_out(subject, matrices, steps)
 
-        for matrix, unit, step, want, count in zip(matrices, units, steps, asked, counts, strict=True):
+        for matrix, unit, step, count in zip(matrices, units, steps, counts, strict=True):
             rule = partial(largest_in_each if in_each else largest_pairs, count=unit * count)
             values = matrix.by_column(matrix.magnitude)
             labels, note = self._cluster(matrix, values, rule)
             chosen = rule(column_sums(values, labels))
-            yield _blocks(labels, chosen), "; ".join(filter(None, [note, _LEAST if step > want else ""]))
+            yield blocks_of(labels, chosen), "; ".join(filter(None, [note, LEAST if step > matrix.asked else ""]))
 
-    def _threshold(self, matrices: Sequence[_Matrix]) -> Iterator[tuple[list[Block], str]]:
+    def _threshold(self, matrices: Sequence[Matrix]) -> Iterator[tuple[list[Block], str]]:
         """Blocks and a note for every layer, by the paper's thresholds."""
         for matrix in matrices:
             yield self._dense_blocks(matrix)
 
-    def _dense_blocks(self, matrix: _Matrix) -> tuple[list[Block], str]:
+    def _dense_blocks(self, matrix: Matrix) -> tuple[list[Block], str]:
         """Blocks of one layer that are dense enough, pass after pass over what is outside the blocks so far."""
         size = self._length(matrix)
         left = matrix.by_column(matrix.survives)
@@ -201,7 +148,7 @@ class Regroup:
             chosen[chosen.sum(axis=1) < self.min_columns] = False
             if not chosen.any():
                 break
-            blocks += [block for block in _blocks(labels, chosen) if len(block.columns)]
+            blocks += [block for block in blocks_of(labels, chosen) if len(block.columns)]
             free &= ~chosen[labels]
             left = left * free
         if not blocks:
@@ -209,91 +156,15 @@ class Regroup:
             notes[f"no block of {least}: executed dense"] = None
         return blocks, "; ".join(filter(None, notes))
 
-    def _unit(self, matrix: _Matrix) -> int:
+    def _unit(self, matrix: Matrix) -> int:
         """The columns that are kept or dropped together: `round_to`, as far as it fits."""
         return gcd(self.round_to, matrix.columns, max(matrix.columns // 4, 1))
 
-    def _length(self, matrix: _Matrix) -> int:
+    def _length(self, matrix: Matrix) -> int:
         """Rows of a group."""
-        return matrix.rows // _groups(matrix.rows, self.group_size)
+        return matrix.rows // group_count(matrix.rows, self.group_size)
 
-    def _cluster(self, matrix: _Matrix, values: Values, rule: Rule) -> tuple[Labels, str]:
-        groups = _groups(matrix.rows, self.group_size)
+    def _cluster(self, matrix: Matrix, values: Values, rule: Rule) -> tuple[Labels, str]:
+        groups = group_count(matrix.rows, self.group_size)
         clustering = cluster(values, groups, rule, self.clustering, self.seed)
         return clustering.labels, clustering.note
-
-
-@dataclass(frozen=True)
-class _Matrix:
-    """A layer's weight as rows x columns; a column has `taps` weights in every row."""
-
-    layer: Layer
-    rows: int
-    columns: int
-    taps: int
-    magnitude: Tensor
-    survives: Tensor
-
-    @classmethod
-    def of(cls, layer: Layer, subject: Subject, grain: Grain) -> _Matrix:
-        rows, columns = _shape(layer, grain)
-        survives = subject.masks[layer.weight]
-        magnitude = subject.weights[layer.weight].detach().double().abs() * survives
-        if not bool(magnitude.isfinite().all()):
-            raise ValueError(f"{layer.weight}: holds values that are not finite, so it cannot be regrouped")
-        return cls(layer, rows, columns, layer.size // (rows * columns), magnitude, survives)
-
-    def by_column(self, weights: Tensor) -> Values:
-        """Sums over the weights of each column in each row: (rows x columns)."""
-        sums: Values = weights.double().reshape(self.rows, self.columns, self.taps).sum(dim=2).numpy()
-        return sums
-
-    def mask(self, blocks: Sequence[Block]) -> Tensor:
-        """The mask that keeps the blocks, in the weight's shape."""
-        inside = torch.zeros(self.rows, self.columns, dtype=torch.bool)
-        for block in blocks:
-            inside[block.rows[:, None], block.columns] = True
-        return inside.repeat_interleave(self.taps, dim=1).reshape(self.layer.shape)
-
-
-def _shape(layer: Layer, grain: Grain) -> tuple[int, int]:
-    """Rows and columns of a layer's matrix."""
-    rows, inputs = layer.shape[:2]
-    return rows, inputs if grain == "input_channel" else layer.size // rows
-
-
-def _why_dense(layer: Layer, grain: Grain) -> str | None:
-    """Why a layer cannot be grouped; None if it can."""
-    if layer.groups > 1:
-        return "grouped convolution: its filters share no inputs"
-    rows, columns = _shape(layer, grain)
-    if min(rows, columns) < 2:
-        return f"a matrix of {rows} x {columns} cannot be grouped"
-    return None
-
-
-def _dense(layer: Layer, subject: Subject, grain: Grain) -> LayerReport:
-    """The report of a layer that is executed whole."""
-    prunable = layer.weight in subject.masks
-    return LayerReport(
-        size=layer.size,
-        asked=int(subject.masks[layer.weight].count_nonzero()) if prunable else layer.size,
-        kept=layer.size,
-        executed=layer.size,
-        positions=layer.positions,
-        form="dense",
-        note=(_why_dense(layer, grain) or "") if prunable else "",
-    )
-
-
-def _groups(rows: int, size: int) -> int:
-    """The largest number of equal groups with at least `size` rows; one if the rows do not make two."""
-    return max((number for number in range(1, rows // size + 1) if rows % number == 0), default=1)
-
-
-def _blocks(labels: Labels, chosen: Chosen) -> list[Block]:
-    """A block for every group: its rows, and the columns chosen for it (groups x columns)."""
-    return [
-        Block(torch.from_numpy(np.flatnonzero(labels == group)), torch.from_numpy(np.flatnonzero(columns)))
-        for group, columns in enumerate(chosen)
-    ]
