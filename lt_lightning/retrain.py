@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.rewind import Restart
-from lt_lightning.shrink.channels import Shrunk
 from lt_lightning.shrink.execute import execute
 from lt_lightning.shrink.restart import cut_point
+from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.ticket import Ticket
 
 Execution = Literal["shrunk", "masked"]

@@ -1,0 +1,1 @@
+"""An executed ticket for use elsewhere: weights with a recipe, torch.export, ONNX; each checked."""

@@ -44,7 +44,7 @@ def save_network(
         model: configuration of the full network (`_target_` and arguments), resolved.
         shape: of one image.
         plan: that the network executes; None for the full network.
-        choice: what computes each layer of a plan of blocks, see `shrink.channels.Shrunk`.
+        choice: what computes each layer of a plan of blocks, see `shrink.shrunk.Shrunk`.
     """
     state = {name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}
     weights = safetensors.torch.save(state)

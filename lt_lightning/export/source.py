@@ -80,7 +80,7 @@ class Executed:
     Attributes:
         network: on the CPU, in evaluation mode.
         plan: that it executes; None if it is the full network.
-        choice: what computes each layer of a plan of blocks, see `shrink.channels.Shrunk`.
+        choice: what computes each layer of a plan of blocks, see `shrink.shrunk.Shrunk`.
         unknown: operations that the analysis does not know, around which all channels were kept.
     """
 

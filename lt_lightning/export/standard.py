@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from lt_lightning.shrink.channels import Spread, add_into_prefix
+from lt_lightning.shrink.arrange import Spread, add_into_prefix
 from lt_lightning.shrink.regrouped import RegroupedConv2d, RegroupedLinear
 
 
@@ -53,8 +53,6 @@ def _dense(layer: nn.Module) -> nn.Conv2d | nn.Linear:
     conv = layer.conv if isinstance(layer, RegroupedLinear) else layer
     assert isinstance(conv, RegroupedConv2d)
     weight = conv.to_dense_weight().detach()
-    if conv.in_group_order:
-        weight = weight[conv.rows]
     filters, inputs, height, width = conv.shape
     dense: nn.Conv2d | nn.Linear
     if isinstance(layer, RegroupedLinear):

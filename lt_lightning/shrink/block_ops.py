@@ -34,7 +34,7 @@ def block_conv2d(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     """Convolves `x` with a weight in the block format (`format.BlockFormat`), without a bias.
 
@@ -47,11 +47,10 @@ def block_conv2d(
         stride: see `torch.nn.functional.conv2d`, as `padding` and `dilation`.
         padding: zeros at every side.
         dilation: between kernel positions.
-        rows: of the format, int64: the output's channels are then in the order of the filters. Without it they are
-            in the order of the groups.
+        rows: of the format, int64.
 
     Returns:
-        (n, G * R, oh, ow), of `x`'s type, channels_last.
+        (n, G * R, oh, ow), channels in the order of the filters, of `x`'s type, channels_last.
 
     Raises:
         ValueError: if the shapes or indices do not fit each other.
@@ -63,12 +62,12 @@ def block_conv2d(
         computed = _computed(library, x.dtype)
         y = _empty(size, computed, x.device)
         packed = weight.to(x.dtype).to(computed).contiguous()
-        launch.forward(library, x.to(computed), y, packed, (tap_start, channels, _order(rows, size[1])), windows)
+        launch.forward(library, x.to(computed), y, packed, (tap_start, channels, rows), windows)
         return y.to(x.dtype)
     triton = _triton(x)
     if triton is not None:
         y = triton.forward(x, weight.to(x.dtype), channels, tap_start, *windows)
-        return _laid_out(y if rows is None else torch.empty_like(y).index_copy_(1, rows, y))
+        return _laid_out(torch.empty_like(y).index_copy_(1, rows, y))
     return _laid_out(reference.forward(x, weight, channels, tap_start, *windows, rows))
 
 
@@ -83,7 +82,7 @@ def block_conv2d_input_gradient(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     """Gradient of the input of `block_conv2d`, of `dy`'s type, channels_last."""
     windows = (kernel, stride, padding, dilation)
@@ -91,13 +90,13 @@ def block_conv2d_input_gradient(
     if library is not None:
         computed = _computed(library, dy.dtype)
         dx = _empty(input_shape, computed, dy.device)
-        columns = (tap_start, channels, _order(rows, dy.shape[1]))
+        columns = (tap_start, channels, rows)
         packed = weight.to(dy.dtype).to(computed).contiguous()
         launch.input_gradient(library, dy.to(computed), dx, packed, columns, windows)
         return dx.to(dy.dtype)
     triton = _triton(dy)
     if triton is not None:
-        grouped = dy if rows is None else dy.index_select(1, rows)
+        grouped = dy.index_select(1, rows)
         packed = weight.to(dy.dtype)
         return _laid_out(triton.input_gradient(grouped, packed, channels, tap_start, input_shape, *windows))
     return _laid_out(reference.input_gradient(dy, weight, channels, tap_start, input_shape, *windows, rows))
@@ -114,20 +113,20 @@ def block_conv2d_weight_gradient(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     """Gradient of the packed weight (columns, R = `filters`) of `block_conv2d`; float32 for narrower types."""
     windows = (kernel, stride, padding, dilation)
     library = _library(x)
     if library is not None:
         dw = torch.empty(len(channels), filters, dtype=torch.float32)
-        columns = (tap_start, channels, _order(rows, dy.shape[1]))
+        columns = (tap_start, channels, rows)
         computed = _computed(library, x.dtype)
         launch.weight_gradient(library, x.to(computed), dy.to(computed), dw, columns, windows)
         return dw
     triton = _triton(x)
     if triton is not None:
-        grouped = dy if rows is None else dy.index_select(1, rows)
+        grouped = dy.index_select(1, rows)
         dw = triton.weight_gradient(x, grouped, channels, tap_start, filters, *windows)
     else:
         dw = reference.weight_gradient(x, dy, channels, tap_start, filters, *windows, rows)
@@ -144,7 +143,7 @@ def _(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     size = _output_shape(x, weight, channels, tap_start, kernel, stride, padding, dilation, rows)
     return _empty(size, x.dtype, x.device)
@@ -161,7 +160,7 @@ def _(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     return _empty(input_shape, dy.dtype, dy.device)
 
@@ -177,7 +176,7 @@ def _(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     return x.new_empty(channels.shape[0], filters, dtype=_wide(x.dtype))
 
@@ -211,7 +210,7 @@ def _output_shape(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None,
+    rows: Tensor,
 ) -> list[int]:
     """Shape of the output, after checking that the arguments fit each other."""
     starts = kernel[0] * kernel[1] + 1
@@ -223,7 +222,7 @@ def _output_shape(
     if (channels.dtype, tap_start.dtype) != (torch.int32, torch.int32):
         raise ValueError(f"block_conv2d: channels {channels.dtype}, tap_start {tap_start.dtype}: must be int32")
     outputs = tap_start.shape[0] // starts * weight.shape[1]
-    if rows is not None and (rows.dtype != torch.int64 or rows.shape[0] != outputs):
+    if rows.dtype != torch.int64 or rows.shape[0] != outputs:
         raise ValueError(f"block_conv2d: rows {tuple(rows.shape)} {rows.dtype}: must be ({outputs},) int64")
     size = [(x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     if min(size) < 1:
@@ -261,10 +260,6 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _computed(library: Any, dtype: torch.dtype) -> torch.dtype:
     """The type in which the compiled kernel computes tensors of `dtype`."""
     return dtype if launch.computes(library, dtype) else torch.float32
-
-
-def _order(rows: Tensor | None, outputs: int) -> Tensor:
-    return torch.arange(outputs) if rows is None else rows
 
 
 def _empty(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.shrink.channels import Shrunk
 from lt_lightning.shrink.input_channel import GroupedChannelConv2d, GroupedChannelLinear
 from lt_lightning.shrink.regrouped import RegroupedConv2d, RegroupedLinear
+from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.shrink.slices import Cut, Gather, Slices
 from lt_lightning.structures.base import Block, BlockPlan, Grain
 

@@ -10,78 +10,23 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from lt_lightning.pruning.layers import CONVOLUTIONS
-from lt_lightning.pruning.masks import Masks
+from lt_lightning.shrink.arrange import Select, Spread, add_into_prefix
+from lt_lightning.shrink.orders import Order, channel_orders, folded, repeated
+from lt_lightning.shrink.resize import Resizer
+from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.shrink.slices import Cut, Slices
 from lt_lightning.structures.base import ChannelPlan
-from lt_lightning.structures.graph import ChannelGraph, Flags, Operation
-
-Order = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """A smaller network.
-
-    Attributes:
-        network: an ordinary module; of the original's class where nothing but sizes changed, else a torch.fx graph
-            module with the same submodule names.
-        slices: where its parameters and buffers stand in the full network.
-        unknown: operations that the analysis does not know, around which all channels were kept.
-        masks: of parameters of the small network that are not executed sparsely, to be held.
-        choice: what computes each layer of a block plan: a name of `blocks.forms_of`, or `dense`.
-    """
-
-    network: nn.Module
-    slices: Slices
-    unknown: tuple[str, ...] = ()
-    masks: Masks = field(default_factory=dict)
-    choice: Mapping[str, str] = field(default_factory=dict)
-
-
-class Select(nn.Module):
-    """Takes some channels, in a given order."""
-
-    index: Tensor
-
-    def __init__(self, index: Order) -> None:
-        super().__init__()
-        self.register_buffer("index", torch.from_numpy(index), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.index)
-
-
-class Spread(nn.Module):
-    """Puts channels to given places among `channels`; the others are zero."""
-
-    index: Tensor
-
-    def __init__(self, index: Order, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.register_buffer("index", torch.from_numpy(index), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        whole = x.new_zeros((x.shape[0], self.channels, *x.shape[2:]))
-        return whole.index_copy(1, self.index, x)
-
-
-def add_into_prefix(whole: Tensor, first: Tensor) -> Tensor:
-    """Adds to the first channels of `whole`; the others pass."""
-    summed = whole.clone()
-    summed[:, : first.shape[1]] += first
-    return summed
+from lt_lightning.structures.graph import ChannelGraph
+from lt_lightning.structures.liveness import Flags
+from lt_lightning.structures.operations import Operation
 
 
 def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Tensor) -> Shrunk:
@@ -102,7 +47,7 @@ def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Tensor) -> S
     """
     graph = ChannelGraph(network, example)
     kept = {name: _flags(channels, _width(network, name)) for name, channels in plan.outputs.items()}
-    _, present = graph.trace_channels(kept)
+    _, present = graph.flow.trace_channels(kept)
     return keep_channels(network, graph, present)
 
 
@@ -124,36 +69,9 @@ class _Shrinking:
     def __init__(self, network: nn.Module, graph: ChannelGraph, present: Sequence[Flags]) -> None:
         self.graph = graph
         self.network = copy.deepcopy(network)
-        self.present = present
-        ranks = self._ranks()
-        self.orders = [self._order(index, ranks) for index in range(len(self.graph.operations))]
-        self.cuts: dict[str, Cut] = {}
+        self.resize = Resizer(self.network)
+        self.orders = channel_orders(graph, present)
         self.edited = False
-
-    # Orders
-
-    def _ranks(self) -> dict[int, Order]:
-        """An order of every space's channels: those that most layers write come first, so that sets are prefixes."""
-        written: dict[int, NDArray[np.int64]] = {}
-        for index, operation in enumerate(self.graph.operations):
-            if operation.kind == "dense":
-                ((space, segment),) = self.graph.layout(index)
-                counts = written.setdefault(space, np.zeros(segment.channels, dtype=np.int64))
-                counts += self.present[index]
-        return {space: np.argsort(-counts, kind="stable") for space, counts in written.items()}
-
-    def _order(self, index: int, ranks: Mapping[int, Order]) -> Order:
-        """Channels of an operation's result that are there, in the order in which they stand."""
-        if index in self.graph.rigid or self.graph.operations[index].kind == "grouped":
-            return np.flatnonzero(self.present[index])
-        parts = []
-        offset = 0
-        for space, segment in self.graph.layout(index):
-            rank = ranks.get(space, np.arange(segment.channels))
-            parts.append(offset + _repeated(rank, segment.repeat))
-            offset += segment.channels * segment.repeat
-        order = np.concatenate(parts)
-        return order[self.present[index][order]]
 
     # Building
 
@@ -167,7 +85,7 @@ class _Shrinking:
             if node.op == "output":
                 node.args = fx.node.map_arg(node.args, self._whole)
         network = self._as_graph_module() if self.edited else self.network
-        slices = Slices({name: (name, self.cuts.get(name, Cut())) for name in network.state_dict()})
+        slices = Slices({name: (name, self.resize.cuts.get(name, Cut())) for name in network.state_dict()})
         return Shrunk(network, slices, tuple(self.graph.unknown))
 
     def _rebuild(self, index: int, operation: Operation) -> None:
@@ -178,12 +96,13 @@ class _Shrinking:
             case "dense" | "grouped" | "depthwise" | "norm":
                 wanted = self._source_order(index, operation)
                 self._connect(index, [wanted])
-                self._resize(operation.name, self.orders[index], wanted)
+                self.resize.layer(operation.name, self.orders[index], wanted)
             case "each" | "lift":
                 self._connect(index, [self.orders[index]])
-                self._resize_each(self.graph.nodes[index], self.orders[index])
+                if self.graph.nodes[index].op == "call_module":
+                    self.resize.activation(operation.name, self.orders[index])
             case "flatten":
-                self._connect(index, [_folded(self.orders[index], operation.repeat)])
+                self._connect(index, [folded(self.orders[index], operation.repeat)])
                 self._flatten(index)
             case "add":
                 self._add(index)
@@ -195,13 +114,13 @@ class _Shrinking:
     def _source_order(self, index: int, operation: Operation) -> Order:
         """The channels that a layer or normalisation reads."""
         if operation.kind == "depthwise":
-            return _folded(self.orders[index], operation.repeat)
+            return folded(self.orders[index], operation.repeat)
         if operation.kind == "norm":
             return self.orders[index]
         if operation.kind == "grouped":
             groups = operation.channels // operation.repeat
             inputs = self.graph.operations[operation.inputs[0]].channels
-            return _repeated(_folded(self.orders[index], operation.repeat), inputs // groups)
+            return repeated(folded(self.orders[index], operation.repeat), inputs // groups)
         read = self.orders[operation.inputs[0]]
         if len(read) == 0:
             raise ValueError(f"every input of {operation.name} is dropped, and its bias is not: keep one of them")
@@ -299,49 +218,6 @@ class _Shrinking:
         index = self.graph.nodes.index(node)
         self.graph.nodes[index] = by
 
-    # Modules
-
-    def _resize(self, name: str, outputs: Order, inputs: Order) -> None:
-        module = self.network.get_submodule(name)
-        out = torch.from_numpy(outputs)
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            grouped = isinstance(module, CONVOLUTIONS) and module.groups > 1
-            self._cut(name, "weight", (out, None if grouped else torch.from_numpy(inputs)))
-            self._cut(name, "bias", (out,))
-            if isinstance(module, nn.Linear):
-                module.in_features, module.out_features = len(inputs), len(outputs)
-            else:
-                module.groups = module.groups * len(inputs) // module.in_channels if grouped else 1
-                module.in_channels, module.out_channels = len(inputs), len(outputs)
-        else:
-            for part_name in ("weight", "bias", "running_mean", "running_var"):
-                self._cut(name, part_name, (out,))
-            module.num_features = len(outputs)  # type: ignore[assignment]
-
-    def _resize_each(self, node: fx.Node, order: Order) -> None:
-        if node.op != "call_module":
-            return
-        module = self.network.get_submodule(str(node.target))
-        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-            self._cut(str(node.target), "weight", (torch.from_numpy(order),))
-            module.num_parameters = len(order)
-
-    def _cut(self, name: str, part_name: str, index: tuple[Tensor | None, ...]) -> None:
-        module = self.network.get_submodule(name)
-        value = getattr(module, part_name, None)
-        full_name = f"{name}.{part_name}" if name else part_name
-        if value is None or full_name in self.cuts:  # a module that is called again
-            return
-        whole = all(i is None or torch.equal(i, torch.arange(n)) for i, n in zip(index, value.shape, strict=False))
-        cut = self.cuts[full_name] = Cut() if whole else Cut(index)
-        if whole:
-            return
-        smaller = _like(cut.take(value.detach()), value)
-        if isinstance(value, nn.Parameter):
-            setattr(module, part_name, nn.Parameter(smaller, requires_grad=value.requires_grad))
-        else:
-            setattr(module, part_name, smaller)
-
     # Assembly
 
     def _as_graph_module(self) -> nn.Module:
@@ -364,13 +240,6 @@ class _Shrinking:
         node.replace_all_uses_with(self._insert(module(share), source, node))
 
 
-def _like(cut: Tensor, value: Tensor) -> Tensor:
-    """In the memory format that the whole had."""
-    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous():
-        return cut.contiguous(memory_format=torch.channels_last)
-    return cut
-
-
 def _flags(channels: Tensor, width: int) -> Flags:
     flags = np.zeros(width, dtype=bool)
     flags[channels.numpy()] = True
@@ -387,11 +256,3 @@ def _numbers(arguments: Any) -> list[int]:
     found: list[int] = []
     fx.node.map_aggregate(arguments, lambda value: found.append(value) if isinstance(value, int) else None)
     return found
-
-
-def _repeated(order: Order, repeat: int) -> Order:
-    return (order[:, None] * repeat + np.arange(repeat)).reshape(-1)
-
-
-def _folded(order: Order, repeat: int) -> Order:
-    return order.reshape(-1, repeat)[:, 0] // repeat

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from lt_lightning.measure.layers import FastestForm
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.shrink.blocks import Choose, first_form, input_shapes, remembered, swap_blocks
-from lt_lightning.shrink.channels import Shrunk, shrink_channels
+from lt_lightning.shrink.channels import shrink_channels
 from lt_lightning.shrink.semi_structured import leave_dense, swap_semi_structured
+from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.structures.base import BlockPlan, ChannelPlan, NMPlan, Plan
 
 
@@ -27,6 +28,10 @@ def execute(
     bfloat16: bool = False,
 ) -> Shrunk | None:
     """Makes the network that executes a plan.
+
+    Without a plan nothing is left out, dead channels included, which an unstructured ticket may have at extreme
+    sparsity: what is exported is rebuilt from its plan alone, and a trained ticket keeps the values of all weights that
+    its masks keep, read or not. `masked.shrink_masked` leaves such channels out, given the masks.
 
     Args:
         network: with the ticket's values, applied; it is left as it was.

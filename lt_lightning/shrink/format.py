@@ -121,17 +121,15 @@ def places(channels: Tensor, tap_start: Tensor, taps: int) -> tuple[Tensor, Tens
     return cell // taps, channels.long() * taps + cell % taps
 
 
-def dense_weight(
-    packed: Tensor, channels: Tensor, tap_start: Tensor, shape: Sequence[int], rows: Tensor | None
-) -> Tensor:
-    """The weight of `shape` that a packed one (columns, R) stands for; filters as in `rows`, or in group order."""
+def dense_weight(packed: Tensor, channels: Tensor, tap_start: Tensor, shape: Sequence[int], rows: Tensor) -> Tensor:
+    """The weight of `shape` that a packed one (columns, R) stands for."""
     filters, inputs, height, width = shape
     taps = height * width
     index = places(channels, tap_start, taps)
     groups = len(tap_start) // (taps + 1)
     matrix = packed.new_zeros(groups, inputs * taps, filters // groups).index_put(index, packed)
     dense = matrix.transpose(1, 2).reshape(filters, inputs, height, width)
-    return dense if rows is None else torch.zeros_like(dense).index_copy(0, rows, dense)
+    return torch.zeros_like(dense).index_copy(0, rows, dense)
 
 
 def _check(indices: Tensor, size: int, what: str) -> None:

@@ -7,175 +7,17 @@ in plain PyTorch: it trains, compiles and exports everywhere. Grain `input_chann
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from lt_lightning.shrink.channel_groups import ChannelGroups, along
+from lt_lightning.shrink.columns import Columns, is_identity, pick_channels
 from lt_lightning.structures.base import Block
 
 Form = Literal["grouped", "loop"]
-
-_IN_CACHE = 1 << 18
-"""Elements that the CPU handles at a time when gradients are summed: temporaries that stay in its second-level cache
-cost neither memory traffic nor page faults (up to four times faster for large images)."""
-
-
-@dataclass(frozen=True)
-class ChannelGroups:
-    """Blocks of equal row number, their channels padded to equal number.
-
-    Attributes:
-        inputs: input channels of the layer.
-        rows: filters of every group, int64 (groups, rows of a group).
-        channels: input channels of every group, int64 (groups, largest number of channels of a group), distinct
-            within a group; padding at the end names channels that the group does not read.
-        used: whether a channel is read, bool, as `channels`; None if there is no padding.
-    """
-
-    inputs: int
-    rows: Tensor
-    channels: Tensor
-    used: Tensor | None
-
-    @classmethod
-    def of(cls, blocks: Sequence[Block], outputs: int, inputs: int) -> Self:
-        """The groups of a layer with `outputs` filters and `inputs` input channels.
-
-        Raises:
-            ValueError: if the blocks do not have equally many rows, do not hold every filter exactly once, name
-                an input channel that is not there, or no block has a column.
-
-        >>> blocks = [Block(torch.tensor([0, 2]), torch.tensor([1])), Block(torch.tensor([1, 3]), torch.tensor([0, 1]))]
-        >>> ChannelGroups.of(blocks, outputs=4, inputs=2).channels
-        tensor([[1, 0],
-                [0, 1]])
-        """
-        lengths = sorted({len(block.rows) for block in blocks})
-        if len(lengths) != 1:
-            raise ValueError(f"blocks of {lengths} rows: a grouped convolution needs blocks of equally many rows")
-        rows = torch.stack([block.rows for block in blocks])
-        if not torch.equal(rows.reshape(-1).sort().values, torch.arange(outputs)):
-            raise ValueError(f"the blocks' rows must be each of the {outputs} filters exactly once")
-        counts = torch.tensor([len(block.columns) for block in blocks])
-        most = int(counts.max())
-        if most == 0:
-            raise ValueError("no block has a column: nothing is left to compute")
-        channels = torch.stack([_padded(block.columns, most, inputs) for block in blocks])
-        used = torch.arange(most) < counts[:, None]
-        return cls(inputs, rows, channels, None if bool(used.all()) else used)
-
-    def pack(self, weight: Tensor) -> Tensor:
-        """The weights of the groups: (outputs, inputs, ...) -> (groups, rows, channels, ...), zero where padded."""
-        packed = weight[self.rows[:, :, None], self.channels[:, None, :]]
-        return packed if self.used is None else packed * _along(self.used, packed)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """The inverse of `pack`: the dense weight, zero outside the groups."""
-        values = packed if self.used is None else packed * _along(self.used, packed)
-        dense = packed.new_zeros(self.rows.numel(), self.inputs, *packed.shape[3:])
-        dense[self.rows[:, :, None], self.channels[:, None, :]] = values
-        return dense
-
-
-class _Columns(nn.Module):
-    """Picks columns of a matrix; its gradient sums what the places of every column received.
-
-    The derivative of `index_select`, `index_add`, takes as long as the convolution itself when the columns are the
-    innermost dimension. Here it is again made of `index_select`: columns are sorted by the number of places where
-    they occur, so that the second place of every column that has one, the third, ... are added to a prefix.
-
-    Attributes:
-        index: which column stands at which place, int64 (places,).
-        places: for k = 1, 2, ... the k-th place of every column that has one, in sorted order, int64.
-        levels: how many columns have a k-th place.
-        back: the position of every column in the sorted order; None if that is its own.
-    """
-
-    index: Tensor
-    places: Tensor
-    back: Tensor | None
-
-    def __init__(self, index: Tensor, columns: int) -> None:
-        super().__init__()
-        counts = torch.bincount(index, minlength=columns)
-        order = torch.arange(columns) if bool((counts == 1).all()) else counts.argsort(descending=True, stable=True)
-        where = index.argsort(stable=True)
-        first = counts.cumsum(0) - counts
-        self.levels = tuple(int((counts > k).sum()) for k in range(int(counts.max())))
-        self.columns = columns
-        places = [where[first[order[:size]] + k] for k, size in enumerate(self.levels)]
-        back = order.argsort()
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("places", torch.cat(places), persistent=False)
-        self.register_buffer("back", None if _is_identity(back) else back, persistent=False)
-
-    def forward(self, matrix: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
-        """The places in `parts` equal parts, each (rows, places / parts), of a matrix (rows, columns)."""
-        picked: tuple[Tensor, ...] = _Pick.apply(  # type: ignore[no-untyped-call]
-            matrix, self.index, self.places, self.back, self.levels, self.columns, parts
-        )
-        return picked
-
-
-class _Pick(torch.autograd.Function):
-    """See `_Columns`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        matrix: Tensor,
-        index: Tensor,
-        places: Tensor,
-        back: Tensor | None,
-        levels: tuple[int, ...],
-        columns: int,
-        parts: int,
-    ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(places, back)
-        ctx.levels, ctx.columns = levels, columns
-        return tuple(matrix.index_select(1, part) for part in index.view(parts, -1).unbind())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        places, back = ctx.saved_tensors
-        gradient = gradients[0] if len(gradients) == 1 else torch.cat(gradients, dim=1)
-        return _summed(gradient, places, back, ctx.levels, ctx.columns), *[None] * 6
-
-
-@torch.library.custom_op("lt_lightning::sum_places", mutates_args=())
-def _summed(gradient: Tensor, places: Tensor, back: Tensor | None, levels: Sequence[int], columns: int) -> Tensor:
-    """The sum over the places of every column: (rows, places) -> (rows, columns).
-
-    An operation of its own, so that `torch.compile` does not take it apart: its loops over single elements are slower.
-    """
-
-    def summed(rows: Tensor) -> Tensor:
-        first, *others = torch.split_with_sizes(rows.index_select(1, places), list(levels), dim=1)
-        total = F.pad(first, (0, columns - levels[0])) if levels[0] < columns else first
-        for level in others:
-            total[:, : level.shape[1]] += level
-        return total
-
-    if back is None:
-        return summed(gradient)
-    if gradient.device.type != "cpu":
-        return summed(gradient).index_select(1, back)
-    at_once = max(_IN_CACHE // max(len(places), columns), 1)
-    result = gradient.new_empty(gradient.shape[0], columns)
-    for start in range(0, len(gradient), at_once):
-        rows = slice(start, start + at_once)
-        torch.index_select(summed(gradient[rows]), 1, back, out=result[rows])
-    return result
-
-
-@_summed.register_fake
-def _(gradient: Tensor, places: Tensor, back: Tensor | None, levels: Sequence[int], columns: int) -> Tensor:
-    return gradient.new_empty(gradient.shape[0], columns)
 
 
 class GroupedChannelConv2d(nn.Module):
@@ -187,7 +29,6 @@ class GroupedChannelConv2d(nn.Module):
     Attributes:
         weight: (filters in group order, channels of a group, *kernel).
         bias: in group order, or None.
-        order: the filter that computes each output channel if `permute_output` is False, int64.
         form: `grouped` or `loop`.
 
     >>> conv = nn.Conv2d(4, 4, 3, bias=False)
@@ -200,7 +41,6 @@ class GroupedChannelConv2d(nn.Module):
     True
     """
 
-    order: Tensor
     used: Tensor | None
 
     def __init__(
@@ -212,8 +52,6 @@ class GroupedChannelConv2d(nn.Module):
         stride: tuple[int, ...] = (1, 1),
         padding: tuple[int, ...] | str = (0, 0),
         dilation: tuple[int, ...] = (1, 1),
-        permute_output: bool = True,
-        input_order: Tensor | None = None,
         form: Form = "grouped",
     ) -> None:
         """Args:
@@ -221,14 +59,11 @@ class GroupedChannelConv2d(nn.Module):
         weight: dense, (filters, input channels, *kernel); what lies outside the groups is not looked at.
         bias: one per filter, in their own order, or None.
         stride: as in `torch.nn.functional.conv2d`, like `padding` and `dilation`.
-        permute_output: whether the output's channels come in the filters' own order. If not, they come in `order`,
-            which saves a pass over the output where the consumer can take it so.
-        input_order: the channels that the input's channels are, where a producer has left out its permutation.
         form: `grouped` is one grouped convolution, `loop` one small convolution per group. Neither was faster in
             general on the CPUs that we measured (`loop` takes 0.8 to 1.3 times as long): measure at your shapes.
 
         Raises:
-            ValueError: if `input_order` is no permutation of the input channels, or `form` is unknown.
+            ValueError: if `form` is unknown.
         """
         super().__init__()
         if form not in get_args(Form):
@@ -236,29 +71,18 @@ class GroupedChannelConv2d(nn.Module):
         self.groups = len(groups.rows)
         self.form = form
         self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.permute_output = permute_output
         self.plan = groups
         self.weight = nn.Parameter(_like(groups.pack(weight.detach()).flatten(0, 1), weight))
         rows = groups.rows.reshape(-1)
         self.bias = None if bias is None else nn.Parameter(bias.detach()[rows].clone())
-        self.register_buffer("order", rows, persistent=False)
-        used = None if groups.used is None else _along(groups.used, groups.rows[:, :, None, None, None])
+        used = None if groups.used is None else along(groups.used, groups.rows[:, :, None, None, None])
         self.register_buffer("used", used, persistent=False)
-        self.gather = _gather(groups, input_order)
-        reorder = permute_output and not _is_identity(rows)
-        self.permutation = _Columns(rows.argsort(), len(rows)) if reorder else None
+        self.gather = _gather(groups)
+        self.permutation = None if is_identity(rows) else Columns(rows.argsort(), len(rows))
         self.to(weight.device)
 
     @classmethod
-    def from_conv(
-        cls,
-        conv: nn.Conv2d,
-        blocks: Sequence[Block],
-        *,
-        permute_output: bool = True,
-        input_order: Tensor | None = None,
-        form: Form = "grouped",
-    ) -> Self:
+    def from_conv(cls, conv: nn.Conv2d, blocks: Sequence[Block], *, form: Form = "grouped") -> Self:
         """The layer that computes `conv` with its weight masked by `blocks` (grain `input_channel`).
 
         Raises:
@@ -275,8 +99,6 @@ class GroupedChannelConv2d(nn.Module):
             stride=conv.stride,
             padding=conv.padding,
             dilation=conv.dilation,
-            permute_output=permute_output,
-            input_order=input_order,
             form=form,
         )
 
@@ -284,10 +106,10 @@ class GroupedChannelConv2d(nn.Module):
         """(batch, input channels, height, width) -> (batch, filters, output height, output width)."""
         weight = self._masked()
         if self.form == "grouped":
-            (gathered,) = _channels(x, self.gather, 1)
+            (gathered,) = pick_channels(x, self.gather, 1)
             y = self._convolve(gathered, weight, self.bias, self.groups)
         else:
-            parts = _channels(x, self.gather, self.groups)
+            parts = pick_channels(x, self.gather, self.groups)
             biases = [None] * self.groups if self.bias is None else self.bias.chunk(self.groups)
             y = torch.cat(
                 [
@@ -298,7 +120,7 @@ class GroupedChannelConv2d(nn.Module):
             )
         if self.permutation is None:
             return y
-        (y,) = _channels(y, self.permutation, 1)
+        (y,) = pick_channels(y, self.permutation, 1)
         return y
 
     def to_dense_weight(self) -> Tensor:
@@ -308,7 +130,7 @@ class GroupedChannelConv2d(nn.Module):
 
     def to_dense_bias(self) -> Tensor | None:
         """The bias in the filters' own order, None without one."""
-        return None if self.bias is None else self.bias.detach()[self.order.argsort()]
+        return None if self.bias is None else self.bias.detach()[self.plan.rows.reshape(-1).argsort()]
 
     def extra_repr(self) -> str:
         """Shapes, for `print`."""
@@ -332,7 +154,6 @@ class GroupedChannelLinear(nn.Module):
     Attributes:
         weight: (groups, inputs of a group, outputs of a group).
         bias: in group order, or None.
-        order: the output of the dense layer that each output is if `permute_output` is False, int64.
 
     >>> linear = nn.Linear(4, 2)
     >>> blocks = [Block(torch.tensor([1]), torch.tensor([0, 3])), Block(torch.tensor([0]), torch.tensor([1, 2]))]
@@ -342,7 +163,6 @@ class GroupedChannelLinear(nn.Module):
     True
     """
 
-    order: Tensor
     used: Tensor | None
 
     def __init__(
@@ -350,40 +170,27 @@ class GroupedChannelLinear(nn.Module):
         groups: ChannelGroups,
         weight: Tensor,
         bias: Tensor | None = None,
-        *,
-        permute_output: bool = True,
-        input_order: Tensor | None = None,
     ) -> None:
         """Args as of `GroupedChannelConv2d`; `weight` is (outputs, inputs)."""
         super().__init__()
         self.plan = groups
-        self.permute_output = permute_output
         self.weight = nn.Parameter(groups.pack(weight.detach()).transpose(1, 2).contiguous())
         rows = groups.rows.reshape(-1)
         self.bias = None if bias is None else nn.Parameter(bias.detach()[rows].clone())
-        self.register_buffer("order", rows, persistent=False)
         self.register_buffer("used", None if groups.used is None else groups.used[:, :, None], persistent=False)
-        self.gather = _gather(groups, input_order)
-        reorder = permute_output and not _is_identity(rows)
-        self.permutation = _Columns(rows.argsort(), len(rows)) if reorder else None
+        self.gather = _gather(groups)
+        self.permutation = None if is_identity(rows) else Columns(rows.argsort(), len(rows))
         self.to(weight.device)
 
     @classmethod
-    def from_linear(
-        cls,
-        linear: nn.Linear,
-        blocks: Sequence[Block],
-        *,
-        permute_output: bool = True,
-        input_order: Tensor | None = None,
-    ) -> Self:
+    def from_linear(cls, linear: nn.Linear, blocks: Sequence[Block]) -> Self:
         """The layer that computes `linear` with its weight masked by `blocks`.
 
         Raises:
             ValueError: as `ChannelGroups.of`.
         """
         groups = ChannelGroups.of(blocks, linear.out_features, linear.in_features)
-        return cls(groups, linear.weight, linear.bias, permute_output=permute_output, input_order=input_order)
+        return cls(groups, linear.weight, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
@@ -406,7 +213,7 @@ class GroupedChannelLinear(nn.Module):
 
     def to_dense_bias(self) -> Tensor | None:
         """The bias in the order of the dense layer's outputs, None without one."""
-        return None if self.bias is None else self.bias.detach()[self.order.argsort()]
+        return None if self.bias is None else self.bias.detach()[self.plan.rows.reshape(-1).argsort()]
 
     def extra_repr(self) -> str:
         """Shapes, for `print`."""
@@ -414,52 +221,15 @@ class GroupedChannelLinear(nn.Module):
         return f"{groups} x ({rows} outputs x {columns} of {self.plan.inputs} inputs)"
 
 
-def _gather(groups: ChannelGroups, input_order: Tensor | None) -> _Columns | None:
+def _gather(groups: ChannelGroups) -> Columns | None:
     """The gather of the groups' channels, None if the input already holds them one after the other."""
     index = groups.channels.reshape(-1)
-    if input_order is not None:
-        if not torch.equal(input_order.cpu().sort().values, torch.arange(groups.inputs)):
-            raise ValueError(f"input_order must be a permutation of the {groups.inputs} input channels")
-        index = input_order.cpu().argsort()[index]
-    if _is_identity(index) and len(index) == groups.inputs:
+    if is_identity(index) and len(index) == groups.inputs:
         return None
-    return _Columns(index, groups.inputs)
-
-
-def _channels(x: Tensor, columns: _Columns | None, parts: int) -> tuple[Tensor, ...]:
-    """Channels picked from a batch of images, in its memory format, in equal parts.
-
-    In channels_last an image is a matrix of pixels x channels, and `index_select` on that is two to three times
-    faster than on the image. In the standard format a channel is one piece, and PyTorch's own gradient is fast too.
-    """
-    if columns is None:
-        return x.chunk(parts, dim=1)
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        return tuple(x.index_select(1, part) for part in columns.index.view(parts, -1).unbind())
-    batch, channels, height, width = x.shape
-    picked = columns(x.permute(0, 2, 3, 1).reshape(-1, channels), parts)
-    return tuple(part.view(batch, height, width, -1).permute(0, 3, 1, 2) for part in picked)
-
-
-def _padded(columns: Tensor, length: int, inputs: int) -> Tensor:
-    """Columns filled up to `length` by channels that are not among them."""
-    named = torch.bincount(columns, minlength=inputs)
-    if len(named) > inputs or int(named.max()) > 1:
-        raise ValueError(f"columns {columns.tolist()}: must be distinct input channels, 0 to {inputs - 1}")
-    free = named == 0
-    return torch.cat([columns, free.nonzero().flatten()[: length - len(columns)]])
-
-
-def _along(used: Tensor, packed: Tensor) -> Tensor:
-    """`used` shaped to multiply (groups, rows, channels, *kernel)."""
-    return used.reshape(used.shape[0], 1, used.shape[1], *[1] * (packed.ndim - 3))
+    return Columns(index, groups.inputs)
 
 
 def _like(packed: Tensor, weight: Tensor) -> Tensor:
     """`packed` in the memory format of the weight that it was taken from."""
     channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return packed.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def _is_identity(order: Tensor) -> bool:
-    return torch.equal(order, torch.arange(len(order)))

@@ -18,8 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lt_lightning.pruning.layers import CONVOLUTIONS
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.shrink.channels import Shrunk, keep_channels
-from lt_lightning.structures.graph import Alive, ChannelGraph, Flags
+from lt_lightning.shrink.channels import keep_channels
+from lt_lightning.shrink.shrunk import Shrunk
+from lt_lightning.structures.graph import ChannelGraph
+from lt_lightning.structures.liveness import Alive, Flags
 
 # A parameter that may be other than zero, element by element: given its full name and value.
 Survives = Callable[[str, Tensor], Tensor]
@@ -61,7 +63,7 @@ def shrink_masked(network: nn.Module, example: Tensor, masks: Masks | None = Non
         for operation in graph.operations
         if operation.kind in ("dense", "grouped", "depthwise", "norm")
     }
-    present = graph.find_channels(alive, _nonzero(network, graph, example) if masks is None else None)
+    present = graph.flow.find_channels(alive, _nonzero(network, graph, example) if masks is None else None)
     shrunk = keep_channels(network, graph, present)
     return replace(shrunk, masks=_left(shrunk, masks or {}))
 

@@ -20,7 +20,7 @@ def forward(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     """The convolution of `x`; arguments as `block_ops.block_conv2d`."""
     dense = _dense(weight.to(x.dtype), channels, tap_start, x.shape[1], kernel, rows)
@@ -37,7 +37,7 @@ def input_gradient(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     """Gradient of the input, in `input_shape`."""
     dense = _dense(weight.to(dy.dtype), channels, tap_start, input_shape[1], kernel, rows)
@@ -54,18 +54,17 @@ def weight_gradient(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    rows: Tensor | None = None,
+    rows: Tensor,
 ) -> Tensor:
     """Gradient of the packed weight: (columns, R)."""
     dense = dy.new_empty(1).expand(dy.shape[1], x.shape[1], *kernel)
     gradient = _backward(dy, x, dense, stride, padding, dilation, 1)
-    in_groups = gradient if rows is None else gradient[rows]
     group, column = places(channels, tap_start, kernel[0] * kernel[1])
-    return in_groups.reshape(-1, filters, dense[0].numel()).transpose(1, 2)[group, column]
+    return gradient[rows].reshape(-1, filters, dense[0].numel()).transpose(1, 2)[group, column]
 
 
 def _dense(
-    weight: Tensor, channels: Tensor, tap_start: Tensor, inputs: int, kernel: Sequence[int], rows: Tensor | None
+    weight: Tensor, channels: Tensor, tap_start: Tensor, inputs: int, kernel: Sequence[int], rows: Tensor
 ) -> Tensor:
     groups = len(tap_start) // (kernel[0] * kernel[1] + 1)
     return dense_weight(weight, channels, tap_start, (groups * weight.shape[1], inputs, *kernel), rows)

@@ -34,7 +34,6 @@ class RegroupedConv2d(nn.Module):
         stride: tuple[int, int] = (1, 1),
         padding: tuple[int, int] = (0, 0),
         dilation: tuple[int, int] = (1, 1),
-        in_group_order: bool = False,
     ) -> None:
         """Makes the layer.
 
@@ -45,24 +44,19 @@ class RegroupedConv2d(nn.Module):
             stride: as `torch.nn.Conv2d`, as are padding and dilation.
             padding: zeros at every side.
             dilation: between kernel positions.
-            in_group_order: leave the output's channels in the order of the groups (`rows`), for a consumer that was
-                permuted to take them so. On the CPU the order of the filters costs next to nothing.
         """
         super().__init__()
         self.shape = form.shape
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
-        self.in_group_order = in_group_order
         self.weight = nn.Parameter(weight)
-        if bias is not None and in_group_order:
-            bias = bias[form.rows.to(bias.device)]
         self.bias = None if bias is None else nn.Parameter(bias)
         for name in ("rows", "tap_start", "channels"):
             self.register_buffer(name, getattr(form, name).to(weight.device))
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, blocks: Sequence[Block], *, in_group_order: bool = False) -> RegroupedConv2d:
+    def from_conv(cls, conv: nn.Conv2d, blocks: Sequence[Block]) -> RegroupedConv2d:
         """The blocks of a dense convolution, with copies of its weights and bias.
 
         Raises:
@@ -80,7 +74,6 @@ class RegroupedConv2d(nn.Module):
             stride=_pair(conv.stride),
             padding=_padding(conv),
             dilation=_pair(conv.dilation),
-            in_group_order=in_group_order,
         )
 
     @property
@@ -94,9 +87,8 @@ class RegroupedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to (n, filters, oh, ow), channels_last."""
-        rows = None if self.in_group_order else self.rows
         windows = (self.shape[2:], self.stride, self.padding, self.dilation)
-        y: Tensor = block_conv2d(_autocast(x), self.weight, self.channels, self.tap_start, *windows, rows)
+        y: Tensor = block_conv2d(_autocast(x), self.weight, self.channels, self.tap_start, *windows, self.rows)
         return y if self.bias is None else y + self.bias.to(y.dtype).reshape(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
@@ -122,16 +114,14 @@ class RegroupedLinear(nn.Module):
         self.conv = conv
 
     @classmethod
-    def from_linear(
-        cls, linear: nn.Linear, blocks: Sequence[Block], *, in_group_order: bool = False
-    ) -> RegroupedLinear:
+    def from_linear(cls, linear: nn.Linear, blocks: Sequence[Block]) -> RegroupedLinear:
         """The blocks of a dense linear layer, with copies of its weights and bias.
 
         Raises:
             ValueError: if the format cannot hold the blocks (`BlockFormat.from_blocks`).
         """
         form = BlockFormat.from_blocks(blocks, linear.weight.shape)
-        return cls(RegroupedConv2d(form, *_copied(form, linear), in_group_order=in_group_order))
+        return cls(RegroupedConv2d(form, *_copied(form, linear)))
 
     def to_dense_weight(self) -> Tensor:
         """The dense weight (outputs, inputs), zero outside the blocks."""

@@ -12,7 +12,7 @@ from torch.sparse import to_sparse_semi_structured
 
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.shrink.blocks import DENSE, Choose, first_form
-from lt_lightning.shrink.channels import Shrunk
+from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.shrink.slices import Cut, Slices
 from lt_lightning.structures.base import NMPlan
 

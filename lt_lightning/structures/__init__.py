@@ -1,0 +1,1 @@
+"""From a round's mask to one that hardware can use, with the plan that executes it."""

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from lt_lightning.export.standard import block_layers, in_standard_operators
-from lt_lightning.shrink.channels import Spread, add_into_prefix
+from lt_lightning.shrink.arrange import Spread, add_into_prefix
 from lt_lightning.shrink.regrouped import RegroupedConv2d, RegroupedLinear
 from lt_lightning.structures.base import Block
 
@@ -21,16 +21,15 @@ def blocks(filters: int, columns: int) -> list[Block]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("in_group_order", [True, False])
-def test_block_layers_become_dense(bias: bool, in_group_order: bool) -> None:
+def test_block_layers_become_dense(bias: bool) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 8, 3, stride=2, padding=1, dilation=2, bias=bias)
     linear = nn.Linear(8, 6, bias=bias)
     network = nn.Sequential(
-        RegroupedConv2d.from_conv(conv, blocks(8, 27), in_group_order=in_group_order),
+        RegroupedConv2d.from_conv(conv, blocks(8, 27)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        RegroupedLinear.from_linear(linear, blocks(6, 8), in_group_order=in_group_order),
+        RegroupedLinear.from_linear(linear, blocks(6, 8)),
     ).double()
     assert block_layers(network) == ["0", "3"]
     standard = in_standard_operators(network)

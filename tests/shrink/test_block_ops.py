@@ -117,7 +117,7 @@ def _expected(case: Case, form: BlockFormat, x: Tensor, weight: Tensor, dy: Tens
     return Results(y.detach(), dx, form.pack(dw))
 
 
-def _actual(case: Case, form: BlockFormat, x: Tensor, weight: Tensor, dy: Tensor, rows: Tensor | None) -> Results:
+def _actual(case: Case, form: BlockFormat, x: Tensor, weight: Tensor, dy: Tensor, rows: Tensor) -> Results:
     x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
     y = block_conv2d(x, weight, form.channels, form.tap_start, *case.windows, rows)
     dx, dw = torch.autograd.grad(y, (x, weight), dy)
@@ -164,8 +164,6 @@ def test_compiled_kernel_equals_masked_dense() -> None:
         actual = _actual(case, form, x, weight, dy, form.rows)
         try:
             _assert_close(actual, expected, 3e-6)
-            in_groups = _actual(case, form, x, weight, dy[:, form.rows], None)
-            _assert_close(in_groups, expected._replace(y=expected.y[:, form.rows]), 3e-6)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
 
@@ -182,8 +180,6 @@ def test_compiled_kernel_in_bfloat16_sums_in_float32_and_rounds_once() -> None:
         assert [value.dtype for value in actual] == [torch.bfloat16, torch.bfloat16, torch.float32]
         try:
             _assert_rounded(actual, expected)
-            in_groups = _actual(case, form, x, weight.float(), dy[:, form.rows], None)
-            _assert_rounded(in_groups, expected._replace(y=expected.y[:, form.rows]))
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
 
@@ -214,8 +210,6 @@ def test_reference_equals_masked_dense_in_float64(case: Case) -> None:
     x, weight, dy = _tensors(case, form, torch.float64)
     expected = _expected(case, form, x, weight, dy)
     _assert_close(_actual(case, form, x, weight, dy, form.rows), expected, 1e-12)
-    in_groups = _actual(case, form, x, weight, dy[:, form.rows], None)
-    _assert_close(in_groups, expected._replace(y=expected.y[:, form.rows]), 1e-12)
 
 
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -323,17 +317,15 @@ def test_gradients_by_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("in_order", [True, False])
-def test_operations_keep_the_rules_of_torch_library(dtype: torch.dtype, in_order: bool) -> None:
+def test_operations_keep_the_rules_of_torch_library(dtype: torch.dtype) -> None:
     case = Case(batch=2, inputs=4, size=(5, 4), groups=2, filters=8, density=0.5)
     form = case.form()
     x, weight, dy = _tensors(case, form, dtype)
-    rows = form.rows if in_order else None
     index = (form.channels, form.tap_start)
     grads = (x.clone().requires_grad_(), weight.clone().requires_grad_())
-    torch.library.opcheck(block_conv2d, (*grads, *index, *case.windows, rows))
-    torch.library.opcheck(block_conv2d_input_gradient, (dy, weight, *index, list(x.shape), *case.windows, rows))
-    torch.library.opcheck(block_conv2d_weight_gradient, (x, dy, *index, form.filters, *case.windows, rows))
+    torch.library.opcheck(block_conv2d, (*grads, *index, *case.windows, form.rows))
+    torch.library.opcheck(block_conv2d_input_gradient, (dy, weight, *index, list(x.shape), *case.windows, form.rows))
+    torch.library.opcheck(block_conv2d_weight_gradient, (x, dy, *index, form.filters, *case.windows, form.rows))
 
 
 def _wrong(**changes: object) -> dict[str, object]:

@@ -19,7 +19,9 @@ from lt_lightning.models.wide_resnet import WideResNet
 from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
-from lt_lightning.shrink.channels import Select, Shrunk, Spread, add_into_prefix, shrink_channels
+from lt_lightning.shrink.arrange import Select, Spread, add_into_prefix
+from lt_lightning.shrink.channels import shrink_channels
+from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.structures.base import ChannelPlan, Structured, Subject
 from lt_lightning.structures.refill import Coupling, Refill
 

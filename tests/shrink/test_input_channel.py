@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lt_lightning.shrink.input_channel import ChannelGroups, Form, GroupedChannelConv2d, GroupedChannelLinear
+from lt_lightning.shrink.channel_groups import ChannelGroups
+from lt_lightning.shrink.input_channel import Form, GroupedChannelConv2d, GroupedChannelLinear
 from lt_lightning.structures.base import Block
 
 FORMS: tuple[Form, ...] = ("grouped", "loop")
@@ -100,7 +101,7 @@ def test_any_blocks_of_equal_rows(data: st.DataObject) -> None:
 
 
 def test_the_gradient_is_the_same_in_cache_sized_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lt_lightning.shrink.input_channel._IN_CACHE", 64)
+    monkeypatch.setattr("lt_lightning.shrink.columns._IN_CACHE", 64)
     conv = nn.Conv2d(6, 8, 3, dtype=torch.float64)
     x = torch.randn(3, 6, 5, 5, dtype=torch.float64).to(memory_format=torch.channels_last)
     assert_same_as_masked(conv, random_blocks(8, 6, 4, [3, 3, 3, 3]), "grouped", x)
@@ -117,25 +118,6 @@ def test_padding_stays_out_of_the_function_when_an_optimizer_moves_it() -> None:
         layer.weight.view(2, 2, *layer.weight.shape[1:]).add_((~layer.used).double())
     torch.testing.assert_close(layer(x), before)
     torch.testing.assert_close(layer.to_dense_weight(), dense)
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_chain_without_permutations_in_between(channels_last: bool) -> None:
-    """The order of the first layer's output is undone by the gather of the second."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    first, second = (nn.Conv2d(8, 8, 3, padding=1, dtype=torch.float64) for _ in range(2))
-    blocks = [random_blocks(8, 8, 4, [3] * 4, seed) for seed in (1, 2)]
-    a = GroupedChannelConv2d.from_conv(first, blocks[0], permute_output=False)
-    b = GroupedChannelConv2d.from_conv(second, blocks[1], input_order=a.order)
-    assert a.permutation is None
-    x = torch.randn(2, 8, 5, 5, dtype=torch.float64).contiguous(memory_format=layout)
-    with torch.no_grad():
-        for conv, of_layer in zip((first, second), blocks, strict=True):
-            conv.weight *= mask_of(of_layer, conv.weight)
-        inner = first(x)
-        torch.testing.assert_close(a(x), inner[:, a.order])
-        torch.testing.assert_close(b(torch.relu(a(x))), second(torch.relu(inner)))
-    torch.testing.assert_close(b.to_dense_weight(), second.weight.detach())
 
 
 def test_what_needs_no_index_has_none() -> None:
@@ -265,7 +247,7 @@ def test_the_linear_layer(groups: int, rows: int, bias: bool, seed: int) -> None
         assert linear.bias.grad is not None
         assert layer.bias is not None
         assert layer.bias.grad is not None
-        torch.testing.assert_close(layer.bias.grad, linear.bias.grad[layer.order], rtol=0, atol=1e-12)
+        torch.testing.assert_close(layer.bias.grad, linear.bias.grad[layer.plan.rows.reshape(-1)], rtol=0, atol=1e-12)
 
 
 def test_what_cannot_be_held_is_refused() -> None:
@@ -285,5 +267,3 @@ def test_what_cannot_be_held_is_refused() -> None:
         GroupedChannelConv2d.from_conv(nn.Conv2d(4, 4, 1, groups=2), [Block(torch.arange(4), column)])
     with pytest.raises(ValueError, match="padding_mode='circular'"):
         GroupedChannelConv2d.from_conv(nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), [])
-    with pytest.raises(ValueError, match="permutation of the 2 input channels"):
-        GroupedChannelConv2d.from_conv(conv, [Block(torch.arange(4), column)], input_order=torch.tensor([0, 0]))

@@ -21,8 +21,9 @@ from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.selection import prune
-from lt_lightning.shrink.channels import Select, Shrunk, Spread
+from lt_lightning.shrink.arrange import Select, Spread
 from lt_lightning.shrink.masked import shrink_masked
+from lt_lightning.shrink.shrunk import Shrunk
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet8": lambda: cifar_resnet(8, 10, width=8),

@@ -86,17 +86,6 @@ def test_the_dense_layer_keeps_its_own_values() -> None:
     assert all(torch.equal(value, before[name]) for name, value in conv.state_dict().items())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_output_in_the_order_of_the_groups(dtype: torch.dtype) -> None:
-    conv = nn.Conv2d(4, 32, 3).to(dtype)
-    blocks = _blocks(32, 36, 8)
-    plain = RegroupedConv2d.from_conv(conv, blocks)
-    in_groups = RegroupedConv2d.from_conv(conv, blocks, in_group_order=True)
-    x = torch.randn(18, 4, 6, 6, dtype=dtype)
-    torch.testing.assert_close(in_groups(x), plain(x)[:, plain.rows])
-    assert torch.equal(in_groups.to_dense_weight(), plain.to_dense_weight())
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("shape", [(23,), (2, 9), ()], ids=["batch", "batch and more", "one sample"])
 def test_a_linear_layer_equals_the_masked_one(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:

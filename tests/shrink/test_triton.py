@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -176,6 +177,21 @@ def test_any_layout_goes_in_and_a_chain_is_not_copied(interpreted: ModuleType) -
         assert torch.equal(interpreted.forward(layout, *how), y)
     chained = interpreted.forward(torch.relu(y), *how)
     torch.testing.assert_close(chained, F.conv2d(torch.relu(F.conv2d(x, packed.dense)), packed.dense))
+
+
+def test_float32_is_multiplied_as_pytorch_would_by_either_of_its_settings() -> None:
+    precision = importlib.import_module("lt_lightning.shrink.triton.launch")._precision
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision
+    try:
+        for allowed in (True, False):
+            cudnn.allow_tf32 = allowed
+            assert precision() == ("tf32" if allowed else "ieee")
+        for value in ("ieee", "tf32"):
+            cudnn.conv.fp32_precision = value  # the newer one: asking the older one may then be an error
+            assert precision() == value
+    finally:
+        cudnn.allow_tf32 = before == "tf32"
 
 
 @pytest.fixture

@@ -194,14 +194,16 @@ void forward_rows(const Geometry& g, const WordColumns<T>& columns, const int64_
   std::vector<T> ring(slots * g.w * pixel), sums(g.ow * k * L);
   std::vector<Source<T, L>> sources;
   sources.reserve(taps);
+  const std::vector<uint8_t> read = met(g.kw, g.dw, g.pw, g.sw, g.w, g.ow);
   int64_t turned = -1;
   for (int64_t oh = rows.begin; oh < rows.end; ++oh) {
     const int64_t top = oh * g.sh - g.ph, last = std::min(top + (g.kh - 1) * g.dh, g.h - 1);
     for (turned = std::max(turned, top - 1); turned < last;) {
       ++turned;
       for (int64_t iw = 0; iw < g.w; ++iw)
-        gather_samples<L>(x + ((sample * g.h + turned) * g.w + iw) * g.c, g.h * g.w * g.c, samples, g.c,
-                          &ring[(turned % slots * g.w + iw) * pixel], [](int64_t i) { return i; });
+        if (read[iw])
+          gather_samples<L>(x + ((sample * g.h + turned) * g.w + iw) * g.c, g.h * g.w * g.c, samples, g.c,
+                            &ring[(turned % slots * g.w + iw) * pixel], [](int64_t i) { return i; });
     }
     for (int64_t group = 0; group < g.groups; ++group) {
       const int32_t* start = columns.tap_start + group * (taps + 1);

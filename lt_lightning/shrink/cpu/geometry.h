@@ -77,6 +77,18 @@ Range inside(int64_t offset, int64_t stride, int64_t size, int64_t outputs) {
   return {std::min(begin, outputs), std::max(std::min(begin, outputs), std::min(end, outputs))};
 }
 
+// Of the rows or columns of the input, those that a tap meets: with a stride, a small kernel passes over some.
+std::vector<uint8_t> met(int64_t taps, int64_t dilation, int64_t padding, int64_t stride, int64_t size,
+                         int64_t outputs) {
+  std::vector<uint8_t> flags(size);
+  for (int64_t t = 0; t < taps; ++t) {
+    const int64_t offset = t * dilation - padding;
+    const Range valid = inside(offset, stride, size, outputs);
+    for (int64_t o = valid.begin; o < valid.end; ++o) flags[o * stride + offset] = 1;
+  }
+  return flags;
+}
+
 // Calls run(L, vectors, first) for slices of vectors that cover a group's filters.
 template <int L, class Run>
 void each_slice(int64_t filters, Run run) {

@@ -100,8 +100,15 @@ void input_gradient_rows(const Geometry& g, const Columns& columns, const Jobs<T
   std::vector<Word<T>> ring(slots * g.ow * pixel);
   std::vector<float> sums(g.w * g.c * L);
   std::vector<T> single(kPerWord<T> > 1 ? pixel * kPerWord<T> : 0);  // filters of a pixel before they are joined
+  const std::vector<uint8_t> row_met = met(g.kh, g.dh, g.ph, g.sh, g.h, g.oh);
+  const std::vector<uint8_t> column_met = met(g.kw, g.dw, g.pw, g.sw, g.w, g.ow);
   int64_t turned = -1;  // rows of the output up to here have been turned
   for (int64_t ih = rows.begin; ih < rows.end; ++ih) {
+    if (!row_met[ih]) {
+      for (int64_t s = 0; s < samples; ++s)
+        std::fill_n(dx + ((sample + s) * g.h + ih) * g.w * g.c, g.w * g.c, T{});
+      continue;
+    }
     std::fill(sums.begin(), sums.end(), 0.0f);
     const int64_t last = std::min((ih + g.ph) / g.sh, g.oh - 1);
     for (turned = std::max(turned, last - slots); turned < last;) {
@@ -139,9 +146,13 @@ void input_gradient_rows(const Geometry& g, const Columns& columns, const Jobs<T
           table[job.count - 1](strip, columns.channel + job.column, &jobs.panels[job.panel]);
         }
       }
-    for (int64_t iw = 0; iw < g.w; ++iw)
-      scatter_samples<L>(&sums[iw * g.c * L], g.h * g.w * g.c, samples, g.c,
-                         dx + ((sample * g.h + ih) * g.w + iw) * g.c);
+    for (int64_t iw = 0; iw < g.w; ++iw) {
+      T* const to = dx + ((sample * g.h + ih) * g.w + iw) * g.c;
+      if (column_met[iw])
+        scatter_samples<L>(&sums[iw * g.c * L], g.h * g.w * g.c, samples, g.c, to);
+      else
+        for (int64_t s = 0; s < samples; ++s) std::fill_n(to + s * g.h * g.w * g.c, g.c, T{});
+    }
   }
 }
 

@@ -312,4 +312,5 @@ def _empty(batch: int, channels: int, size: tuple[int, int], like: Tensor) -> Te
 
 def _precision() -> str:
     """Products of float32 in TF32 where PyTorch's own convolutions may use it."""
-    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # absent from its types
+    return "tf32" if conv.fp32_precision == "tf32" else "ieee"
