@@ -3,6 +3,8 @@
 Tickets are made at random weights, every prunable layer at the given density. Everything that is compared is measured
 in turn in one process. With --output every finished setting is on disk at once; the same command goes on where it was
 stopped, and other settings can be added to the same file.
+
+`benchmark.py training` times the training itself: `python scripts/benchmark.py training --help`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from lt_lightning.measure.environment import environment
 from lt_lightning.measure.layer_table import measure_layers
 from lt_lightning.measure.networks import Setting
 from lt_lightning.measure.paper import measure_by_paper
-from lt_lightning.measure.record import Record, Row
+from lt_lightning.measure.record import Record, rows_of
 from lt_lightning.measure.report import layer_table, network_table, paper_table, slower_than_dense
 from lt_lightning.measure.suite import measure_networks
 from lt_lightning.measure.timing import Effort
@@ -41,17 +43,23 @@ Measure = Callable[[Tickets], Sequence[Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _options(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if given[:1] == ["training"]:
+            from lt_lightning.speed.command import main as training  # slow to import, as all that needs Lightning
+
+            training(given[1:], MODELS)
+            return
+        options = _options(given)
         if options.show:
-            _print_tables(_rows_of(options.show))
+            _print_tables([job for path in options.show for job in read_json(path)["jobs"]])
         else:
             _benchmark(options)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     models = sorted(path.stem for path in MODELS.glob("*.yaml"))
@@ -100,7 +108,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--limit", type=float, default=60, help="seconds after which a setting takes no further turn (60)")
     add("--threads", type=int, help="of the CPU (one a core)")
     add("--output", type=Path, help="JSON file, written after every setting and continued if it is there")
-    add("--show", type=Path, metavar="FILE", help="print the tables of such a file, measure nothing")
+    add("--show", type=Path, nargs="+", metavar="FILE", help="print the tables of such files, measure nothing")
     return parser.parse_args(arguments)  # fmt: skip
 
 
@@ -130,7 +138,7 @@ def _benchmark(options: argparse.Namespace) -> None:
             record.add(job, rows, time.perf_counter() - start)
             torch._dynamo.reset()  # what was compiled is not needed again
             gc.collect()
-    _print_tables({kind: record.rows(kind) for kind in ("networks", "layers", "paper")})
+    _print_tables(record.jobs)
     if options.output:
         print(f"written to {options.output}")
 
@@ -179,22 +187,14 @@ def _jobs(name: str, options: argparse.Namespace, device: str) -> Iterator[tuple
             )
 
 
-def _rows_of(path: Path) -> dict[str, list[Row]]:
-    jobs = read_json(path)["jobs"]
-    rows: dict[str, list[Row]] = {"networks": [], "layers": [], "paper": []}
-    for job in jobs:
-        rows[job["job"]["kind"]] += job["rows"]
-    return rows
-
-
-def _print_tables(rows: Mapping[str, Sequence[Row]]) -> None:
+def _print_tables(jobs: Sequence[Mapping[str, Any]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 240, soft_wrap=True)
     for kind, table in (("networks", network_table), ("layers", layer_table), ("paper", paper_table)):
-        if rows[kind]:
-            console.print(table(rows[kind]))
+        if rows := rows_of(jobs, kind):
+            console.print(table(rows))
             console.print()
-    if rows["networks"]:
-        slower = slower_than_dense(rows["networks"])
+    if networks := rows_of(jobs, "networks"):
+        slower = slower_than_dense(networks)
         console.print("Slower than dense:" if slower else "Nothing is slower than dense.")
         for line in slower:
             console.print(f"  {line}", highlight=False)

@@ -1,0 +1,1 @@
+"""What networks cost: time, memory, operations, and whether two of them compute the same."""

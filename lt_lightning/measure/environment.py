@@ -6,6 +6,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,11 +33,12 @@ def environment(device: torch.device | str, **settings: object) -> dict[str, obj
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
+        conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # absent from its types
         found["cuda"] = {
             "runtime": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "tf32": [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32],
+            "tf32": [part.fp32_precision == "tf32" for part in (conv, torch.backends.cuda.matmul)],
         }
     return found
 

@@ -14,7 +14,7 @@ from lt_lightning.measure.networks import Setting, relative_difference
 from lt_lightning.measure.timing import Effort
 from lt_lightning.measure.variants import Tickets, Variant
 from lt_lightning.shrink.blocks import DENSE, forms_of, input_shapes
-from lt_lightning.shrink.channels import Shrunk
+from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.shrink.slices import Cut
 from lt_lightning.structures.base import BlockPlan
 
@@ -184,6 +184,7 @@ def _measure_layer(
 
 
 def operations(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of a module for one sample of a shape."""
     return flops(module, torch.zeros(1, *shape))
 
 

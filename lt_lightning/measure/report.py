@@ -13,11 +13,13 @@ from lt_lightning.measure.cost import share_of_ideal
 Row = Mapping[str, Any]
 Columns = Mapping[str, str]
 
-_SAME = ("network", "image", "batch_size", "training", "bfloat16")
+_SAME = ("job", "network", "image", "batch_size", "training", "bfloat16")
 
 
 def summarised(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row for every variant at every density, by the better of the engines and memory formats of PyTorch.
+    """One row for every variant at every density of a job, by the better of the engines and memory formats of PyTorch.
+
+    Only what was measured in turn, in one job, is compared.
 
     Its `speedup` is that of the better one over the better one of dense, `onnx` that of ONNX Runtime over ONNX
     Runtime's dense; `milliseconds` has the median of each; `peak_megabytes` is seen in eager mode only (on the CPU).
@@ -81,9 +83,10 @@ def network_table(rows: Sequence[Row]) -> Table:
     before = None
     for row in summaries:
         setting = (row["network"], _setting(row))
-        if before not in (None, setting):
+        contest = (row["job"], *setting)
+        if before not in (None, contest):
             table.add_section()
-        first, before = setting != before, setting
+        first, before = contest != before, contest
         table.add_row(
             *(setting if first else ("", "")),
             row["variant"],

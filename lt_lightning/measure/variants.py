@@ -16,8 +16,8 @@ from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.blocks import DENSE
-from lt_lightning.shrink.channels import Shrunk
 from lt_lightning.shrink.execute import execute
+from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.structures.base import ChannelPlan, Structure, Structured, Subject
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup

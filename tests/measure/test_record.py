@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lt_lightning.measure.environment import environment
-from lt_lightning.measure.record import Record
+from lt_lightning.measure.record import Record, rows_of
 from lt_lightning.measure.report import layer_table, network_table, paper_table, slower_than_dense, summarised
 
 JOB = {"kind": "networks", "batch_size": 4, "densities": (0.5, 0.25)}
@@ -30,8 +30,8 @@ def test_jobs_are_found_again(tmp_path: Path) -> None:
     written = json.loads(path.read_text())
     assert written["environment"]["threads"] == 2
     assert [job["seconds"] for job in written["jobs"]] == [3.0, 1.0]
-    assert again.rows("networks")[0]["milliseconds"] == 1.5
-    assert again.rows("layers") == [{"form": "blocks"}]
+    assert [(row["milliseconds"], row["job"]) for row in rows_of(again.jobs, "networks")] == [(1.5, 0)]
+    assert rows_of(again.jobs, "layers") == [{"form": "blocks", "job": 1}]
 
 
 @pytest.mark.parametrize(("key", "value"), [("threads", 4), ("versions", {"torch": "3"}), ("gpu", "new")])
@@ -47,7 +47,7 @@ def test_without_a_file_nothing_is_written(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     record = Record(None, {})
     record.add(JOB, [{"a": 1}], 1.0)
-    assert record.rows("networks") == [{"a": 1}]
+    assert rows_of(record.jobs, "networks") == [{"a": 1, "job": 0}]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -63,7 +63,7 @@ def test_environment_is_json_and_the_same_twice() -> None:
 def measured(variant: str, density: float, engine: str, milliseconds: float, **other: Any) -> dict[str, Any]:
     setting = {"batch_size": 8, "training": False, "bfloat16": False, "engine": engine, "channels_last": True}
     return {
-        "network": "net", "image": [3, 32, 32], "variant": variant, "density": density, "setting": setting,
+        "job": 0, "network": "net", "image": [3, 32, 32], "variant": variant, "density": density, "setting": setting,
         "milliseconds": milliseconds, "speedup": 1.0, "ideal": 4.0, "share": 0.5, "parameters": 10**6,
         "file_megabytes": 4.0, "peak_megabytes": float("nan"), "difference": 1e-7, "left_dense": [], **other,
     }  # fmt: skip
@@ -93,9 +93,10 @@ def test_the_better_form_stands_against_the_better_form_of_dense() -> None:
 
 
 def test_settings_do_not_mix() -> None:
-    other = [{**row, "setting": {**row["setting"], "batch_size": 16}, "milliseconds": 1.0} for row in ROWS]
-    assert [row["speedup"] for row in summarised([*ROWS, *other])][:3] == [row["speedup"] for row in summarised(ROWS)]
-    assert len(summarised([*ROWS, *other])) == 6
+    alone = [row["speedup"] for row in summarised(ROWS)]
+    for different in ({"setting": {**ROWS[0]["setting"], "batch_size": 16}}, {"job": 1}):
+        other = [{**row, **different, "milliseconds": 1.0} for row in ROWS]
+        assert [row["speedup"] for row in summarised([*ROWS, *other])] == [*alone, 1.0, 1.0, 1.0]
 
 
 def printed(table: Table) -> list[str]:
