@@ -10,8 +10,8 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
 
+from lt_lightning.epoch_mean import EpochMean
 from lt_lightning.schedules import Milestones, Schedule
 
 Batch = tuple[Tensor, Tensor]
@@ -90,10 +90,9 @@ class ImageClassifier(pl.LightningModule):
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # absent from its types
         if compile:
             self.network.compile()
-        # Validating values may make every step wait for the device.
-        self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
-        self.val_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
-        self.test_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.train_loss, self.train_accuracy = EpochMean(), EpochMean()
+        self.val_loss, self.val_accuracy = EpochMean(), EpochMean()
+        self.test_loss, self.test_accuracy = EpochMean(), EpochMean()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, channels, h, w) to logits (n, classes).
@@ -108,13 +107,18 @@ class ImageClassifier(pl.LightningModule):
             )
         return logits
 
+    def setup(self, stage: str) -> None:
+        """Forget what a run that was broken off has left."""
+        for module in self.children():
+            if isinstance(module, EpochMean):
+                module.reset()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self.train_accuracy.update(logits, labels)
-        self._log("train", loss, self.train_accuracy, len(labels))
+        self._measure("train", loss, logits, labels)
         if batch_idx == 0:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             self.log("lr", rate, on_step=False, on_epoch=True, batch_size=len(labels))
@@ -135,22 +139,26 @@ class ImageClassifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy of a batch."""
-        self._evaluate("val", batch, self.val_accuracy)
+        self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy of a batch."""
-        self._evaluate("test", batch, self.test_accuracy)
+        self._evaluate("test", batch)
 
-    def _evaluate(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
+    def _evaluate(self, stage: str, batch: Batch) -> None:
         images, labels = batch
         logits = self(images)
-        accuracy.update(logits, labels)
-        self._log(stage, F.cross_entropy(logits, labels), accuracy, len(labels))
+        self._measure(stage, F.cross_entropy(logits, labels), logits, labels)
 
-    def _log(self, stage: str, loss: Tensor, accuracy: MulticlassAccuracy, size: int) -> None:
+    @torch.no_grad()
+    def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Means over the epoch and all ranks; nothing is read before its end."""
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
-        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=size)
+        count = len(labels)
+        for name, total in (("loss", loss * count), ("accuracy", (logits.argmax(1) == labels).sum())):
+            mean: EpochMean = getattr(self, f"{stage}_{name}")
+            mean.update(total, count)
+            if mean.first:
+                self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, batch_size=count)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD, and the schedule step by step over one training.

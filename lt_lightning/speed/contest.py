@@ -1,0 +1,137 @@
+"""A step of training by everyone in turn: times, losses compared, waits for the device counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from lt_lightning.measure.timing import Timing, interleaved, stopwatch
+from lt_lightning.speed.contenders import CONTENDERS, SAME_AS, Run
+from lt_lightning.speed.stepwise import Stepwise
+from lt_lightning.speed.task import Task
+
+TOLERANCE = {False: 1e-4, True: 0.05}  # of losses, relative; with bfloat16 by its rounding
+PROFILED = 2
+WAITS = frozenset(
+    {
+        "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero",  # a value is read
+        "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One contender's step.
+
+    Attributes:
+        contender: of `CONTENDERS`.
+        milliseconds: median of a step.
+        p5: 5th percentile, milliseconds.
+        p95: 95th percentile, milliseconds.
+        samples: turns taken.
+        to_bare: median over that of `bare`; None without it.
+        to_dense: median over that of `dense`; None without it.
+        compared: whose losses it has to have; empty where the arithmetic or the images are others.
+        difference: the largest of a step's loss to that one's, relative; None if there is none.
+        losses: of the first steps.
+        waits: for the device, in a step (reading a value counts on a CPU, too); None if it was not looked at.
+    """
+
+    contender: str
+    milliseconds: float
+    p5: float
+    p95: float
+    samples: int
+    to_bare: float | None
+    to_dense: float | None
+    compared: str
+    difference: float | None
+    losses: Sequence[float]
+    waits: float | None
+
+
+def contest(
+    task: Task, names: Iterable[str], samples: int, repeats: int = 1, limit: float = float("inf")
+) -> list[Step]:
+    """Times the steps of several trainings of one task, in turn.
+
+    Args:
+        task: with steps for all turns, see `steps_for`.
+        names: of `CONTENDERS`.
+        samples: turns, of which the median counts.
+        repeats: steps of a turn; more than one lets a device work ahead, as it does in a training.
+        limit: seconds after which no further turn begins.
+
+    Raises:
+        ValueError: if a name is unknown.
+        RuntimeError: if losses differ that have to agree.
+    """
+    names = list(names)
+    if unknown := sorted(set(names) - set(CONTENDERS)):
+        raise ValueError(f"contender={unknown[0]!r} is not one of {', '.join(CONTENDERS)}")
+    runs = {name: Run(task, CONTENDERS[name]) for name in names}
+    steps = {name: Stepwise(run) for name, run in runs.items()}
+    try:
+        for each in steps.values():
+            each.advance()  # up to the first step that counts
+        calls = {name: _turn(each, repeats) for name, each in steps.items()}
+        timings = interleaved(calls, stopwatch(task.setting.device), samples, slot=0, warm_up=0, limit=limit)
+        waits = {name: _waits(each) for name, each in steps.items() if name in ("bare", "dense", "pruned")}
+    finally:
+        for each in steps.values():
+            each.close()
+    differences = {name: _difference(runs, name) for name in names}
+    for name, difference in differences.items():
+        if difference is not None and not difference <= TOLERANCE[task.setting.bfloat16]:
+            raise RuntimeError(f"the losses of {name} differ from those of {SAME_AS[name]} by {difference:.1e}")
+    return [
+        Step(
+            name, timing.median / repeats * 1e3, timing.p5 / repeats * 1e3, timing.p95 / repeats * 1e3, timing.samples,
+            _ratio(timing, timings.get("bare")), _ratio(timing, timings.get("dense")),
+            SAME_AS[name] if differences[name] is not None else "", differences[name],
+            runs[name].values()[:_TOLD], waits.get(name),
+        )
+        for name, timing in timings.items()
+    ]  # fmt: skip
+
+
+_TOLD = 8
+
+
+def steps_for(samples: int, repeats: int = 1) -> int:
+    """Steps that a task needs: the turns, the one that warms up, those that are profiled, and one never reached."""
+    return (samples + 1) * repeats + PROFILED + 2
+
+
+def _turn(steps: Stepwise, repeats: int) -> Callable[[], None]:
+    def turn() -> None:
+        for _ in range(repeats):
+            steps.advance()
+
+    return turn
+
+
+def _waits(steps: Stepwise) -> float:
+    """How often a step makes the host wait for the device."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=activities) as profiled:
+        for _ in range(PROFILED):
+            steps.advance()
+    count: int = sum(event.count for event in profiled.key_averages() if event.key in WAITS)
+    return count / PROFILED
+
+
+def _difference(runs: dict[str, Run], name: str) -> float | None:
+    if (other := SAME_AS.get(name)) not in runs:
+        return None
+    ours, theirs = runs[name].values(), runs[other].values()
+    pairs = list(zip(ours, theirs, strict=False))
+    return max(abs(a - b) / max(abs(b), 1e-9) for a, b in pairs)
+
+
+def _ratio(timing: Timing, other: Timing | None) -> float | None:
+    return None if other is None else timing.median / other.median

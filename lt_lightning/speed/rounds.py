@@ -1,0 +1,98 @@
+"""What lies between two rounds: scores and pruning, rewinding, structuring, tickets on disk."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lt_lightning.pruning.criteria import Magnitude
+from lt_lightning.pruning.hold import HeldMasks
+from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
+from lt_lightning.pruning.rewind import RewindPoint
+from lt_lightning.pruning.selection import prune
+from lt_lightning.structures.base import Structure
+from lt_lightning.structures.unstructured import Unstructured
+from lt_lightning.structuring import make_ticket
+
+COMMON = ("prune", "rewind", "ticket to disk")  # whatever the structure
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of what is done between two rounds.
+
+    Attributes:
+        part: what it is; a structure has its own name.
+        milliseconds: median.
+        longest: milliseconds.
+        samples: how often it was done.
+    """
+
+    part: str
+    milliseconds: float
+    longest: float
+    samples: int
+
+
+def measure_round(
+    network: nn.Module, example: Tensor, structures: Mapping[str, Structure], density: float, samples: int = 3
+) -> list[Part]:
+    """Times the parts on the network's device, at a density that several rounds have led to.
+
+    Args:
+        network: is copied.
+        example: an image.
+        structures: by name, each applied to the round's mask.
+        density: of the mask.
+        samples: how often each part is done.
+    """
+    network = copy.deepcopy(network)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    network(torch.cat([example, example])).sum().backward()
+    optimizer.step()
+    point = RewindPoint.capture(network, [optimizer], [])
+    weights = {name: parameter.detach().cpu().clone() for name, parameter in network.named_parameters()}
+    values = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    full = full_masks(prunable_layers(find_layers(network, example), ("stem", "classifier")))
+    masks = prune(full, Magnitude()(weights, full), density)
+    ticket = make_ticket("unstructured", Unstructured(), masks, weights, values, network, example)
+
+    def rewind() -> None:
+        point.restore_network(network)
+        held = HeldMasks(network, masks)
+        held.zero_weights()
+        held.zero_optimizer_state([optimizer])
+
+    with tempfile.TemporaryDirectory() as folder:
+        common: tuple[Callable[[], object], ...] = (
+            lambda: prune(full, Magnitude()(weights, full), density),
+            rewind,
+            lambda: ticket.with_training(values).save(Path(folder) / "ticket"),
+        )
+        parts = dict(zip(COMMON, common, strict=True))
+        for name, structure in structures.items():
+            parts[name] = _structured(name, structure, masks, weights, values, network, example)
+        return [_timed(name, call, samples) for name, call in parts.items()]
+
+
+def _structured(name: str, structure: Structure, masks: Mapping[str, Tensor], *rest: object) -> Callable[[], object]:
+    return lambda: make_ticket(name, structure, dict(masks), *rest)  # type: ignore[arg-type]
+
+
+def _timed(name: str, call: Callable[[], object], samples: int) -> Part:
+    seconds = []
+    for _ in range(samples):
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return Part(name, statistics.median(seconds) * 1e3, max(seconds) * 1e3, samples)
