@@ -1,0 +1,3 @@
+"""Reports of what has been run."""
+
+FOLDER, FILE = "report", "report.html"

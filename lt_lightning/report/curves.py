@@ -13,6 +13,9 @@ from lt_lightning.study.places import DENSE, UNSTRUCTURED
 
 CONFIDENCE = 0.95
 
+Kind = tuple[str, str]
+"""Structure, and twin or nothing."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -39,9 +42,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """One structure's points, by descending density."""
+    """Points of one kind of ticket, by descending density."""
 
-    name: str
+    kind: Kind
     points: tuple[Point, ...]
 
 
@@ -57,15 +60,21 @@ def half_width(deviation: float | None, seeds: int, confidence: float = CONFIDEN
 
 
 def density_curves(rows: Sequence[Row], marks: Mapping[str, tuple[int | None, int | None]]) -> list[Curve]:
-    """Accuracy over density, a curve for each structure, the unstructured first.
+    """Accuracy over density, a curve for each kind of ticket, the unstructured first; twins have no marks.
 
     Args:
         rows: of one data set, network and setting.
         marks: rounds of the extreme tickets of each structure: by the mean, and shown by the interval.
     """
     return [
-        Curve(name, tuple(_point(row, row.density, marks.get(name, (None, None))) for row in _of(rows, name)))
-        for name in structures_of(rows)
+        Curve(
+            kind,
+            tuple(
+                _point(row, row.density, (None, None) if kind[1] else marks.get(kind[0], (None, None)))
+                for row in _of(rows, kind)
+            ),
+        )
+        for kind in kinds_of(rows)
     ]
 
 
@@ -99,10 +108,15 @@ def dense_row(rows: Sequence[Row]) -> Row | None:
     return next((row for row in rows if row.structure == DENSE), None)
 
 
-def structures_of(rows: Sequence[Row]) -> list[str]:
-    """Names in the order that figures show them."""
-    names = sorted({row.structure for row in rows if row.structure != DENSE})
-    return sorted(names, key=lambda name: name != UNSTRUCTURED)
+def kinds_of(rows: Sequence[Row]) -> list[Kind]:
+    """Kinds of tickets in the order that figures show them: all tickets, the unstructured first; then their twins."""
+    kinds = sorted({(row.structure, row.twin) for row in rows if row.structure != DENSE})
+    return sorted(kinds, key=lambda kind: (bool(kind[1]), kind[0] != UNSTRUCTURED))
+
+
+def structures_of(kinds: Sequence[Kind]) -> list[str]:
+    """Their structures, in order."""
+    return list(dict.fromkeys(structure for structure, _ in kinds))
 
 
 def trade_points(rows: Sequence[Row], saved: Callable[[Row], float]) -> list[tuple[float, Row]]:
@@ -129,17 +143,15 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front[::-1]
 
 
-def in_dense_trainings(seconds: Sequence[float]) -> float:
-    """Cost of trainings over that of the first, the dense one; NaN without it.
-
-    >>> in_dense_trainings([10.0, 5.0, 5.0])
-    2.0
-    """
-    return sum(seconds) / seconds[0] if seconds and seconds[0] > 0 else math.nan
+def front_of(points: Sequence[tuple[float, Row]], dense: Row | None) -> list[tuple[float, float]]:
+    """The Pareto front of tickets and the dense network; twins are no tickets."""
+    told = [] if dense is None else [(0.0, dense.accuracy)]
+    told += [(x, row.accuracy) for x, row in points if not row.twin]
+    return [told[index] for index in pareto(told)]
 
 
-def _of(rows: Sequence[Row], name: str) -> list[Row]:
-    return sorted((row for row in rows if row.structure == name), key=lambda row: (-row.density, row.round))
+def _of(rows: Sequence[Row], kind: Kind) -> list[Row]:
+    return sorted((row for row in rows if (row.structure, row.twin) == kind), key=lambda row: (-row.density, row.round))
 
 
 def _point(row: Row, x: float, marked: tuple[int | None, int | None]) -> Point:

@@ -5,135 +5,125 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lt_lightning.report.curves import Curve, Point, arms, half_width, pareto, structures_of
+from lt_lightning.report.curves import Curve, Point, arms, front_of, half_width, kinds_of, structures_of
+from lt_lightning.report.found import name_of, named
 from lt_lightning.report.masks import Picture
+from lt_lightning.report.published import Series
+from lt_lightning.report.styles import COLOURS, GREY, ramp, style_of
 from lt_lightning.study.aggregate import Row
-from lt_lightning.study.plots import COLOURS
 
 Figure = dict[str, Any]
-SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
-DASHES = ("solid", "dash", "dot", "dashdot")
-GREY = "#666666"
+MARKS = (
+    ("by_mean", "circle-open", 17, "extreme ticket by the mean"),
+    ("shown", "star-open", 19, "extreme ticket, shown by the interval"),
+)
+PATTERNS = ("", "/", ".", "x")
 
 
 def density_figure(curves: Sequence[Curve], dense: Row | None) -> Figure:
-    """Accuracy over density, intervals as bars, the dense network as a band, extreme tickets ringed."""
-    traces: list[Figure] = []
-    if dense is not None:
-        xs = [100.0, 100 * min((point.x for curve in curves for point in curve.points), default=0.5)]
-        half = 100 * (half_width(dense.accuracy_sd, dense.seeds) or 0.0)
-        mean = 100 * dense.accuracy
-        if half:
-            band = {
-                "x": xs + xs[::-1],
-                "y": [min(100.0, mean + half)] * 2 + [max(0.0, mean - half)] * 2,
-                "fill": "toself",
-                "name": "dense, interval",
-            }
-            traces.append(
-                {
-                    **band,
-                    "mode": "lines",
-                    "line": {"width": 0},
-                    "fillcolor": "rgba(102,102,102,0.18)",
-                    "hoverinfo": "skip",
-                }
-            )
-        traces.append(
-            {
-                "x": xs,
-                "y": [mean] * 2,
-                "mode": "lines",
-                "name": "dense network",
-                "line": {"color": GREY, "dash": "dash"},
-            }
-        )
-    for index, curve in enumerate(curves):
-        traces.append(_curve(curve, index))
-    for what, symbol, size in (("by_mean", "circle-open", 17), ("shown", "star-open", 19)):
+    """Accuracy over density, intervals as bars, the dense network as a band, extreme tickets ringed, twins hollow."""
+    structures = structures_of([curve.kind for curve in curves])
+    traces = _dense_traces(curves, dense) if dense is not None else []
+    traces += [_curve(curve, structures) for curve in curves]
+    for what, symbol, size, name in MARKS:
         marked = [(curve, point) for curve in curves for point in curve.points if getattr(point, what)]
         if marked:
-            name = "extreme ticket by the mean" if what == "by_mean" else "extreme ticket, shown by the interval"
-            traces.append(
-                {
-                    "x": [100 * point.x for _, point in marked],
-                    "y": [100 * point.y for _, point in marked],
-                    "mode": "markers",
-                    "name": name,
-                    "marker": {"symbol": symbol, "size": size, "color": "#000000", "line": {"width": 2}},
-                    "text": [f"{curve.name}, round {point.round}" for curve, point in marked],
-                    "hovertemplate": "%{text}<extra></extra>",
-                }
-            )
-    axis = {"type": "log", "autorange": "reversed", "title": {"text": "density in %"}, **_ticks(curves)}
-    return _figure(traces, axis, "test accuracy in %")
+            traces.append({
+                "x": [100 * point.x for _, point in marked], "y": [100 * point.y for _, point in marked],
+                "mode": "markers", "name": name,
+                "marker": {"symbol": symbol, "size": size, "color": "#000000", "line": {"width": 2}},
+                "text": [f"{named(*curve.kind)}, round {point.round}" for curve, point in marked],
+                "hovertemplate": "%{text}<extra></extra>",
+            })  # fmt: skip
+    points = [100 * point.x for point in (curves[0].points if curves else ())]
+    return _figure(traces, _log_axis("density in %", [100.0, *points]), "test accuracy in %")
 
 
 def trade_figure(points: Sequence[tuple[float, Row]], dense: Row | None, saved: str) -> Figure:
-    """Accuracy over what is saved, a trace for each structure, and the front that nothing else beats in both.
+    """Accuracy over what is saved, a trace for each kind of ticket, and the front that no ticket beats in both.
 
     Args:
         points: share that is saved, and the ticket.
         dense: the dense network's row, which saves nothing.
         saved: label of the axis.
     """
-    traces: list[Figure] = []
-    everything = ([(0.0, dense)] if dense is not None else []) + list(points)
-    front = pareto([(x, row.accuracy) for x, row in everything])
-    traces.append(
-        {
-            "x": [100 * everything[i][0] for i in front],
-            "y": [100 * everything[i][1].accuracy for i in front],
-            "mode": "lines",
-            "name": "Pareto front",
-            "line": {"color": GREY, "dash": "dot", "width": 2},
-            "hoverinfo": "skip",
-        }
-    )
+    front = front_of(points, dense)
+    traces: list[Figure] = [{
+        "x": [100 * x for x, _ in front], "y": [100 * y for _, y in front], "mode": "lines", "name": "Pareto front",
+        "line": {"color": GREY, "dash": "dot", "width": 2}, "hoverinfo": "skip",
+    }]  # fmt: skip
     if dense is not None:
         traces.append(_scatter("dense network", [(0.0, dense)], GREY, "hexagram"))
-    for index, name in enumerate(structures_of([row for _, row in points])):
-        mine = [(x, row) for x, row in points if row.structure == name]
-        traces.append(_scatter(name, mine, COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]))
+    kinds = kinds_of([row for _, row in points])
+    for kind in kinds:
+        style = style_of(kind, structures_of(kinds))
+        mine = [(x, row) for x, row in points if (row.structure, row.twin) == kind]
+        traces.append(_scatter(named(*kind), mine, style.colour, style.symbol))
     return _figure(traces, {"title": {"text": saved}, "zeroline": True}, "test accuracy in %")
 
 
+def published_figure(series: Sequence[Series], quantity: str) -> Figure:
+    """What was published (hollow, on broken lines) and ours (filled), both over what remains as the paper counts."""
+    traces = []
+    tickets = [each.ticket for each in series]
+    for each in series:
+        style = style_of((each.ticket, ""), tickets)
+        for name, pairs, theirs in (("published", each.theirs, True), ("ours", each.ours, False)):
+            traces.append({
+                "x": [x for x, _ in pairs], "y": [y for _, y in pairs], "mode": "lines+markers",
+                "name": f"{each.ticket}, {name}",
+                "line": {"color": style.colour, "dash": "dash" if theirs else "solid"},
+                "marker": {"symbol": style.symbol + "-open" * theirs, "size": 9},
+            })  # fmt: skip
+    remaining = [x for each in series for x, _ in each.theirs]
+    return _figure(traces, _log_axis("remaining in %, as the paper counts", remaining), quantity)
+
+
 def learning_figure(lines: Mapping[str, Sequence[tuple[float, float]]], quantity: str) -> Figure:
-    """A line for each training: (epoch, value)."""
+    """A line for each training, the darker the earlier: (epoch, value)."""
     traces = [
-        {
-            "x": [x for x, _ in points], "y": [y for _, y in points], "mode": "lines", "name": name,
-            "line": {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]},
-        }
-        for i, (name, points) in enumerate(lines.items())
+        {"x": [x for x, _ in points], "y": [y for _, y in points], "mode": "lines+markers", "name": name,
+         "line": {"color": colour}, "marker": {"size": 4}}
+        for colour, (name, points) in zip(ramp(len(lines)), lines.items(), strict=True)
     ]  # fmt: skip
-    return _figure(traces, {"title": {"text": "epochs since the training's start"}}, quantity)
+    last = max((x for points in lines.values() for x, _ in points), default=1.0)
+    axis = {"title": {"text": "epoch of the training"}} | ({"dtick": 1} if last <= 12 else {})
+    return _figure(traces, axis, quantity)
 
 
 def time_figure(parts: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Seconds that each training took, stacked for each search.
+    """Seconds of each part, stacked for each search.
 
     Args:
-        parts: by search, seconds by training.
+        parts: by search, seconds by part.
     """
     names = list(dict.fromkeys(name for each in parts.values() for name in each))
     searches = list(parts)
     traces = [
         {
             "type": "bar", "orientation": "h", "name": name,
-            "x": [parts[search].get(name, 0.0) for search in searches], "y": searches,
+            "x": [parts[search].get(name, 0.0) for search in searches], "y": [_broken(search) for search in searches],
             "marker": {"color": COLOURS[i % len(COLOURS)], "line": {"color": "#ffffff", "width": 1},
-                       "pattern": {"shape": ("", "/", ".", "x")[i // len(COLOURS) % 4]}},
+                       "pattern": {"shape": PATTERNS[i // len(COLOURS) % len(PATTERNS)]}},
             "hovertemplate": name + ": %{x:.1f} s<extra></extra>",
         }
         for i, name in enumerate(names)
     ]  # fmt: skip
     figure = _figure(traces, {"title": {"text": "seconds of training"}}, "")
-    figure["layout"] |= {"barmode": "stack", "height": 230 + 34 * len(searches) + 12 * len(names)}
-    figure["layout"]["legend"] |= {"y": 0, "traceorder": "normal"}
-    figure["layout"]["xaxis"] |= {"side": "top"}
-    figure["layout"]["yaxis"] |= {"automargin": True, "autorange": "reversed"}
+    figure["layout"] |= {"barmode": "stack", "height": 190 + 44 * len(searches)}
+    figure["layout"]["legend"] |= {"traceorder": "normal"}
+    figure["layout"]["yaxis"] |= {"autorange": "reversed"}
     return figure
+
+
+def stability_figure(lines: Mapping[str, Sequence[float]]) -> Figure:
+    """Test error along the line between two trainings, for each line."""
+    traces = [
+        {"x": [index / max(1, len(errors) - 1) for index in range(len(errors))], "y": [100 * each for each in errors],
+         "mode": "lines+markers", "name": name, "line": {"color": colour}, "marker": {"size": 5}}
+        for colour, (name, errors) in zip(ramp(len(lines)), lines.items(), strict=True)
+    ]  # fmt: skip
+    return _figure(traces, {"title": {"text": "from one training's end (0) to the other's (1)"}}, "test error in %")
 
 
 def mask_figure(picture: Picture) -> Figure:
@@ -151,21 +141,37 @@ def mask_figure(picture: Picture) -> Figure:
         "margin": {"l": 50, "r": 12, "t": 36, "b": 44}, "height": height, "dragmode": "zoom",
         "xaxis": {"title": {"text": "weight of a filter"}, "range": [-0.5, picture.columns - 0.5]},
         "yaxis": {"title": {"text": "filter"}, "range": [picture.rows - 0.5, -0.5]},
-        "plot_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff", "font": {"color": "#1a1a1a"},
     }  # fmt: skip
     return {"data": [trace], "layout": layout}
 
 
-def _curve(curve: Curve, index: int) -> Figure:
-    colour = COLOURS[index % len(COLOURS)]
+def _dense_traces(curves: Sequence[Curve], dense: Row) -> list[Figure]:
+    """The dense network's mean, and its interval as a band if there is one."""
+    xs = [100.0, 100 * min((point.x for curve in curves for point in curve.points), default=0.5)]
+    half = 100 * (half_width(dense.accuracy_sd, dense.seeds) or 0.0)
+    mean = 100 * dense.accuracy
+    band = {
+        "x": xs + xs[::-1], "y": [min(100.0, mean + half)] * 2 + [max(0.0, mean - half)] * 2, "fill": "toself",
+        "name": "dense, interval", "mode": "lines", "line": {"width": 0}, "fillcolor": "rgba(102,102,102,0.18)",
+        "hoverinfo": "skip",
+    }  # fmt: skip
+    line = {"x": xs, "y": [mean] * 2, "mode": "lines", "name": "dense network", "line": {"color": GREY, "dash": "dash"}}
+    return [band, line] if half else [line]
+
+
+def _curve(curve: Curve, structures: Sequence[str]) -> Figure:
+    style = style_of(curve.kind, structures)
     ups, downs = zip(*((100 * up, 100 * down) for up, down in map(arms, curve.points)), strict=True)
     return {
         "x": [100 * point.x for point in curve.points], "y": [100 * point.y for point in curve.points],
-        "mode": "lines+markers", "name": curve.name, "line": {"color": colour},
-        "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
-        "error_y": {"type": "data", "symmetric": False, "array": list(ups), "arrayminus": list(downs), "color": colour,
-                    "thickness": 1.2, "visible": any(ups) or any(downs)},
-        "text": [_told(curve.name, point) for point in curve.points], "hovertemplate": "%{text}<extra></extra>",
+        "mode": "lines+markers", "name": named(*curve.kind),
+        "line": {"color": style.colour, "dash": style.dash, "width": 1.3 if style.hollow else 2},
+        "marker": {"symbol": style.symbol, "size": 8},
+        "error_y": {"type": "data", "symmetric": False, "array": list(ups), "arrayminus": list(downs),
+                    "color": style.colour, "thickness": 1.2, "visible": any(ups) or any(downs)},
+        "text": [_told(named(*curve.kind), point) for point in curve.points],
+        "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
 
 
@@ -178,7 +184,8 @@ def _told(name: str, point: Point) -> str:
 
 def _scatter(name: str, points: Sequence[tuple[float, Row]], colour: str, symbol: str) -> Figure:
     text = [
-        f"{name}, round {row.round}<br>saved {x:.1%}<br>accuracy {row.accuracy:.2%}, n={row.seeds}" for x, row in points
+        f"{name_of(row)}, round {row.round}<br>saved {x:.1%}<br>accuracy {row.accuracy:.2%}, n={row.seeds}"
+        for x, row in points
     ]
     return {
         "x": [100 * x for x, _ in points], "y": [100 * row.accuracy for _, row in points],
@@ -187,21 +194,28 @@ def _scatter(name: str, points: Sequence[tuple[float, Row]], colour: str, symbol
     }  # fmt: skip
 
 
-def _ticks(curves: Sequence[Curve]) -> Figure:
-    """At the unstructured curve's densities, as far as they stand apart; all of a log axis are its own to label."""
-    wanted = sorted({100.0, *(100 * point.x for point in (curves[0].points if curves else ()))}, reverse=True)
+def _log_axis(title: str, values: Sequence[float]) -> Figure:
+    """From dense to sparse, with ticks at these values as far as they stand apart."""
     shown: list[float] = []
-    for value in wanted:
+    for value in sorted(set(values), reverse=True):
         if not shown or value < 0.85 * shown[-1]:
             shown.append(value)
-    return {"tickvals": shown, "ticktext": [f"{value:.3g}" for value in shown]}
+    ticks = {"tickvals": shown, "ticktext": [f"{value:.3g}" for value in shown]}
+    return {"type": "log", "autorange": "reversed", "title": {"text": title}, **ticks}
+
+
+def _broken(name: str) -> str:
+    """A long name in two lines, so that it leaves room for the figure on a narrow page."""
+    start, dash, end = name.rpartition("-")
+    return f"{start}-<br>{end}" if dash else name
 
 
 def _figure(traces: Sequence[Figure], xaxis: Figure, ytitle: str) -> Figure:
     layout = {
         "xaxis": {**xaxis, "gridcolor": "#dddddd", "automargin": True},
         "yaxis": {"title": {"text": ytitle}, "gridcolor": "#dddddd", "automargin": True},
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
-        "margin": {"l": 60, "r": 16, "t": 16, "b": 60}, "plot_bgcolor": "#ffffff", "height": 470,
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
+        "margin": {"l": 60, "r": 16, "t": 30, "b": 60}, "plot_bgcolor": "#ffffff", "height": 470,
+        "font": {"color": "#1a1a1a"}, "showlegend": True,
     }  # fmt: skip
     return {"data": list(traces), "layout": layout}

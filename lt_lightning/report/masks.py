@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lt_lightning.report.found import named
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.ticket import Ticket
 
@@ -102,7 +103,7 @@ def pictures_of(layer: str, before: Ticket, after: Sequence[Ticket]) -> list[Pic
     for ticket in after:
         if name not in ticket.masks:
             continue
-        title = str(ticket.card.get("structure", "structured"))
+        title = named(str(ticket.card.get("structure", "structured")), str(ticket.card.get("twin", "")))
         shown = classes(mask, ticket.masks[name])
         pictures.append(_picture(title, shown))
         if (order := order_of(ticket.plan, layer, mask.shape)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
@@ -39,11 +39,7 @@ class Page:
         self.sections.append((name, heading, "\n".join(blocks)))
 
     def html(self) -> str:
-        """The whole file.
-
-        Raises:
-            ImportError: if plotly, which draws, is not installed.
-        """
+        """The whole file, with plotly, which draws, in it."""
         template = resources.files("lt_lightning.report").joinpath("page.html").read_text(encoding="utf-8")
         nav = "".join(f'<button data-part="{name}">{escape(heading)}</button>' for name, heading, _ in self.sections)
         parts = "\n".join(
@@ -57,7 +53,11 @@ class Page:
 
 
 def table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (), marked: Sequence[int] = ()
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Sequence[int] = (),
+    marked: Sequence[int] = (),
+    bold: Sequence[int] = (),
 ) -> str:
     """A table that scrolls by itself where it is too wide.
 
@@ -65,15 +65,15 @@ def table(
         headings: of the columns.
         rows: of cells, plain text.
         left: columns of text.
-        marked: rows to be seen at once.
+        marked: rows to be seen at once, in colour.
+        bold: rows that sum others up.
     """
 
     def line(tag: str, cells: Sequence[str]) -> str:
         return "".join(f"<{tag}{_class(i, left, cell)}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells))
 
-    body = "".join(
-        f"<tr{' class=back' if index in set(marked) else ''}>{line('td', row)}</tr>\n" for index, row in enumerate(rows)
-    )
+    look = dict.fromkeys(marked, " class=back") | dict.fromkeys(bold, " class=sum")
+    body = "".join(f"<tr{look.get(index, '')}>{line('td', row)}</tr>\n" for index, row in enumerate(rows))
     head = f"<thead><tr>{line('th', headings)}</tr></thead>"
     return f'<div class="scroll"><table>{head}\n<tbody>{body}</tbody></table></div>'
 
@@ -83,9 +83,35 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def bullets(lines: Iterable[str]) -> str:
+    """A list of plain text."""
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
 def heading(text: str) -> str:
     """Within a part."""
     return f"<h3>{escape(text)}</h3>"
+
+
+def chooser(name: str, label: str, choices: Mapping[str, str]) -> str:
+    """Blocks of which one is seen at a time.
+
+    Args:
+        name: of the class that the blocks get.
+        label: beside the list to choose from.
+        choices: HTML of each block, by what it is called.
+    """
+    entries = "".join(f'<option value="{index}">{escape(choice)}</option>' for index, choice in enumerate(choices))
+    blocks = "".join(
+        f'<div class="{name}" data-choice="{index}"{" hidden" if index else ""}>{block}</div>'
+        for index, block in enumerate(choices.values())
+    )
+    return f'<p><label>{escape(label)}: <select data-chooses="{name}">{entries}</select></label></p>{blocks}'
+
+
+def side_by_side(*blocks: str) -> str:
+    """Blocks beside each other where the page is wide enough."""
+    return f'<div class="pair">{"".join(f"<div>{block}</div>" for block in blocks)}</div>'
 
 
 def _class(column: int, left: Sequence[int], cell: str) -> str:
@@ -102,8 +128,4 @@ def _finite(value: Any) -> Any:
 
 
 def _plotly() -> str:
-    try:
-        package = resources.files("plotly")
-    except ModuleNotFoundError:
-        raise ImportError("the report needs plotly: pip install 'lt-lightning[report]'") from None
-    return package.joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+    return resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")

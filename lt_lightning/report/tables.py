@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lt_lightning.files import replacing
 from lt_lightning.report.curves import half_width
+from lt_lightning.report.found import name_of
 from lt_lightning.study.aggregate import Row, short
 
 HEADINGS = (
@@ -24,7 +25,7 @@ def cells(row: Row) -> list[str]:
     half = half_width(row.accuracy_sd, row.seeds)
     wins = {None: "", True: "yes", False: "not shown"}[row.wins]
     return [
-        row.data, row.model, short(row.setting), str(row.round), row.structure, f"{100 * row.density:.1f}",
+        row.data, row.model, short(row.setting), str(row.round), name_of(row), f"{100 * row.density:.1f}",
         f"{100 * row.accuracy:.2f}", "" if half is None else f"{100 * half:.2f}",
         "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, _ratio(row.flops_ratio),
         _ratio(row.time_ratio_inference), _ratio(row.time_ratio_training), str(row.seeds),

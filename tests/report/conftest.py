@@ -70,15 +70,44 @@ def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def _finish(search: Task, folder: Path, structure: str, number: int, seed: int) -> None:
+@pytest.fixture
+def everything(runs: Path, configs: list[DictConfig]) -> Path:
+    """The same with twins, published figures, times of layers, commands, and a measurement of stability."""
+    for index, config in enumerate(configs):
+        search, *cells = tasks_of(config)
+        with_published = OmegaConf.load(search.folder / "config.yaml")
+        with_published.published = {
+            "accuracy": {"regroup": [[50.0, 90.0]], "refill": [[50.0, 91.0], [4.0, 80.0]]},
+            "extreme_sparsity": {"regroup": [[None, 40]]},
+        }
+        OmegaConf.save(with_published, search.folder / "config.yaml")
+        for cell in cells:
+            for twin in ("reinit", "shuffle"):
+                _finish(
+                    search, cell.folder.with_name(f"{cell.structure}-{twin}-0123abcd"), cell.structure, 1, index, twin
+                )
+            choice = {"conv": "dense"} if cell.structure == "regroup" else {}
+            times = {"seconds": {"conv": {"dense": 0.004, "ticket": 0.001}}, "choice": choice}
+            write_json(cell.folder / "layer_times.json", times)
+    line = {"network": "dense", "rewind": "1ep", "errors": [0.1, 0.3, 0.2], "barrier": 0.15}
+    record = {"options": {"threshold": 0.02}, "lines": [line], "smallest_stable": {}}
+    write_json(_made(runs / "stability" / "digits-resnet8") / "stability-01234567.json", record)
+    hydra = _made(runs / "jobs" / "now" / ".hydra")
+    OmegaConf.save(configs[0], hydra / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"choices": {}}}}), hydra / "hydra.yaml")
+    OmegaConf.save(OmegaConf.create(["seed=0", "structure=[refill,regroup]"]), hydra / "overrides.yaml")
+    return runs
+
+
+def _finish(search: Task, folder: Path, structure: str, number: int, seed: int, twin: str = "") -> None:
     ratio = RATIOS[structure]
     replace(
         RESULT, seed=seed, round=number, structure=structure, density=1.0 if number == 0 else 0.5,
         accuracy=ACCURACY[structure][seed], dense_accuracy=ACCURACY["dense"][seed], flops_ratio=ratio,
         time_ratio_inference=ratio, time_ratio_training=ratio, search=search.folder.name,
-        place=str(folder.relative_to(search.folder.parent)),
+        place=str(folder.relative_to(search.folder.parent)), twin=twin,
     ).save(_made(folder))  # fmt: skip
-    _ticket(structure, number).save(folder / "ticket")
+    _ticket(structure, number, twin).save(folder / "ticket")
 
 
 @pytest.fixture
@@ -87,7 +116,7 @@ def ticket_of() -> Callable[[str], Ticket]:
     return lambda structure: _ticket(structure, 1)
 
 
-def _ticket(structure: str, number: int) -> Ticket:
+def _ticket(structure: str, number: int, twin: str = "") -> Ticket:
     """One layer of 4 filters of 4 weights; the mask of the search is a chessboard."""
     mask = (torch.arange(16).reshape(4, 4, 1, 1) + torch.arange(4).reshape(4, 1, 1, 1)) % 2 == 0
     plan: Plan | None = None
@@ -106,7 +135,7 @@ def _ticket(structure: str, number: int) -> Ticket:
     form = forms.get(structure, "unstructured")
     executed = kept if structure == "refill" else 16
     report = LayerReport(16, 8, kept, executed, 10, form, note="too few" if form == "dense" else "")
-    card = {"structure": structure, "round": number, "prunable": ["conv"]}
+    card = {"structure": structure, "round": number, "prunable": ["conv"], "twin": twin}
     return Ticket({"conv.weight": mask}, {"conv.weight": torch.ones(4, 4, 1, 1)}, None, plan, {"conv": report}, card)
 
 

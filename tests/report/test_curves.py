@@ -15,13 +15,15 @@ from lt_lightning.report.curves import (
     dense_row,
     density_curves,
     flops_saved,
+    front_of,
     half_width,
-    in_dense_trainings,
+    kinds_of,
     pareto,
     structures_of,
     time_saved,
     trade_points,
 )
+from lt_lightning.report.styles import style_of
 from lt_lightning.study.aggregate import aggregate
 from lt_lightning.study.results import Result
 
@@ -70,7 +72,27 @@ def test_savings_leave_out_what_was_not_measured_and_the_dense_network() -> None
     dense = dense_row(rows)
     assert dense is not None
     assert dense.round == 0
-    assert structures_of(rows) == ["refill", "regroup"]
+    assert kinds_of(rows) == [("refill", ""), ("regroup", "")]
+
+
+def test_twins_have_curves_of_their_own_no_marks_and_no_place_on_the_front() -> None:
+    rows = aggregate([
+        ("", replace(RESULT, round=0, structure="dense", place="0")),
+        ("", replace(RESULT, place="1")),
+        ("", replace(RESULT, twin="shuffle", accuracy=1.0, place="2")),
+        ("", replace(RESULT, structure="unstructured", twin="reinit", place="3")),
+    ])  # fmt: skip
+    kinds = kinds_of(rows)
+    assert kinds == [("refill", ""), ("unstructured", "reinit"), ("refill", "shuffle")]
+    assert structures_of(kinds) == ["refill", "unstructured"]
+    curves = density_curves(rows, {"refill": (1, 1)})
+    assert [any(point.by_mean for point in curve.points) for curve in curves] == [True, False, False]
+    assert front_of(trade_points(rows, flops_saved), dense_row(rows)) == [(0.75, 0.9)]
+    looks = [style_of(kind, structures_of(kinds)) for kind in kinds]
+    assert [look.hollow for look in looks] == [False, True, True]
+    assert looks[0].colour == looks[2].colour != looks[1].colour
+    assert len({look.dash for look in looks}) == 3
+    assert len({look.symbol for look in looks}) == len({look.marker for look in looks}) == 3
 
 
 POINTS = st.lists(st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float)), max_size=12)
@@ -83,8 +105,3 @@ def test_front_is_what_no_point_beats(points: list[tuple[float, float]]) -> None
 
     front = [points[index] for index in pareto(points)]
     assert front == sorted({point for point in points if not beaten(point)})
-
-
-def test_cost_in_dense_trainings() -> None:
-    assert in_dense_trainings([4.0, 2.0, 3.0]) == 2.25
-    assert math.isnan(in_dense_trainings([]))
