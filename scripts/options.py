@@ -1,0 +1,339 @@
+"""Writes docs/options.md, the reference of all options, from `conf/` and the docstrings of what it names.
+
+python scripts/options.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import yaml
+from hydra.utils import get_object
+
+from lt_lightning.files import write_bytes
+from lt_lightning.study.options import annotated, told
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CONF: Final = ROOT / "conf"
+PAGE: Final = ROOT / "docs" / "options.md"
+OWN: Final = "lt_lightning."
+REFERENCE: Final = re.compile(r"(see|likewise)\b")  # what a docstring says that explains an argument elsewhere
+FREE_FORM: Final = ("published",)  # nodes whose keys are no options
+
+INTRODUCTION: Final = """\
+# Options
+
+<!-- Written by `python scripts/options.py`. Do not edit: change conf/ or the docstrings, and run it again. -->
+
+`python scripts/run.py GROUP=CHOICE KEY=VALUE …` replaces any of what follows. `--cfg job` shows what a command line
+composes to. A key that is not in the configuration is refused; `+KEY=VALUE` adds one that the class takes all the same,
+`~KEY` removes one. Lists are written `[a,b]`; with `-m`, `KEY=a,b` runs a job for each value. Where a default is
+followed by names in brackets it is that of these choices. `NAME` in a key stands for the name of the choice.
+"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A key of a YAML file that has a value.
+
+    Attributes:
+        key: as it is written on the command line.
+        default: as it stands in the file; empty for a node of keys.
+        values: that are allowed, as far as an annotation tells.
+        meaning: of the docstring of what takes it, else the comment in the file.
+    """
+
+    key: str
+    default: str
+    values: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A YAML file.
+
+    Attributes:
+        name: of the file, without suffix.
+        text: its comment at the top.
+        parents: choices of the same group that it starts from.
+        targets: names of what it makes.
+        options: its keys.
+        preset: whether it sets keys of other groups, and none of its own.
+    """
+
+    name: str
+    text: str
+    parents: Sequence[str]
+    targets: Sequence[str]
+    options: Sequence[Option]
+    preset: bool
+
+
+# The page
+
+
+def page(conf: Path = CONF) -> str:
+    """The whole reference, as Markdown."""
+    parts = [INTRODUCTION, "## The main job\n", _table([read(conf / "run.yaml", conf)])]
+    for folder in sorted(path for path in conf.rglob("*") if path.is_dir()):
+        if files := sorted(folder.glob("*.yaml")):
+            parts += _group(folder.relative_to(conf).as_posix(), [read(file, conf) for file in files])
+    stability = read(conf / "stability.yaml", conf)
+    parts += ["## The job of `scripts/stability.py`\n", stability.text + "\n", _table([stability])]
+    return "\n".join(parts)
+
+
+def _group(group: str, choices: Sequence[Choice]) -> Iterator[str]:
+    yield f"## {group}\n"
+    if all(choice.preset for choice in choices):
+        yield _rows(("choice", "what it is", "sets"), [(_code(c.name), c.text, _settings(c)) for c in choices])
+        return
+    rows = [(_code(c.name), _described(c), ", ".join(map(_linked, c.targets))) for c in choices]
+    yield _rows(("choice", "what it is", "made of"), rows)
+    if any(choice.options for choice in choices):
+        yield _table(choices)
+
+
+def _described(choice: Choice) -> str:
+    starts = f"Starts from {', '.join(map(_code, choice.parents))}." if choice.parents else ""
+    return " ".join(filter(None, [choice.text, starts]))
+
+
+def _settings(choice: Choice) -> str:
+    parents = [f"all of {_code(parent)}" for parent in choice.parents]
+    own = [f"{_code(f'{option.key}={option.default}')} {option.meaning}".strip() for option in choice.options]
+    return "<br>".join(parents + own)
+
+
+def _table(choices: Sequence[Choice]) -> str:
+    """A row for every key and meaning; where the choices differ, the defaults name those that they are of."""
+    base = next((c for c in choices if _is_base(c, choices)), None)
+    of_base = {option.key: option for option in base.options} if base else {}
+    rows: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for choice in sorted(choices, key=lambda choice: choice is not base):
+        for option in choice.options:
+            row = of_base.get(option.key, option)
+            remark = option.meaning if option.meaning not in (row.meaning, _elsewhere(choice.targets)) else ""
+            rows[row.key, row.values, row.meaning][option.default].append(
+                ": ".join(filter(None, [choice.name, remark]))
+            )
+    everywhere = {", ".join(choice.name for choice in choices), base.name if base else ""}
+    return _rows(
+        ("key", "default", "values", "meaning"),
+        [(_code(key), _defaults(defaults, everywhere), *rest) for (key, *rest), defaults in rows.items()],
+    )
+
+
+def _is_base(choice: Choice, choices: Sequence[Choice]) -> bool:
+    """Whether all others, and there are some, start from it."""
+    others = [other for other in choices if other is not choice]
+    return bool(others) and all(choice.name in other.parents for other in others)
+
+
+def _defaults(names: Mapping[str, Sequence[str]], everywhere: Container[str]) -> str:
+    """Every default, with the names of the choices that it is of unless that goes without saying."""
+    joined = {default: ", ".join(of) for default, of in names.items()}
+    return "<br>".join(_code(default) + (f" ({of})" if of not in everywhere else "") for default, of in joined.items())
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [head, ["-"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells) + "\n"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _linked(target: str) -> str:
+    """A name, with a link into the pages of the package if it is ours (see `docs/api_pages.py`)."""
+    if not target.startswith(OWN):
+        return _code(target)
+    folder, *rest = target.removeprefix(OWN).split(".")
+    return f"[{_code(target.rpartition('.')[2])}](api/{folder if len(rest) > 1 else 'lt_lightning'}.md#{target})"
+
+
+# The files
+
+
+def read(file: Path, conf: Path = CONF) -> Choice:
+    """Reads a YAML file with its comments."""
+    text = _Text(file.read_text())
+    root = yaml.compose(text.text)
+    group = ".".join(file.relative_to(conf).parent.parts)
+    prefix = text.package(group)
+    preset = not prefix and group not in map(_name, _pairs(root))
+    options = [*_overridden(_entries(root)), *_walk(text, root, prefix, "" if preset else _root_target(file), preset)]
+    targets = [] if preset else [option.default for option in options if option.key.endswith("_target_")]
+    own = f"{group}.{file.stem}."
+    return Choice(
+        name=file.stem,
+        text=text.top or next(map(_summary, targets), ""),
+        parents=[entry for entry in _entries(root) if isinstance(entry, str) and entry != "_self_"],
+        targets=targets,
+        options=[
+            replace(option, key=option.key.replace(own, f"{group}.NAME.") if option.key.startswith(own) else option.key)
+            for option in options
+            if preset or not option.key.endswith("_target_")
+        ],
+        preset=preset,
+    )
+
+
+def _pairs(node: yaml.Node | None) -> list[tuple[yaml.Node, yaml.Node]]:
+    return node.value if isinstance(node, yaml.MappingNode) else []
+
+
+def _name(pair: tuple[yaml.Node, yaml.Node]) -> str:
+    return str(pair[0].value)
+
+
+def _entries(root: yaml.Node | None) -> list[Any]:
+    """The file's list of defaults."""
+    lists = [pair[1] for pair in _pairs(root) if _name(pair) == "defaults"]
+    return [yaml.SafeLoader("").construct_document(entry) for each in lists for entry in each.value]
+
+
+def _overridden(entries: Sequence[Any]) -> Iterator[Option]:
+    """What a list of defaults says of groups."""
+    for entry in entries:
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            name = key.removeprefix("override ").removeprefix("/")
+            default = f"[{','.join(value)}]" if isinstance(value, list) else str(value or "null")
+            yield Option(name, default, "", f"the group [{name}](#{name})")
+
+
+def _root_target(file: Path) -> str:
+    """What the file's root names, itself or by what it starts from."""
+    root = yaml.compose(file.read_text())
+    bases = [file.with_name(f"{entry}.yaml") for entry in _entries(root) if isinstance(entry, str)]
+    return _target(root) or next((_root_target(base) for base in bases if base.is_file()), "")
+
+
+def _target(node: yaml.Node | None) -> str:
+    return next((str(pair[1].value) for pair in _pairs(node) if _name(pair) == "_target_"), "")
+
+
+def _walk(text: _Text, node: yaml.Node | None, prefix: str, target: str, preset: bool) -> Iterator[Option]:
+    """The keys below a node, in order; those of nodes only where there is a comment on them."""
+    for key, value in _pairs(node):
+        name = str(key.value)
+        path = f"{prefix}.{name}".strip(".")
+        comment = text.comment(key, value)
+        if name == "defaults":
+            continue
+        if name in FREE_FORM and value.value:
+            yield Option(path, "…", "", comment)
+        elif _pairs(value):
+            if comment:
+                yield Option(path, "", "", comment)
+            yield from _walk(text, value, path, "" if preset else _target(value), preset)
+        else:
+            described = _meanings(target).get(name, "")
+            texts = [comment, described] if REFERENCE.match(described) else [described, comment]
+            meaning = next(filter(None, [*texts, _elsewhere([target])]), "")
+            yield Option(path, text.source(value), _values(target).get(name, ""), meaning.rstrip("."))
+
+
+class _Text:
+    """A YAML file as text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.lines = text.splitlines()
+        self.head = next((n for n, line in enumerate(self.lines) if not line.startswith("#")), len(self.lines))
+        self.top = _joined(line for line in self.lines[: self.head] if not line.startswith("# @package"))
+
+    def package(self, group: str) -> str:
+        """Below which key the file's keys are."""
+        named = re.search(r"^# @package (\S+)", self.text, re.MULTILINE)
+        return (named[1] if named else group).replace("_global_", "")
+
+    def source(self, node: yaml.Node) -> str:
+        """A node as it is written, on one line."""
+        return " ".join(self.text[node.start_mark.index : node.end_mark.index].split())
+
+    def comment(self, key: yaml.Node, value: yaml.Node) -> str:
+        """What is written behind a value, and on the lines above the key."""
+        first = key.start_mark.line
+        while first > self.head and self.lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        end = key.end_mark if isinstance(value, yaml.MappingNode) else value.end_mark
+        _, _, behind = self.lines[end.line][end.column :].partition("# ")
+        return _joined([*self.lines[first : key.start_mark.line], behind])
+
+
+def _joined(comments: Iterable[str]) -> str:
+    """Lines of comment as text; those that are set in are lines of their own."""
+    lines = [line.strip().removeprefix("#").removeprefix(" ") for line in comments]
+    return re.sub(
+        r"\s*\n\s*", " ", "\n".join(f"<br>{line.strip()}" if line.startswith(" ") else line for line in lines)
+    ).strip()
+
+
+# What the options mean
+
+
+@cache
+def _meanings(target: str) -> Mapping[str, str]:
+    """What the docstrings of a class and its bases, or of a function and what it returns, say of the arguments."""
+    found: dict[str, str] = {}
+    for described in _described_by(target):
+        for name, text in arguments_in(inspect.getdoc(described) or "").items():
+            if REFERENCE.match(found.get(name, "see")):
+                found[name] = text
+    return found
+
+
+def _described_by(target: str) -> Iterator[object]:
+    if target.startswith(OWN):
+        named = get_object(target)
+        yield named
+        made = named if inspect.isclass(named) else get_type_hints(named).get("return")
+        yield from getattr(made, "__mro__", ())[:-1]
+
+
+def arguments_in(docstring: str) -> dict[str, str]:
+    """The arguments or attributes that a docstring in Google style describes.
+
+    >>> arguments_in("What it is.\\n\\nArgs:\\n    size: of it,\\n        in pixels.\\n    name: to show.")
+    {'size': 'of it, in pixels.', 'name': 'to show.'}
+    """
+    found = {}
+    for section in re.findall(r"^(?:Args|Attributes):\n((?:    .*\n|\n)*)", docstring + "\n", re.MULTILINE):
+        for name, text in re.findall(r"^    (\w+): ((?:.*\n)(?:     .*\n|\n(?=     ))*)", section, re.MULTILINE):
+            found[name] = " ".join(text.split())
+    return found
+
+
+@cache
+def _values(target: str) -> Mapping[str, str]:
+    """What may be given for the arguments, as far as their annotations tell."""
+    if not target.startswith(OWN):
+        return {}
+    hints, _ = annotated(get_object(target))
+    return {name: told(hint).replace("_target_", _code("_target_")) for name, hint in hints.items()}
+
+
+def _elsewhere(targets: Sequence[str]) -> str:
+    """Where the options of classes of other packages are explained."""
+    others = [_code(target) for target in targets if target and not target.startswith(OWN)]
+    return f"see {', '.join(others)}" if others else ""
+
+
+def _summary(target: str) -> str:
+    """The first paragraph of a docstring of ours."""
+    described = (inspect.getdoc(get_object(target)) or "") if target.startswith(OWN) else ""
+    return " ".join(described.partition("\n\n")[0].split())
+
+
+if __name__ == "__main__":
+    write_bytes(PAGE, page().encode())
