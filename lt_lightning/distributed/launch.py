@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import signal
@@ -17,14 +18,30 @@ from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from lt_lightning.distributed.rank import AT
+
 HOST = "127.0.0.1"
 PAUSE = 0.02  # seconds between two looks
 GRACE = 5.0  # seconds for the other processes to tell their own error, once one has ended with one
-LAST_WORDS = 25.0  # seconds to write a checkpoint; SLURM kills 30 seconds after it has asked to end
+LAST_WORDS = 25.0  # likewise, once one has ended that was asked to
 
 
 class ProcessDiedError(ChildProcessError):
     """A process of the job was killed from outside, for lack of memory for instance."""
+
+
+class JobError(Exception):
+    """A process failed, and all were ended.
+
+    Attributes:
+        error: what the first of them to fail raised; a `ProcessDiedError` if it was killed.
+        at: what process 0 had told to be at (see `rank.tell`); empty if nothing.
+    """
+
+    def __init__(self, error: BaseException, at: str) -> None:
+        super().__init__(error, at)
+        self.error = error
+        self.at = at
 
 
 def launch(entry: str, job: Any, devices: Sequence[str], threads: int | None = None) -> Any:
@@ -43,8 +60,7 @@ def launch(entry: str, job: Any, devices: Sequence[str], threads: int | None = N
 
     Raises:
         ValueError: if this process is itself one of several that something else has started.
-        ProcessDiedError: if a process was killed.
-        Exception: the first that a process raised.
+        JobError: if a process failed.
     """
     _check_alone(len(devices))
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
@@ -56,7 +72,10 @@ def launch(entry: str, job: Any, devices: Sequence[str], threads: int | None = N
                 environment = _environment(rank, len(devices), store.port, threads)
                 message = {"entry": entry, "job": job, "device": device, "folder": name}
                 processes.append(_start(message, environment))
-            _wait(processes, folder)
+            _wait(processes, GRACE)
+            if any(process.returncode for process in processes):
+                at = store.get(AT).decode() if store.check([AT]) else ""
+                raise JobError(_first_error(processes, folder), at)
         except (SystemExit, KeyboardInterrupt):
             _ask_to_end(processes)
             raise
@@ -91,45 +110,40 @@ def _environment(rank: int, size: int, port: int, threads: int | None) -> dict[s
 def _start(message: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Starts a process; its standard input stays open as long as this one lives."""
     first = environment["LOCAL_RANK"] == "0"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lt_lightning.distributed.rank"],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=None if first else subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the caller, which ends them
-    )
+    # It inherits the mask, and unblocks the second when it is ready. The first SLURM sends to every process, and
+    # Lightning's handler would start a collective in the middle of another: it is for the caller, which passes it on.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lt_lightning.distributed.rank"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=None if first else subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the caller, which ends them
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     assert process.stdin is not None
     process.stdin.write(json.dumps(message).encode() + b"\n")
     process.stdin.flush()
     return process
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
-    """Returns when all have ended well.
-
-    Raises:
-        Exception: see `launch`.
-    """
-    while any(process.poll() is None for process in processes):
-        if any(process.returncode for process in processes):
-            break
-        time.sleep(PAUSE)
-    if any(process.returncode for process in processes):
-        _wait_for_all(processes, GRACE)
-        raise _first_error(processes, folder)
-
-
-def _wait_for_all(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while any(process.poll() is None for process in processes) and time.monotonic() < end:
+def _wait(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
+    """Returns when all have ended, or some seconds after the first has failed."""
+    end = math.inf
+    while None in (codes := [process.poll() for process in processes]) and time.monotonic() < end:
+        if any(codes):
+            end = min(end, time.monotonic() + grace)
         time.sleep(PAUSE)
 
 
 def _ask_to_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Each finishes its step, or a validation first, and saves: that takes its time. A second signal kills them."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-    _wait_for_all(processes, LAST_WORDS)
+    _wait(processes, LAST_WORDS)
 
 
 def _first_error(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> BaseException:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +28,7 @@ T = TypeVar("T")
 # dies is noticed by the watching process.
 TIMEOUT = timedelta(hours=12)
 PAUSE = 0.02  # seconds between two looks for a task
+AT = "at"  # in the store: what process 0 is at
 
 _store: Store | None = None
 _tasks = 0
@@ -63,6 +64,12 @@ def together(task: Callable[..., T], subject: Any, *shared: Any, **own: Any) -> 
     return task(subject, *shared, **own)
 
 
+def tell(what: str) -> None:
+    """Called by process 0: what it is at from now on, for `launch` to say where a job failed."""
+    if _store is not None:
+        _store.set(AT, what)
+
+
 def follow(subject: Any) -> None:
     """Called by all processes but 0: takes part in every task, until process 0 has returned."""
     assert _store is not None
@@ -93,24 +100,31 @@ def _join(device: torch.device) -> None:
     dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT, device_id=own)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(pipe: int) -> None:
     """Its end of the pipe closes when it dies, however it does."""
-    os.read(0, 1)
+    os.read(pipe, 1)
     os._exit(1)
 
 
 def main() -> None:
     """`python -m lt_lightning.distributed.rank`, started by `launch`, which writes the job to the standard input."""
-    # SLURM sends it to every process, and Lightning's handler would start a collective in the middle of another. It is
-    # for the watching process, which then asks all of its processes by SIGINT.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     line = bytearray()
     while not line.endswith(b"\n"):
         line += os.read(0, 1 << 16)
-    message = json.loads(line)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    run(json.loads(line), 0)
+
+
+def run(message: Mapping[str, Any], parent: int) -> None:
+    """Takes part in a job, and ends this process.
+
+    Args:
+        message: which function of which job is to be run, on which device; and a folder for what comes of it.
+        parent: pipe that is open as long as the watching process lives.
+    """
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     folder, number = Path(message["folder"]), int(os.environ["LOCAL_RANK"])
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `launch` has blocked it and SIGTERM
         _join(torch.device(message["device"]))
         returned = _resolve(message["entry"])(message["job"])
         if number == 0:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 Compose = Callable[..., DictConfig]
 SMALL = (
@@ -24,19 +26,57 @@ def _one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # so that the processes find `tasks.py`
 
 
+class Forked:
+    """What `subprocess.Popen` is to `launch`, for a copy of a process that has imported everything already."""
+
+    def __init__(self, message: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        read, write = multiprocessing.Pipe(duplex=False)
+        run: Any = import_module("tasks").run_rank
+        context = multiprocessing.get_context("forkserver")
+        self._process = context.Process(target=run, args=(read, dict(message), dict(environment)), daemon=True)
+        self._process.start()
+        read.close()
+        self.stdin = write  # closed when this process ends, however it does
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self) -> None:
+        self._process.join()
+
+
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Compose]:
-    """Composes a small job, writing under `tmp_path / NAME`."""
-    conf = Path(__file__).resolve().parents[2] / "conf"
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Forked]:
+    """Makes `launch` start its processes in no time; the list of them."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["lt_lightning.distributed.rank", "lt_lightning.study.study", "lt_lightning.study.work"]
+    )
+    processes: list[Forked] = []
+
+    def start(message: Mapping[str, Any], environment: Mapping[str, str]) -> Forked:
+        processes.append(Forked(message, environment))
+        return processes[-1]
+
+    monkeypatch.setattr(import_module("lt_lightning.distributed.launch"), "_start", start)
+    return processes
+
+
+@pytest.fixture
+def small(tmp_path: Path, composed: Compose, started: list[Forked]) -> Compose:
+    """Composes a small job, writing under `tmp_path / NAME`; its processes start in no time."""
 
     def small(name: str, *overrides: str) -> DictConfig:
-        config = compose("run", [f"paths.root={tmp_path / name}", *SMALL, *overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        return config
+        return composed(f"paths.root={tmp_path / name}", *SMALL, *overrides)
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        yield small
-    HydraConfig.instance().cfg = None
+    return small

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,19 @@ import torch.distributed as dist
 
 from lt_lightning.distributed.agreement import DisagreementError, check_agreement
 from lt_lightning.distributed.batch_norm import SyncBatchNormOnCpu
+from lt_lightning.distributed.rank import rank, tell
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.study.ranks import take_part
+
+
+def run_rank(read: Connection, message: dict[str, Any], environment: dict[str, str]) -> None:
+    """What `python -m lt_lightning.distributed.rank` does, with these on its standard input and in its environment."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    import_module("lt_lightning.distributed.rank").run(message, read.fileno())
 
 
 def add_ranks(job: dict[str, Any]) -> dict[str, Any]:
@@ -27,12 +39,15 @@ def add_ranks(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def fail_on_one(job: dict[str, Any]) -> None:
-    """Process 1 fails as the job says; process 0 waits for it in a collective."""
+    """Process 1 fails as the job says; process 0 is busy, and notices nothing."""
+    if rank() == 0:
+        tell("the task in hand")
+    dist.barrier()
     if dist.get_rank() == 1:
         if job["how"] == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise FloatingPointError("train/loss=nan: told by process 1")
-    dist.barrier()
+    time.sleep(600)
 
 
 def wait_long(job: dict[str, Any]) -> None:
@@ -85,6 +100,36 @@ def normalise(job: dict[str, Any]) -> list[float]:
     evaluated = part.eval()(images) - whole.eval()(images)
     different = [my_images.grad - all_images.grad[mine], *gradients, *buffers, evaluated]
     return [float(each.abs().max()) for each in different]
+
+
+def take_part_stopped(job: dict[str, Any]) -> Any:
+    """A job in which process 0, in its ninth step, sends the watching process a SIGTERM, and waits until it is told."""
+    checkpoints: Any = import_module("lt_lightning.study.checkpoints").Checkpoints
+    step_done = checkpoints.on_train_batch_end
+
+    def wrong(self: Any, trainer: Any, *arguments: Any) -> None:
+        if rank() == 0 and trainer.global_step == 9:
+            os.kill(int(os.environ["WATCHING"]), signal.SIGTERM)
+            while self._wish.number is None:
+                time.sleep(0.01)
+        step_done(self, trainer, *arguments)
+
+    checkpoints.on_train_batch_end = wrong
+    return take_part(job)
+
+
+def take_part_diverging(job: dict[str, Any]) -> Any:
+    """A job in which the loss of process 1 alone is NaN, in every retraining of `refill`."""
+    training: Any = import_module("lt_lightning.retrain").TicketTraining
+    start = training.on_train_start
+
+    def wrong(self: Any, *arguments: Any) -> None:
+        start(self, *arguments)
+        if dist.get_rank() == 1 and self.ticket.card["structure"] == "refill":
+            raise FloatingPointError("train/loss=nan: told by process 1")
+
+    training.on_train_start = wrong
+    return take_part(job)
 
 
 def take_part_corrupted(job: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from omegaconf import DictConfig
 
 from lt_lightning.study.run import run
@@ -16,3 +17,12 @@ def test_grasp_scores_once_for_all_processes_beside_a_synchronised_batchnorm(sma
     options = ("trainer=ddp_sim", "pruning=grasp", "pruning.density=0.5", "retrain_rounds=[]", "trainer.max_epochs=1")
     results = run(small("job", *options))
     assert [round(result.density, 3) for result in results] == [1.0, 0.5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["agp", "movement", "admm"])
+def test_masks_that_come_to_be_in_a_training_are_the_same_in_all_processes(source: str, small: Compose) -> None:
+    """They are compared whenever they change: the gradients that movement sums are those of both processes."""
+    options = ("trainer=ddp_sim", f"pruning={source}", "pruning.density=0.3", "retrain_rounds=[]")
+    results = run(small("job", *options))
+    assert [round(result.density, 3) for result in results] == [1.0, 0.3]

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
 # A search alone: one round, one epoch each, of a narrow network.
 TINY = (
     "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "pruning.rounds=1", "pruning.rewind=0ep", "structure=[]",
-    "measure=null", "trainer=ddp_sim",
+    "measure=null", "trainer=ddp_sim", "report=false",
 )  # fmt: skip
 
 
@@ -70,6 +70,14 @@ def test_joblib_launcher_runs_both_at_once(tmp_path: Path) -> None:
 def test_submitit_launcher(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     jobs = sweep(tmp_path, "seed=1,2", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=8")
+    check(tmp_path, jobs, "seed")
+
+
+@pytest.mark.slow
+def test_ray_launcher(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs the extra `ray`")
+    ray = ("+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
+    jobs = sweep(tmp_path, "seed=1,2", "hydra/launcher=ray", *ray)
     check(tmp_path, jobs, "seed")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -15,33 +15,36 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from lt_lightning.distributed.launch import ProcessDiedError
+from lt_lightning.study import ranks
+from lt_lightning.study.checkpoints import KEY, STEPS
 from lt_lightning.study.run import run
+from lt_lightning.study.stopping import Stopped
 from lt_lightning.ticket import Ticket
 
 Compose = Callable[..., DictConfig]
+
+
+class Killable(Protocol):
+    def kill(self) -> None: ...
+
+
 JOB = ("trainer=ddp_sim", "checkpoint.share=1", "checkpoint.seconds=0", "pruning.rounds=2", "retrain_rounds=[2]")
 
 
-def children() -> list[int]:
-    """Processes of this one."""
-    told = [path.read_text() for path in Path(f"/proc/{os.getpid()}/task").glob("*/children")]
-    return [int(number) for text in told for number in text.split()]
-
-
-def kill_after(folder: Path, checkpoints: int) -> threading.Thread:
+def kill_after(folder: Path, checkpoints: int, started: list[Killable]) -> threading.Thread:
     """Kills both processes once as many checkpoints were seen under the folder."""
 
     def watch() -> None:
         seen: set[tuple[str, int]] = set()
         while len(seen) < checkpoints:
-            for path in folder.rglob("checkpoint*"):
+            for path in folder.rglob("step-*.pt"):
                 try:
                     seen.add((str(path.parent), path.stat().st_mtime_ns))
                 except FileNotFoundError:
                     continue
             time.sleep(0.002)
-        for number in children():
-            os.kill(number, signal.SIGKILL)
+        for process in started[-2:]:
+            process.kill()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -59,24 +62,54 @@ def values(folder: Path) -> dict[str, Tensor]:
     return found
 
 
+def equal(folder: Path, other: Path) -> bool:
+    """Whether two jobs left the same, bit for bit: masks, weights and the search's metrics of every epoch."""
+    first, second = values(folder), values(other)
+    metrics = [[path.read_bytes() for path in sorted(root.glob("digits-*/metrics.csv"))] for root in (folder, other)]
+    alike = first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return alike and metrics[0] == metrics[1] and len(metrics[0]) == 1
+
+
+def test_sigterm_stops_all_after_the_same_step_and_the_job_goes_on_bit_for_bit(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No checkpoint is written but for the signal."""
+    job = ("trainer=ddp_sim", "data.batch_size=16", "checkpoint.seconds=1e9")
+    run(small("whole", *job))
+    whole = ranks.ENTRY
+    monkeypatch.setattr(ranks, "ENTRY", "tasks:take_part_stopped")
+    monkeypatch.setenv("WATCHING", str(os.getpid()))
+    with pytest.raises(Stopped) as stopped:
+        run(small("stopped", *job))
+    assert stopped.value.code == 143
+    assert "stopped by SIGTERM: the same command goes on from here" in capsys.readouterr().err
+    (checkpoint,) = (tmp_path / "stopped").rglob("step-*.pt")
+    assert 8 <= int(checkpoint.stem.removeprefix("step-")) <= 8 + STEPS  # counted from 0
+    monkeypatch.setattr(ranks, "ENTRY", whole)
+    with pytest.raises(ValueError, match=r"2 processes and cannot be continued with 1: use trainer\.devices=2, or"):
+        run(small("stopped", *job, "trainer.devices=1"))
+    of_two = torch.load(checkpoint, weights_only=True)
+    torch.save({**of_two, KEY: {**of_two[KEY], "processes": of_two[KEY]["processes"][:1]}}, checkpoint)
+    with pytest.raises(ValueError, match=r"by 1 process and cannot be continued with 2: use trainer\.devices=1, or"):
+        run(small("stopped", *job))
+    torch.save(of_two, checkpoint)
+    run(small("stopped", *job))
+    assert not list((tmp_path / "stopped").rglob("step-*.pt"))
+    assert equal(tmp_path / "whole", tmp_path / "stopped")
+
+
 @pytest.mark.slow
-def test_killed_job_goes_on_with_as_many_processes_bit_for_bit(small: Compose, tmp_path: Path) -> None:
+def test_killed_job_goes_on_with_as_many_processes_bit_for_bit(
+    small: Compose, started: list[Killable], tmp_path: Path
+) -> None:
     expected = run(small("whole", *JOB))
     for count in (2, 5):  # twice in a row
-        thread = kill_after(tmp_path / "killed", count)
+        thread = kill_after(tmp_path / "killed", count, started)
         with pytest.raises(ProcessDiedError, match="SIGKILL"):
             run(small("killed", *JOB))
         thread.join(60)
-    with pytest.raises(ValueError, match=r"2 processes and cannot be continued with 1: use trainer\.devices=2, or"):
-        run(small("killed", *JOB, "trainer.devices=1"))
     results = run(small("killed", *JOB))
     assert [(r.place, r.accuracy, r.val_accuracy) for r in results] == [
         (r.place, r.accuracy, r.val_accuracy) for r in expected
     ]
-    first, second = values(tmp_path / "whole"), values(tmp_path / "killed")
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    search = expected[0].search
-    assert (tmp_path / "whole" / search / "metrics.csv").read_bytes() == (
-        tmp_path / "killed" / search / "metrics.csv"
-    ).read_bytes()
+    assert equal(tmp_path / "whole", tmp_path / "killed")

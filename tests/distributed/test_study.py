@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from lt_lightning.distributed.agreement import DisagreementError
 from lt_lightning.study import ranks
-from lt_lightning.study.places import search_folder
+from lt_lightning.study.places import search_folder, tasks_of
 from lt_lightning.study.run import run
+from lt_lightning.study.status import state_of
 from lt_lightning.ticket import Ticket
 
 Compose = Callable[..., DictConfig]
@@ -59,6 +60,27 @@ def test_processes_that_prune_differently_are_stopped(
     with pytest.raises(DisagreementError, match=r"masks in epoch 2 differ between processes 0 and 1: .*weight is"):
         run(small("runs", "trainer=ddp_sim"))
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_failed_task_of_one_process_does_not_stop_the_others(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Process 1 fails alone, while process 0 waits for it. A second attempt finds the rest, and then all is there."""
+    whole = ranks.ENTRY
+    monkeypatch.setattr(ranks, "ENTRY", "tasks:take_part_diverging")
+    config = small(
+        "runs", "trainer=ddp_sim", "structure=[refill,regroup_channels]", "structure.regroup_channels.group_size=4"
+    )
+    search, refill, regroup = tasks_of(config)
+    with pytest.raises(FloatingPointError, match="told by process 1"):
+        run(config)
+    assert [state_of(task).kind for task in (search, refill, regroup)] == ["done", "failed", "done"]
+    assert state_of(refill).told == "train/loss=nan: told by process 1"
+    assert "refill, round 1 of 1 FAILED: train/loss=nan: told by process 1" in capsys.readouterr().out
+    finished = {task: (task.parts[-1] / "result.json").read_bytes() for task in (search, regroup)}
+    monkeypatch.setattr(ranks, "ENTRY", whole)
+    assert [result.structure for result in run(config)] == ["dense", "unstructured", "refill", "regroup_channels"]
+    assert {task: (task.parts[-1] / "result.json").read_bytes() for task in finished} == finished
 
 
 @pytest.mark.parametrize(
