@@ -41,8 +41,8 @@ class Milestones:
     """The rate is multiplied by `factor` at every milestone. The paper: x0.1 at 80 and 120 of 160 epochs.
 
     Attributes:
-        epochs: milestones in epochs, or
-        shares: as shares of the training, so that they fit any length; exactly one of the two.
+        epochs: milestones in epochs; exactly one of `epochs` and `shares` is given.
+        shares: milestones as shares of the training, so that they fit any length.
         factor: in (0, 1].
         warmup_epochs: over which the rate rises linearly at the beginning, the last of them reaching it.
 

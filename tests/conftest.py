@@ -1,14 +1,23 @@
-"""What all tests share: one thread, Ctrl-C, nothing of W&B outside the test's own folder, a tiny network."""
+"""What all tests share: one thread, Ctrl-C, nothing of W&B outside the test's own folder, a tiny network, and jobs."""
 
 from __future__ import annotations
 
+import importlib.util
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
 from torch import nn
+
+Compose = Callable[..., DictConfig]
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +52,35 @@ def conv_net() -> Callable[[], nn.Module]:
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Iterator[Compose]:
+    """Composes a script's configuration, with overrides, writing under `tmp_path / "runs"`."""
+    conf = Path(__file__).resolve().parents[1] / "conf"
+
+    def composed(*overrides: str, name: str = "run") -> DictConfig:
+        config = compose(name, [f"paths.root={tmp_path / 'runs'}", *overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        yield composed
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture(scope="session")
+def script() -> Iterator[ModuleType]:
+    """`scripts/run.py`, to be run in this process by its `run_main`, with `sys.argv` as on the command line."""
+    path = Path(__file__).resolve().parents[1] / "scripts" / "run.py"
+    spec = importlib.util.spec_from_file_location("run_script", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["run_script"] = module  # Hydra looks for it
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["run_script"]

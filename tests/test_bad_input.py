@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
-import importlib.util
 import os
 import shutil
 import struct
@@ -31,20 +30,9 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "run.py"
 SMALL = (
     "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "pruning.rounds=1",
     "pruning.rewind=0ep", "structure=[]", "measure=null", "threads=1",
+    "report=false",
 )  # fmt: skip
 Run = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("run_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["run_script"] = module  # Hydra looks for it
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["run_script"]
 
 
 @pytest.fixture
@@ -84,8 +72,10 @@ def contents(root: Path) -> dict[str, str]:
 def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A root with the finished results of one search, and what is in them."""
     root = tmp_path_factory.mktemp("finished")
-    command = [sys.executable, str(SCRIPT), f"paths.root={root}", *SMALL]
-    subprocess.run(command, check=True, capture_output=True, timeout=180)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["run.py", f"paths.root={root}", *SMALL])
+        patch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
+        script.run_main()
     assert len(find_results(root)) == 2
     return root, contents(root)
 

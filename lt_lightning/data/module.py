@@ -42,9 +42,11 @@ class Loader(Iterable[Batch], Sized, Protocol):
 
     sampler: Order
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands: builtins and tensors."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
 
 
 class Options(TypedDict, total=False):
@@ -77,7 +79,7 @@ class ImageData(pl.LightningDataModule, ABC):
         eval_batch_size: images of one validation or test step of one process, at most.
         seed: of the division, the order and the augmentation.
         validation: how many training images to hold out for validation: a count, or a share (float).
-        limit: share of the remaining training images to use, in (0, 1]; for quick trials.
+        limit: training images to use of the remaining ones, for quick trials: a share in (0, 1], or a count above 1.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -109,8 +111,8 @@ class ImageData(pl.LightningDataModule, ABC):
             raise ValueError(f"data.seed={seed}: must be at least 0")
         if validation < 1 if isinstance(validation, int) else not 0 < validation < 1:
             raise ValueError(f"data.validation={validation}: must be a count of at least 1 or a share in (0, 1)")
-        if not 0 < limit <= 1:
-            raise ValueError(f"data.limit={limit}: must be a share in (0, 1]")
+        if not 0 < limit <= 1 and not (isinstance(limit, int) and limit > 1):
+            raise ValueError(f"data.limit={limit}: must be a share in (0, 1], or a whole number of images above 1")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

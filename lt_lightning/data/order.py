@@ -36,7 +36,7 @@ def split(count: int, validation: int | float, seed: int, limit: float = 1.0) ->
         count: number of samples.
         validation: how many to hold out: a count (int), or a share (float) of all.
         seed: a different seed gives a different division.
-        limit: share of the training part to use; the smaller part lies within the larger one.
+        limit: share of the training part to use, or a count above 1; the smaller part lies within the larger one.
 
     Returns:
         The indices of both parts, int64, ascending.
@@ -55,7 +55,7 @@ def split(count: int, validation: int | float, seed: int, limit: float = 1.0) ->
         )
     shuffled = torch.randperm(count, generator=generator(seed, SPLIT))
     train = shuffled[held_out:]
-    kept = max(1, round(limit * len(train)))
+    kept = int(limit) if limit > 1 else max(1, round(limit * len(train)))
     return train[:kept].sort().values, shuffled[:held_out].sort().values
 
 

@@ -1,0 +1,1 @@
+"""Masks, scores, densities and the rewind point: mathematics on tensors, nothing of Lightning."""

@@ -105,12 +105,21 @@ def prunable_layers(layers: Mapping[str, Layer], exempt: Sequence[str]) -> list[
                 f"pruning.exempt names {pattern!r}, which is neither a role ({', '.join(ROLES)}) nor matches a "
                 f"layer of the network ({', '.join(layers)})"
             )
-    left = [layer for layer in layers.values() if not any(_matches(layer, pattern) for pattern in exempt)]
+    left = [layer for layer in layers.values() if not exempting(layer, exempt)]
     if not left:
         raise ValueError(
             f"nothing to prune: pruning.exempt={list(exempt)} exempts every layer of the network ({', '.join(layers)})"
         )
     return left
+
+
+def exempting(layer: Layer, exempt: Sequence[str]) -> list[str]:
+    """The roles and patterns by which a layer is exempt from pruning; none for a prunable one.
+
+    >>> exempting(Layer("conv1", (4, 1, 3, 3), 1, 4, frozenset({"stem"})), ["stem", "conv*", "classifier"])
+    ['stem', 'conv*']
+    """
+    return [pattern for pattern in exempt if _matches(layer, pattern)]
 
 
 def full_masks(layers: Iterable[Layer]) -> Masks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf, open_dict
 
+from lt_lightning.study.bisection import at_most, bisects
 from lt_lightning.study.places import Task, hash_of
 from lt_lightning.study.plan import Cost
 from lt_lightning.study.ranks import devices_of
@@ -28,15 +29,18 @@ _measured: dict[str, float] = {}
 
 
 def costs_of(study: Study, tasks: Sequence[Task]) -> list[Cost]:
-    """What the tasks that are not finished will cost."""
+    """What the tasks that are not finished will cost; with bisection, at most."""
     lengths = study.expected_lengths()
+    bisect = bisects(study.config)
     costs = []
-    for task in tasks:
+    for task in at_most(tasks, bisect):
         if results_of(task) is None:
             done = () if task.structure else rounds_done(task.folder)
             length = lengths[0 if task.whole_schedule else task.number]
-            epochs = [length] if task.structure else [n for i, n in enumerate(lengths) if i not in done]
-            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(study)))
+            left = [each for i, each in enumerate(study.search_lengths()) if i not in done]
+            epochs = [length] if task.structure else list(chain.from_iterable(left))
+            bound = bisect and bool(task.structure)
+            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(study), bound))
     return costs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -19,13 +20,14 @@ from lt_lightning.structuring import structure_ticket
 from lt_lightning.study.checkpoints import Checkpoints, checkpoints_in
 from lt_lightning.study.loggers import closing_wandb, make_loggers, record
 from lt_lightning.study.outcome import evaluate, make_result
-from lt_lightning.study.places import FROM_START, Task, hash_of
+from lt_lightning.study.places import FROM_START, Task, hash_of, round_folder
 from lt_lightning.study.progress import JobProgress, ReportProgress
 from lt_lightning.study.results import Result
-from lt_lightning.study.sources import parted
+from lt_lightning.study.sources import parted, sources_of
 from lt_lightning.study.study import TICKET, Study
 from lt_lightning.study.transfers import restart_for, transferred_ticket
 from lt_lightning.study.twins import randomly_masked, reinitialised, shuffled, small_dense
+from lt_lightning.study.wandb_record import Entry
 from lt_lightning.ticket import Ticket
 
 
@@ -33,12 +35,16 @@ def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, j
     """Structures one round's ticket and trains it alone, unless that is done, and returns its result."""
     folder = study.cell_folder(number, structure)
     label = f"{structure}, round {number} of {study.rounds}"
-    return _run(study, number, folder, label, lambda: _ticket(study, number, structure), dense_accuracy, job)
+    theirs = (search for search in sources_of(study.config, [number]) if search.name == parted(structure)[1])
+    made_from = round_folder(next(theirs, study.search_folder), number) / UNSTRUCTURED
+    return _run(study, number, folder, label, lambda: _ticket(study, number, structure), made_from, dense_accuracy, job)
 
 
 def run_twin(study: Study, task: Task, dense_accuracy: float, job: JobProgress) -> Result:
     """Makes a ticket's twin and trains it, unless that is done, and returns its result."""
-    return _run(study, task.number, task.folder, task.label, lambda: _twin(study, task), dense_accuracy, job)
+    assert task.source is not None
+    make = partial(_twin, study, task)
+    return _run(study, task.number, task.folder, task.label, make, task.source, dense_accuracy, job)
 
 
 def _run(
@@ -47,6 +53,7 @@ def _run(
     folder: Path,
     label: str,
     make: Callable[[], Ticket],
+    made_from: Path,
     dense_accuracy: float,
     job: JobProgress,
 ) -> Result:
@@ -55,12 +62,13 @@ def _run(
     ticket = _prepared(study, folder / TICKET, make)
     with closing_wandb():
         name = f"{study.search_folder.name}-round_{number:02d}-{folder.name}"
-        loggers = make_loggers(study.config, folder, study.root, name, "retrain")
+        told = {"round": number, "structure": ticket.card["structure"], "twin": ticket.card.get("twin", "")}
+        loggers = make_loggers(study.config, folder, study.root, name, "retrain", told)
         if ticket.trained is None:
             ticket = _train(study, number, folder / TICKET, label, job, loggers)
         accuracy = evaluate(study, study.classifier(ticket.card.get("width")), ticket)  # of full size again
         result = make_result(study, ticket, accuracy, dense_accuracy, folder)
-        record(loggers, [result], {name: (folder / TICKET, ticket)})
+        record(loggers, [Entry(result, ticket, folder, made_from)])
     result.save(folder)
     return result
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import torch.distributed as dist
 from lightning_fabric.plugins import TorchCheckpointIO
 from omegaconf import DictConfig
@@ -20,10 +21,11 @@ from pytorch_lightning.utilities import rank_zero_warn
 from lt_lightning.files import write_tensors
 from lt_lightning.study.metrics_file import MetricsFile
 from lt_lightning.study.running import restore_running, running_state
-from lt_lightning.study.stopping import Wish
+from lt_lightning.study.stopping import Stopped, Wish
 
 KEY = "lt_lightning"  # of our part in Lightning's checkpoint
-STEPS_BETWEEN_LOOKS = 16  # where several processes have to agree whether to save
+# Several processes look together whether to save or to end: about so many seconds apart, and at most so many steps.
+LOOK, STEPS = 0.5, 16
 
 
 class Checkpoints(Checkpoint):
@@ -36,7 +38,7 @@ class Checkpoints(Checkpoint):
 
     How often: as often as `share` of the time allows, given what the last one cost, and at most every `seconds`. What
     a `kill -9` loses is at most that much work. After SIGTERM or Ctrl-C the step is finished, a checkpoint saved and
-    the job ended.
+    the job ended; several processes agree on the step.
 
     A checkpoint is a file of its own, whole or not there; the one before is removed when the next but one is there.
 
@@ -59,8 +61,9 @@ class Checkpoints(Checkpoint):
         self.seconds = seconds
         self._wish = Wish()
         self._resumed: dict[str, Any] | None = None
-        self._last = 0.0
+        self._last = self._looked = 0.0
         self._pause = seconds
+        self._steps, self._next_look = 0, 1
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint; None if there is none. One that is damaged is passed over with a warning."""
@@ -102,8 +105,8 @@ class Checkpoints(Checkpoint):
         state = checkpoint[KEY]
         if (was := len(state["processes"])) != trainer.world_size:
             raise ValueError(
-                f"{self.folder} was written by {was} processes and cannot be continued with {trainer.world_size}: "
-                f"use trainer.devices={was}, or remove it to train from the start"
+                f"{self.folder} was written by {was} process{'es' * (was > 1)} and cannot be continued with "
+                f"{trainer.world_size}: use trainer.devices={was}, or remove it to train from the start"
             )
         self._resumed = state
 
@@ -116,18 +119,28 @@ class Checkpoints(Checkpoint):
             restore_running(trainer, pl_module, self._resumed["processes"][trainer.global_rank])
             self._resumed = None
         self._wish.listen()  # in Lightning's place, which would end with exit code 0; it takes all handlers back itself
-        self._last = time.monotonic()
+        self._last = self._looked = time.monotonic()
+        self._steps, self._next_look = 0, 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.world_size > 1 and batch_idx % STEPS_BETWEEN_LOOKS:
+        self._steps += 1
+        if trainer.world_size > 1 and self._steps < self._next_look:
             return
-        due = self._wish.number is not None or time.monotonic() - self._last >= self._pause
-        if _agreed(trainer, due) and _between_steps(trainer):
-            self.save(trainer)
-            if _agreed(trainer, self._wish.number is not None):
-                self._wish.check()
+        now = time.monotonic()
+        own = (self._wish.number or 0, now - self._last >= self._pause, (now - self._looked) / self._steps)
+        signal, due, seconds = _largest(trainer, *own)
+        self._looked, self._steps = now, 0
+        self._next_look = min(max(1, int(LOOK / max(seconds, 1e-6))), STEPS)
+        if not (signal or due):
+            return
+        if not _between_steps(trainer):
+            self._next_look = 1
+            return
+        self.save(trainer)
+        if signal:  # in all processes, wherever it came
+            raise Stopped(int(signal))
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes a checkpoint, between two steps.
@@ -160,9 +173,13 @@ def _between_steps(trainer: pl.Trainer) -> bool:
     return not (loop._is_training_done or loop._should_check_val_fx(fetcher) or loop._should_accumulate())
 
 
-def _agreed(trainer: pl.Trainer, wanted: bool) -> bool:
-    """Whether any process wants it."""
-    return trainer.strategy.reduce_boolean_decision(wanted, all=False) if trainer.world_size > 1 else wanted
+def _largest(trainer: pl.Trainer, *values: float) -> list[float]:
+    """Each value's maximum over all processes."""
+    if trainer.world_size == 1:
+        return list(values)
+    both = torch.tensor(values, device=trainer.strategy.root_device)
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    return both.tolist()
 
 
 def _of_all(state: dict[str, Any]) -> list[dict[str, Any]]:

@@ -50,7 +50,12 @@ def _written(result: Result, times: bool) -> dict[str, Any]:
 
 def results_in(evidence: Mapping[str, Any]) -> list[Result]:
     """The results of an evidence's rows."""
-    return [Result(**{k: math.nan if v is None else v for k, v in row.items()}) for row in evidence["rows"]]
+    return [_read(row) for row in evidence["rows"]]
+
+
+def _read(row: Mapping[str, Any]) -> Result:
+    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
+    return Result(**values)
 
 
 def accuracy_table(results: Sequence[Result], rule: Rule) -> str:

@@ -20,7 +20,10 @@ class ExtremeRow:
         setting: what else tells the sweep's jobs apart, besides the seed.
         structure: of the tickets.
         structured: whether what counts is executed; unstructured tickets are counted by what they keep and run whole.
-        seeds: least number of seeds over the rounds.
+        seeds: that its tickets were trained with.
+        rounds: that were trained with all these seeds, as `1 2 4`.
+        others: with fewer of them. They do not count: bisection goes on to a round with those seeds alone that did
+            well, or badly, before.
         margin: see `Rule`.
         confidence: likewise.
         sparsity_by_mean: share of the prunable weights that the sparsest ticket leaves out that wins by the mean.
@@ -35,6 +38,8 @@ class ExtremeRow:
     structure: str
     structured: bool
     seeds: int
+    rounds: str
+    others: str
     margin: float
     confidence: float
     sparsity_by_mean: float | None
@@ -53,12 +58,15 @@ def extremes(rows: Sequence[Row], rule: Rule) -> list[ExtremeRow]:
 
 
 def _extreme(key: tuple[str, str, str, str], rows: Sequence[Row], rule: Rule) -> ExtremeRow:
+    seeds = max(row.seeds for row in rows)
+    whole = [row for row in rows if row.seeds == seeds]
     found = extreme(
-        [Candidate(row.round, row.sparsity, Verdict(row.lower, row.wins_by_mean, row.wins)) for row in rows]
+        [Candidate(row.round, row.sparsity, Verdict(row.lower, row.wins_by_mean, row.wins)) for row in whole]
     )
     structured = key[3] != UNSTRUCTURED and any(row.sparsity > 0 for row in rows)
     return ExtremeRow(
-        *key, structured, min(row.seeds for row in rows), rule.margin, rule.confidence,
+        *key, structured, seeds, _rounds(whole), _rounds([row for row in rows if row not in whole]),
+        rule.margin, rule.confidence,
         *(None, None) if found.by_mean is None else (found.by_mean.sparsity, found.by_mean.round),
         *(None, None) if found.shown is None else (found.shown.sparsity, found.shown.round),
     )  # fmt: skip
@@ -87,7 +95,12 @@ def _told(row: ExtremeRow) -> str:
     by_mean = _sparsity(row.sparsity_by_mean, row.round_by_mean)
     shown = _sparsity(row.sparsity_shown, row.round_shown)
     whole = "" if row.structured else "; kept weights counted, runs whole"
-    return f"by the mean {by_mean}, shown {shown} ({row.seeds} seeds{whole})"
+    told = f"by the mean {by_mean}, shown {shown} ({row.seeds} seeds{whole})"
+    return f"{told}; trained by fewer seeds, not counted: round {row.others.replace(' ', ', ')}" if row.others else told
+
+
+def _rounds(rows: Sequence[Row]) -> str:
+    return " ".join(str(row.round) for row in rows)
 
 
 def _sparsity(sparsity: float | None, number: int | None) -> str:

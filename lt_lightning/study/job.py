@@ -11,10 +11,13 @@ from typing import Literal
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lt_lightning.report.at_end import report_at_end
+from lt_lightning.study.bisection import asked_of, bisects, bracket_lines
 from lt_lightning.study.failures import EXPECTED, Failure
+from lt_lightning.study.multirun import Multirun
 from lt_lightning.study.places import tasks_of
 from lt_lightning.study.plan import Cost, told
-from lt_lightning.study.results import Result
+from lt_lightning.study.results import Result, results_of
 from lt_lightning.study.run import run, title_of
 from lt_lightning.study.status import print_status, tasks_under
 from lt_lightning.study.sweep import Job
@@ -29,19 +32,35 @@ def do(config: DictConfig) -> list[Result]:
         the results, if it asked to run.
 
     Raises:
-        ValueError: if `plan` or `status` has an impossible value.
+        ValueError: if `plan`, `status` or `report` has an impossible value.
         Exception: see `run`.
     """
     request = request_of(config)
     if request == "run":
-        return run(config)
+        return _run_and_report(config)
     console = Console()
     if request == "plan":
         console.print(f"{title_of(config)}: {told(_costs(config))}", markup=False, highlight=False, soft_wrap=True)
     else:
         root = Path(config.paths.root)
-        print_status(tasks_under(root) if config.status == "all" else tasks_of(config), root, console)
+        print_status(tasks_under(root) if config.status == "all" else asked_of(config), root, console)
+        if config.status != "all" and bisects(config):
+            for line in bracket_lines(tasks_of(config)):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     return []
+
+
+def _run_and_report(config: DictConfig) -> list[Result]:
+    folder = tasks_of(config)[0].folder
+    try:
+        results = run(config)
+    except Exception:  # of what is there nevertheless
+        if config.report:
+            report_at_end(folder, Console())
+        raise
+    if config.report:
+        report_at_end(folder, Console())
+    return results
 
 
 def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> float:
@@ -61,18 +80,25 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
     job = Job(number, _by_key(overrides))
     try:
         request = request_of(config)
-        job = replace(job, tasks=tuple(tasks_of(config)))
+        job = replace(job, tasks=tuple(tasks_of(config)), bisect=bisects(config))
         job.save(folder)
         if request == "plan":
             job = replace(job, costs=tuple(_costs(config)))
             job.save(folder)
             console.print(told(job.costs), highlight=False, soft_wrap=True)
-        return objective(run(config)) if request == "run" else math.nan
+        if request != "run":
+            return math.nan
+        if (sweep := Multirun.above(folder)) is not None:
+            sweep.enter(config)
+        trains = any(results_of(task) is None for task in job.asked)
+        value = objective(run(config))
+        replace(job, trained=trains).save(folder)
+        return value
     except Exception as error:
         failure = Failure.of(error)
         trace = "" if isinstance(error, EXPECTED) else f"\n{failure.traceback}"
         console.print(f"job {number} FAILED: {failure.error}{trace}", markup=False, highlight=False, soft_wrap=True)
-        replace(job, error=failure.error).save(folder)
+        replace(job, error=failure.error, trained=True).save(folder)
         return math.nan
 
 
@@ -87,12 +113,14 @@ def request_of(config: DictConfig) -> Request:
     """What the command asks for.
 
     Raises:
-        ValueError: if `plan` or `status` has an impossible value.
+        ValueError: if `plan`, `status` or `report` has an impossible value.
     """
     if config.plan not in (True, False):
         raise ValueError(f"plan={config.plan!r} is neither true nor false")
     if config.status not in (True, False, "all"):
         raise ValueError(f"status={config.status!r} is neither true, false nor all")
+    if config.report not in (True, False):
+        raise ValueError(f"report={config.report!r} is neither true nor false")
     if config.plan and config.status:
         raise ValueError(f"plan=true and status={config.status!r} are two requests: ask for one")
     return "plan" if config.plan else "status" if config.status else "run"

@@ -124,6 +124,16 @@ class Lock:
         return time.monotonic() - self._last_beat[1] < STALE
 
 
+def tidy(folder: Path) -> None:
+    """Removes what an owner left that was killed, perhaps when its work was done and nobody will take the folder again.
+
+    Raises:
+        OSError: if the file system has no locks, or the folder cannot be written.
+    """
+    if (folder / FILE).exists() and (lock := Lock(folder)).take():
+        lock.release()
+
+
 def owner_of(folder: Path) -> Owner | None:
     """Who holds a folder; None if nobody does, or its owner is dead."""
     try:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.pruning.masks import density
 from lt_lightning.study.metrics_file import MetricsFile
+from lt_lightning.study.multirun import Multirun
 from lt_lightning.study.places import hash_of
-from lt_lightning.study.results import Result
-from lt_lightning.ticket import Ticket
+from lt_lightning.study.wandb_record import Entry, define_axes, record_tickets
 
 
 class LogRounds(pl.Callback):
@@ -78,7 +77,9 @@ class Mirror(Logger):
                 self._known = step
 
 
-def make_loggers(config: DictConfig, place: Path, root: Path, name: str, job_type: str) -> list[Logger]:
+def make_loggers(
+    config: DictConfig, place: Path, root: Path, name: str, job_type: str, ticket: Mapping[str, Any]
+) -> list[Logger]:
     """The loggers of one training.
 
     What an earlier, killed attempt has given to W&B (offline) and TensorBoard is removed: they get it again from
@@ -90,6 +91,7 @@ def make_loggers(config: DictConfig, place: Path, root: Path, name: str, job_typ
         root: folder under which W&B and TensorBoard write.
         name: of the run.
         job_type: `search` or `retrain`.
+        ticket: what is trained (round, structure, twin), to choose and to group runs by.
     """
     file = MetricsFile(place / "metrics.csv")
     mirrors: list[Logger] = []
@@ -98,19 +100,28 @@ def make_loggers(config: DictConfig, place: Path, root: Path, name: str, job_typ
         if choice == "wandb":
             os.environ.setdefault("WANDB_SILENT", "true")  # its summary would drown ours
             (root / "wandb").mkdir(parents=True, exist_ok=True)
-            extra |= {"job_type": job_type, "id": hash_of({"place": str(place.resolve())})}
+            extra |= {"job_type": job_type, "id": hash_of({"place": str(place.resolve())}), "group": _group(config)}
             earlier = list((root / "wandb").glob(f"offline-run-*-{extra['id']}"))
         else:
             earlier = [root / "tensorboard" / name]
         for folder in earlier:
             shutil.rmtree(folder, ignore_errors=True)
         logger: Logger = instantiate(node, **extra)
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), "ticket": dict(ticket)})  # type: ignore[dict-item]
         known = -1
-        if isinstance(logger, WandbLogger):  # it was killed, and went on online
-            known = logger.experiment.summary.get("trainer/global_step", -1)
+        if isinstance(logger, WandbLogger):
+            define_axes(logger.experiment)
+            known = logger.experiment.summary.get("trainer/global_step", -1)  # it was killed, and went on online
         mirrors.append(Mirror(file, logger, known))
     return [file, *mirrors]
+
+
+def _group(config: DictConfig) -> str:
+    """What a sweep's runs share, also when it is started again; or data and network of a single job."""
+    group = config.logger.wandb.get("group")
+    if group is None and (sweep := Multirun.of(config)) is not None:
+        return sweep.name
+    return group or f"{config.labels.data}-{config.labels.model}"
 
 
 @contextmanager
@@ -125,30 +136,14 @@ def closing_wandb() -> Iterator[None]:
             wandb.finish(exit_code=int(failed))
 
 
-def record(loggers: list[Logger], results: list[Result], tickets: Mapping[str, tuple[Path, Ticket]]) -> None:
-    """Mirrors results and tickets to W&B: final figures, a table, tickets as artifacts.
+def record(loggers: Sequence[Logger], entries: Sequence[Entry]) -> None:
+    """Mirrors results and tickets to W&B: figures, tables, tickets as artifacts, mask pictures.
 
     Args:
         loggers: of the training that has ended.
-        results: that it yielded.
-        tickets: file (without suffix) and ticket by artifact name.
+        entries: the tickets that it yielded.
     """
     for logger in loggers:
         if isinstance(logger, Mirror) and isinstance(logger.target, WandbLogger):
             logger.finalize("success")  # all rows, where nothing was trained in this attempt
-            _record_wandb(logger.target, results, tickets)
-
-
-def _record_wandb(logger: WandbLogger, results: list[Result], tickets: Mapping[str, tuple[Path, Ticket]]) -> None:
-    import wandb  # slow to import, and only needed here
-
-    run = logger.experiment
-    rows = [asdict(result) for result in results]
-    run.log({"results": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
-    run.summary.update({key: value for key, value in rows[-1].items() if not isinstance(value, str)})
-    for name, (path, ticket) in tickets.items():
-        card = {key: value for key, value in ticket.card.items() if isinstance(value, (str, int, float))}
-        artifact = wandb.Artifact(name, type="ticket", metadata=card)
-        artifact.add_file(str(path.with_name(path.name + ".safetensors")))
-        artifact.add_file(str(path.with_name(path.name + ".json")))
-        run.log_artifact(artifact)
+            record_tickets(logger.target.experiment, entries)

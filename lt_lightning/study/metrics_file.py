@@ -37,6 +37,11 @@ class MetricsFile(Logger):
     def version(self) -> str:
         return ""
 
+    @property
+    def save_dir(self) -> str:
+        """The training's folder, where Lightning's profiler writes."""
+        return str(self.path.parent)
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         row = self.rows.setdefault(len(self.rows) if step is None else step, {})

@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
@@ -16,6 +17,7 @@ from lt_lightning.study.verdict import Rule
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
 TWINS = ("reinit", "shuffle", "random", "small_dense")
+SEARCHES = ("all", "bisect")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -46,6 +48,8 @@ def check_basics(config: DictConfig) -> None:
     if "verdict" in config:  # searches of earlier versions have none
         _check_verdict(config.verdict)
     _check_twins(config.get("twins", []))
+    if (search := config.get("search", "all")) not in SEARCHES:
+        raise ValueError(f"search={search!r} is not one of {', '.join(SEARCHES)}")
     for key, value in config.checkpoint.items():
         if not fits(value, float):
             raise ValueError(f"checkpoint.{key}={value!r}: must be a number")
@@ -113,7 +117,7 @@ def _check_target(path: str, node: Mapping[str, Any]) -> None:
     except Exception as error:  # whatever importing it raises
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}._target_={name}: cannot be imported ({reason})") from None
-    known, others = _hints(target)
+    known, others = annotated(target)
     for key, value in node.items():
         if key.startswith("_"):
             continue
@@ -123,7 +127,7 @@ def _check_target(path: str, node: Mapping[str, Any]) -> None:
             raise ValueError(f"{path}.{key}={value!r}: must be {told(known[key])}")
 
 
-def _hints(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+def annotated(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     """Type of every argument, and whether there may be others."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
@@ -182,6 +186,8 @@ def told(hint: Any) -> str:
         return f"one of {', '.join(map(str, arguments))}"
     if hint in NAMES:
         return NAMES[hint]
+    if hint is Path:
+        return "a path"
     return "a list" if _is_list(hint) else f"a node with a _target_ ({getattr(hint, '__name__', hint)})"
 
 

@@ -10,11 +10,15 @@ from torch import nn
 
 from lt_lightning.classifier import ImageClassifier
 from lt_lightning.distributed.rank import together
+from lt_lightning.files import write_json
+from lt_lightning.measure.in_network import layer_seconds
 from lt_lightning.measure.networks import Setting, largest_difference, time_ratio
 from lt_lightning.shrink.execute import execute
 from lt_lightning.study.results import Result
 from lt_lightning.study.study import Study
 from lt_lightning.ticket import Ticket
+
+LAYER_TIMES = "layer_times.json"
 
 
 def evaluate(study: Study, classifier: ImageClassifier, ticket: Ticket) -> float:
@@ -29,8 +33,11 @@ def run_test(study: Study, width: int | None, classifier: ImageClassifier | None
     return float(metrics["test/accuracy"])
 
 
-def measure(study: Study, ticket: Ticket) -> tuple[float, float]:
-    """Time of the network that executes a ticket over the dense one's, in inference and in a training step."""
+def measure(study: Study, ticket: Ticket, folder: Path) -> tuple[float, float]:
+    """Time of the network that executes a ticket over the dense one's, in inference and in a training step.
+
+    The time of every layer in inference is written beside the ticket.
+    """
     options = study.config.measure
     width = ticket.card.get("width")
     if ticket.plan is None and width is None:
@@ -43,13 +50,19 @@ def measure(study: Study, ticket: Ticket) -> tuple[float, float]:
     ratios = []
     for training in (False, True):
         small = network
+        choice: dict[str, str] = {}
         if ticket.plan is not None:
             made = execute(network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device)
             assert made is not None
-            small = made.network
+            small, choice = made.network, dict(made.choice)
             _check_same(network, small, study)
         setting = Setting(options.batch_size, training)
         ratios.append(time_ratio(dense, small, study.shape, setting, device, options.samples, options.slot))
+        if not training:
+            both = {"dense": dense, "ticket": small}
+            seconds = layer_seconds(both, ticket.layers, study.shape, options.batch_size, device)
+            told = {"batch_size": options.batch_size, "device": device, "seconds": seconds, "choice": choice}
+            write_json(folder / LAYER_TIMES, told)
     return ratios[0], ratios[1]
 
 
@@ -62,7 +75,7 @@ def _check_same(network: nn.Module, small: nn.Module, study: Study) -> None:
 
 def make_result(study: Study, ticket: Ticket, accuracy: float, dense_accuracy: float, folder: Path) -> Result:
     """The row of a trained and tested ticket."""
-    inference, training = measure(study, ticket)
+    inference, training = measure(study, ticket, folder)
     card = ticket.card
     asked = {name: ticket.layers[name] for name in card["prunable"]}
     weights = sum(report.asked for report in asked.values())

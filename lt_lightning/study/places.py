@@ -26,7 +26,7 @@ FROM_START = ("reinit", "small_dense")  # trained from initial values on, for th
 ALGORITHM = 1
 
 # Options that there once were not: at these values the search is the one that there was without them.
-NEUTRAL: dict[str, dict[str, Any]] = {"pruning": {"density": None, "scores_from": "trained"}}
+NEUTRAL: dict[str, dict[str, Any]] = {"pruning": {"density": None, "scores_from": "trained", "sparsifier": None}}
 
 # What says how, not what, is computed: other values give the same result, up to the rounding of float operations. Any
 # other key of these groups, one added by the user too, counts as one that determines the result.

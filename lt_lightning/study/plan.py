@@ -16,12 +16,14 @@ class Cost:
         trainings: that are still to be run.
         epochs: of them.
         seconds: of an epoch.
+        at_most: whether bisection may do without it.
     """
 
     folder: str
     trainings: int
     epochs: int
     seconds: float
+    at_most: bool = False
 
 
 def told(costs: Iterable[Cost]) -> str:
@@ -38,8 +40,9 @@ def told(costs: Iterable[Cost]) -> str:
     seconds = sum(cost.epochs * cost.seconds for cost in each)
     end = time.strftime("%b %d %H:%M", time.localtime(time.time() + seconds))
     trainings, epochs = sum(cost.trainings for cost in each), sum(cost.epochs for cost in each)
+    bound = "at most " if any(cost.at_most for cost in each) else ""
     return (
-        f"{trainings} trainings of {epochs} epochs in all, {speed} an epoch: {duration(seconds)} "
+        f"{bound}{trainings} trainings of {epochs} epochs in all, {speed} an epoch: {duration(seconds)} "
         f"(done {end}, if begun now and one after the other)"
     )
 

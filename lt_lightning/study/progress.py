@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -11,20 +12,23 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from lt_lightning.study.multirun import Multirun
+
 Label = Callable[[int], str]
 
 
 class JobProgress:
-    """A bar for the job and one for the current training on a terminal; a line for each training elsewhere.
+    """Bars for the sweep, the job and the current training on a terminal; a line for each training elsewhere.
 
     The time left is that of all epochs still to come, at the mean speed of those done in this process.
 
     Args:
         epochs: of all trainings of the job that are still to be run.
         console: to write to.
+        sweep: that the job is of.
     """
 
-    def __init__(self, epochs: int, console: Console) -> None:
+    def __init__(self, epochs: int, console: Console, sweep: Multirun | None = None) -> None:
         self.console = console
         self._epochs = epochs
         self._done = 0.0
@@ -36,8 +40,15 @@ class JobProgress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
+            refresh_per_second=4,  # drawing takes from the training: at 10, a sixtieth of two cores
         )
+        self._sweep = sweep if sweep is not None and sweep.jobs is not None else None
+        self._ended = (0, 0) if self._sweep is None else self._sweep.ended()
+        self._all: TaskID | None = None
+        if self._sweep is not None:
+            self._all = self._bars.add_task("whole sweep", total=self._sweep.jobs, counts="", left="")
+            self._show_sweep()
         self._job: TaskID = self._bars.add_task("whole job", total=epochs, counts="", left="")
         self._watcher: Callable[[str], None] | None = None
         self._label = ""
@@ -56,6 +67,8 @@ class JobProgress:
     def start(self, label: str, epochs: int, done: int = 0) -> None:
         """A training, or a round of the search, begins, or goes on after some epochs."""
         self._label = label
+        if self._sweep is not None:
+            self._ended = self._sweep.ended()  # other processes may be at it
         self._bars.reset(
             self._stage, description=label, total=epochs, completed=done, visible=True,
             counts=f"epoch {done + 1}/{epochs}", left="",
@@ -70,6 +83,7 @@ class JobProgress:
         self._bars.update(
             self._job, completed=self._done, counts=f"{self._done:.0f}/{self._epochs} epochs", left=self.time_left()
         )
+        self._show_sweep()
 
     def skip(self, epochs: int) -> None:
         """Epochs that turned out not to be needed."""
@@ -96,17 +110,43 @@ class JobProgress:
 
     def finish(self, text: str) -> None:
         """A training has ended: says so where there are no bars."""
-        if not self.console.is_terminal:
-            self.console.print(f"[{self._done:.0f}/{self._epochs} epochs, {self.time_left()}] {text}", markup=False)
+        if not self.console.is_interactive:
+            sweep = "" if self._sweep is None else f"; {self._job_number()}, {self.sweep_time_left()}"
+            told = f"[{self._done:.0f}/{self._epochs} epochs, {self.time_left()}{sweep}] {text}"
+            self.console.print(told, markup=False, highlight=False, soft_wrap=True)
 
     def time_left(self) -> str:
         """For people: `1:05 left`."""
         if self._done < 0.5:
-            return "time left unknown"
-        seconds = (time.perf_counter() - self._start) / self._done * max(0.0, self._epochs - self._done)
-        minutes, rest = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
+            return _left(math.nan)
+        return _left((time.perf_counter() - self._start) / self._done * max(0.0, self._epochs - self._done))
+
+    def sweep_time_left(self) -> str:
+        """Likewise, of the whole sweep."""
+        if self._sweep is None or (self._done < 0.5 and not self._ended[1]):
+            return _left(math.nan)
+        return _left(self._sweep.seconds_left(self._share(), self._ended))
+
+    def _share(self) -> float:
+        """Of the job that is done."""
+        return min(1.0, self._done / self._epochs) if self._epochs else 0.0
+
+    def _job_number(self) -> str:
+        assert self._sweep is not None
+        return f"job {self._ended[0] + 1} of {self._sweep.jobs}"
+
+    def _show_sweep(self) -> None:
+        if self._all is not None:
+            done = self._ended[0] + self._share()
+            self._bars.update(self._all, completed=done, counts=self._job_number(), left=self.sweep_time_left())
+
+
+def _left(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "time left unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
 
 
 class ReportProgress(pl.Callback):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import ParallelStrategy
+from rich.console import Console
 
-from lt_lightning.distributed.launch import launch
+from lt_lightning.distributed.agreement import DisagreementError
+from lt_lightning.distributed.launch import JobError, ProcessDiedError, launch
 from lt_lightning.distributed.rank import follow, processes, rank
 from lt_lightning.measure.allocator import keep_freed_memory
+from lt_lightning.study.failures import Failure
+from lt_lightning.study.places import Task, tasks_of
 from lt_lightning.study.quiet import quieten
+from lt_lightning.study.status import rounds_done
 from lt_lightning.study.stopping import stoppable
 
 ENTRY = "lt_lightning.study.ranks:take_part"
+# No task's own: someone wants the processes to end, or they cannot be trusted.
+ENDING = (ProcessDiedError, DisagreementError)
 
 
 def devices_of(config: DictConfig) -> list[str]:
@@ -43,28 +51,49 @@ def needs_processes(config: DictConfig) -> bool:
     return processes() == 1 and len(devices_of(config)) > 1
 
 
-def run_in_processes(config: DictConfig) -> Any:
-    """What `study.run.run` does, in one process a device.
+def work_in_processes(config: DictConfig, tasks: Sequence[Task]) -> Mapping[Task, Exception]:
+    """What `study.run.work` does, in one process a device.
 
-    They get the composed configuration, so that all of them do the same, whatever started this process.
+    They get the composed configuration, so that all of them do the same, whatever started this process. One that fails
+    leaves the others out of step, so all are ended with it, and started anew for the other tasks.
 
     Raises:
-        Exception: what the first of them to fail raised.
+        Exception: what the first of them to fail raised, if that is no task's own failure.
     """
+    failed: dict[Task, Exception] = {}
+    job: dict[str, Any] = {"config": OmegaConf.to_container(config, resolve=True), "given_up": []}
     with stoppable():
-        return launch(ENTRY, OmegaConf.to_container(config, resolve=True), devices_of(config), config.threads)
+        while True:
+            try:
+                elsewhere: Mapping[Task, Exception] = launch(ENTRY, job, devices_of(config), config.threads)
+                return {**elsewhere, **failed}
+            except JobError as ended:
+                task = next((task for task in tasks if str(task.folder) == ended.at), None)
+                if task is None or isinstance(ended.error, ENDING) or not isinstance(ended.error, Exception):
+                    raise ended.error from None
+                failed[task] = ended.error
+            failure = Failure.of(failed[task])
+            failure.save(task.folder)
+            if task is tasks[0] and not any(rounds_done(task.folder)):
+                return failed  # there is no ticket to go on with
+            job["given_up"].append(str(task.folder))
+            Console().print(
+                f"{task.label} FAILED: {failure.error}\nThe processes are started anew for what is left.",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
 
-def take_part(job: dict[str, Any]) -> Any:
+def take_part(job: dict[str, Any]) -> Mapping[Task, Exception] | None:
     """What each of the processes does."""
-    from lt_lightning.study.run import run
+    from lt_lightning.study.run import work
     from lt_lightning.study.study import Study
 
     quieten()
-    config = OmegaConf.create(job)
+    config = OmegaConf.create(job["config"])
     assert isinstance(config, DictConfig)
     if rank() == 0:
-        return run(config)
+        tasks = tasks_of(config)
+        return work(config, tasks, [task for task in tasks if str(task.folder) in job["given_up"]])
     keep_freed_memory()
     follow(Study.from_config(config))
     return None

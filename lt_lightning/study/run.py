@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lt_lightning.study.bisection import EXPLAINED, asked, bisects, bracket_lines
+from lt_lightning.study.locks import tidy
 from lt_lightning.study.options import check_options
 from lt_lightning.study.places import Task, rounds_of, tasks_of
 from lt_lightning.study.published import figures_of, print_comparison
-from lt_lightning.study.results import SUMMARY, Result, results_of, write_summary
+from lt_lightning.study.results import FILE, SUMMARY, Result, results_of, write_summary
 from lt_lightning.study.table import results_table
 
 
@@ -30,21 +32,20 @@ def run(config: DictConfig) -> list[Result]:
     """
     tasks = tasks_of(config)
     figures_of(config)  # to be known wrong before anything is trained
+    for task in tasks:
+        tidy(task.folder)
     failed: Mapping[Task, Exception] = {}
-    if any(results_of(task) is None for task in tasks):
+    if any(results_of(task) is None for task in asked(tasks, bisects(config))):
         from lt_lightning.study.quiet import quieten  # slow to import, as all that needs Lightning
-        from lt_lightning.study.ranks import needs_processes, run_in_processes
+        from lt_lightning.study.ranks import needs_processes, work_in_processes
 
         quieten()
         check_options(config)
-        if needs_processes(config):
-            returned: list[Result] = run_in_processes(config)
-            return returned
-        failed = _work(config, tasks)
+        failed = (work_in_processes if needs_processes(config) else work)(config, tasks)
     results = [result for task in tasks for result in results_of(task) or ()]
-    _show(config, tasks[0].folder, results)
+    _show(config, tasks, results)
     if failed:
-        raise _summed_up(list(failed.values()), len(tasks))
+        raise _summed_up(list(failed.values()), len(asked(tasks, bisects(config))))
     return results
 
 
@@ -53,11 +54,12 @@ def title_of(config: DictConfig) -> str:
     return f"{config.labels.data}, {config.labels.model}, seed {config.seed}"
 
 
-def _work(config: DictConfig, tasks: Sequence[Task]) -> Mapping[Task, Exception]:
-    """Does what is open, and returns what failed."""
+def work(config: DictConfig, tasks: Sequence[Task], given_up: Collection[Task] = ()) -> Mapping[Task, Exception]:
+    """Does what is open, but for what is given up, and returns what failed."""
     from lt_lightning.measure.allocator import keep_freed_memory
-    from lt_lightning.study.plots import plot_accuracy
+    from lt_lightning.study.multirun import Multirun
     from lt_lightning.study.progress import JobProgress
+    from lt_lightning.study.setup import show_setup
     from lt_lightning.study.stopping import stoppable
     from lt_lightning.study.study import Study
     from lt_lightning.study.work import Work
@@ -65,14 +67,13 @@ def _work(config: DictConfig, tasks: Sequence[Task]) -> Mapping[Task, Exception]
     keep_freed_memory()
     study = Study.from_config(config)
     console = Console()
-    _announce(config, console)
-    with stoppable(), JobProgress(0, console) as job:
-        work = Work(study, tasks, job)
-        work.run()
-    results = [result for task in tasks for result in results_of(task) or ()]
-    if any(result.round == 0 for result in results):
-        plot_accuracy(results, tasks[0].folder / "accuracy.png", title_of(config))
-    return work.failed
+    if not given_up:
+        _announce(config, console)
+        show_setup(study, console)
+    with stoppable(), JobProgress(0, console, Multirun.of(config)) as job:
+        doing = Work(study, tasks, job, given_up)
+        doing.run()
+    return doing.failed
 
 
 def _summed_up(errors: list[Exception], count: int) -> Exception:
@@ -83,6 +84,7 @@ def _announce(config: DictConfig, console: Console) -> None:
     names = ", ".join(config.structure) or "no structure"
     rounds = config.retrain_rounds
     which = "every round" if rounds is None else f"round {', '.join(map(str, rounds))}"
+    which += ", bisected" * bisects(config)
     console.print(
         f"{config.labels.data} with {config.labels.model}, seed {config.seed}: the dense network and "
         f"{rounds_of(config)} rounds of pruning; {names} for {which}.\nEverything is written under "
@@ -92,17 +94,32 @@ def _announce(config: DictConfig, console: Console) -> None:
     )
 
 
-def _show(config: DictConfig, search: Path, results: list[Result]) -> None:
+def _show(config: DictConfig, tasks: Sequence[Task], results: list[Result]) -> None:
     console = Console()
-    root = Path(config.paths.root)
+    root, search = Path(config.paths.root), tasks[0].folder
     if results:
         console.print(results_table(results, title_of(config)))
+        if bisects(config):
+            for line in (EXPLAINED, *bracket_lines(tasks)):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         print_comparison(config, results, title_of(config), console)
-        if not (root / SUMMARY).exists():
+        if _outdated(root / SUMMARY, tasks):
             write_summary(root)
-    written = {"Tickets": search, "Table": root / SUMMARY, "Plot": search / "accuracy.png"}
+    picture = search / "accuracy.png"
+    if any(result.round == 0 for result in results) and _outdated(picture, tasks):
+        from lt_lightning.study.plots import plot_accuracy
+
+        plot_accuracy(results, picture, title_of(config))
+    written = {"Tickets": search, "Table": root / SUMMARY, "Plot": picture}
     if "wandb" in config.logger:
         written["W&B"] = root / "wandb"
     for what, where in written.items():
         if where.exists():
             console.print(f"{what + ':':9}{where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _outdated(path: Path, tasks: Sequence[Task]) -> bool:
+    """Whether a result is newer, since a job was killed right after writing that."""
+    results = (part / FILE for task in tasks for part in task.parts)
+    newest = max((result.stat().st_mtime_ns for result in results if result.is_file()), default=0)
+    return not path.is_file() or path.stat().st_mtime_ns < newest

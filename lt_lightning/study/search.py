@@ -19,6 +19,7 @@ from lt_lightning.study.outcome import evaluate, make_result
 from lt_lightning.study.progress import JobProgress, ReportProgress
 from lt_lightning.study.results import Result
 from lt_lightning.study.study import TICKET, Study
+from lt_lightning.study.wandb_record import Entry
 from lt_lightning.ticket import Ticket
 
 TRAINED = "trained.json"  # written when all rounds are trained; they may not be tested yet
@@ -34,15 +35,20 @@ def run_search(study: Study, job: JobProgress) -> list[Result]:
         partial.write_text(OmegaConf.to_yaml(study.config, resolve=True), encoding="utf-8")
     write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu"))
     with closing_wandb():
-        loggers = make_loggers(study.config, folder, study.root, folder.name, "search")
+        ticket = {"round": study.rounds, "structure": study.config.pruning.next_round_from, "twin": ""}
+        loggers = make_loggers(study.config, folder, study.root, folder.name, "search", ticket)
         if not (folder / TRAINED).is_file():
             _train(study, job, loggers)
         results = _evaluate_search(study)
-        tickets = {
-            f"{folder.name}-round_{result.round:02d}-{result.structure}": study.root / result.place / TICKET
-            for result in results
-        }
-        record(loggers, results, {name: (path, Ticket.load(path)) for name, path in tickets.items()})
+        places = [study.root / result.place for result in results]
+        origins = [None, *places[:-1]]
+        record(
+            loggers,
+            [
+                Entry(result, Ticket.load(place / TICKET), place, origin)
+                for result, place, origin in zip(results, places, origins, strict=True)
+            ],
+        )
     for result in results:
         result.save(study.root / result.place)
     return results
@@ -51,7 +57,7 @@ def run_search(study: Study, job: JobProgress) -> list[Result]:
 def _train(study: Study, job: JobProgress, loggers: Sequence[Logger]) -> None:
     callback = study.pruning()
     checkpoints = checkpoints_in(study.search_folder, study.config)
-    expected = sum(study.expected_lengths())
+    expected = sum(map(sum, study.search_lengths()))
     report = ReportProgress(
         job, expected, lambda: callback.round_lengths, lambda index: _search_label(index, study.rounds)
     )

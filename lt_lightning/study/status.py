@@ -14,8 +14,9 @@ from rich.text import Text
 
 from lt_lightning.files import read_json
 from lt_lightning.study import locks
+from lt_lightning.study.bisection import asked_of
 from lt_lightning.study.failures import Failure
-from lt_lightning.study.places import Task, round_folder, tasks_of
+from lt_lightning.study.places import Task, round_folder
 from lt_lightning.study.results import results_of
 
 Kind = Literal["done", "running", "failed", "missing"]
@@ -64,7 +65,7 @@ def tasks_under(root: Path) -> list[Task]:
         config = OmegaConf.load(path)
         config.paths.root = str(root)  # it may have been moved, or named from elsewhere
         config.transfer = None  # its source may be gone; what came of it is found below
-        asked = [task for task in tasks_of(config) if task.folder.is_relative_to(path.parent)]  # type: ignore[arg-type]
+        asked = [task for task in asked_of(config) if task.folder.is_relative_to(path.parent)]  # type: ignore[arg-type]
         known = {part for task in asked for part in task.parts}
         rounds = len(asked[0].parts) - 1 if asked else 0
         for number in range(1, rounds + 1):

@@ -168,10 +168,19 @@ class Study:
     # What is to be done
 
     def expected_lengths(self) -> list[int]:
-        """Epochs of each round; too many where the rewind point is given in steps, since no data is loaded yet."""
+        """Epochs that each round's ticket is trained, the dense network first.
+
+        Too many where the rewind point is given in steps, since no data is loaded yet.
+        """
         total = int(self.config.trainer.max_epochs)
         rewind = self.pruning().rewind
         return [total] + [total - (rewind.count if rewind.unit == "ep" else 0)] * self.rounds
+
+    def search_lengths(self) -> list[list[int]]:
+        """Epochs of the trainings of each round of the search, likewise: with a sparsifier there are two in a round."""
+        dense, *tickets = self.expected_lengths()
+        trainings = 1 if self.pruning().sparsifier is None else 2
+        return [[dense]] + [[epochs] * trainings for epochs in tickets]
 
     @property
     def rounds(self) -> int:

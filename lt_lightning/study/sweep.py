@@ -16,7 +16,10 @@ from rich.console import Console
 
 from lt_lightning.files import read_json, replacing, write_json
 from lt_lightning.study.aggregate import Row, aggregate, aggregate_table, settings_of
+from lt_lightning.study.bisection import EXPLAINED, asked, bracket_lines
 from lt_lightning.study.extremes import ExtremeRow, extremes, verdict_lines
+from lt_lightning.study.multirun import JOB as FILE
+from lt_lightning.study.multirun import Multirun
 from lt_lightning.study.places import Task
 from lt_lightning.study.plan import Cost, told
 from lt_lightning.study.published import print_comparison
@@ -24,7 +27,6 @@ from lt_lightning.study.results import Result, results_of
 from lt_lightning.study.status import print_status, state_of, summary_of, tasks_under
 from lt_lightning.study.verdict import Rule
 
-FILE = "job.json"
 TABLE, EXTREMES = "sweep.csv", "extremes.csv"
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
@@ -39,6 +41,8 @@ class Job:
         tasks: that it consists of.
         error: what went wrong, in one line; empty if nothing did.
         costs: what it would cost, if it was planned.
+        bisect: whether it bisects, and so asks for some of its tasks only.
+        trained: whether it had something to train; None until it has ended.
     """
 
     number: int
@@ -46,6 +50,13 @@ class Job:
     tasks: tuple[Task, ...] = ()
     error: str = ""
     costs: tuple[Cost, ...] = ()
+    bisect: bool = False
+    trained: bool | None = None
+
+    @property
+    def asked(self) -> list[Task]:
+        """The tasks that it asks for, as far as is known by now."""
+        return asked(self.tasks, self.bisect)
 
     def save(self, folder: Path) -> None:
         """Writes the record."""
@@ -74,6 +85,11 @@ class Job:
 class SweepEnd(Callback):
     """Hydra's callback that shows what the jobs of a sweep came to, and ends with an exit code that tells it."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Records how many jobs there will be, unless nothing is to be run."""
+        if not config.plan and not config.status:
+            Multirun.begin(config)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the table, the plan or the status.
 
@@ -84,16 +100,22 @@ class SweepEnd(Callback):
         records = [path.parent for path in folder.rglob(FILE)]
         jobs = sorted((Job.load(record) for record in records), key=lambda job: job.number)
         console = Console()
-        tasks = list(dict.fromkeys(task for job in jobs for task in job.tasks))
+        tasks = list(dict.fromkeys(task for job in jobs for task in job.asked))
         problem = ""
         if config.plan:
             console.print(f"\n{len(jobs)} jobs: {told(cost for job in jobs for cost in job.costs)}", soft_wrap=True)
         elif config.status:
             root = Path(config.paths.root)
             print_status(tasks_under(root) if config.status == "all" else tasks, root, console)
+            if config.status != "all":
+                _print_brackets(jobs, console)
         else:
             problem = _show(jobs, tasks, folder, console, Rule(**config.verdict))
             _compare(records, console)
+            if config.report:
+                from lt_lightning.report.at_end import report_at_end  # which reads this module's records
+
+                report_at_end(folder, console)
         errors = [f"job {job.number}: {job.error}" for job in jobs if job.error]
         if config.plan or config.status:
             remove_output([*records, folder])
@@ -126,6 +148,9 @@ def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Con
         (console if console.is_terminal else Console(width=200)).print(aggregate_table(rows, rule))
     for line in verdict_lines(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    _print_brackets(jobs, console)
+    if any(job.bisect for job in jobs) and any(row.seeds > 1 for row in found):
+        console.print("Their rounds were chosen by what came out, so verdicts may err more often than intervals say.")
     states = [state_of(task) for task in tasks]
     console.print(f"{len(jobs)} jobs: {summary_of(states)}. Table: {folder / TABLE}", highlight=False, soft_wrap=True)
     wrong = [
@@ -139,6 +164,13 @@ def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Con
     if not unfinished and not broken:
         return ""
     return f"{broken} of {len(jobs)} jobs failed, {unfinished} of {len(tasks)} tasks are not finished"
+
+
+def _print_brackets(jobs: Sequence[Job], console: Console) -> None:
+    """Prints what each job that bisects has found, if there are any."""
+    lines = dict.fromkeys(line for job in jobs if job.bisect for line in bracket_lines(job.tasks))
+    for line in (EXPLAINED, *lines) if lines else ():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _compare(records: Sequence[Path], console: Console) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, NMPlan, Plan, Subject
-from lt_lightning.structures.graph import ChannelGraph, Flags
+from lt_lightning.structures.graph import ChannelGraph
+from lt_lightning.structures.liveness import Flags
 from lt_lightning.structures.refill import channel_masks, channel_plan
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from lt_lightning.distributed.rank import processes
+from lt_lightning.distributed.rank import processes, tell
 from lt_lightning.study import failures
+from lt_lightning.study.bisection import asked, at_most, bisects
 from lt_lightning.study.cells import run_cell, run_twin
 from lt_lightning.study.failures import Failure
 from lt_lightning.study.locks import Lock, owner_of
@@ -31,6 +32,7 @@ class ElsewhereError(RuntimeError):
 class Work:
     """Does the tasks of a job that are neither finished nor in another process's hands, until none is open.
 
+    With bisection what is asked for is found anew after each task, from what is finished by then.
     A task that fails does not stop the others. While another process runs the search, the tickets of its finished
     rounds are retrained.
 
@@ -38,18 +40,21 @@ class Work:
         study: of the job.
         tasks: of the job: the search first.
         job: progress to report to.
+        given_up: tasks that failed before, and are left alone.
     """
 
-    def __init__(self, study: Study, tasks: Sequence[Task], job: JobProgress) -> None:
+    def __init__(self, study: Study, tasks: Sequence[Task], job: JobProgress, given_up: Collection[Task] = ()) -> None:
         self.failed: dict[Task, Exception] = {}
         self._study = study
         self._search = tasks[0]
         self._job = job
+        self._given_up = given_up
         self._start = time.time()
-        self._open = [task for task in tasks if results_of(task) is None]
+        self._bisect = bisects(study.config)
         # Last what failed last time, so that it holds up nothing.
-        self._open.sort(key=lambda task: (task is not tasks[0], Failure.load(task.folder) is not None))
-        self._locks = {task: Lock(task.folder) for task in self._open}
+        self._tasks = sorted(tasks, key=lambda task: (task is not tasks[0], Failure.load(task.folder) is not None))
+        self._open: list[Task] = []
+        self._locks = {task: Lock(task.folder) for task in tasks}
         self._told: set[tuple[Path, object]] = set()
 
     def run(self) -> None:
@@ -58,8 +63,8 @@ class Work:
         Raises:
             Exception: what a task raised, if the job has several processes: they are out of step then.
         """
-        while self._drop_finished():
-            self._job.expect(sum(self.epochs(task) for task in self._open))
+        while self._find_open():
+            self._job.expect(sum(self.epochs(task) for task in self._unfinished(at_most(self._tasks, self._bisect))))
             task = next((task for task in self._open if self._ready(task) and self._take(task)), None)
             if task is not None:
                 self._do(task)
@@ -71,12 +76,17 @@ class Work:
 
     def epochs(self, task: Task) -> int:
         """That a task lasts if it starts anew."""
-        lengths = self._study.expected_lengths()
-        return lengths[0 if task.whole_schedule else task.number] if task.structure else sum(lengths)
+        if not task.structure:
+            return sum(map(sum, self._study.search_lengths()))
+        return self._study.expected_lengths()[0 if task.whole_schedule else task.number]
 
-    def _drop_finished(self) -> list[Task]:
-        self._open = [task for task in self._open if task not in self.failed and results_of(task) is None]
+    def _find_open(self) -> list[Task]:
+        self._open = self._unfinished(asked(self._tasks, self._bisect))
         return self._open
+
+    def _unfinished(self, tasks: Sequence[Task]) -> list[Task]:
+        left_out = {*self.failed, *self._given_up}
+        return [task for task in tasks if task not in left_out and results_of(task) is None]
 
     def _ready(self, task: Task) -> bool:
         if not task.structure:
@@ -103,11 +113,13 @@ class Work:
     def _do(self, task: Task) -> None:
         lock = self._locks[task]
         self._job.watched_by(lock.tell)
+        tell(str(task.folder))
         try:
             _clear_litter(task)
             self._run(task)
             failures.clear(task.folder)
             write_summary(self._study.root)
+            tell("")
         except Exception as error:
             Failure.of(error).save(task.folder)
             traceback.clear_frames(error.__traceback__)  # they hold the failed training's memory

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -31,12 +32,15 @@ def accuracy(network: nn.Module) -> float:
     return float(torch.cat(right).float().mean())
 
 
-def test_from_a_search_to_exported_files(tmp_path: Path) -> None:
-    done = start(
+def test_from_a_search_to_exported_files(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [
         "run.py", f"paths.root={tmp_path / 'runs'}", "model.width=8", "data.limit=0.5", "trainer.max_epochs=2",
         "pruning.rounds=1", "structure=[refill]", "structure.refill.round_to=2", "measure=null",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+        "report=false",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", asked)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
+    script.run_main()
     (ticket,) = (path.parent for path in tmp_path.glob("runs/*/round_01/refill-*/ticket.safetensors"))
     output = tmp_path / "exported"
     done = start("export.py", str(ticket), str(output))

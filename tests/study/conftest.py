@@ -1,32 +1,33 @@
-"""Studies small enough for tests: digits, a narrow network, two rounds of two epochs."""
+"""A reader of W&B's files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
-
-Compose = Callable[..., DictConfig]
 
 
-@pytest.fixture
-def composed(tmp_path: Path) -> Iterator[Compose]:
-    """Composes the main job's configuration, with overrides, writing under `tmp_path`."""
-    conf = Path(__file__).resolve().parents[2] / "conf"
+@pytest.fixture(scope="session")
+def wandb_records() -> Callable[[Path], list[Any]]:
+    """Reads a W&B record: LevelDB's log format, blocks of 32 KiB with parts of protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    def composed(*overrides: str) -> DictConfig:
-        config = compose("run", [f"paths.root={tmp_path / 'runs'}", *overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        return config
+    def read(path: Path) -> list[Any]:
+        content, parts, position = path.read_bytes(), [b""], 7
+        while position + 7 <= len(content):
+            if 32768 - position % 32768 < 7:
+                position += 32768 - position % 32768
+            size, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
+            parts[-1] += content[position + 7 : position + 7 + size]
+            if kind in (1, 4):
+                parts.append(b"")
+            position += 7 + size
+        records = []
+        for data in parts:
+            records.append(Record())
+            records[-1].ParseFromString(data)
+        return records
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        yield composed
-    HydraConfig.instance().cfg = None
+    return read

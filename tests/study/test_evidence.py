@@ -100,7 +100,7 @@ def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
     about, page = tmp_path / "about.yaml", tmp_path / "page.md"
     about.write_text("what: w\npairs:\n- [refill, regroup]\n")
     page.write_text("a\n<!-- accuracy e.json -->\nold\n<!-- end -->\nb\n<!-- comparisons e.json -->\n<!-- end -->\nc\n")
-    script = [sys.executable, ROOT / "scripts" / "evidence.py"]
+    script: list[str | Path] = [sys.executable, ROOT / "scripts" / "evidence.py"]
     subprocess.run([*script, "record", tmp_path / "runs", tmp_path / "e.json", "--about", about], check=True)
     subprocess.run([*script, "tables", page], check=True)
     first, second = accuracy_table(some(), STANDARD), comparison_table(some(), [["refill", "regroup"]], STANDARD)

@@ -45,6 +45,13 @@ def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:
             assert cells_of(config)[-1] == (rounds, "regroup")
 
 
+def test_a_sparsifier_has_a_training_of_its_own_in_every_round(composed: Compose) -> None:
+    study = Study.from_config(composed("pruning=agp", "trainer.max_epochs=5", "pruning.rounds=2"))
+    assert study.search_lengths() == [[5], [4, 4], [4, 4]]
+    assert study.expected_lengths() == [5, 4, 4]  # what the retraining of a ticket lasts
+    assert Study.from_config(composed("trainer.max_epochs=5", "pruning.rounds=2")).search_lengths() == [[5], [4], [4]]
+
+
 def test_rounds_do_not_tell_searches_of_one_density_apart(composed: Compose) -> None:
     place = search_folder(composed("pruning.density=0.1"))
     assert search_folder(composed("pruning.density=0.1", "pruning.rounds=3")) == place
@@ -56,7 +63,7 @@ def test_results_from_before_the_options_are_found(composed: Compose) -> None:
     config = composed()
     place = search_folder(config)
     with open_dict(config):
-        del config.pruning["density"], config.pruning["scores_from"]
+        del config.pruning["density"], config.pruning["scores_from"], config.pruning["sparsifier"]
     assert search_folder(config) == place
 
 

@@ -50,6 +50,7 @@ OPERATIONAL = [
     "+trainer.enable_progress_bar=true",
     "plan=true",
     "status=true",
+    "search=bisect",
 ]
 OF_CELLS = ["execution=masked", "structure.refill.coupling=inner", "structure.refill.extra=0.1"]
 

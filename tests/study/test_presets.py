@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lt_lightning.data.cifar import Cifar10, Cifar100
 from lt_lightning.models.wide_resnet import WideResNet
+from lt_lightning.pruning.densities import densities
 from lt_lightning.study.places import Task
 from lt_lightning.study.published import (
     Comparison,
@@ -98,7 +99,24 @@ def test_settings_are_the_papers(name: str, composed: Compose) -> None:
     assert [round(share * steps) for share in classifier.schedule.shares] == [400 * each for each in milestones]
     assert classifier.schedule.factor == 0.1
     assert (config.pruning.rate, config.pruning.rounds) == (0.2, 9)
+    assert config.pruning.rewind == ("8ep" if epochs == 160 else "5ep")  # the same share
     assert set(config.structure) == {"refill_paper", "plus_paper", "regroup"}
+
+
+def test_rounds_leave_what_the_papers_curve_has(composed: Compose) -> None:
+    config = composed("experiment=cifar100_vgg16")
+    points = [f for f in figures_of(config) if (f.quantity, f.ticket) == ("accuracy", "unstructured")]
+    left = [100 * each for each in densities(config.pruning.rounds, config.pruning.rate)]
+    assert left == pytest.approx([point.remaining for point in points], abs=0.05)
+
+
+def test_structured_pruning_goes_on_from_whole_filters(composed: Compose) -> None:
+    config = composed("experiment=cifar10_resnet18_structured_imp")
+    assert (config.pruning.next_round_from, list(config.structure)) == ("filters", ["filters"])
+    assert config.structure.filters.score == "l1"
+    reference = composed("experiment=cifar10_resnet18")
+    for group in ("classifier", "trainer", "data", "model"):
+        assert config[group] == reference[group]
 
 
 def test_scale_comes_after_the_preset(composed: Compose) -> None:

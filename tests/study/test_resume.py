@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ OPTIONS = [
     "trainer.deterministic=true", "threads=1", "pruning.rounds=2", "pruning.rewind=1ep", "pruning.gradient_batches=2",
     "structure=[refill,regroup,regroup_channels]", "structure.refill.round_to=2", "structure.refill.score=saliency",
     "structure.regroup.group_size=4", "structure.regroup_channels.group_size=4", "measure.samples=2",
-    "measure.slot=0.001", "checkpoint.share=1", "checkpoint.seconds=0",
+    "measure.slot=0.001", "checkpoint.share=1", "checkpoint.seconds=0", "retrain_rounds=[2]", "report=false",
 ]  # fmt: skip
 
 # Imports once what the script needs, and runs the script in a copy of itself for every line that it is given. What
@@ -82,12 +82,14 @@ class Starter:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    def run(self, root: Path, kill: Kill | None = None, delay: float = 0.0, *more: str) -> int:
+    def run(
+        self, root: Path, kill: Kill | None = None, delay: float = 0.0, *more: str, options: Sequence[str] = OPTIONS
+    ) -> int:
         """The exit code: negative for a signal. `kill` is called with the script's process while it runs."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        options = [f"paths.root={root}", *OPTIONS, *more]
-        order = {"script": str(SCRIPT), "options": options, "delay": delay, "log": str(self.log)}
+        whole = [f"paths.root={root}", *options, *more]
+        order = {"script": str(SCRIPT), "options": whole, "delay": delay, "log": str(self.log)}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         pid = int(self._process.stdout.readline())
@@ -177,7 +179,7 @@ def left_in(root: Path) -> dict[str, Any]:
                 left[name] = [_bits(part or {}) for part in (ticket.masks, ticket.rewind, ticket.trained)]
             case "restart.pt" | "gradients.pt":
                 left[name] = _bits(torch.load(path, weights_only=True))
-            case "ticket.json" | "config.yaml" | "accuracy.png" | "trained.json":
+            case "ticket.json" | "config.yaml" | "accuracy.png" | "trained.json" | "layer_times.json":
                 left[name] = "there"
             case _:
                 left[name] = "folder" if path.is_dir() else path.read_bytes()
@@ -215,7 +217,7 @@ def whole(starter: Starter, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     start = time.monotonic()
     assert starter.run(root, None, 0.0, "checkpoint.seconds=1e9") == 0, starter.log.read_text()
     left = left_in(root)
-    assert len([name for name in left if name.endswith("result.json")]) == 3 + 2 * 3
+    assert len([name for name in left if name.endswith("result.json")]) == 3 + 3
     return {"left": left, "seconds": time.monotonic() - start}
 
 
@@ -262,41 +264,57 @@ def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(
     assert left_in(tmp_path) == whole["left"]
 
 
-def test_wandb_holds_each_step_once_after_kills(starter: Starter, tmp_path: Path) -> None:
-    options = ("logger=wandb", "retrain_rounds=[2]")
+def test_a_twin_killed_in_its_training_ends_the_same(starter: Starter, tmp_path: Path) -> None:
+    """One that is trained for the whole schedule from other initial values, and one with other weights kept."""
+    options = [each for each in OPTIONS if "regroup" not in each]
+    options += ["structure=[refill]", "twins=[reinit,shuffle]", "retrain_rounds=[1]", "pruning.rounds=1"]
+    assert starter.run(tmp_path / "whole", options=options) == 0, starter.log.read_text()
+    for name in ("reinit", "shuffle"):
+        kill = when(f"refill-{name}-*/checkpoints/step-*", 2)
+        assert starter.run(tmp_path / "killed", kill, options=options) == -signal.SIGKILL
+        (checkpoints,) = (tmp_path / "killed").rglob("checkpoints")
+        assert name in checkpoints.parent.name
+    assert starter.run(tmp_path / "killed", options=options) == 0, starter.log.read_text()
+    left = left_in(tmp_path / "killed")
+    assert left == left_in(tmp_path / "whole")
+    assert len([name for name in left if name.endswith("ticket.safetensors")]) == 2 + 1 + 3
+
+
+def test_wandb_holds_each_step_and_ticket_once_after_kills(
+    starter: Starter, wandb_records: Callable[[Path], list[Any]], tmp_path: Path
+) -> None:
+    options = ("logger=wandb",)
     for count in (2, 6):
         assert starter.run(tmp_path, when("step-*.pt", count), 0.0, *options) == -signal.SIGKILL
     assert starter.run(tmp_path, when("regroup-*/checkpoints/step-*.pt", 3), 0.0, *options) == -signal.SIGKILL
     assert starter.run(tmp_path, None, 0.0, *options) == 0, starter.log.read_text()
     runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(runs) == 4
-    recorded = sorted(_history(path) for path in runs)
+    records = [wandb_records(path) for path in runs]
+    recorded = sorted(map(_history, records))
     assert recorded == sorted(_rows(path) for path in tmp_path.glob("digits-*/**/metrics.csv"))
     assert all(len(rows) >= 1 for rows in recorded)
+    assert sorted(map(_tickets, records)) == [[0, 1, 2], [2], [2], [2]]
+    names = [each.artifact.name for own in records for each in own if each.WhichOneof("record_type") == "artifact"]
+    shrunk = [name for name in names if name.endswith("-shrunk")]
+    assert len(shrunk) == len(set(shrunk)) == 3
 
 
-def _history(path: Path) -> list[tuple[int, list[tuple[str, float]]]]:
-    """Rows of a W&B record: LevelDB's log format, blocks of 32 KiB with parts of protocol buffers."""
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
-
-    content, records, position = path.read_bytes(), [b""], 7
-    while position + 7 <= len(content):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-        size, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
-        records[-1] += content[position + 7 : position + 7 + size]
-        if kind in (1, 4):
-            records.append(b"")
-        position += 7 + size
+def _history(records: list[Any]) -> list[tuple[int, list[tuple[str, float]]]]:
+    """Rows of the training; those of the finished tickets, and their tables, stand behind the last step."""
     rows = []
-    for data in records:
-        record = Record()
-        record.ParseFromString(data)
+    for record in records:
         items = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
         step = items.pop("trainer/global_step", None)
-        if step is not None and "results" not in items:  # the table of results stands behind the last step
+        if "train/loss" in items:
             rows.append((step, sorted((key, value) for key, value in items.items() if not key.startswith("_"))))
     return rows
+
+
+def _tickets(records: list[Any]) -> list[int]:
+    """Rounds of the finished tickets."""
+    rows = [{item.key: json.loads(item.value_json) for item in record.history.item} for record in records]
+    return [row["round"] for row in rows if "ticket/accuracy" in row]
 
 
 def _rows(path: Path) -> list[tuple[int, list[tuple[str, float]]]]:

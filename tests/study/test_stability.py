@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.study.run import run
@@ -31,19 +28,8 @@ SMALL = (
 
 
 @pytest.fixture
-def configured(tmp_path: Path) -> Iterator[Any]:
-    def configured(*overrides: str) -> DictConfig:
-        root = f"paths.root={tmp_path / 'runs'}"
-        config = compose("stability", [root, *SMALL, *overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        return config
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        yield configured
-    HydraConfig.instance().cfg = None
+def configured(composed: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    return lambda *overrides: composed(*SMALL, *overrides, name="stability")
 
 
 @pytest.fixture

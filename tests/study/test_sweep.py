@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from omegaconf import DictConfig
@@ -145,13 +146,11 @@ def test_what_a_plan_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
     assert (folder / "run.log").exists()
 
 
-def multirun(root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "-m", f"paths.root={root}", *SMALL, *SWEEP, *overrides]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def test_sweep_ends_with_its_table_and_tells_what_failed(tmp_path: Path) -> None:
-    done = multirun(tmp_path)
+def test_sweep_ends_with_its_table_and_tells_what_failed(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", f"paths.root={tmp_path}", *SMALL, *SWEEP]
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: 2 of 4 jobs failed, 4 of 8 tasks are not finished"
     assert "4 jobs: 4 done, 0 running, 2 failed, 2 missing" in done.stdout
@@ -161,7 +160,11 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(tmp_path: Path) -> None
     assert "Traceback" not in done.stdout + done.stderr
 
     (sweep,) = (tmp_path / "jobs").iterdir()
-    assert {path.name for path in sweep.iterdir()} == {"0", "1", "2", "3", "multirun.yaml", "sweep.csv", "extremes.csv"}
+    assert {path.name for path in sweep.iterdir()} == {
+        "0", "1", "2", "3", "multirun.yaml", "sweep.json", "sweep.csv", "extremes.csv", "report",
+    }  # fmt: skip
+    assert f"Report:  {sweep / 'report' / 'report.html'}" in done.stdout.splitlines()
+    assert "4 searches, 6 finished tickets; digits" in (sweep / "report" / "report.html").read_text(encoding="utf-8")
     assert "Extreme ticket sparsity, by the mean (the paper's) and as shown (margin 0.5 points" in done.stdout
     with (sweep / "extremes.csv").open() as file:
         assert [(row["structure"], row["seeds"]) for row in csv.DictReader(file)] == [
@@ -181,11 +184,16 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(tmp_path: Path) -> None
         assert float(row["accuracy_sd"]) == pytest.approx(abs(both[0] - both[1]) / math.sqrt(2))
 
     before = set(tmp_path.rglob("*"))
-    status = multirun(tmp_path, "status=true")
-    assert status.returncode == 0
-    assert "4 done, 0 running, 2 failed, 2 missing" in status.stdout
-    assert "loss" in status.stdout
-    plan = multirun(tmp_path, "classifier.learning_rate=0.1", "seed=0,1,2", "plan=true")
-    assert plan.returncode == 0
-    assert "3 jobs: 3 trainings of 4 epochs in all" in plan.stdout  # of seed 2 alone
-    assert set(tmp_path.rglob("*")) == before
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
+    for more, told in (
+        (["status=true"], ["4 done, 0 running, 2 failed, 2 missing", "loss"]),
+        (
+            ["classifier.learning_rate=0.1", "seed=0,1,2", "plan=true"],
+            ["3 jobs: 3 trainings of 4 epochs in all"],  # of seed 2 alone
+        ),
+    ):
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *more])
+        script.run_main()
+        printed = capsys.readouterr().out
+        assert [part for part in told if part not in printed] == []
+        assert set(tmp_path.rglob("*")) == before

@@ -37,6 +37,7 @@ SMALL = (
     "trainer.accelerator=cpu",
     "pruning.rounds=2",
     "measure=null",
+    "report=false",
     "structure=[refill,regroup]",
     "structure.refill.round_to=2",
     "structure.regroup.group_size=4",
