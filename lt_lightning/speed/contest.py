@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from lt_lightning.speed.contenders import CONTENDERS, SAME_AS, Run
 from lt_lightning.speed.stepwise import Stepwise
 from lt_lightning.speed.task import Task
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 TOLERANCE = {False: 1e-4, True: 0.05}  # of losses, relative; with bfloat16 by its rounding
 PROFILED = 2
 WAITS = frozenset(
@@ -75,6 +77,7 @@ def contest(
         raise ValueError(f"contender={unknown[0]!r} is not one of {', '.join(CONTENDERS)}")
     runs = {name: Run(task, CONTENDERS[name]) for name in names}
     steps = {name: Stepwise(run) for name, run in runs.items()}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     try:
         for each in steps.values():
             each.advance()  # up to the first step that counts
@@ -84,6 +87,8 @@ def contest(
     finally:
         for each in steps.values():
             each.close()
+        for number, handler in handlers.items():  # each fit puts back what it found, which was the one's before it
+            signal.signal(number, handler)
     differences = {name: _difference(runs, name) for name in names}
     for name, difference in differences.items():
         if difference is not None and not difference <= TOLERANCE[task.setting.bfloat16]:

@@ -285,7 +285,8 @@ def test_wandb_holds_each_step_and_ticket_once_after_kills(
 ) -> None:
     options = ("logger=wandb",)
     for count in (2, 6):
-        assert starter.run(tmp_path, when("step-*.pt", count), 0.0, *options) == -signal.SIGKILL
+        ended = starter.run(tmp_path, when("step-*.pt", count), 0.0, *options)
+        assert ended == -signal.SIGKILL, starter.log.read_text()
     assert starter.run(tmp_path, when("regroup-*/checkpoints/step-*.pt", 3), 0.0, *options) == -signal.SIGKILL
     assert starter.run(tmp_path, None, 0.0, *options) == 0, starter.log.read_text()
     runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
@@ -313,7 +314,10 @@ def _history(records: list[Any]) -> list[tuple[int, list[tuple[str, float]]]]:
 
 def _tickets(records: list[Any]) -> list[int]:
     """Rounds of the finished tickets."""
-    rows = [{item.key: json.loads(item.value_json) for item in record.history.item} for record in records]
+    rows = [
+        {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+    ]
     return [row["round"] for row in rows if "ticket/accuracy" in row]
 
 

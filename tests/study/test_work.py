@@ -78,7 +78,7 @@ def test_two_processes_share_the_work_and_both_end_with_all_of_it(tmp_path: Path
     labels = {"dense network (round 0)", "search, round 1 of 2", "search, round 2 of 2"}
     assert sorted(done[0] + done[1]) == sorted(labels | {f"{s}, round {n} of 2" for n, s in CELLS})
     for text in printed:
-        table = [tuple(line.split()[:2]) for line in text.splitlines() if "%" in line]
+        table = [tuple(line.split()[:2]) for line in text.splitlines() if line.startswith(" ") and "%" in line]
         assert {(int(n), s) for n, s in table} == WHOLE
     assert {(r.round, r.structure) for r in find_results(tmp_path)} == WHOLE
     assert not list(tmp_path.rglob(".*.partial")) + list(tmp_path.rglob(".lock"))
@@ -203,6 +203,7 @@ def test_the_plan_counts_what_is_missing_and_measures_a_step(
         return slow(self, *arguments)
 
     monkeypatch.setattr(type(study.classifier()), "training_step", training_step)
+    monkeypatch.setattr("lt_lightning.study.budget._measured", {})  # by other tests
     costs = costs_of(study, tasks_of(config))
     assert [(cost.trainings, cost.epochs) for cost in costs] == [(3, 4)] + [(1, 1)] * 4
     study.data.setup("fit")
