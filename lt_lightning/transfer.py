@@ -1,10 +1,11 @@
-"""A ticket taken to the same network for another data set: other classes, other image channels."""
+"""A ticket taken to the same network for another data set (other classes, other image channels) or of another width."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import find_layers
@@ -18,15 +19,18 @@ class Transferred:
 
     Attributes:
         ticket: untrained weights and trained ones both fit the network.
-        replaced: parameters whose shape another data set changes; they have the network's own initial values.
+        replaced: parameters that have the network's own values, as their shape is another: those at its ends, or, at
+            another width, all of them.
+        resized: whether the network is of another width: masks alone came over.
     """
 
     ticket: Ticket
     replaced: list[str]
+    resized: bool = False
 
 
 def transfer(ticket: Ticket, network: nn.Module, example: Tensor) -> Transferred:
-    """Fits an unstructured ticket to a network that differs in its classes and image channels alone.
+    """Fits an unstructured ticket to a network that differs in its classes and image channels, or in its width.
 
     The classifier is initialised anew if the number of classes differs, the stem if that of the image's channels does;
     everything else keeps its mask and its values: those to restart from, and the trained ones, by which a structure
@@ -34,50 +38,83 @@ def transfer(ticket: Ticket, network: nn.Module, example: Tensor) -> Transferred
     stem's filter weight if it was kept for any image channel. (Morcos et al. 2019, "One ticket to win them all",
     transfer masks and early values likewise.)
 
+    If inner layers differ in their channels, masks alone go over: channel c takes the mask of channel c modulo the
+    ticket's number, so a wider network repeats the ticket and a narrower one has its first channels. The density stays
+    exactly what it was where widths are multiples. Values are the network's own, as repeated ones would make equal
+    channels; trained ones, by which a structure scores, are repeated with the masks.
+
     Args:
         ticket: without a plan; structures are applied after it.
-        network: freshly initialised; its values are left alone.
+        network: with the values that what is replaced is to have; it is left alone.
         example: an input batch of the true shape.
 
     Raises:
-        ValueError: if the network differs elsewhere; names the parameters.
+        ValueError: if the network differs in more; names the parameters.
     """
     if ticket.plan is not None:
         raise ValueError("an unstructured ticket is transferred, and structured then: this one has a plan")
     own = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    replaced = _replaced(own, ticket.rewind, network, example)
-    fresh = {name: own[name] for name in replaced}
+    differing = _differing(own, ticket.rewind, network)
+    if not _only_ends(differing, own, ticket.rewind, network, example):
+        return _resized(ticket, own)
+    fresh = {name: own[name] for name in differing}
     masks: Masks = {name: _fitted(mask, own[name]) for name, mask in ticket.masks.items()}
     trained = None if ticket.trained is None else {**ticket.trained, **fresh}
-    return Transferred(replace(ticket, masks=masks, rewind={**ticket.rewind, **fresh}, trained=trained), replaced)
+    return Transferred(replace(ticket, masks=masks, rewind={**ticket.rewind, **fresh}, trained=trained), differing)
 
 
-def _replaced(
-    own: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module, example: Tensor
-) -> list[str]:
-    """Parameters of another shape, if no more than the ends of the network differ."""
+def _differing(own: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module) -> list[str]:
+    """Parameters of other sizes, if names, dimensions and kernels are the same."""
     odd = sorted(set(own) ^ set(values))
-    layers = {} if odd else find_layers(network, example)
+    odd += [
+        name
+        for name, value in own.items()
+        if name in values and (value.dim() != values[name].dim() or value.shape[2:] != values[name].shape[2:])
+    ]
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise ValueError(
+            f"the ticket is for another network than {type(network).__name__}, not only for other classes, image "
+            f"channels or widths: {', '.join(odd[:3])}{more}"
+        )
+    return [name for name, value in own.items() if value.shape != values[name].shape]
+
+
+def _only_ends(
+    differing: Sequence[str],
+    own: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    network: nn.Module,
+    example: Tensor,
+) -> bool:
+    """Whether no more than the classes and the image's channels differ."""
+    layers = find_layers(network, example) if differing else {}
     stem = [layer.weight for layer in layers.values() if "stem" in layer.roles]
     classifier = [layer.name for layer in layers.values() if "classifier" in layer.roles]
     allowed: dict[str, int] = dict.fromkeys(stem, 1)  # the dimension in which it may differ
     allowed |= {f"{name}.{part}": 0 for name in classifier for part in ("weight", "bias")}
-    differing = [name for name in own if name in values and own[name].shape != values[name].shape]
-    odd += [name for name in differing if not _differ_in(own[name], values[name], allowed.get(name))]
-    if odd:
-        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise ValueError(
-            f"the ticket is for another network than {type(network).__name__}, not only for other classes or image "
-            f"channels: {', '.join(odd[:3])}{more}"
-        )
-    return differing
+    return all(_differ_in(own[name], values[name], allowed.get(name)) for name in differing)
 
 
 def _differ_in(one: Tensor, other: Tensor, dimension: int | None) -> bool:
     """Whether the shapes differ in that dimension alone."""
-    if dimension is None or one.dim() != other.dim():
-        return False
     return [i for i, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b] == [dimension]
+
+
+def _resized(ticket: Ticket, own: Mapping[str, Tensor]) -> Transferred:
+    """Its masks, for a network of these values."""
+    masks: Masks = {name: _repeated(mask, own[name]) for name, mask in ticket.masks.items()}
+    trained = ticket.trained
+    if trained is not None:
+        trained = {name: _repeated(value, own[name]) for name, value in trained.items()}
+    return Transferred(replace(ticket, masks=masks, rewind=dict(own), trained=trained), list(own), resized=True)
+
+
+def _repeated(value: Tensor, wanted: Tensor) -> Tensor:
+    """Of another value's shape: index c of a dimension is index c modulo its size."""
+    for dimension, size in enumerate(wanted.shape):
+        value = value.index_select(dimension, torch.arange(size) % value.shape[dimension])
+    return value
 
 
 def _fitted(mask: Tensor, value: Tensor) -> Tensor:

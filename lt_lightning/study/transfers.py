@@ -1,4 +1,4 @@
-"""Tickets that a job takes from searches on other data sets."""
+"""Tickets that a job takes from searches on other data sets, or at another width."""
 
 from __future__ import annotations
 
@@ -37,18 +37,23 @@ def transferred_ticket(study: Study, number: int, name: str, network: nn.Module)
     structure, source = parted(name)
     (search,) = (folder for folder in sources_of(study.config, [number]) if folder.name == source)
     moved = transfer(Ticket.load(_path(search, number)), network, study.example)
+    unstructured = moved.ticket
+    if moved.resized:  # its own network's values at the rewind point serve better than initial ones
+        point = Restart.load(study.search_folder / "restart.pt").point.network
+        unstructured = replace(unstructured, rewind={name: value.cpu().clone() for name, value in point.items()})
     theirs: Any = OmegaConf.load(search / "config.yaml")
+    origin = f"{theirs.labels.data} at width {theirs.model.get('width')}" if moved.resized else theirs.labels.data
     ticket = structure_ticket(
-        moved.ticket,
-        f"{structure} from {theirs.labels.data}",
+        unstructured,
+        f"{structure} from {origin}",
         study.structures.get(structure, Unstructured()),
         network,
         study.example,
-        _gradients(search, number, moved.ticket),
+        _gradients(search, number, unstructured),
     )
     lineage = {
         "search": source, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
-        "round": number, "replaced": moved.replaced,
+        "round": number, "replaced": moved.replaced, "resized": moved.resized,
     }  # fmt: skip
     return replace(ticket, card={**ticket.card, **study.labels, CARD: lineage})
 
@@ -72,9 +77,11 @@ def restart_for(ticket: Ticket, restart: Restart) -> Restart:
     """How to train a ticket of this study, or one from elsewhere.
 
     The latter brings its own values, to which the momentum of this study's dense training does not belong. Its
-    schedule goes back to the same point, so that it trains as long as the study's own tickets.
+    schedule goes back to the same point, so that it trains as long as the study's own tickets. One of another width
+    brings masks alone, and is trained as the study's own.
     """
-    if CARD not in ticket.card or restart.mode != "weights":
+    lineage = ticket.card.get(CARD)
+    if lineage is None or lineage.get("resized") or restart.mode != "weights":
         return restart
     return replace(restart, mode="learning_rate")
 

@@ -97,6 +97,7 @@ def _check_lineage(ticket: Ticket, origin: Ticket, source: str) -> None:
     replaced = ["stem.conv.weight", "classifier.weight", "classifier.bias"]
     assert ticket.card["transferred_from"] == {
         "search": source, "data": "digits", "model": "resnet8", "seed": 0, "round": 1, "replaced": replaced,
+        "resized": False,
     }  # fmt: skip
     assert (ticket.card["data"], ticket.card["round"]) == ("colours", 1)
     for name, value in origin.rewind.items():
@@ -175,5 +176,23 @@ def test_another_network_is_refused_before_anything_is_trained(composed: Compose
     root = tmp_path / "runs"
     source = run(composed(*SMALL, "retrain_rounds=[]"))[0].search
     with pytest.raises(ValueError, match=f"transfer.from=.*{source}: the ticket is for another network than ResNet"):
-        run(composed(*SMALL, "model.width=8", f"transfer.from={root / source}"))
+        run(composed(*SMALL, "model=resnet14", f"transfer.from={root / source}"))
     assert [path.name for path in root.glob("digits-*")] == [source]
+
+
+def test_a_ticket_of_another_width_is_trained_from_the_networks_own_rewind_point(
+    composed: Compose, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    narrow = run(composed(*SMALL))
+    results = run(composed(*SMALL, "model.width=8", f"transfer.from={root / narrow[0].search}"))
+    assert [result.structure for result in results[3:]] == [
+        "unstructured from digits at width 4", "refill from digits at width 4",
+    ]  # fmt: skip
+    taken, own = _ticket(root, results[3]), _ticket(root, results[1])
+    for name, value in own.rewind.items():
+        assert torch.equal(taken.rewind[name], value)
+    assert taken.card["transferred_from"]["resized"]
+    assert results[3].density == pytest.approx(narrow[1].density)
+    assert results[4].density <= results[3].density
+    assert any(not torch.equal(taken.masks[name], own.masks[name]) for name in own.masks)
