@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,8 @@ def make_loggers(
         for folder in earlier:
             shutil.rmtree(folder, ignore_errors=True)
         logger: Logger = instantiate(node, **extra)
+        if isinstance(logger, WandbLogger):
+            _begin(logger)
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), "ticket": dict(ticket)})  # type: ignore[dict-item]
         known = -1
         if isinstance(logger, WandbLogger):
@@ -114,6 +117,24 @@ def make_loggers(
             known = logger.experiment.summary.get("trainer/global_step", -1)  # it was killed, and went on online
         mirrors.append(Mirror(file, logger, known))
     return [file, *mirrors]
+
+
+def _begin(logger: WandbLogger, patience: float = 30.0) -> None:
+    """Begins the run; W&B's service may take a while to see that the process that had it before was killed.
+
+    Raises:
+        Exception: W&B's own, of another kind, or when `patience` seconds have passed.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            _ = logger.experiment
+        except Exception as error:  # its class is private
+            if "is in use" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.3)
+        else:
+            return
 
 
 def _group(config: DictConfig) -> str:

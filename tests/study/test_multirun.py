@@ -41,10 +41,9 @@ def test_what_cannot_be_counted_is_not_guessed() -> None:
 
 def begun(folder: Path, *overrides: str, experiment: str | None = None) -> Multirun:
     config = {
-        "labels": {"data": "digits", "model": "resnet8"},
         "hydra": {
             "sweeper": {"params": None}, "overrides": {"task": list(overrides)}, "sweep": {"dir": str(folder)},
-            "runtime": {"choices": {"experiment": experiment}},
+            "runtime": {"choices": {"experiment": experiment, "data": "digits", "model": "resnet8"}},
         },
     }  # fmt: skip
     return Multirun.begin(OmegaConf.create(config))
