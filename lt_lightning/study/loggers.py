@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,16 +99,16 @@ def make_loggers(
         extra: dict[str, Any] = {"save_dir": str(root if choice == "wandb" else root / "tensorboard"), "name": name}
         if choice == "wandb":
             os.environ.setdefault("WANDB_SILENT", "true")  # its summary would drown ours
+            # A service shared with other processes holds the run of a killed one for ever, as one in use.
+            os.environ.pop("WANDB_SERVICE", None)
             (root / "wandb").mkdir(parents=True, exist_ok=True)
             extra |= {"job_type": job_type, "id": hash_of({"place": str(place.resolve())}), "group": _group(config)}
-            earlier = list((root / "wandb").glob(f"offline-run-*-{extra['id']}"))
+            earlier = list((root / "wandb").glob(f"offline-run-*-{extra['id']}*"))
         else:
             earlier = [root / "tensorboard" / name]
         for folder in earlier:
             shutil.rmtree(folder, ignore_errors=True)
         logger: Logger = instantiate(node, **extra)
-        if isinstance(logger, WandbLogger):
-            _begin(logger)
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), "ticket": dict(ticket)})  # type: ignore[dict-item]
         known = -1
         if isinstance(logger, WandbLogger):
@@ -117,24 +116,6 @@ def make_loggers(
             known = logger.experiment.summary.get("trainer/global_step", -1)  # it was killed, and went on online
         mirrors.append(Mirror(file, logger, known))
     return [file, *mirrors]
-
-
-def _begin(logger: WandbLogger, patience: float = 30.0) -> None:
-    """Begins the run; W&B's service may take a while to see that the process that had it before was killed.
-
-    Raises:
-        Exception: W&B's own, of another kind, or when `patience` seconds have passed.
-    """
-    end = time.monotonic() + patience
-    while True:
-        try:
-            _ = logger.experiment
-        except Exception as error:  # its class is private
-            if "is in use" not in str(error) or time.monotonic() > end:
-                raise
-            time.sleep(0.3)
-        else:
-            return
 
 
 def _group(config: DictConfig) -> str:

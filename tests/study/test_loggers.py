@@ -16,10 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from PIL import Image
-from pytorch_lightning.loggers import WandbLogger
 
 from lt_lightning.structures.base import BlockPlan, ChannelPlan
-from lt_lightning.study import loggers
 from lt_lightning.study.loggers import make_loggers
 from lt_lightning.study.multirun import Multirun
 from lt_lightning.study.results import Result
@@ -315,25 +313,3 @@ def values_of(history: Any) -> dict[str, Any]:
             inner = inner.setdefault(key, {})
         inner[keys[-1]] = json.loads(item.value_json)
     return values
-
-
-def test_a_run_that_is_still_in_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after kill -9, until W&B's service sees that its process is gone."""
-
-    class Busy(WandbLogger):
-        asked, free = 0, 3
-
-        @property
-        def experiment(self) -> Any:
-            self.asked += 1
-            if self.asked < self.free:
-                raise RuntimeError("run ID 431b54d7 is in use")
-            return "a run"
-
-    logger = Busy(offline=True)
-    loggers._begin(logger)
-    assert logger.asked == 3
-    logger.asked = 0
-    logger.free = 10**9
-    with pytest.raises(RuntimeError, match="is in use"):
-        loggers._begin(logger, patience=0.5)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 
 from lt_lightning.ticket import Ticket
 
@@ -280,10 +281,22 @@ def test_a_twin_killed_in_its_training_ends_the_same(starter: Starter, tmp_path:
     assert len([name for name in left if name.endswith("ticket.safetensors")]) == 2 + 1 + 3
 
 
+@pytest.fixture
+def sharing_starter(tmp_path: Path) -> Iterator[Starter]:
+    """Its processes inherit a W&B service that outlives them: it would hold a killed one's run as one in use."""
+    wandb.teardown()
+    wandb.setup()
+    assert "WANDB_SERVICE" in os.environ
+    starter = Starter(tmp_path)
+    yield starter
+    starter.close()
+    wandb.teardown()
+
+
 def test_wandb_holds_each_step_and_ticket_once_after_kills(
-    starter: Starter, wandb_records: Callable[[Path], list[Any]], tmp_path: Path
+    sharing_starter: Starter, wandb_records: Callable[[Path], list[Any]], tmp_path: Path
 ) -> None:
-    options = ("logger=wandb",)
+    starter, options = sharing_starter, ("logger=wandb",)
     for count in (2, 6):
         ended = starter.run(tmp_path, when("step-*.pt", count), 0.0, *options)
         assert ended == -signal.SIGKILL, starter.log.read_text()
