@@ -34,6 +34,7 @@ from lt_lightning.measure.record import Record, Row, rows_of
 from lt_lightning.speed.contenders import CONTENDERS
 from lt_lightning.speed.contest import contest, steps_for
 from lt_lightning.speed.overhead import measure_overhead
+from lt_lightning.speed.roofline import measure_roofline
 from lt_lightning.speed.rounds import measure_round
 from lt_lightning.speed.search_cost import Search, costs
 from lt_lightning.speed.tables import training_tables, verdicts
@@ -42,7 +43,7 @@ from lt_lightning.structures.base import Structure
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
 
-KINDS = ("steps", "round", "overhead", "search")
+KINDS = ("steps", "limit", "round", "overhead", "search")
 TRAINING_IMAGES = 45_000  # of CIFAR-10, in an epoch
 PAPER = Search(rounds=10, epochs=160, rewind=8)
 STRUCTURES: dict[str, Structure] = {"refill": Refill(), "regroup": Regroup(columns="kernel_position")}
@@ -167,6 +168,13 @@ def _jobs(
             return [{**what, **asdict(step)} for step in told]
 
         yield job, steps
+    for setting in settings if "limit" in options.kind else ():
+        what = {"network": name, **asdict(setting), "size": options.size}
+
+        def limit(setting: Setting = setting, what: dict[str, Any] = what) -> list[dict[str, Any]]:
+            return [what | asdict(measure_roofline(_task(network, setting, 1, options), options.samples))]
+
+        yield {"kind": "limit", **what, "samples": options.samples}, limit
     if "round" in options.kind:
         example = torch.zeros(1, 3, options.size, options.size)
         yield (

@@ -21,7 +21,7 @@ from lt_lightning.pruning.masks import Masks
 from lt_lightning.schedules import Constant
 from lt_lightning.speed.pictures import Pictures
 from lt_lightning.speed.stepwise import Pause
-from lt_lightning.speed.task import CLASSES, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task, go_back
+from lt_lightning.speed.task import CLASSES, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Setting, Task, go_back
 
 
 @dataclass
@@ -50,9 +50,25 @@ def bare(run: Run, pause: Pause) -> None:
         for epoch in (0, 1)
     ]
     network = _compiled(task)
-    optimizer = torch.optim.SGD(
-        network.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True
-    )  # fmt: skip
+    optimizer = sgd(network)
+    step = training_step(network, optimizer, setting)
+    for images, labels in epochs[0]:
+        step(images, labels)
+    go_back(network, task.network.state_dict(), optimizer)
+    for images, labels in epochs[1]:
+        pause()
+        run.losses.append(step(images, labels))
+
+
+def sgd(network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of the loop by hand."""
+    return torch.optim.SGD(network.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True)
+
+
+def training_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, setting: Setting
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A step of the loop by hand: from images and labels to the loss."""
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         optimizer.zero_grad()
@@ -62,12 +78,7 @@ def bare(run: Run, pause: Pause) -> None:
         optimizer.step()
         return loss.detach()
 
-    for images, labels in epochs[0]:
-        step(images, labels)
-    go_back(network, task.network.state_dict(), optimizer)
-    for images, labels in epochs[1]:
-        pause()
-        run.losses.append(step(images, labels))
+    return step
 
 
 def loading(run: Run, pause: Pause) -> None:

@@ -25,7 +25,13 @@ device in a step; of pruning, rewinding and structuring between two rounds; of w
 
 def training_tables() -> dict[str, Callable[[Sequence[Row]], Table]]:
     """By kind of row."""
-    return {"steps": step_table, "round": round_table, "overhead": overhead_table, "search": search_table}
+    return {
+        "steps": step_table,
+        "limit": limit_table,
+        "round": round_table,
+        "overhead": overhead_table,
+        "search": search_table,
+    }
 
 
 def step_table(rows: Sequence[Row]) -> Table:
@@ -50,6 +56,19 @@ def step_table(rows: Sequence[Row]) -> Table:
             *(f"{row[key]:.1f}" for key in ("milliseconds", "p5", "p95")),
             _number(row["to_bare"]), _number(row["to_dense"]), row["compared"],
             "" if row["difference"] is None else f"{row['difference']:.0e}", _number(row["waits"], "g"),
+        )  # fmt: skip
+    return table
+
+
+def limit_table(rows: Sequence[Row]) -> Table:
+    """Steps against what the machine can do."""
+    heads = ["network", "setting", "GFLOP", "GB", "GFLOP/s of a product", "GB/s of a copy", "least ms", "ms", "reached"]
+    table = _table("The bare step against its roofline", heads, 2)
+    for row in rows:
+        counts = (f"{row[key] / 1e9:.1f}" for key in ("operations", "bytes", "operations_rate", "bytes_rate"))
+        table.add_row(
+            row["network"], _setting(row), *counts, *(f"{row[key]:.1f}" for key in ("least", "milliseconds")),
+            _percent(row["reached"]),
         )  # fmt: skip
     return table
 

@@ -31,13 +31,13 @@ def tickets_file(folder: Path) -> Path:
 
 def test_what_is_written_is_shown_and_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "training.json"
-    asked = [*TINY, "--kind", "steps", "search", "--contender", "pruned", "pictures"]
+    asked = [*TINY, "--kind", "steps", "limit", "search", "--contender", "pruned", "pictures"]
     asked += ["--tickets", str(tickets_file(tmp_path)), "--output", str(output)]
     main(asked, MODELS)
     told = capsys.readouterr().out
     written = json.loads(output.read_text())
     assert {"cpu", "threads", "versions", "commit"} <= written["environment"].keys()
-    steps, search = written["jobs"]
+    steps, limit, search = written["jobs"]
     assert steps["job"]["kind"] == "steps"
     assert [row["contender"] for row in steps["rows"]] == ["pruned", "pictures"]
     assert {
@@ -52,11 +52,12 @@ def test_what_is_written_is_shown_and_not_measured_again(tmp_path: Path, capsys:
         "losses",
         "waits",
     } <= (steps["rows"][0].keys())
+    assert 0 < limit["rows"][0]["reached"] < 1.5
     assert [row["way"] for row in search["rows"]] == ["the paper's", "masked", "shrunk", "shrunk, bisection"]
     pictures, pruned = (steps["rows"][index]["milliseconds"] for index in (1, 0))
     assert search["rows"][0]["hours"] == pytest.approx(31 * pictures * 160 * (45_000 // 4) / 3.6e6)
     assert search["rows"][1]["hours_to_paper"] == pytest.approx(search["rows"][1]["to_paper"] * pruned / pictures)
-    for word in ("pictures", "waits for the device in a step: 0", "bisection"):
+    for word in ("pictures", "roofline", "waits for the device in a step: 0", "bisection"):
         assert word in told
     main(asked, MODELS)
     assert json.loads(output.read_text()) == written
