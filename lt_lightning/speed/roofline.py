@@ -1,7 +1,8 @@
 """How near a training step comes to what the machine can do: its operations and bytes against the machine's rates.
 
 The roofline of Williams et al. (2009), operator by operator: none can be faster than its arithmetic at the rate of a
-large matrix product, nor than reading its inputs and writing its outputs once at the rate of a large copy.
+large matrix product or convolution (whichever has the better kernel here), nor than reading its inputs and writing its
+outputs once at the rate of a large copy.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -21,6 +23,7 @@ from lt_lightning.speed.contenders import sgd, training_step
 from lt_lightning.speed.task import Task
 
 _SIDE = 2048  # of the matrices that are multiplied
+_CONVOLVED = (8, 256, 28)  # images, channels in and out, height and width, for a 3x3 kernel
 _COPIED = 2**26  # numbers that are copied: far more than caches hold
 
 
@@ -55,7 +58,7 @@ class Roofline:
     Attributes:
         operations: of a step, two for a multiply-add.
         bytes: that its operators read and write, one after another, each tensor once an operator.
-        operations_rate: of a matrix product, per second.
+        operations_rate: of a matrix product or a convolution, the faster one, per second.
         bytes_rate: of a copy, reading and writing counted, per second.
         least: milliseconds that the operators take at these rates at least.
         milliseconds: measured.
@@ -72,7 +75,7 @@ class Roofline:
 
 
 def measure_roofline(task: Task, samples: int) -> Roofline:
-    """Times the bare loop's step in turn with a matrix product and a copy in the step's precision.
+    """Times the bare loop's step in turn with a product, a convolution and a copy in its precision.
 
     The operators counted are those of the eager step, whatever the engine.
 
@@ -91,13 +94,20 @@ def measure_roofline(task: Task, samples: int) -> Roofline:
     kind = {"device": setting.device, "dtype": torch.bfloat16 if setting.bfloat16 else torch.float32}
     one, other = (torch.randn(_SIDE, _SIDE, **kind) for _ in range(2))  # type: ignore[call-overload]
     source, target = (torch.ones(_COPIED, **kind) for _ in range(2))  # type: ignore[call-overload]
+    count, channels, side = _CONVOLVED
+    filters = torch.randn(channels, channels, 3, 3, **kind)  # type: ignore[call-overload]
+    pictures = torch.randn(count, channels, side, side, **kind)  # type: ignore[call-overload]
+    filters, pictures = (each.contiguous(memory_format=torch.channels_last) for each in (filters, pictures))
     calls: dict[str, Callable[[], object]] = {
         "step": lambda: step(images, labels),
         "product": lambda: one @ other,
+        "convolution": lambda: F.conv2d(pictures, filters, padding=1),
         "copy": lambda: target.copy_(source),
     }
     timed = interleaved(calls, stopwatch(setting.device), samples)
-    operations_rate = 2 * _SIDE**3 / timed["product"].median
+    operations_rate = max(
+        2 * _SIDE**3 / timed["product"].median, 2 * pictures.numel() * channels * 9 / timed["convolution"].median
+    )
     bytes_rate = 2 * source.nbytes / timed["copy"].median
     least = sum(each.seconds(operations_rate, bytes_rate) for each in counted)
     return Roofline(
