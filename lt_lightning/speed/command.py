@@ -4,6 +4,7 @@ Steps: everyone trains the same network on the same batches from the same values
 compared. bare: a loop by hand on data on the device; dense, pruned: our trainer without and with LotteryTicketPruning;
 model_pruning, prune_hooks: Lightning's and PyTorch's own, with the same masks; pictures: PIL, DataLoader, float32 as
 in research code; loading: our data alone. Images are random, unless --data names a folder with CIFAR-10.
+Limit: the bare step's operations and bytes against the machine's rates, which are measured in turn with it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str], models: Path) -> None:
     """
     options = _options(arguments, sorted(path.stem for path in models.glob("*.yaml")))
     if options.show:
-        show(read_json(options.show)["jobs"])
+        show([job for path in options.show for job in read_json(path)["jobs"]])
         return
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -139,7 +140,7 @@ def _options(arguments: Sequence[str], models: Sequence[str]) -> argparse.Namesp
     add("--tickets", type=Path, metavar="FILE",
         help="of `benchmark.py --output`: how much shorter tickets' steps are, for the cost of a search")  # fmt: skip
     add("--output", type=Path, help="JSON file, written after every job and continued if it is there")
-    add("--show", type=Path, metavar="FILE", help="print the tables of such a file, measure nothing")
+    add("--show", type=Path, nargs="+", metavar="FILE", help="print the tables of such files, measure nothing")
     return parser.parse_args(arguments)
 
 
