@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lt_lightning.compiling import compile_network
 from lt_lightning.epoch_mean import EpochMean
 from lt_lightning.schedules import Milestones, Schedule
 
@@ -89,7 +90,7 @@ class ImageClassifier(pl.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # absent from its types
         if compile:
-            self.network.compile()
+            compile_network(self.network)
         self.train_loss, self.train_accuracy = EpochMean(), EpochMean()
         self.val_loss, self.val_accuracy = EpochMean(), EpochMean()
         self.test_loss, self.test_accuracy = EpochMean(), EpochMean()

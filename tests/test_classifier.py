@@ -220,7 +220,7 @@ def test_compiled_trains_alike(tmp_path: Path) -> None:
 
 def test_compiles_the_network_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append(self))
     ImageClassifier(network(), CLASSES)
     assert compiled == []
     model = ImageClassifier(network(), CLASSES, compile=True)

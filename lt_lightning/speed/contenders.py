@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.classifier import ImageClassifier
+from lt_lightning.compiling import compile_network
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.schedules import Constant
 from lt_lightning.speed.pictures import Pictures
@@ -221,7 +222,7 @@ def lottery_of(task: Task, folder: str) -> LotteryTicketPruning:
 def _compiled(task: Task) -> nn.Module:
     network = task.copy()
     if task.setting.engine != "eager":
-        network.compile(**task.setting.compile_options)
+        compile_network(network, **task.setting.compile_options)
     return network
 
 

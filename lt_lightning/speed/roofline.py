@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from lt_lightning.compiling import compile_network
 from lt_lightning.measure.timing import interleaved, stopwatch
 from lt_lightning.speed.contenders import sgd, training_step
 from lt_lightning.speed.task import Task
@@ -89,7 +90,7 @@ def measure_roofline(task: Task, samples: int) -> Roofline:
     network = task.copy()
     counted = operators(lambda: training_step(network, sgd(network), setting)(images, labels))
     if setting.engine != "eager":
-        network.compile(**setting.compile_options)
+        compile_network(network, **setting.compile_options)
     step = training_step(network, sgd(network), setting)
     kind = {"device": setting.device, "dtype": torch.bfloat16 if setting.bfloat16 else torch.float32}
     one, other = (torch.randn(_SIDE, _SIDE, **kind) for _ in range(2))  # type: ignore[call-overload]

@@ -63,10 +63,9 @@ class Setting:
 
     @property
     def compile_options(self) -> dict[str, Any]:
-        """For `Module.compile`. Isolated, as networks of one class share their code and its limit of variants."""
+        """For `compile_network`."""
         return {
             "dynamic": False,
-            "isolate_recompiles": True,
             "mode": "reduce-overhead" if self.engine == "graphs" else None,
         }
 

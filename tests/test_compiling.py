@@ -1,0 +1,112 @@
+"""Many networks compiled in one process, and one network over all rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_cache
+
+from lt_lightning.callback import LotteryTicketPruning
+from lt_lightning.classifier import ImageClassifier
+from lt_lightning.compiling import compile_network
+from lt_lightning.models.resnet import cifar_resnet
+from lt_lightning.schedules import Constant
+from tests.toys import batches
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Counted:
+    """A compiler that leaves graphs as they are; how many it was given."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+class Small(nn.Module):
+    """Of some width, as shrunk networks are."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3)
+        self.classifier = nn.Linear(width, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.conv(images).relu().mean((2, 3)))
+        return logits
+
+
+def use(network: nn.Module) -> None:
+    """As a training does: steps, a smaller last batch, and validation."""
+    network(torch.zeros(8, 1, 8, 8)).sum().backward()
+    with torch.no_grad():
+        network.eval()(torch.zeros(8, 1, 8, 8))
+        network(torch.zeros(5, 1, 8, 8))
+
+
+def test_every_smaller_network_of_many_is_compiled() -> None:
+    """Eight variants of a class's code are the limit of PyTorch's."""
+    compiler = Counted()
+    for width in range(2, 12):
+        before = compiler.graphs
+        network = Small(width)
+        compile_network(network, backend=compiler)
+        use(network)
+        assert compiler.graphs >= before + 2  # training and validation
+    assert not counters["unimplemented"]
+
+
+def test_a_search_compiles_once_for_all_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = Counted()
+    monkeypatch.setattr("lt_lightning.classifier.compile_network", partial(compile_network, backend=compiler))
+    after: list[int] = []
+
+    class Watch(pl.Callback):
+        def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if not trainer.sanity_checking:
+                after.append(compiler.graphs)
+
+    network = cifar_resnet(8, 3, channels=1, width=4)
+    module = ImageClassifier(network, 3, schedule=Constant(), compile=True)
+    pruning = LotteryTicketPruning(rounds=3, directory=tmp_path / "tickets", rewind="1ep", gradient_batches=1)
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=[pruning, Watch()], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, batches(3), batches(1))
+    assert len(after) == 2 + 3
+    assert after[0] == after[-1] == 2  # training and validation, in the dense round
+
+
+@pytest.mark.slow
+def test_what_the_compiler_makes_of_a_shape_is_found_again() -> None:
+    """As for tickets of equal shapes, of other seeds for instance."""
+    with fresh_cache():
+        found = []
+        for width in (4, 4, 5):
+            counters.clear()
+            network = Small(width)
+            compile_network(network, dynamic=False)
+            use(network)
+            found.append((counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]))
+        first, again, other = found
+        assert first[1] > 0
+        assert again == (sum(first), 0)
+        assert other[1] > 0
