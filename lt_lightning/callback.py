@@ -19,11 +19,13 @@ from lt_lightning.integrity import check_masks, collapsed, packed
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.criteria import Context, Criterion, Magnitude
 from lt_lightning.pruning.densities import densities
-from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
+from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, digest, kept, size
 from lt_lightning.pruning.rewind import Mode, Restart, RewindPoint, Step
 from lt_lightning.pruning.selection import Scope, prune
 from lt_lightning.pruning.sparsifier import Aim, Sparsification, Sparsifier
+from lt_lightning.pruning.timeline import Timeline
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Structure
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
@@ -56,7 +58,7 @@ class LotteryTicketPruning(MaskedTraining):
     schedule, that ends with its masks. It starts from the weights that `scores_from` names.
 
     Args:
-        rounds: pruning rounds after the dense one; at least 1.
+        rounds: pruning rounds after the dense one; 0 trains the dense network alone.
         directory: where tickets are written.
         rate: share of the remaining weights that a round prunes, in (0, 1).
         density: to end at exactly, in (0, 1), instead of after `rounds`: with `trained` in as many rounds as reach it
@@ -67,7 +69,8 @@ class LotteryTicketPruning(MaskedTraining):
         sparsifier: in place of a criterion: makes a round's masks in a training of their own.
         scores_from: the weights that are scored: those that the last round `trained`, the `dense` network's at the end
             of its training, or those `rewound` to.
-        rewind: the step to rewind to: epochs (`8ep`) or optimizer steps (`500it`) of the dense training.
+        rewind: the step to rewind to: epochs (`8ep`) or optimizer steps (`500it`) of the dense training, or a share of
+            its epochs (`5%`).
         mode: what goes back: `weights` (weights, BatchNorm statistics, optimizer and schedule), `learning_rate`
             (the schedule alone) or `none` (nothing: fine-tuning at the last learning rate).
         exempt: roles (`stem`, `classifier`, `depthwise`, `linear`) or layer-name patterns that stay dense.
@@ -148,13 +151,13 @@ class LotteryTicketPruning(MaskedTraining):
         self._sparsify_seconds = 0.0
         self._last_rates: list[list[float]] = []
         self._example = torch.empty(0)
-        self._epochs = 0
-        self._rewind_split = (0, 0)
+        self._anatomy: Anatomy | None = None
+        self.timeline = Timeline()
 
     def _check_arguments(self, rounds: int, density: float | None) -> None:
         choices = (UNSTRUCTURED, *self.structures)
-        if rounds < 1:
-            raise ValueError(f"pruning.rounds={rounds} is not a positive number of rounds")
+        if rounds < 0:
+            raise ValueError(f"pruning.rounds={rounds} is not a number of rounds")
         if density is not None and not 0 < density < 1:
             raise ValueError(f"pruning.density={density} is not a share in (0, 1)")
         if not 0 < self.rate < 1:
@@ -196,38 +199,6 @@ class LotteryTicketPruning(MaskedTraining):
                 "density is its own: set pruning.rounds, or pruning.next_round_from=unstructured"
             )
 
-    # Timeline: epochs of the fit -> rounds
-
-    @property
-    def epochs_per_round(self) -> int:
-        """Length of the training of every round's ticket: what the schedule has left behind the rewind point."""
-        return self._epochs - self._rewind_split[0]
-
-    @property
-    def total_epochs(self) -> int:
-        """Length of the whole fit."""
-        return sum(self.round_lengths)
-
-    @property
-    def round_lengths(self) -> list[int]:
-        """Epochs of every round, the dense one first."""
-        trainings = 1 if self.sparsifier is None else 2
-        return [self._epochs] + [trainings * self.epochs_per_round] * self.rounds
-
-    def round_of(self, epoch: int) -> int:
-        """The round that an epoch of the fit belongs to."""
-        return 0 if epoch < self._epochs else 1 + (epoch - self._epochs) // self.round_lengths[1]
-
-    def _ticket_epoch(self, number: int) -> int:
-        """The first epoch of the training of a round's ticket."""
-        return sum(self.round_lengths[: number + 1]) - (self.epochs_per_round if number else self._epochs)
-
-    def _is_last_epoch(self, epoch: int) -> bool:
-        return epoch + 1 == self.total_epochs or self.round_of(epoch + 1) != self.round_of(epoch)
-
-    def _ends_training(self, epoch: int) -> bool:
-        return self._is_last_epoch(epoch) or epoch + 1 == self._ticket_epoch(self.round_of(epoch))
-
     # Hooks
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -245,27 +216,29 @@ class LotteryTicketPruning(MaskedTraining):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Optimizers and schedules are set up by now, for one training: make the fit as long as all rounds."""
         assert trainer.max_epochs is not None
-        self._epochs = trainer.max_epochs
         trainer.fit_loop.setup_data()
         steps = steps_per_epoch(trainer)
-        self._rewind_split = self.rewind.split(steps)
-        if self._rewind_split[0] >= self._epochs:
+        self.rewind = self.rewind.within(trainer.max_epochs)
+        rewind = self.rewind.split(steps)
+        self.timeline = Timeline(trainer.max_epochs, rewind, self.rounds, 1 if self.sparsifier is None else 2)
+        if rewind[0] >= trainer.max_epochs:
             raise ValueError(
-                f"pruning.rewind={self.rewind} is not before the end of a training of {self._epochs} epochs "
-                f"({self._epochs * steps} steps)"
+                f"pruning.rewind={self.rewind} is not before the end of a training of {trainer.max_epochs} epochs "
+                f"({trainer.max_epochs * steps} steps)"
             )
-        _check_overrun(trainer, self.rewind, self._rewind_split[1])
+        _check_overrun(trainer, self.rewind, rewind[1])
         if self.sparsifier is not None and getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise ValueError(
                 f"pruning.sparsifier={type(self.sparsifier).__name__} works on gradients, and "
                 f"trainer.precision={trainer.precision} scales them: use bf16-mixed, or 32-true"
             )
         self._example = example_input(trainer, pl_module)
+        self._anatomy = Anatomy(self.network_of(pl_module), self._example)
         if not self.masks:
-            self.masks = self._full_masks(self.network_of(pl_module))
+            self.masks = self._full_masks(self._anatomy)
         for structure in self.structures.values():
             structure.check(self.network_of(pl_module), self._example)
-        extend_to(trainer, self.total_epochs)
+        extend_to(trainer, self.timeline.total_epochs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step > 0:  # resumed
@@ -300,7 +273,7 @@ class LotteryTicketPruning(MaskedTraining):
         if self._sparsification is not None:
             self._sparsification.before_step()
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if not self._ends_training(trainer.current_epoch):
+        if not self.timeline.ends_training(trainer.current_epoch):
             return
         if self.round == 0:  # after the last step Lightning steps the schedule again, beyond its end
             self._last_rates = [[float(group["lr"]) for group in each.param_groups] for each in trainer.optimizers]
@@ -311,7 +284,7 @@ class LotteryTicketPruning(MaskedTraining):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        epochs, steps = self._rewind_split
+        epochs, steps = self.timeline.rewind
         if self._point is None and steps and trainer.current_epoch == epochs and self._steps_in(trainer) == steps:
             self._capture(trainer, pl_module)
         if self._sparsification is not None and self._sparsification.after_step():
@@ -320,7 +293,7 @@ class LotteryTicketPruning(MaskedTraining):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        if self._is_last_epoch(trainer.current_epoch):
+        if self.timeline.ends_round(trainer.current_epoch):
             self._end_round(trainer, pl_module)
 
     def check_integrity(self, trainer: pl.Trainer) -> None:
@@ -330,8 +303,8 @@ class LotteryTicketPruning(MaskedTraining):
         check_masks(self.masks, reference, "round's")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and self._epochs:
-            extend_to(trainer, self._epochs)
+        if stage == "fit" and self.timeline.epochs:
+            extend_to(trainer, self.timeline.epochs)
 
     # Rounds
 
@@ -341,11 +314,11 @@ class LotteryTicketPruning(MaskedTraining):
         Pruning and rewinding stand at the start of a round, not at the end of the one before: a checkpoint written
         at the end of an epoch then holds the trained network.
         """
-        if self._point is None and self._rewind_split == (trainer.current_epoch, 0):
+        if self._point is None and self.timeline.rewind == (trainer.current_epoch, 0):
             self._capture(trainer, pl_module)
-        while self.round < min(self.round_of(trainer.current_epoch), self.rounds):
+        while self.round < min(self.timeline.round_of(trainer.current_epoch), self.rounds):
             self._begin_round(trainer, self.network_of(pl_module))
-        if self._sparsification is not None and trainer.current_epoch >= self._ticket_epoch(self.round):
+        if self._sparsification is not None and trainer.current_epoch >= self.timeline.ticket_epoch(self.round):
             self._begin_ticket(trainer, self.network_of(pl_module))
 
     def _capture(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -373,7 +346,7 @@ class LotteryTicketPruning(MaskedTraining):
         # A structure that the last round trained holds more than weights.
         self.hold(trainer, network, (self.held_masks if self.scores_from == "trained" else {}) | self.masks)
         self._gradients = {}
-        steps = self.epochs_per_round * steps_per_epoch(trainer)
+        steps = self.timeline.epochs_per_training * steps_per_epoch(trainer)
         self._sparsification = Sparsification(sparsifier, network, Aim(self.masks, wanted, self.scope, steps))
 
     def _begin_ticket(self, trainer: pl.Trainer, network: nn.Module) -> None:
@@ -402,7 +375,7 @@ class LotteryTicketPruning(MaskedTraining):
 
     def _make_restart(self, trainer: pl.Trainer) -> Restart:
         assert self._point is not None
-        restart = Restart(self.mode, self._point, self.epochs_per_round, self._last_rates)
+        restart = Restart(self.mode, self._point, self.timeline.epochs_per_training, self._last_rates)
         if trainer.is_global_zero:
             restart.save(self.directory / "restart.pt")
         return restart
@@ -457,7 +430,7 @@ class LotteryTicketPruning(MaskedTraining):
         structure = self.structures.get(self.next_round_from, Unstructured())
         return make_ticket(
             self.next_round_from, structure, self.masks, weights, values, network, self._example,
-            self._summed_gradients(), self._card(),
+            self._summed_gradients(), self._card(), self._anatomy,
         )  # fmt: skip
 
     def _end_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -466,13 +439,15 @@ class LotteryTicketPruning(MaskedTraining):
         facts = {
             "round": self.round,
             "density": density(self.masks),
-            "best_epoch": best["epoch"] - self._ticket_epoch(self.round),
+            "best_epoch": best["epoch"] - self.timeline.ticket_epoch(self.round),
             "metrics": dict(best["metrics"]),
             "train_seconds": self.seconds(),
         }
         if self.round > 0 and self.sparsifier is not None:
             facts["sparsify_seconds"] = self._sparsify_seconds
         self.history.append(facts)
+        if not self.rounds:  # none follows that would make it
+            self.restart = self._make_restart(trainer)
         if trainer.is_global_zero:
             self._save_round(network, {name: value.cpu() for name, value in best["state"].items()}, facts)
         self.best = {}
@@ -482,8 +457,9 @@ class LotteryTicketPruning(MaskedTraining):
             assert self._point is not None
             start = {name: value.cpu() for name, value in self._point.network.items()}
             ticket = make_ticket(
-                DENSE, Unstructured(), self.masks, trained, start, network, self._example, None, self._card()
-            )
+                DENSE, Unstructured(), self.masks, trained, start, network, self._example, None, self._card(),
+                self._anatomy,
+            )  # fmt: skip
             path = self._path(0, DENSE)
         else:
             path = self._path(self.round, self.next_round_from)
@@ -498,7 +474,7 @@ class LotteryTicketPruning(MaskedTraining):
             for name, structure in self.structures.items():
                 structured = make_ticket(
                     name, structure, ticket.masks, trained, ticket.rewind, network, self._example,
-                    gradients, self._card(),
+                    gradients, self._card(), self._anatomy,
                 )  # fmt: skip
                 structured.save(self._path(self.round, name))
         write_json(self.directory / "rounds.json", self.history)
@@ -518,10 +494,9 @@ class LotteryTicketPruning(MaskedTraining):
 
     # Parts
 
-    def _full_masks(self, network: nn.Module) -> Masks:
-        layers = find_layers(network, self._example)
-        masks = full_masks(prunable_layers(layers, self.exempt))
-        if round(self.densities[-1] * size(masks)) < 1:
+    def _full_masks(self, anatomy: Anatomy) -> Masks:
+        masks = full_masks(prunable_layers(anatomy.layers, self.exempt))
+        if self.densities and round(self.densities[-1] * size(masks)) < 1:
             raise ValueError(
                 f"pruning.rounds={self.rounds} at pruning.rate={self.rate} would leave none of {size(masks)} weights"
                 f" (density {self.densities[-1]:.3g})"

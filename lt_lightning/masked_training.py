@@ -49,6 +49,7 @@ class MaskedTraining(pl.Callback):
         self.held_masks: Masks = {}
         self._held: HeldMasks | None = None
         self._reference: dict[str, Tensor] = {}
+        self._stepped = True
         self._seconds = 0.0
         self._clock: float | None = None
 
@@ -71,6 +72,7 @@ class MaskedTraining(pl.Callback):
         self._reference = packed(masks)
         self._held = HeldMasks(network, masks)
         self._held.zero_weights()
+        self._held.zero_gradients()  # of the step before, which nobody needs any more
         self._held.zero_optimizer_state(trainer.optimizers)
         check_agreement(f"masks in epoch {trainer.current_epoch}", masks)
         check_agreement(f"weights in epoch {trainer.current_epoch}", dict(network.named_parameters()))
@@ -131,17 +133,21 @@ class MaskedTraining(pl.Callback):
         if self.monitor is not None and not trainer.enable_validation:
             raise ValueError(f"monitor={self.monitor!r} needs a validation, and the fit has none: give one, or null")
 
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stepped = False  # until the optimizer's step gradients are those of the loss, or add up to them
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
+        self._stepped = True
         if self._held is not None:
             self._held.zero_gradients()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # An epoch's last batch always ends a step, and validation, which comes next, forgets the gradients.
-        if self._held is not None and trainer.is_last_batch and pl_module.automatic_optimization:
+        # An epoch's last batch ends a step, and validation, which comes next, forgets the gradients.
+        if self._held is not None and trainer.is_last_batch and self._stepped:
             check_gradients(self._held)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -152,6 +158,8 @@ class MaskedTraining(pl.Callback):
     ) -> None:
         if trainer.state.status == TrainerStatus.RUNNING:
             self.check_integrity(trainer)
+            if self._held is not None and self._stepped:
+                check_gradients(self._held)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.monitor is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:

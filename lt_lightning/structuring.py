@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import Masks, digest
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Structure, Subject
 from lt_lightning.structures.ratios import ratios
 from lt_lightning.ticket import Ticket
@@ -57,8 +57,16 @@ def make_ticket(
     example: Tensor,
     gradients: Mapping[str, Tensor] | None = None,
     card: Mapping[str, Any] | None = None,
+    anatomy: Anatomy | None = None,
 ) -> Ticket:
-    """Applies a structure to one round's unstructured mask. See `structure_ticket`.
+    """Applies a structure to one round's unstructured mask. See `structure_ticket`; what is not there:
+
+    Args:
+        masks: of the round.
+        weights: trained, by parameter name.
+        rewind: the values that the ticket restarts from.
+        card: what the ticket's card tells besides.
+        anatomy: of the network, where it is known already.
 
     Raises:
         ValueError: if gradients are needed and missing.
@@ -68,8 +76,9 @@ def make_ticket(
             f"structure {name!r} needs gradients: set pruning.gradient_batches to the number of batches "
             "to sum them over"
         )
-    layers = find_layers(network, example)
-    structured = structure(Subject(network, example, layers, masks, weights, gradients))
+    anatomy = anatomy or Anatomy(network, example)
+    layers = anatomy.layers
+    structured = structure(Subject(network, example, layers, masks, weights, gradients, anatomy))
     prunable = [layer.name for layer in layers.values() if layer.weight in masks]
     parameters = {key: parameter.numel() for key, parameter in network.named_parameters()}
     facts = {

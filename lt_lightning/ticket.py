@@ -153,11 +153,10 @@ class Ticket:
             raise ValueError(f"the plan names the layer {odd[0]!r}, which the network does not have")
 
     def _tensors(self) -> dict[str, Tensor]:
-        # Copies, since safetensors refuses tensors that share memory (tied weights).
         tensors = {f"mask/{name}": pack(mask) for name, mask in self.masks.items()}
-        tensors |= {f"rewind/{name}": value.cpu().contiguous().clone() for name, value in self.rewind.items()}
-        tensors |= {f"trained/{name}": v.cpu().contiguous().clone() for name, v in (self.trained or {}).items()}
-        return tensors | {f"plan/{name}": value for name, value in _plan_tensors(self.plan).items()}
+        tensors |= {f"rewind/{name}": value for name, value in self.rewind.items()}
+        tensors |= {f"trained/{name}": value for name, value in (self.trained or {}).items()}
+        return _apart(tensors | {f"plan/{name}": value for name, value in _plan_tensors(self.plan).items()})
 
     def _readable_layers(self) -> dict[str, Any]:
         return {
@@ -178,6 +177,18 @@ class Ticket:
 def _with_suffix(path: Path | str) -> Path:
     path = Path(path)
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU and contiguous; of those that share memory (tied weights) copies, since safetensors refuses them."""
+    apart: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in tensors.items():
+        value = value.cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if place in places else value
+        places.add(place)
+    return apart
 
 
 def _digest(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lt_lightning.study.failures import EXPECTED, one_line
+from lt_lightning.study.shorthand import spelled_out
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = bool(os.environ.get("HYDRA_FULL_ERROR"))  # asked for by the user
@@ -33,7 +34,13 @@ def main(config: DictConfig) -> float | None:
 def run_main() -> None:
     """Runs `main`; what goes wrong ends in one line, unless it is a defect of ours."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands the exception on
-    ending_in_one_line(main)
+    ending_in_one_line(command)
+
+
+def command() -> None:
+    """Runs `main` with the arguments as Hydra knows them."""
+    sys.argv[1:] = spelled_out(sys.argv[1:])
+    main()
 
 
 def ending_in_one_line(work: Callable[[], object]) -> None:

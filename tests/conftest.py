@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import ModuleType
 
@@ -34,9 +38,26 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _packages_are_read_once() -> Iterator[None]:
+    """Lightning reads the entry points of all that is installed for each trainer: 90 % of the time to make one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_fabric.utilities.registry.entry_points", functools.cache(entry_points))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_is_heard() -> None:
     """Tests started in the background of a shell are told to ignore it, and so would be what they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> ForkServerContext:
+    """Starts processes that have imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ("distributed.rank", "report.pngs", "study.job", "study.study", "study.work", "study.sweep")
+    context.set_forkserver_preload(["pytest", *(f"lt_lightning.{name}" for name in modules)])
+    return context
 
 
 @pytest.fixture

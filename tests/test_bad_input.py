@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lt_lightning import files
+from lt_lightning import files, ticket
 from lt_lightning.classifier import ImageClassifier
 from lt_lightning.study.results import find_results
 from lt_lightning.ticket import Ticket
@@ -96,7 +96,7 @@ CONFIGS: list[tuple[str, list[str]]] = [
     ("seed=[1", ["seed=[1"]),
     ("seed=-1", ["seed=-1", "0 to 4294967295"]),
     ("seed=one", ["seed=one", "whole number"]),
-    ("pruning.rounds=0", ["pruning.rounds=0", "at least 1"]),
+    ("pruning.rounds=-1", ["pruning.rounds=-1", "at least 0"]),
     ("pruning.rounds=1.5", ["pruning.rounds=1.5", "whole number"]),
     ("pruning.rounds=null", ["pruning.rounds=None", "whole number"]),
     ("pruning.rounds=200", ["pruning.rounds=200", "pruning.rate=0.2", "none of"]),
@@ -338,9 +338,9 @@ def unwritable(run: Run) -> None:
 
 @pytest.mark.parametrize("number", [1, 3, 5, 7])
 def test_a_disk_that_fills_up_at_some_write(
-    number: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, run: Run, finished: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing torn gets a name, and the same command succeeds when there is room again."""
+    """Nothing torn gets a name, and the same command ends as if nothing had been when there is room again."""
     written = 0
     to_disk = files._to_disk
 
@@ -359,6 +359,16 @@ def test_a_disk_that_fills_up_at_some_write(
     check_whole(tmp_path)
     assert run(tmp_path) == ""
     assert len(find_results(tmp_path)) == 2
+    assert trained(tmp_path) == trained(finished[0])
+
+
+def trained(root: Path) -> dict[str, bytes]:
+    """The trained values of all tickets, and all that was logged."""
+    found = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("metrics.csv")}
+    for path in root.rglob("ticket.safetensors"):
+        for name, value in (Ticket.load(path).trained or {}).items():
+            found[f"{path.relative_to(root)}/{name}"] = value.numpy().tobytes()
+    return found
 
 
 def check_whole(root: Path) -> None:
@@ -413,9 +423,15 @@ def test_a_limited_file_size_in_a_process_of_its_own(tmp_path: Path) -> None:
     check_whole(tmp_path)
 
 
-@pytest.mark.parametrize("spoil", ["cut", "another network's", "not a ticket", "missing", "restart"])
+@pytest.mark.parametrize(
+    "spoil", ["cut", "bit flipped", "newer schema", "another network's", "not a ticket", "missing", "restart"]
+)
 def test_a_spoilt_ticket_of_a_finished_search(
-    spoil: str, run: Run, finished: tuple[Path, dict[str, str]], tmp_path: Path
+    spoil: str,
+    run: Run,
+    finished: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Retraining it structured is refused; the search's results stay."""
     root = tmp_path / "runs"
@@ -424,6 +440,14 @@ def test_a_spoilt_ticket_of_a_finished_search(
     path = search / "round_01" / "unstructured" / "ticket.safetensors"
     if spoil == "cut":
         path.write_bytes(path.read_bytes()[:-9])
+    elif spoil == "bit flipped":
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    elif spoil == "newer schema":
+        with monkeypatch.context() as patch:
+            patch.setattr(ticket, "SCHEMA", ticket.SCHEMA + 1)
+            Ticket.load(path).save(path)
     elif spoil == "another network's":
         Ticket({}, {"w": torch.ones(1)}, {"w": torch.ones(1)}).save(path)
     elif spoil == "not a ticket":
@@ -437,4 +461,5 @@ def test_a_spoilt_ticket_of_a_finished_search(
     told = run(root, "structure=[refill]", "structure.refill.round_to=2")
     assert told.startswith("error: ")
     assert spoil == "another network's" or str(path) in told
+    assert spoil != "newer schema" or "upgrade" in told
     assert before.items() <= contents(root).items()

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +32,7 @@ from lt_lightning.structures.base import Structure
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.ticket import Ticket
+from tests.toys import batches
 
 STEPS = 5  # batches of an epoch
 EPOCHS = 3  # of one training
@@ -43,36 +44,6 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
     "one cycle": lambda o: OneCycleLR(o, 0.2, total_steps=EPOCHS * STEPS),
     "epochs": lambda o: StepLR(o, 1, 0.5),
 }
-
-
-class Epoch:
-    def __init__(self) -> None:
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-
-class Batches:
-    """The same 40 samples in an order that is a function of the epoch."""
-
-    batch_sampler = None
-
-    def __init__(self, shuffled: bool = True) -> None:
-        self.sampler = Epoch()
-        self.shuffled = shuffled
-        generator = torch.Generator().manual_seed(0)
-        self.labels = torch.randint(3, (8 * STEPS,), generator=generator)
-        self.images = torch.randn(8 * STEPS, 1, 6, 6, generator=generator) + self.labels.view(-1, 1, 1, 1)
-
-    def __len__(self) -> int:
-        return STEPS
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self.sampler.epoch)
-        order = torch.randperm(8 * STEPS, generator=generator) if self.shuffled else torch.arange(8 * STEPS)
-        for chosen in order.view(STEPS, 8):
-            yield self.images[chosen], self.labels[chosen]
 
 
 def layers() -> list[nn.Module]:
@@ -130,10 +101,10 @@ class Toy(pl.LightningModule):
         }
 
     def train_dataloader(self) -> Any:
-        return Batches()
+        return batches(STEPS)
 
     def val_dataloader(self) -> Any:
-        return Batches(shuffled=False)
+        return batches(STEPS, shuffled=False)
 
 
 class Plain(Toy):
@@ -256,7 +227,7 @@ def test_every_round_starts_from_the_rewound_network_exactly(tmp_path: Path, rew
     length = EPOCHS - step // STEPS
     module, pruning, spy = search(tmp_path, rounds=3, rewind=rewind)
     assert spy.rounds == [0] * EPOCHS + [number for number in (1, 2, 3) for _ in range(length)]
-    assert [pruning.round_of(epoch) for epoch in range(pruning.total_epochs)] == spy.rounds
+    assert [pruning.timeline.round_of(epoch) for epoch in range(pruning.timeline.total_epochs)] == spy.rounds
     dense_rates = list(chain.from_iterable(spy.rates[:EPOCHS]))
     assert len(set(dense_rates)) == 3
     for number in (1, 2, 3):
@@ -413,7 +384,7 @@ def test_lower_can_be_better_and_no_monitor_takes_the_last(tmp_path: Path) -> No
 def test_what_is_on_disk(tmp_path: Path) -> None:
     facts = {"data": "toy", "seed": 3, "colour": "blue"}
     structures: dict[str, Structure] = {"refill": Refill(round_to=1), "refill_plus": Refill(extra=0.2, round_to=1)}
-    _, pruning, _ = search(tmp_path, rewind="1ep", structures=structures, facts=facts)
+    _, pruning, _ = search(tmp_path, rewind="33%", structures=structures, facts=facts)
     names = sorted(str(path.relative_to(pruning.directory)) for path in pruning.directory.rglob("*") if path.is_file())
     rounds = [f"round_{n:02d}/{s}" for n in (1, 2) for s in ("refill", "refill_plus", "unstructured")]
     expected = [f"{place}/ticket.{end}" for place in ("round_00/dense", *rounds) for end in ("json", "safetensors")]
@@ -424,7 +395,7 @@ def test_what_is_on_disk(tmp_path: Path) -> None:
         number, name = int(place[6:8]), place[9:]
         assert {key: loaded.card[key] for key in facts} == facts
         assert (loaded.card["round"], loaded.card["structure"]) == (number, name)
-        assert (loaded.card["rewind"], loaded.card["mode"]) == ("1ep", "weights")
+        assert (loaded.card["rewind"], loaded.card["mode"]) == ("1ep", "weights")  # of three
         assert loaded.card["density_asked"] == (round(0.8**number * PRUNABLE) / PRUNABLE)
         assert (loaded.trained is None) == name.startswith("refill")
     for number in (1, 2):
@@ -470,12 +441,12 @@ def test_one_shot_scores_the_dense_network_in_every_round(tmp_path: Path) -> Non
 def test_at_initialisation_the_rewind_point_is_scored(tmp_path: Path) -> None:
     module = Toy()
     start = clone(module.network.state_dict())
-    batches = list(islice(Batches(), 2))
+    first = list(islice(batches(STEPS), 2))
     _, pruning, spy = search(tmp_path, module, density=0.3, scores_from="rewound", criterion=SNIP(2))
     assert pruning.rounds == 1
     network = nn.Sequential(*layers())
     network.load_state_dict(start)
-    for images, labels in batches:
+    for images, labels in first:
         (F.cross_entropy(network(images), labels) / 2).backward()  # type: ignore[no-untyped-call]
     scores: State = {}
     for name in spy.masks[0]:
@@ -517,7 +488,7 @@ def test_a_network_that_is_the_module_itself_can_be_scored(tmp_path: Path) -> No
 def test_batches_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
     class Triples(Toy):
         def train_dataloader(self) -> Any:
-            return DataLoader([(*sample, 0) for batch in Batches() for sample in zip(*batch, strict=True)], 8)  # type: ignore[arg-type]
+            return DataLoader([(*sample, 0) for batch in batches(STEPS) for sample in zip(*batch, strict=True)], 8)  # type: ignore[arg-type]
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return super().training_step(batch[:2], batch_idx)
@@ -595,11 +566,11 @@ def test_resuming_after_any_epoch_changes_nothing(
     checkpoints = sorted(
         (tmp_path / "whole" / "checkpoints").glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1])
     )
-    assert len(checkpoints) == pruning.total_epochs
+    assert len(checkpoints) == pruning.timeline.total_epochs
     for epoch, path in enumerate(checkpoints[:-1]):
         folder = tmp_path / f"resumed_{epoch}"
         shutil.copytree(pruning.directory, folder / "tickets")
-        for later in range(pruning.round_of(epoch) + 1, pruning.rounds + 1):  # were not written yet
+        for later in range(pruning.timeline.round_of(epoch) + 1, pruning.rounds + 1):  # were not written yet
             shutil.rmtree(folder / "tickets" / f"round_{later:02d}")
         (folder / "tickets" / "rounds.json").unlink(missing_ok=True)
         resumed, trainer = parts(folder)
@@ -638,7 +609,7 @@ def test_time_before_a_resume_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rounds": 0}, "pruning.rounds=0 is not a positive number of rounds"),
+        ({"rounds": -1}, "pruning.rounds=-1 is not a number of rounds"),
         ({"rate": 0.0}, "pruning.rate=0.0 is not a share in (0, 1)"),
         ({"rate": 1.0}, "pruning.rate=1.0 is not a share in (0, 1)"),
         ({"rate": math.nan}, "pruning.rate=nan is not a share in (0, 1)"),
@@ -670,7 +641,7 @@ def test_bad_arguments_are_refused_at_once(tmp_path: Path, options: dict[str, An
 
 class Endless(Toy):
     def train_dataloader(self) -> Any:
-        return iter(lambda: next(iter(Batches())), None)
+        return iter(lambda: next(iter(batches(STEPS))), None)
 
 
 class Dictionaries(Toy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.retrain import TicketTraining
 from lt_lightning.structures.refill import Refill
 from lt_lightning.ticket import Ticket
+from tests.toys import batches
 
 STEPS, EPOCHS = 3, 2
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -42,19 +43,6 @@ AVERAGES = {
     "adamw": ["exp_avg", "exp_avg_sq"],
 }
 NAME = "3.weight"  # the one that is spoilt
-
-
-class Batches:
-    batch_sampler = None
-
-    def __len__(self) -> int:
-        return STEPS
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(STEPS):
-            labels = torch.randint(3, (8,), generator=generator)
-            yield torch.randn(8, 1, 6, 6, generator=generator) + labels.view(-1, 1, 1, 1), labels
 
 
 class Toy(pl.LightningModule):
@@ -80,10 +68,10 @@ class Toy(pl.LightningModule):
         return self.optimizer(self.network.parameters())
 
     def train_dataloader(self) -> Any:
-        return Batches()
+        return batches(STEPS, shuffled=False)
 
     def val_dataloader(self) -> Any:
-        return Batches()
+        return batches(STEPS, shuffled=False)
 
 
 def trainer_of(callbacks: list[pl.Callback], **options: Any) -> pl.Trainer:
@@ -225,6 +213,23 @@ def test_no_checkpoint_of_what_was_spoilt(spoil: Callable[..., None], tmp_path: 
     assert sorted(path.stem for path in (tmp_path / "ck").iterdir()) == ["epoch=0", "epoch=1"]
 
 
+def test_no_checkpoint_within_an_epoch_of_gradients_that_came_back(tmp_path: Path) -> None:
+    """Nobody else looks at them there: the epoch's own check comes after its last step."""
+
+    class Spoils(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+            if trainer.global_step == STEPS * EPOCHS + 2:
+                spoil_gradient(pruning, pl_module.get_submodule("network"), None)
+
+    pruning = pruning_in(tmp_path)
+    keep = ModelCheckpoint(
+        tmp_path / "ck", filename="{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
+    )
+    with pytest.raises(ValueError, match=f"mask integrity: the gradient of {NAME} is not zero at 3 of"):
+        trainer_of([pruning, Spoils(), keep], enable_checkpointing=True).fit(Toy())
+    assert len(list((tmp_path / "ck").iterdir())) == STEPS * EPOCHS + 1
+
+
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *OTHERS])
 def test_no_false_alarm(name: str, tmp_path: Path) -> None:
     """Nor by accumulated gradients: those of pruned weights are not zero between two steps."""
@@ -242,7 +247,7 @@ def test_looked_at_once_an_epoch_and_once_a_checkpoint(tmp_path: Path, monkeypat
     monkeypatch.setattr(masked_training, "check_held", lambda held, optimizers: looks.append("weights"))
     keep = ModelCheckpoint(tmp_path / "ck", save_on_train_epoch_end=True)
     trainer_of([pruning_in(tmp_path), keep], enable_checkpointing=True).fit(Toy())
-    assert looks == ["gradients", "weights", "weights"] * 2 * EPOCHS  # two rounds hold masks
+    assert looks == ["gradients", "weights", "weights", "gradients"] * 2 * EPOCHS  # two rounds hold masks
 
 
 @pytest.mark.parametrize("execution", ["masked", "shrunk"])

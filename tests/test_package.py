@@ -15,6 +15,7 @@ MATHEMATICS = (
     "lt_lightning.pruning.rewind",
     "lt_lightning.structures.refill",
     "lt_lightning.structures.regroup",
+    "lt_lightning.stability.line",
     "lt_lightning.ticket",
     "lt_lightning.structuring",
 )

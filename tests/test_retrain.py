@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +18,11 @@ from lt_lightning.retrain import TicketTraining
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structuring import make_ticket
 from lt_lightning.ticket import Ticket
+from tests.toys import batches
 
 STEPS = 4
 EPOCHS = 3
 REWIND = 1  # epochs
-
-
-class Epoch:
-    def __init__(self) -> None:
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-
-class Batches:
-    """An order that is a function of the epoch, counted from `first`."""
-
-    batch_sampler = None
-
-    def __init__(self, first: int, shuffled: bool = True) -> None:
-        self.sampler = Epoch()
-        self.first = first
-        self.shuffled = shuffled
-        generator = torch.Generator().manual_seed(0)
-        self.labels = torch.randint(3, (8 * STEPS,), generator=generator)
-        self.images = torch.randn(8 * STEPS, 1, 6, 6, generator=generator) + self.labels.view(-1, 1, 1, 1)
-
-    def __len__(self) -> int:
-        return STEPS
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self.first + self.sampler.epoch)
-        order = torch.randperm(8 * STEPS, generator=generator) if self.shuffled else torch.arange(8 * STEPS)
-        for chosen in order.view(STEPS, 8):
-            yield self.images[chosen], self.labels[chosen]
 
 
 class Toy(pl.LightningModule):
@@ -85,10 +54,10 @@ class Toy(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> Any:
-        return Batches(self.first)
+        return batches(STEPS, first=self.first)
 
     def val_dataloader(self) -> Any:
-        return Batches(0, shuffled=False)
+        return batches(STEPS, shuffled=False)
 
 
 def trainer_of(folder: Path, callbacks: list[pl.Callback], **options: Any) -> pl.Trainer:

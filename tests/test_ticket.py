@@ -21,7 +21,9 @@ from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import digest
 from lt_lightning.pruning.selection import prune
+from lt_lightning.structures import anatomy
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, Plan, Subject
+from lt_lightning.structures.graph import ChannelGraph
 from lt_lightning.structures.ratios import ratios
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.unstructured import Unstructured
@@ -365,6 +367,34 @@ def test_a_structured_ticket_says_what_it_is() -> None:
         "structure": "refill", "data": "digits", "seed": 4, "round": 2,
     }  # fmt: skip
     assert refill.card["prunable"] == [layer.name for layer in subject.prunable]
+
+
+def test_a_network_that_is_known_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = cifar_resnet(8, 3, channels=1, width=8)
+    subject = subject_of(network, torch.zeros(1, 1, 8, 8))
+    looked: list[str] = []
+
+    def refill(known: anatomy.Anatomy | None) -> Ticket:
+        return make_ticket(
+            "refill", Refill(round_to=1), subject.masks, subject.weights, network.state_dict(), network,
+            subject.example, anatomy=known,
+        )  # fmt: skip
+
+    def look(what: str, of: Callable[..., Any]) -> Callable[..., Any]:
+        def looking(*arguments: Any) -> Any:
+            looked.append(what)
+            return of(*arguments)
+
+        return looking
+
+    expected = refill(None)
+    monkeypatch.setattr(anatomy, "find_layers", look("layers", find_layers))
+    monkeypatch.setattr(anatomy, "ChannelGraph", look("channels", ChannelGraph))
+    known = anatomy.Anatomy(network, subject.example)
+    assert same(refill(known), expected)
+    assert same(refill(known), expected)
+    assert looked == ["layers", "channels"]
 
 
 def test_structuring_an_untrained_ticket_is_refused(conv_net: Make) -> None:

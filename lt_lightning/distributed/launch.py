@@ -24,6 +24,9 @@ HOST = "127.0.0.1"
 PAUSE = 0.02  # seconds between two looks
 GRACE = 5.0  # seconds for the other processes to tell their own error, once one has ended with one
 LAST_WORDS = 25.0  # likewise, once one has ended that was asked to
+# SLURM sends these to every process of a job; they are for the one that watches, which passes on what they mean. A
+# second handler would start a collective in the middle of another, and where there is none they kill.
+FOR_THE_CALLER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class ProcessDiedError(ChildProcessError):
@@ -110,9 +113,8 @@ def _environment(rank: int, size: int, port: int, threads: int | None) -> dict[s
 def _start(message: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Starts a process; its standard input stays open as long as this one lives."""
     first = environment["LOCAL_RANK"] == "0"
-    # It inherits the mask, and unblocks the second when it is ready. The first SLURM sends to every process, and
-    # Lightning's handler would start a collective in the middle of another: it is for the caller, which passes it on.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    # It inherits the mask, and unblocks SIGINT, by which the caller passes on that it shall end, when it is ready.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*FOR_THE_CALLER, signal.SIGINT})
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "lt_lightning.distributed.rank"],

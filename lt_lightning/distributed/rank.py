@@ -124,7 +124,7 @@ def run(message: Mapping[str, Any], parent: int) -> None:
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     folder, number = Path(message["folder"]), int(os.environ["LOCAL_RANK"])
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `launch` has blocked it and SIGTERM
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `launch` has blocked it and others
         _join(torch.device(message["device"]))
         returned = _resolve(message["entry"])(message["job"])
         if number == 0:

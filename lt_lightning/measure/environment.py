@@ -27,7 +27,7 @@ def environment(device: torch.device | str, **settings: object) -> dict[str, obj
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: number for name in _PACKAGES if (number := _version(name))},
+        "versions": {name: number for name in _PACKAGES if (number := version_of(name))},
         "commit": _commit(),
         **settings,
     }
@@ -49,7 +49,8 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Of an installed package; None if it is not."""
     try:
         return version(package)
     except PackageNotFoundError:

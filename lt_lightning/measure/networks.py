@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_lightning.evaluation import evaluating
 from lt_lightning.measure.timing import Timing, interleaved, stopwatch
 from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.masks import Masks
@@ -133,13 +134,8 @@ def relative_difference(got: Tensor, expected: Tensor) -> float:
 
 def largest_difference(first: nn.Module, second: nn.Module, images: Tensor) -> float:
     """The largest difference of two networks' outputs (evaluation mode), relative to the first's largest output."""
-    modes = [(module, module.training) for network in (first, second) for module in network.modules()]
-    try:
-        with torch.inference_mode():
-            expected, got = (network.eval()(images) for network in (first, second))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(first, second), torch.inference_mode():
+        expected, got = first(images), second(images)
     return relative_difference(got, expected)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from lt_lightning.measure.cost import share_of_ideal
+from lt_lightning.tables import number, percent, terminal_table
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, str]
@@ -79,7 +80,7 @@ def network_table(rows: Sequence[Row]) -> Table:
     ways = list(dict.fromkeys(way for row in summaries for way in row["milliseconds"]))
     heads = ["network", "setting", "variant", "density", *(f"{way} ms" for way in ways), "x", "ideal", "x/ideal",
              "share", "ONNX x", "Mparam", "file MB", "peak MB", "difference", "left dense"]  # fmt: skip
-    table = _table("Whole networks: x = times faster than dense, each in its better form", heads, left=3)
+    table = terminal_table("Whole networks: x = times faster than dense, each in its better form", heads, left=3)
     before = None
     for row in summaries:
         setting = (row["network"], _setting(row))
@@ -91,15 +92,15 @@ def network_table(rows: Sequence[Row]) -> Table:
             *(setting if first else ("", "")),
             row["variant"],
             f"{row['density']:g}",
-            *(_number(row["milliseconds"].get(way), ".1f") for way in ways),
+            *(number(row["milliseconds"].get(way), ".1f") for way in ways),
             f"{row['speedup']:.2f}",
             f"{row['ideal']:.2f}",
-            _percent(row["speedup"] / row["ideal"]),
-            _percent(row["share"]),
-            _number(row["onnx"], ".2f"),
+            percent(row["speedup"] / row["ideal"]),
+            percent(row["share"]),
+            number(row["onnx"], ".2f"),
             f"{row['parameters'] / 1e6:.2f}",
             f"{row['file_megabytes']:.1f}",
-            _number(row["peak_megabytes"], ".0f"),
+            number(row["peak_megabytes"], ".0f"),
             f"{row['difference']:.0e}",
             str(len(row["left_dense"]) or ""),
         )
@@ -110,7 +111,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
     """Single layers."""
     heads = ["network", "layer", "input", "setting", "variant", "density", "form", "dense ms", "ms", "x", "ideal",
              "share", "difference"]  # fmt: skip
-    table = _table("Layers at their true shapes", heads, left=5)
+    table = terminal_table("Layers at their true shapes", heads, left=5)
     for row in rows:
         more = len(row["layers"]) - 1
         table.add_row(
@@ -125,7 +126,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
             f"{row['milliseconds']:.2f}",
             f"{row['speedup']:.2f}",
             f"{row['ideal']:.2f}",
-            _percent(row["share"]),
+            percent(row["share"]),
             f"{row['difference']:.0e}",
         )
     return table
@@ -135,7 +136,7 @@ def paper_table(rows: Sequence[Row]) -> Table:
     """The paper's protocol."""
     title = "; ".join(dict.fromkeys(row["protocol"] for row in rows))
     heads = ["network", "variant", "density", "dense ms", "ms", "time saved", "operations saved"]
-    table = _table(title, heads, left=2)
+    table = terminal_table(title, heads, left=2)
     for row in rows:
         table.add_row(
             row["network"],
@@ -143,8 +144,8 @@ def paper_table(rows: Sequence[Row]) -> Table:
             f"{row['density']:g}",
             f"{row['dense_milliseconds']:.0f}",
             f"{row['milliseconds']:.0f}",
-            _percent(row["saved"]),
-            _percent(row["ideal_saved"]),
+            percent(row["saved"]),
+            percent(row["ideal_saved"]),
         )
     return table
 
@@ -153,18 +154,3 @@ def _setting(row: Row) -> str:
     setting = row["setting"]
     kind = "training" if setting["training"] else "inference"
     return f"{kind} b{setting['batch_size']} {'bf16' if setting['bfloat16'] else 'fp32'}"
-
-
-def _table(title: str, heads: Sequence[str], left: int) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index < left else "right", no_wrap=True)
-    return table
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None or value != value else format(value, form)
-
-
-def _percent(value: float) -> str:
-    return "" if value != value else f"{100 * value:.0f} %"

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from lt_lightning.evaluation import evaluating
 from lt_lightning.pruning.masks import Masks
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -73,17 +74,13 @@ def find_layers(network: nn.Module, example: Tensor) -> dict[str, Layer]:
         found[name] = replace(known, positions=known.positions + called.positions) if known else called
 
     hooks = [m.register_forward_hook(record) for m in names if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
-    modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()
-        with torch.no_grad():
+        with evaluating(network):
             # `network(...)` with its hooks, but without compiling a network that is to be compiled.
             network._call_impl(example)  # type: ignore[no-untyped-call]
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
     if not found:
         raise ValueError(f"the network {type(network).__name__} has no convolution or linear layer to prune")
     return _with_ends(found)

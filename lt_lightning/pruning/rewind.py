@@ -29,31 +29,41 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """A moment of training, counted from its start in epochs (`8ep`) or optimizer steps (`500it`).
+    """A moment of training, counted from its start in epochs (`8ep`) or optimizer steps (`500it`), or a share (`5%`).
 
     >>> Step.parse("8ep").split(steps_per_epoch=100)
     (8, 0)
     >>> Step.parse("250it").split(steps_per_epoch=100)
     (2, 50)
+    >>> str(Step.parse("5%").within(epochs=160))
+    '8ep'
     """
 
     count: int
-    unit: Literal["ep", "it"]
+    unit: Literal["ep", "it", "%"]
 
     @classmethod
     def parse(cls, text: str | int) -> Step:
-        """Reads `8ep` or `500it`; a bare number is a number of epochs.
+        """Reads `8ep`, `500it` or `5%`; a bare number is a number of epochs.
 
         Raises:
-            ValueError: if the text is neither.
+            ValueError: if the text is none of them.
         """
-        match = re.fullmatch(r"(\d+)(ep|it)?", str(text).strip())
+        match = re.fullmatch(r"(\d+)(ep|it|%)?", str(text).strip())
         if match is None:
-            raise ValueError(f"pruning.rewind={text!r} is not a step: write epochs as '8ep' or steps as '500it'")
-        return cls(int(match[1]), "it" if match[2] == "it" else "ep")
+            raise ValueError(
+                f"pruning.rewind={text!r} is not a step: write epochs as '8ep' or steps as '500it', or a share of the "
+                "training as '5%'"
+            )
+        unit: Any = match[2] or "ep"
+        return cls(int(match[1]), unit)
+
+    def within(self, epochs: int) -> Step:
+        """The step itself; of a share the whole epoch that is nearest to it in a training of so many."""
+        return self if self.unit != "%" else Step(round(self.count * epochs / 100), "ep")
 
     def split(self, steps_per_epoch: int) -> tuple[int, int]:
-        """Whole epochs before the step, and optimizer steps into the epoch after them."""
+        """Whole epochs before the step, and optimizer steps into the epoch after them; not of a share."""
         return (self.count, 0) if self.unit == "ep" else divmod(self.count, steps_per_epoch)
 
     def __str__(self) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lt_lightning.pruning.masks import Masks, kept, size
@@ -28,8 +30,8 @@ def prune(
     of the names given, then of the flattened index) is kept. A mask that is already sparser stays as it is.
 
     Args:
-        masks: current masks by parameter name.
-        scores: of the same shapes; only those of kept weights are looked at.
+        masks: current masks by parameter name, on the CPU.
+        scores: of the same shapes, likewise; only those of kept weights are looked at.
         density: wanted, in (0, 1].
         scope: `global` compares scores over all masks, the others within each: `layer` keeps the same share of
             each, `erk` shares as `erk_counts` has them, `magnitude` as many as magnitude pruning would leave.
@@ -45,7 +47,8 @@ def prune(
     if not 0 < density <= 1:
         raise ValueError(f"a density of {density} is not in (0, 1]")
     for name in masks:
-        if bool((scores[name].isnan() & masks[name]).any()):
+        nothing = scores[name].isnan()
+        if bool(nothing.any()) and bool((nothing & masks[name]).any()):
             raise ValueError(f"the scores of {name} are not all numbers: did the training diverge?")
     if scope == "layer":
         return _prune_each(masks, scores, {name: max(1, round(density * masks[name].numel())) for name in masks})
@@ -101,17 +104,23 @@ def _prune_together(masks: Masks, scores: Mapping[str, Tensor], keep: int) -> Ma
     drop = kept(masks) - keep
     if drop <= 0:
         return {name: mask.clone() for name, mask in masks.items()}
-    survivors = torch.cat([scores[name][mask].flatten() for name, mask in masks.items()])
-    # kthvalue, not quantile: it is exact and has no limit on the number of scores.
-    threshold = survivors.kthvalue(drop).values
-    ties = drop - int((survivors < threshold).sum())
-    stays = survivors > threshold
-    stays[(survivors == threshold).nonzero().flatten()[ties:]] = True
-    pruned: Masks = {}
-    start = 0
-    for name, mask in masks.items():
-        count = int(mask.count_nonzero())
-        pruned[name] = mask.clone()
-        pruned[name][mask] = stays[start : start + count]
-        start += count
-    return pruned
+    before = {name: mask.numpy() for name, mask in masks.items()}
+    arrays = {name: _array(scores[name]) for name in masks}
+    survivors = np.concatenate([arrays[name][mask] for name, mask in before.items()])
+    survivors.partition(drop - 1)
+    threshold = survivors[drop - 1]
+    after = {name: mask & (arrays[name] > threshold) for name, mask in before.items()}
+    ties = keep - sum(int(np.count_nonzero(mask)) for mask in after.values())
+    for name, mask in reversed(before.items()):
+        if not ties:
+            break
+        last = np.flatnonzero(mask & (arrays[name] == threshold))[-ties:]
+        after[name].flat[last] = True
+        ties -= len(last)
+    return {name: torch.from_numpy(mask) for name, mask in after.items()}
+
+
+def _array(scores: Tensor) -> NDArray[Any]:
+    """In the order of the flattened index; what NumPy has no type for as float32."""
+    scores = scores.detach().contiguous()
+    return (scores.float() if scores.dtype == torch.bfloat16 else scores).numpy()

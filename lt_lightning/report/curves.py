@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scipy.special import stdtrit
 
@@ -78,6 +79,35 @@ def density_curves(rows: Sequence[Row], marks: Mapping[str, tuple[int | None, in
     ]
 
 
+def beside_each_other(curves: Sequence[Curve]) -> list[list[float]]:
+    """Where the points of each curve are drawn: those of one round beside each other if they have bars.
+
+    The first curve's stand where they are, the others' left and right of them in turn. The bars of a round take less
+    than half of the way to the next one, as densities go in logarithms.
+
+    >>> one, two = (Curve((name, ""), (Point(0.5, 0.9, 0.1, 2, 1),)) for name in ("a", "b"))
+    >>> [[round(x, 3) for x in xs] for xs in beside_each_other([one, two])]
+    [[0.5], [0.513]]
+    """
+    barred = any(point.half for curve in curves for point in curve.points)
+    steps = [math.log(left.x / right.x) for left, right in pairwise(curves[0].points)] if curves else []
+    step = min(0.4 * min(steps, default=1.0) / len(curves), 0.025) if barred else 0.0
+    factors = [math.exp(step * (-(index // 2) if index % 2 == 0 else (index + 1) // 2)) for index in range(len(curves))]
+    return [[factor * point.x for point in curve.points] for factor, curve in zip(factors, curves, strict=True)]
+
+
+def extreme_points(
+    curves: Sequence[Curve], places: Sequence[Sequence[float]], what: str
+) -> list[tuple[Kind, Point, float]]:
+    """The points that are marked as `by_mean` or `shown`, and where they are drawn (see `beside_each_other`)."""
+    return [
+        (curve.kind, point, x)
+        for curve, xs in zip(curves, places, strict=True)
+        for point, x in zip(curve.points, xs, strict=True)
+        if getattr(point, what)
+    ]
+
+
 def arms(point: Point) -> tuple[float, float]:
     """Lengths of an interval's bars, up and down, as far as an accuracy can reach.
 
@@ -143,11 +173,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front[::-1]
 
 
-def front_of(points: Sequence[tuple[float, Row]], dense: Row | None) -> list[tuple[float, float]]:
-    """The Pareto front of tickets and the dense network; twins are no tickets."""
-    told = [] if dense is None else [(0.0, dense.accuracy)]
-    told += [(x, row.accuracy) for x, row in points if not row.twin]
-    return [told[index] for index in pareto(told)]
+def front_of(points: Sequence[tuple[float, Row]], dense: Row | None) -> list[tuple[float, Row]]:
+    """The Pareto front of tickets and the dense network, with what each saves; twins are no tickets."""
+    told = [] if dense is None else [(0.0, dense)]
+    told += [(x, row) for x, row in points if not row.twin]
+    return [told[index] for index in pareto([(x, row.accuracy) for x, row in told])]
 
 
 def _of(rows: Sequence[Row], kind: Kind) -> list[Row]:

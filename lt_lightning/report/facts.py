@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lt_lightning.files import read_json
 from lt_lightning.report.found import Asked
 from lt_lightning.study.multirun import JOB
 from lt_lightning.study.places import search_folder
+from lt_lightning.study.screening import stages_of
 from lt_lightning.study.sweep import Job
 
 
@@ -58,7 +60,7 @@ def metrics_of(folder: Path) -> list[dict[str, float]]:
 
 
 def asked_of(path: Path, root: Path, folders: Sequence[Path]) -> Iterator[Asked]:
-    """The commands that asked for these searches, by what Hydra keeps of each job.
+    """The jobs that asked for these searches, by what Hydra keeps of each.
 
     Args:
         path: that the report is about: of jobs, perhaps.
@@ -67,17 +69,14 @@ def asked_of(path: Path, root: Path, folders: Sequence[Path]) -> Iterator[Asked]
     """
     wanted = {folder.name for folder in folders}
     jobs = path if any(path.rglob(JOB)) else root / "jobs"
-    told: set[str] = set()
     for file in sorted(jobs.rglob(".hydra/overrides.yaml")):
         try:
-            overrides = OmegaConf.to_container(OmegaConf.load(file)) or []
             config = _config_beside(file)
             searches = _searches_of(file.parent.parent, config)
+            command = _command_of(file)
         except Exception:  # whatever a damaged file, or one of another version, makes them raise
             continue
-        command = " ".join(["python scripts/run.py", *(_quoted(str(override)) for override in overrides)])
-        if searches & wanted and command not in told:
-            told.add(command)
+        if searches & wanted:
             plain: Any = OmegaConf.to_container(config)
             yield Asked(command, plain)
 
@@ -96,8 +95,14 @@ def _searches_of(job: Path, config: DictConfig) -> set[str]:
     """Names of the folders of the searches that a job asked for."""
     if (job / JOB).is_file():
         return {task.folder.name for task in Job.load(job).tasks if not task.structure}
-    return {search_folder(config).name}
+    return {search_folder(stage.config).name for stage in stages_of(config)}
 
 
-def _quoted(override: str) -> str:
-    return f"'{override}'" if any(sign in override for sign in " [](){}$*?") else override
+def _command_of(file: Path) -> str:
+    """What was typed: that of the whole sweep, if Hydra's own sweeper made the job."""
+    of_sweep = file.parents[2] / "multirun.yaml"
+    if of_sweep.is_file():
+        overrides: Any = ["-m", *OmegaConf.load(of_sweep).hydra.overrides.task]
+    else:
+        overrides = OmegaConf.to_container(OmegaConf.load(file)) or []
+    return " ".join(["python scripts/run.py", *(shlex.quote(str(override)) for override in overrides)])

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lt_lightning.report.curves import Curve, Point, arms, front_of, half_width, kinds_of, structures_of
+from lt_lightning.report.curves import (
+    Curve,
+    Point,
+    arms,
+    beside_each_other,
+    extreme_points,
+    front_of,
+    half_width,
+    kinds_of,
+    structures_of,
+)
 from lt_lightning.report.found import name_of, named
 from lt_lightning.report.masks import Picture
 from lt_lightning.report.published import Series
@@ -23,16 +33,16 @@ PATTERNS = ("", "/", ".", "x")
 def density_figure(curves: Sequence[Curve], dense: Row | None) -> Figure:
     """Accuracy over density, intervals as bars, the dense network as a band, extreme tickets ringed, twins hollow."""
     structures = structures_of([curve.kind for curve in curves])
-    traces = _dense_traces(curves, dense) if dense is not None else []
-    traces += [_curve(curve, structures) for curve in curves]
+    places = beside_each_other(curves)
+    traces = _dense_traces(places, dense) if dense is not None else []
+    traces += [_curve(curve, xs, structures) for curve, xs in zip(curves, places, strict=True)]
     for what, symbol, size, name in MARKS:
-        marked = [(curve, point) for curve in curves for point in curve.points if getattr(point, what)]
-        if marked:
+        if marked := extreme_points(curves, places, what):
             traces.append({
-                "x": [100 * point.x for _, point in marked], "y": [100 * point.y for _, point in marked],
+                "x": [100 * x for _, _, x in marked], "y": [100 * point.y for _, point, _ in marked],
                 "mode": "markers", "name": name,
                 "marker": {"symbol": symbol, "size": size, "color": "#000000", "line": {"width": 2}},
-                "text": [f"{named(*curve.kind)}, round {point.round}" for curve, point in marked],
+                "text": [f"{named(*kind)}, round {point.round}" for kind, point, _ in marked],
                 "hovertemplate": "%{text}<extra></extra>",
             })  # fmt: skip
     points = [100 * point.x for point in (curves[0].points if curves else ())]
@@ -49,8 +59,9 @@ def trade_figure(points: Sequence[tuple[float, Row]], dense: Row | None, saved: 
     """
     front = front_of(points, dense)
     traces: list[Figure] = [{
-        "x": [100 * x for x, _ in front], "y": [100 * y for _, y in front], "mode": "lines", "name": "Pareto front",
-        "line": {"color": GREY, "dash": "dot", "width": 2}, "hoverinfo": "skip",
+        "x": [100 * x for x, _ in front], "y": [100 * row.accuracy for _, row in front], "mode": "lines+text",
+        "name": "Pareto front", "line": {"color": GREY, "dash": "dot", "width": 2, "shape": "vh"}, "hoverinfo": "skip",
+        "text": [density_of(row) for _, row in front], "textposition": "top right", "cliponaxis": False,
     }]  # fmt: skip
     if dense is not None:
         traces.append(_scatter("dense network", [(0.0, dense)], GREY, "hexagram"))
@@ -62,10 +73,16 @@ def trade_figure(points: Sequence[tuple[float, Row]], dense: Row | None, saved: 
     return _figure(traces, {"title": {"text": saved}, "zeroline": True}, "test accuracy in %")
 
 
-def published_figure(series: Sequence[Series], quantity: str) -> Figure:
-    """What was published (hollow, on broken lines) and ours (filled), both over what remains as the paper counts."""
+def published_figure(series: Sequence[Series], quantity: str, structures: Sequence[str]) -> Figure:
+    """What was published (hollow, on broken lines) and ours (filled), both over what remains as the paper counts.
+
+    Args:
+        series: of each kind of ticket.
+        quantity: label of the axis.
+        structures: of our tickets, whose colours are those of the other figures.
+    """
     traces = []
-    tickets = [each.ticket for each in series]
+    tickets = list(dict.fromkeys([*structures, *(each.ticket for each in series)]))
     for each in series:
         style = style_of((each.ticket, ""), tickets)
         for name, pairs, theirs in (("published", each.theirs, True), ("ours", each.ours, False)):
@@ -146,9 +163,9 @@ def mask_figure(picture: Picture) -> Figure:
     return {"data": [trace], "layout": layout}
 
 
-def _dense_traces(curves: Sequence[Curve], dense: Row) -> list[Figure]:
-    """The dense network's mean, and its interval as a band if there is one."""
-    xs = [100.0, 100 * min((point.x for curve in curves for point in curve.points), default=0.5)]
+def _dense_traces(places: Sequence[Sequence[float]], dense: Row) -> list[Figure]:
+    """The dense network's mean, and its interval as a band if there is one, as far as points are drawn."""
+    xs = [100.0, 100 * min((x for xs in places for x in xs), default=0.5)]
     half = 100 * (half_width(dense.accuracy_sd, dense.seeds) or 0.0)
     mean = 100 * dense.accuracy
     band = {
@@ -160,11 +177,11 @@ def _dense_traces(curves: Sequence[Curve], dense: Row) -> list[Figure]:
     return [band, line] if half else [line]
 
 
-def _curve(curve: Curve, structures: Sequence[str]) -> Figure:
+def _curve(curve: Curve, xs: Sequence[float], structures: Sequence[str]) -> Figure:
     style = style_of(curve.kind, structures)
     ups, downs = zip(*((100 * up, 100 * down) for up, down in map(arms, curve.points)), strict=True)
     return {
-        "x": [100 * point.x for point in curve.points], "y": [100 * point.y for point in curve.points],
+        "x": [100 * x for x in xs], "y": [100 * point.y for point in curve.points],
         "mode": "lines+markers", "name": named(*curve.kind),
         "line": {"color": style.colour, "dash": style.dash, "width": 1.3 if style.hollow else 2},
         "marker": {"symbol": style.symbol, "size": 8},
@@ -173,6 +190,11 @@ def _curve(curve: Curve, structures: Sequence[str]) -> Figure:
         "text": [_told(named(*curve.kind), point) for point in curve.points],
         "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
+
+
+def density_of(row: Row) -> str:
+    """Beside a point: `26 %`."""
+    return f"{100 * row.density:.{0 if row.density >= 0.1 else 1}f} %"
 
 
 def _told(name: str, point: Point) -> str:
@@ -212,7 +234,7 @@ def _broken(name: str) -> str:
 
 def _figure(traces: Sequence[Figure], xaxis: Figure, ytitle: str) -> Figure:
     layout = {
-        "xaxis": {**xaxis, "gridcolor": "#dddddd", "automargin": True},
+        "xaxis": {**xaxis, "gridcolor": "#dddddd", "automargin": True, "ticklabelstandoff": 5},
         "yaxis": {"title": {"text": ytitle}, "gridcolor": "#dddddd", "automargin": True},
         "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
         "margin": {"l": 60, "r": 16, "t": 30, "b": 60}, "plot_bgcolor": "#ffffff", "height": 470,

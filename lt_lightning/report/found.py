@@ -60,10 +60,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Asked:
-    """One command that began some of the work.
+    """One job that asked for some of the work.
 
     Attributes:
-        command: as on the command line.
+        command: that began it, or the sweep that it is of, as on the command line.
         config: composed from it, not resolved.
     """
 
@@ -79,7 +79,7 @@ class Found:
         path: that was asked for.
         root: that the searches stand under.
         searches: ordered by data set, network, setting and seed.
-        asked: the commands that began the work.
+        asked: the jobs that asked for the work.
         missing: what is not there or cannot be read, one line each.
     """
 

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from lt_lightning.report.found import named
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Plan
+from lt_lightning.study.places import UNSTRUCTURED
 from lt_lightning.ticket import Ticket
 
 # Pruned, kept by both, added by the structure, dropped by it; Okabe and Ito's colours.
 PALETTE = ((255, 255, 255), (0, 114, 178), (230, 159, 0), (204, 190, 200))
 MEANING = ("pruned", "kept", "refilled: kept by the structure alone", "dropped by the structure")
+REORDERED = ", reordered"  # at the end of a picture's title
 LONGEST = 2304  # rows or columns of a picture; of a larger matrix every so many-th is shown
 
 
@@ -39,6 +41,10 @@ class Picture:
     rows: int
     columns: int
     every: int = 1
+
+    def image(self) -> Image.Image:
+        """For drawing."""
+        return Image.open(io.BytesIO(base64.b64decode(self.source.partition(",")[2])))
 
 
 def classes(before: Tensor, after: Tensor) -> Tensor:
@@ -99,16 +105,22 @@ def pictures_of(layer: str, before: Ticket, after: Sequence[Ticket]) -> list[Pic
     """A layer's mask by the search, and after each structure: as in the network, and in the order of its blocks."""
     name = f"{layer}.weight"
     mask = before.masks[name]
-    pictures = [_picture("IMP (unstructured)", classes(mask, mask))]
+    pictures = [_picture(_title(before), classes(mask, mask))]
     for ticket in after:
         if name not in ticket.masks:
             continue
-        title = named(str(ticket.card.get("structure", "structured")), str(ticket.card.get("twin", "")))
+        title = _title(ticket)
         shown = classes(mask, ticket.masks[name])
-        pictures.append(_picture(title, shown))
+        if ticket is not before:
+            pictures.append(_picture(title, shown))
         if (order := order_of(ticket.plan, layer, mask.shape)) is not None:
-            pictures.append(_picture(f"{title}, reordered", shown[order[0]][:, order[1]]))
+            pictures.append(_picture(f"{title}{REORDERED}", shown[order[0]][:, order[1]]))
     return pictures
+
+
+def _title(ticket: Ticket) -> str:
+    structure = str(ticket.card.get("structure", "structured"))
+    return "search (unstructured)" if structure == UNSTRUCTURED else named(structure, str(ticket.card.get("twin", "")))
 
 
 def _expanded(channels: Tensor, taps: int) -> Tensor:

@@ -11,8 +11,9 @@ from matplotlib.colors import to_hex
 from lt_lightning.report.curves import Kind
 from lt_lightning.study.options import TWINS
 
-# Okabe and Ito's, distinguishable for the colour-blind, the darkest first; their yellow is too pale for lines.
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's, distinguishable for the colour-blind, the darkest first, without their yellow, which is too pale for
+# lines; then two more that are as far from these and from each other.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A0522D", "#332288")
 SYMBOLS = (("circle", "o"), ("square", "s"), ("triangle-up", "^"), ("diamond", "D"), ("triangle-down", "v"),
            ("pentagon", "p"), ("hexagon", "h"))  # fmt: skip
 # Of twins: reinit has its structure's symbol, hollow.

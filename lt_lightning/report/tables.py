@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from lt_lightning.files import replacing
 from lt_lightning.report.curves import half_width
 from lt_lightning.report.found import name_of
 from lt_lightning.study.aggregate import Row, short
+from lt_lightning.tables import markdown_table, number
 
 HEADINGS = (
     "data", "network", "setting", "round", "ticket", "density %", "accuracy %", "± 95 %", "vs dense", "wins", "FLOPs",
@@ -27,15 +27,14 @@ def cells(row: Row) -> list[str]:
     return [
         row.data, row.model, short(row.setting), str(row.round), name_of(row), f"{100 * row.density:.1f}",
         f"{100 * row.accuracy:.2f}", "" if half is None else f"{100 * half:.2f}",
-        "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, _ratio(row.flops_ratio),
-        _ratio(row.time_ratio_inference), _ratio(row.time_ratio_training), str(row.seeds),
+        "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, number(row.flops_ratio, ".3f"),
+        number(row.time_ratio_inference, ".3f"), number(row.time_ratio_training, ".3f"), str(row.seeds),
     ]  # fmt: skip
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """A table in GitHub's dialect."""
-    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *map(cells, rows)]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+    return markdown_table([HEADINGS, *map(cells, rows)])
 
 
 def latex(rows: Sequence[Row]) -> str:
@@ -53,10 +52,6 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
             partial.write_text(text, encoding="utf-8")
     with replacing(folder / "table.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([HEADINGS, *map(cells, rows)])
-
-
-def _ratio(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def _escaped(text: str) -> str:

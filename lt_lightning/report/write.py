@@ -8,19 +8,19 @@ from pathlib import Path
 from lt_lightning.files import replacing
 from lt_lightning.report import FILE, FOLDER, tables
 from lt_lightning.report.collect import collect
-from lt_lightning.report.curves import dense_row, density_curves, trade_points
+from lt_lightning.report.curves import dense_row, density_curves, kinds_of, structures_of, trade_points
 from lt_lightning.report.found import Found, Group, groups_of
 from lt_lightning.report.page import Page
 from lt_lightning.report.parts.accuracy import add_accuracy, marks_of
 from lt_lightning.report.parts.costs import add_costs
 from lt_lightning.report.parts.layers import add_layers
 from lt_lightning.report.parts.learning import add_learning
-from lt_lightning.report.parts.masks import add_masks
+from lt_lightning.report.parts.masks import add_masks, mask_pictures
 from lt_lightning.report.parts.origin import add_origin
 from lt_lightning.report.parts.overview import add_overview
 from lt_lightning.report.parts.stability import add_stability
 from lt_lightning.report.parts.trade import SAVED, add_trade
-from lt_lightning.report.pngs import draw_density, draw_published, draw_trade
+from lt_lightning.report.pngs import draw_density, draw_masks, draw_published, draw_trade
 from lt_lightning.report.published import SHOWN, comparisons_of, series_of
 from lt_lightning.study.aggregate import aggregate
 from lt_lightning.study.places import hash_of
@@ -54,7 +54,11 @@ def write_report(path: Path, output: Path | None = None) -> Path:
         add_trade(page, groups)
         with_results = [search for search in found.searches if search.results]
         add_layers(page, with_results)
-        add_masks(page, with_results)
+        pictures, problems = mask_pictures(with_results)
+        add_masks(page, pictures, problems)
+        for name, layers in pictures.items():
+            layer = list(layers)[len(layers) // 2]
+            draw_masks(output / f"masks-{_file_name(name)}.png", f"{name}: {layer}", layers[layer])
     add_learning(page, found.searches)
     add_costs(page, found.searches)
     add_stability(page, found.path)
@@ -104,12 +108,13 @@ def _write_pngs(output: Path, found: Found, group: Group, rule: Rule) -> None:
     curves = density_curves(group.rows, marks_of(group.rows, rule))
     draw_density(output / f"accuracy-{name}.png", group.title, curves, dense)
     for what, (label, saved) in zip(("inference", "training", "flops"), SAVED.items(), strict=True):
-        if points := trade_points(group.rows, saved):
+        points = trade_points(group.rows, saved)
+        if any(x for x, _ in points):
             draw_trade(output / f"saved-{what}-{name}.png", group.title, points, dense, label)
-    comparisons = comparisons_of(found, group)
+    comparisons, structures = comparisons_of(found, group), structures_of(kinds_of(group.rows))
     for quantity, label in SHOWN.items():
         if series := series_of(comparisons, quantity):
-            draw_published(output / f"published-{quantity}-{name}.png", group.title, series, label)
+            draw_published(output / f"published-{quantity}-{name}.png", group.title, series, label, structures)
 
 
 def _file_name(title: str) -> str:

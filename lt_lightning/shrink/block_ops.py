@@ -134,50 +134,17 @@ def block_conv2d_weight_gradient(
 
 
 @block_conv2d.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    channels: Tensor,
-    tap_start: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    rows: Tensor,
-) -> Tensor:
-    size = _output_shape(x, weight, channels, tap_start, kernel, stride, padding, dilation, rows)
-    return _empty(size, x.dtype, x.device)
+def _(x: Tensor, *others: Any) -> Tensor:
+    return _empty(_output_shape(x, *others), x.dtype, x.device)
 
 
 @block_conv2d_input_gradient.register_fake
-def _(
-    dy: Tensor,
-    weight: Tensor,
-    channels: Tensor,
-    tap_start: Tensor,
-    input_shape: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    rows: Tensor,
-) -> Tensor:
+def _(dy: Tensor, weight: Tensor, channels: Tensor, tap_start: Tensor, input_shape: Sequence[int], *_: Any) -> Tensor:
     return _empty(input_shape, dy.dtype, dy.device)
 
 
 @block_conv2d_weight_gradient.register_fake
-def _(
-    x: Tensor,
-    dy: Tensor,
-    channels: Tensor,
-    tap_start: Tensor,
-    filters: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    rows: Tensor,
-) -> Tensor:
+def _(x: Tensor, dy: Tensor, channels: Tensor, tap_start: Tensor, filters: int, *_: Any) -> Tensor:
     return x.new_empty(channels.shape[0], filters, dtype=_wide(x.dtype))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lt_lightning.evaluation import evaluating
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.shrink.input_channel import GroupedChannelConv2d, GroupedChannelLinear
 from lt_lightning.shrink.regrouped import RegroupedConv2d, RegroupedLinear
@@ -132,14 +133,10 @@ def input_shapes(network: nn.Module, names: Sequence[str], example: Tensor) -> d
             shapes[name] = tuple(inputs[0].shape[1:])
 
         hooks.append(network.get_submodule(name).register_forward_pre_hook(note))
-    modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()
-        with torch.no_grad():
+        with evaluating(network):
             network._call_impl(example)  # type: ignore[no-untyped-call]  # hooks, but no compilation
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
     return shapes

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lt_lightning.evaluation import evaluating
 from lt_lightning.pruning.layers import CONVOLUTIONS
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.shrink.channels import keep_channels
@@ -113,14 +114,8 @@ class _Recorder(fx.Interpreter):
 def _nonzero(network: nn.Module, graph: ChannelGraph, example: Tensor) -> Sequence[Flags]:
     """Per operation, the channels that are not zero for the example, in evaluation mode."""
     recorder = _Recorder(graph)
-    modes = {module: module.training for module in network.modules()}
-    try:
-        network.eval()
-        with torch.no_grad():
-            recorder.run(example)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(network):
+        recorder.run(example)
     return recorder.nonzero
 
 

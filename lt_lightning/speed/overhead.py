@@ -67,7 +67,7 @@ def measure_overhead(task: Task, steps: int) -> Overhead:
         file = MetricsFile(folder / "metrics.csv")
         checkpoints = Checkpoints(folder / "checkpoints")
         with JobProgress(2, Console(file=io.StringIO(), force_terminal=True, force_interactive=True)) as job:
-            report = ReportProgress(job, 2, lambda: lottery.round_lengths, str)
+            report = ReportProgress(job, 2, lambda: lottery.timeline.round_lengths, str)
             watched = [LogRounds(lottery), report, checkpoints]
             for one in watched:
                 watch.hooks_of(one, pl.Callback)

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.hold import HeldMasks
-from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
+from lt_lightning.pruning.layers import full_masks, prunable_layers
+from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewind import RewindPoint
 from lt_lightning.pruning.selection import prune
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Structure
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
@@ -47,21 +49,26 @@ def measure_round(
 ) -> list[Part]:
     """Times the parts on the network's device, at a density that several rounds have led to.
 
+    What of the network stays the same is looked for once, as in a search: by the first structure that needs it, whose
+    longest time tells of it.
+
     Args:
-        network: is copied.
+        network: is copied, and its filters and inputs are made of unequal strength, as in a trained one.
         example: an image.
         structures: by name, each applied to the round's mask.
         density: of the mask.
         samples: how often each part is done.
     """
-    network = copy.deepcopy(network)
+    network = _uneven(copy.deepcopy(network))
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     network(torch.cat([example, example])).sum().backward()
     optimizer.step()
     point = RewindPoint.capture(network, [optimizer], [])
     weights = {name: parameter.detach().cpu().clone() for name, parameter in network.named_parameters()}
     values = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    full = full_masks(prunable_layers(find_layers(network, example), ("stem", "classifier")))
+    trained = copy.deepcopy(values)
+    anatomy = Anatomy(network, example)
+    full = full_masks(prunable_layers(anatomy.layers, ("stem", "classifier")))
     masks = prune(full, Magnitude()(weights, full), density)
     ticket = make_ticket("unstructured", Unstructured(), masks, weights, values, network, example)
 
@@ -75,16 +82,37 @@ def measure_round(
         common: tuple[Callable[[], object], ...] = (
             lambda: prune(full, Magnitude()(weights, full), density),
             rewind,
-            lambda: ticket.with_training(values).save(Path(folder) / "ticket"),
+            lambda: ticket.with_training(trained).save(Path(folder) / "ticket"),
         )
         parts = dict(zip(COMMON, common, strict=True))
         for name, structure in structures.items():
-            parts[name] = _structured(name, structure, masks, weights, values, network, example)
+            parts[name] = _structured(name, structure, masks, weights, values, anatomy)
         return [_timed(name, call, samples) for name, call in parts.items()]
 
 
-def _structured(name: str, structure: Structure, masks: Mapping[str, Tensor], *rest: object) -> Callable[[], object]:
-    return lambda: make_ticket(name, structure, dict(masks), *rest)  # type: ignore[arg-type]
+@torch.no_grad()
+def _uneven(network: nn.Module) -> nn.Module:
+    """On even ones groups of filters are found sooner than after a training."""
+    draw = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            for strength, axis in ((0.35, 0), (0.5, 1)):
+                shape = [size if place == axis else 1 for place, size in enumerate(parameter.shape)]
+                parameter.mul_((strength * torch.randn(shape, generator=draw)).exp().to(parameter.device))
+    return network
+
+
+def _structured(
+    name: str,
+    structure: Structure,
+    masks: Masks,
+    weights: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    anatomy: Anatomy,
+) -> Callable[[], object]:
+    return lambda: make_ticket(
+        name, structure, masks, weights, values, anatomy.network, anatomy.example, anatomy=anatomy
+    )
 
 
 def _timed(name: str, call: Callable[[], object], samples: int) -> Part:

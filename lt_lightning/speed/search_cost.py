@@ -9,6 +9,11 @@ from itertools import pairwise
 
 from lt_lightning.pruning.densities import density_after
 
+SCREENINGS = (4, 8)
+"""Parts of a training that trainings of a screening are."""
+CONFIRMED = 2
+"""Tickets of a structure that are confirmed at most."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -40,8 +45,8 @@ class SearchCost:
 
     Attributes:
         way: how it is done.
-        rounds: for the rounds of pruning, the dense one included.
-        retraining: for the structured tickets.
+        rounds: for the rounds of pruning, the dense one included; with a screening both dense ones.
+        retraining: for the structured tickets, and for the unstructured ones that are confirmed.
         to_paper: of all of it, over the paper's.
     """
 
@@ -87,6 +92,8 @@ def costs(search: Search, measured: Mapping[str, Mapping[float, float]]) -> list
     - `masked` retrains every ticket on the full network, `shrunk` on the smaller one.
     - `bisection` retrains only as many tickets of each structure as the search for the sparsest that wins needs: one
       of each halving of the rounds.
+    - `screened` does that with trainings of a part of the epochs, as many of them left out for the rewind point; then
+      comes a whole dense training, and that of two tickets of each structure, and of two unstructured ones, at most.
 
     Args:
         search: see there.
@@ -105,7 +112,28 @@ def costs(search: Search, measured: Mapping[str, Mapping[float, float]]) -> list
     return [
         SearchCost("the paper's", float(search.rounds + 1), float(search.rounds * len(measured)), 1.0),
         *(SearchCost(way, rounds, retraining, (rounds + retraining) / whole) for way, retraining in ways.items()),
+        *(_screened(search, part, each, whole) for part in SCREENINGS if search.epochs // part > search.rewind),
     ]
+
+
+def _screened(search: Search, part: int, each: Mapping[str, Sequence[float]], whole: float) -> SearchCost:
+    """With trainings of a part of the epochs; of tickets the dearest are confirmed, whichever they turn out to be.
+
+    Args:
+        search: as it would be without.
+        part: of its epochs.
+        each: by structure, what every round's ticket costs at full length.
+        whole: of the paper's way.
+    """
+    left = 1 - search.rewind / search.epochs
+    short = (search.epochs // part - search.rewind) / search.epochs
+    rounds = 1 + search.epochs // part / search.epochs + search.rounds * short
+    looked_at = halvings(search.rounds)
+    screened = sum(sum(sorted(costs)[-looked_at:]) for costs in each.values()) * short / left
+    confirmed = sum(sum(sorted(costs)[-CONFIRMED:]) for costs in each.values())
+    retraining = screened + confirmed + min(CONFIRMED, search.rounds) * left
+    way = f"shrunk, bisection, screened at 1/{part} of the epochs"
+    return SearchCost(way, rounds, retraining, (rounds + retraining) / whole)
 
 
 def halvings(rounds: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from lt_lightning.speed.rounds import COMMON
+from lt_lightning.tables import number, percent, terminal_table
 
 Row = Mapping[str, Any]
 
@@ -36,46 +37,35 @@ def training_tables() -> dict[str, Callable[[Sequence[Row]], Table]]:
 
 def step_table(rows: Sequence[Row]) -> Table:
     """Training steps."""
-    heads = [
-        "network",
-        "setting",
-        "who",
-        "ms",
-        "p5",
-        "p95",
-        "x bare",
-        "x dense",
-        "same losses as",
-        "difference",
-        "waits",
-    ]
-    table = _table("A training step, in turn; x = times as long", heads, 3)
+    heads = ["network", "setting", "who", "ms", "p5", "p95", "x bare", "x dense", "same losses as", "difference",
+             "waits"]  # fmt: skip
+    table = terminal_table("A training step, in turn; x = times as long", heads, 3)
     for row in rows:
         table.add_row(
             row["network"], _setting(row), row["contender"],
             *(f"{row[key]:.1f}" for key in ("milliseconds", "p5", "p95")),
-            _number(row["to_bare"]), _number(row["to_dense"]), row["compared"],
-            "" if row["difference"] is None else f"{row['difference']:.0e}", _number(row["waits"], "g"),
+            number(row["to_bare"], ".3f"), number(row["to_dense"], ".3f"), row["compared"],
+            "" if row["difference"] is None else f"{row['difference']:.0e}", number(row["waits"], "g"),
         )  # fmt: skip
     return table
 
 
 def limit_table(rows: Sequence[Row]) -> Table:
     """Steps against what the machine can do."""
-    heads = ["network", "setting", "GFLOP", "GB", "GFLOP/s of a product", "GB/s of a copy", "least ms", "ms", "reached"]
-    table = _table("The bare step against its roofline", heads, 2)
+    heads = ["network", "setting", "GFLOP", "GB", "GFLOP/s at most", "GB/s of a copy", "least ms", "ms", "reached"]
+    table = terminal_table("The bare step against its roofline", heads, 2)
     for row in rows:
         counts = (f"{row[key] / 1e9:.1f}" for key in ("operations", "bytes", "operations_rate", "bytes_rate"))
         table.add_row(
             row["network"], _setting(row), *counts, *(f"{row[key]:.1f}" for key in ("least", "milliseconds")),
-            _percent(row["reached"]),
+            percent(row["reached"], 1),
         )  # fmt: skip
     return table
 
 
 def round_table(rows: Sequence[Row]) -> Table:
     """Between two rounds."""
-    table = _table("Between two rounds", ["network", "part", "ms", "longest"], 2)
+    table = terminal_table("Between two rounds", ["network", "part", "ms", "longest"], 2)
     for row in rows:
         table.add_row(row["network"], row["part"], f"{row['milliseconds']:.0f}", f"{row['longest']:.0f}")
     return table
@@ -84,11 +74,11 @@ def round_table(rows: Sequence[Row]) -> Table:
 def overhead_table(rows: Sequence[Row]) -> Table:
     """Logging, checkpoints, bars."""
     heads = ["network", "setting", "steps", "ms a step", "hooks a step", "an epoch", "a checkpoint", "bars", "share"]
-    table = _table("Logging, checkpoints and bars in an epoch", heads, 2)
+    table = terminal_table("Logging, checkpoints and bars in an epoch", heads, 2)
     for row in rows:
         times = (f"{row[key]:.2f}" for key in ("step", "per_step", "per_epoch", "checkpoint"))
         table.add_row(
-            row["network"], _setting(row), str(row["steps"]), *times, _percent(row["bars"]), _percent(row["share"])
+            row["network"], _setting(row), str(row["steps"]), *times, percent(row["bars"], 1), percent(row["share"], 1)
         )
     return table
 
@@ -96,12 +86,12 @@ def overhead_table(rows: Sequence[Row]) -> Table:
 def search_table(rows: Sequence[Row]) -> Table:
     """Whole searches."""
     heads = ["network", "way", "rounds", "retraining", "together", "to the paper's", "hours", "to the paper's hours"]
-    table = _table("A whole search, in trainings of the dense network, and at the speed measured", heads, 2)
+    table = terminal_table("A whole search, in trainings of the dense network, and at the speed measured", heads, 2)
     for row in rows:
         together = row["rounds"] + row["retraining"]
         table.add_row(
             row["network"], row["way"], f"{row['rounds']:.2f}", f"{row['retraining']:.2f}", f"{together:.2f}",
-            f"{row['to_paper']:.2f}", _number(row["hours"], ".0f"), _number(row["hours_to_paper"]),
+            f"{row['to_paper']:.2f}", number(row["hours"], ".0f"), number(row["hours_to_paper"], ".3f"),
         )  # fmt: skip
     return table
 
@@ -141,18 +131,3 @@ def _verdict(what: str, value: float, limit: float) -> str:
 def _setting(row: Row) -> str:
     precision = "bf16" if row["bfloat16"] else "fp32"
     return f"{row['device']} b{row['batch_size']} {precision} {row['engine']}"
-
-
-def _table(title: str, heads: Sequence[str], left: int) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index < left else "right", no_wrap=True)
-    return table
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "" if value is None else format(value, form)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from lt_lightning.evaluation import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -79,7 +80,6 @@ def smallest_stable(stable: Callable[[int], bool], count: int) -> int | None:
     return low if low < count else None
 
 
-@torch.no_grad()
 def reestimate(network: nn.Module, batches: Batches) -> None:
     """Sets the statistics of every BatchNorm to the means over these batches, all of equal weight.
 
@@ -93,24 +93,20 @@ def reestimate(network: nn.Module, batches: Batches) -> None:
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
-    modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
     try:
-        network.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over all batches
-            norm.train()
-        for images, _ in batches:
-            network(images)
+        with evaluating(network):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain mean over all batches
+                norm.train()
+            for images, _ in batches:
+                network(images)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
 
 
-@torch.no_grad()
 def error(network: nn.Module, batches: Batches) -> float:
     """Share of the images that a network classifies wrongly, in evaluation mode.
 
@@ -121,12 +117,11 @@ def error(network: nn.Module, batches: Batches) -> float:
     Raises:
         ValueError: if there are no images.
     """
-    training, wrong, count = network.training, 0, 0
-    network.eval()
-    for images, labels in batches:
-        wrong += int((network(images).argmax(1) != labels).sum())
-        count += len(labels)
-    network.train(training)
+    wrong = count = 0
+    with evaluating(network):
+        for images, labels in batches:
+            wrong += int((network(images).argmax(1) != labels).sum())
+            count += len(labels)
     if not count:
         raise ValueError("the error of a network needs at least one image")
     return wrong / count

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import Layer as Layer
 from lt_lightning.pruning.masks import Masks
+from lt_lightning.structures.anatomy import Anatomy
+from lt_lightning.structures.graph import ChannelGraph
 
 Grain = Literal["kernel_position", "input_channel"]
 Form = Literal["channels", "blocks", "dense", "unstructured"]
@@ -26,6 +30,7 @@ class Subject:
         masks: this round's mask of every prunable weight, by parameter name, on the CPU.
         weights: the trained value of every parameter, by name, on the CPU.
         gradients: gradients of the loss summed over a few batches, by name; only if `needs_gradients`.
+        anatomy: of the network, where it is known already.
     """
 
     network: nn.Module
@@ -34,6 +39,16 @@ class Subject:
     masks: Masks
     weights: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor] | None = None
+    anatomy: Anatomy | None = None
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """The network's channels.
+
+        Raises:
+            ValueError: if the network cannot be traced.
+        """
+        return (self.anatomy or Anatomy(self.network, self.example)).graph
 
     @property
     def prunable(self) -> list[Layer]:
@@ -162,6 +177,6 @@ class Structure(Protocol):
 
 def held_magnitude(weight: Tensor, before: Tensor, after: Tensor) -> float:
     """Share of the magnitude surviving in the mask `before` that the mask `after` keeps; 1 if none survives."""
-    magnitude = weight.abs().double() * before
-    total = float(magnitude.sum())
-    return float((magnitude * after).sum()) / total if total else 1.0
+    magnitude = (weight * before).abs_()
+    total = float(magnitude.sum(dtype=torch.float64))
+    return float((magnitude * after).sum(dtype=torch.float64)) / total if total else 1.0

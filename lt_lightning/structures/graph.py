@@ -44,8 +44,8 @@ class Liveness:
     """Which channels take part in the computation.
 
     Attributes:
-        outputs: by name of layer or normalisation, a flag per output channel.
-        inputs: by name of layer, a flag per input channel.
+        outputs: by name of layer or normalisation, a flag per output channel: (..., channels).
+        inputs: by name of layer, a flag per input channel, likewise.
     """
 
     outputs: Mapping[str, Flags]
@@ -214,7 +214,8 @@ class ChannelGraph:
         """Follows zeros through the network, forwards, and what nobody reads, backwards.
 
         Args:
-            kept: by layer name, a flag per output channel; a layer that is not named keeps all.
+            kept: by layer name, a flag per output channel, (..., channels); a layer that is not named keeps all. Of
+                several alternatives, which are the first dimensions, each is followed for itself.
 
         Returns:
             what is left. Wherever a normalisation's input is dead its output counts as dead: the caller is to
@@ -230,7 +231,8 @@ class ChannelGraph:
             _merge(outputs, operation.name, out)
             if operation.kind != "norm":
                 source = operation.inputs[0]
-                read = live[source] & out.any() if operation.kind != "depthwise" else fold(out, operation.repeat)
+                whole = operation.kind != "depthwise"
+                read = live[source] & out.any(axis=-1, keepdims=True) if whole else fold(out, operation.repeat)
                 _merge(inputs, operation.name, read)
         return Liveness(outputs, inputs)
 

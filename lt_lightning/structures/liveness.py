@@ -1,4 +1,7 @@
-"""Which channels of a network take part: zeros are followed forwards, and what nobody reads backwards."""
+"""Which channels of a network take part: zeros are followed forwards, and what nobody reads backwards.
+
+Channels are the last dimension of flags. Those before it, where there are any, are alternatives followed in one go.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class Flow:
         """Per operation, the channels of its result that may be other than zero, and those of them that are there.
 
         Args:
-            kept: by layer name, a flag per output channel; a layer that is not named keeps all.
+            kept: by layer name, a flag per output channel (..., outputs); a layer that is not named keeps all.
         """
         alive = {operation.name: _promised(operation, kept.get(operation.name)) for operation in self.operations}
         live = self._forward(alive)
@@ -95,12 +98,12 @@ class Flow:
         """The channels that are computed: live and needed, rounded up to what can be left out."""
         present = [flags & wanted for flags, wanted in zip(live, needed, strict=True)]
         for index, channel in (held or {}).items():
-            present[index][channel] = True
+            present[index][..., channel] = True
         for index, operation in enumerate(self.operations):
             if index in self.rigid:
-                present[index] = np.full_like(present[index], present[index].any())
+                present[index] = _whole(present[index], operation.channels)
             elif operation.kind in ("grouped", "depthwise", "flatten"):
-                present[index] = np.repeat(fold(present[index], operation.repeat), operation.repeat)
+                present[index] = np.repeat(fold(present[index], operation.repeat), operation.repeat, axis=-1)
         return present
 
     def _forward(self, alive: Mapping[str, Alive]) -> list[Flags]:
@@ -141,11 +144,11 @@ class Flow:
         for index in reversed(range(len(self.operations))):
             operation = self.operations[index]
             wanted = needed[index] & live[index]
-            sizes = [len(live[source]) for source in operation.inputs]
+            sizes = [self.operations[source].channels for source in operation.inputs]
             for source, flags in zip(
                 operation.inputs, _read_inputs(operation, wanted, sizes, alive.get(operation.name)), strict=True
             ):
-                needed[source] |= flags
+                needed[source] = needed[source] | flags
         return needed
 
 
@@ -161,20 +164,21 @@ def _live_outputs(operation: Operation, given: list[Flags], alive: Alive | None)
     match operation.kind:
         case "dense" | "grouped":
             assert alive is not None
-            taken = given[0].any() if alive.reads is None else (alive.reads & given[0]).any(axis=1)
+            taken = _any(given[0]) if alive.reads is None else (alive.reads & given[0]).any(axis=1)
             return alive.shift | (alive.scale & taken)
         case "depthwise":
             assert alive is not None
-            return alive.shift | (alive.scale & np.repeat(given[0], operation.repeat))
+            return alive.shift | (alive.scale & np.repeat(given[0], operation.repeat, axis=-1))
         case "norm":
             assert alive is not None
             return alive.shift | (alive.scale & given[0])
         case "each":
             return given[0]
         case "flatten":
-            return np.repeat(given[0], operation.repeat)
+            return np.repeat(given[0], operation.repeat, axis=-1)
         case "cat":
-            return np.concatenate(given)
+            several = np.broadcast_shapes(*(flags.shape[:-1] for flags in given))
+            return np.concatenate([np.broadcast_to(flags, (*several, flags.shape[-1])) for flags in given], axis=-1)
         case "add":
             return reduce(operator.or_, given)
         case "product":
@@ -190,7 +194,7 @@ def _read_inputs(operation: Operation, wanted: Flags, sizes: list[int], alive: A
             assert alive is not None
             wanted = wanted & alive.scale
             if alive.reads is None:
-                return [np.full(sizes[0], wanted.any())]
+                return [_whole(wanted, sizes[0])]
             return [np.asarray(alive.reads[wanted].any(axis=0))]
         case "depthwise":
             assert alive is not None
@@ -203,11 +207,21 @@ def _read_inputs(operation: Operation, wanted: Flags, sizes: list[int], alive: A
         case "each" | "lift" | "add" | "product":
             return [wanted for _ in operation.inputs]
         case "cat":
-            return list(np.split(wanted, np.cumsum(sizes)[:-1]))
+            return list(np.split(wanted, np.cumsum(sizes)[:-1], axis=-1))
         case _:  # of several tensors nothing is known
-            return [np.full(size, operation.channels == 0 or wanted.any()) for size in sizes]
+            return [np.ones(size, dtype=bool) if operation.channels == 0 else _whole(wanted, size) for size in sizes]
 
 
 def fold(flags: Flags, repeat: int) -> Flags:
     """A flag for every `repeat` of them: whether there is one."""
-    return np.asarray(flags.reshape(-1, repeat).any(axis=1))
+    return np.asarray(flags.reshape(*flags.shape[:-1], -1, repeat).any(axis=-1))
+
+
+def _any(flags: Flags) -> Flags:
+    """Whether there is one, (..., 1)."""
+    return np.asarray(flags.any(axis=-1, keepdims=True))
+
+
+def _whole(flags: Flags, channels: int) -> Flags:
+    """All of so many channels, or none of them: whether there is one."""
+    return np.repeat(_any(flags), channels, axis=-1)

@@ -46,8 +46,8 @@ class Matrix:
         """
         rows, columns = _shape(layer, grain)
         survives = subject.masks[layer.weight]
-        magnitude = subject.weights[layer.weight].detach().double().abs() * survives
-        if not bool(magnitude.isfinite().all()):
+        magnitude = (subject.weights[layer.weight].detach() * survives).abs_().double()
+        if not bool(magnitude.amax().isfinite()):
             raise ValueError(f"{layer.weight}: holds values that are not finite, so it cannot be regrouped")
         return cls(layer, rows, columns, layer.size // (rows * columns), magnitude, survives)
 
@@ -58,7 +58,8 @@ class Matrix:
 
     def by_column(self, weights: Tensor) -> Values:
         """Sums over the weights of each column in each row: (rows x columns)."""
-        sums: Values = weights.double().reshape(self.rows, self.columns, self.taps).sum(dim=2).numpy()
+        parts = weights.double().reshape(self.rows, self.columns, self.taps)
+        sums: Values = (parts.sum(dim=2) if self.taps > 1 else parts.squeeze(2)).numpy()
         return sums
 
     def mask(self, blocks: Sequence[Block]) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
+from lt_lightning.evaluation import evaluating
 from lt_lightning.pruning.layers import CONVOLUTIONS
 
 # Act on each channel alone and turn zeros into zeros.
@@ -67,20 +68,15 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     Raises:
         ValueError: if torch.fx cannot trace it.
     """
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     try:
-        traced = fx.GraphModule(network, fx.Tracer().trace(network))
-        with torch.no_grad():
+        with evaluating(network):
+            traced = fx.GraphModule(network, fx.Tracer().trace(network))
             ShapeProp(traced).propagate(example)
     except Exception as error:
         raise ValueError(
             f"torch.fx cannot trace {type(network).__name__}, which a channel structure needs: "
             f"{next(iter(str(error).splitlines()), type(error).__name__)}"
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return traced
 
 

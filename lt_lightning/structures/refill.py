@@ -98,6 +98,7 @@ class Unit:
     writers: tuple[str, ...]
     scores: Floats  # by channel
     order: NDArray[np.int64]  # channels, best first
+    places: NDArray[np.int64]  # of every channel in that order
     density: float  # of its writers' masks
     step: int  # counts are multiples of it
 
@@ -118,8 +119,9 @@ class Choice:
     def __init__(self, options: Refill, subject: Subject) -> None:
         self.options = options
         self.subject = subject
-        self.graph = ChannelGraph(subject.network, subject.example)
+        self.graph = subject.graph
         self.units = self._find_units(droppable(self.graph, options.coupling))
+        self._executed: dict[tuple[int, ...], int] = {}
         if not self.units:
             raise ValueError("no channel may be dropped: what could be is written by layers that are not pruned")
 
@@ -141,7 +143,8 @@ class Choice:
         wide_enough = len(scores) >= 4 * self.options.round_to
         step = self.options.round_to if wide_enough else min(self.options.round_to, max(1, len(scores) // 8))
         density = sum(int(mask.count_nonzero()) for mask in masks) / sum(mask.numel() for mask in masks)
-        return Unit(writers, scores, np.argsort(-scores, kind="stable"), density, step)
+        order = np.argsort(-scores, kind="stable")
+        return Unit(writers, scores, order, np.argsort(order), density, step)
 
     def rank(self, writers: Sequence[str], scored: Sequence[Layer]) -> Floats:
         """A score per channel of a unit.
@@ -216,7 +219,7 @@ class Choice:
         best = self.executed(counts)
         while best < target:
             tried = [moved for moved in self._moves(counts) if all(c in n for c, n in zip(moved, near, strict=True))]
-            executed = [self.executed(moved) for moved in tried]
+            executed = self._executed_by_each(tried)
             better = [(total, moved) for total, moved in zip(executed, tried, strict=True) if best < total <= target]
             if not better:
                 break
@@ -240,22 +243,29 @@ class Choice:
 
     def executed(self, counts: Sequence[int]) -> int:
         """Prunable weights that the smaller network executes."""
-        liveness = self._liveness(counts)
-        return sum(executed_weights(layer, liveness) for layer in self.subject.prunable)
+        return self._executed_by_each([counts])[0]
 
-    def _liveness(self, counts: Sequence[int]) -> Liveness:
+    def _executed_by_each(self, tried: Sequence[Sequence[int]]) -> list[int]:
+        """Of several counts, all that are new followed through the network together."""
+        keys = [tuple(counts) for counts in tried]
+        if new := list(dict.fromkeys(key for key in keys if key not in self._executed)):
+            liveness = self._liveness(np.array(new))
+            total = sum((executed_weights(layer, liveness) for layer in self.subject.prunable), np.zeros(len(new), int))
+            self._executed |= zip(new, total.tolist(), strict=True)
+        return [self._executed[key] for key in keys]
+
+    def _liveness(self, counts: NDArray[np.int64]) -> Liveness:
+        """Of counts by unit, (..., units)."""
         keep: dict[str, Flags] = {}
-        for unit, count in zip(self.units, counts, strict=True):
-            flags = np.zeros(unit.channels, dtype=bool)
-            flags[unit.order[:count]] = True
-            keep.update(dict.fromkeys(unit.writers, flags))
+        for index, unit in enumerate(self.units):
+            keep.update(dict.fromkeys(unit.writers, unit.places < counts[..., index, None]))
         return self.graph.propagate(keep)
 
     # The result
 
     def structured(self, counts: Sequence[int]) -> Structured:
         """Masks, reports and plan for these counts."""
-        liveness = self._liveness(counts)
+        liveness = self._liveness(np.array(counts))
         masks = channel_masks(self.subject, liveness)
         return Structured(masks, {n: self._report(layer, masks, liveness) for n, layer in self.subject.layers.items()},
                           channel_plan(liveness))  # fmt: skip
@@ -263,7 +273,7 @@ class Choice:
     def _report(self, layer: Layer, masks: Masks, liveness: Liveness) -> LayerReport:
         before = self.subject.masks.get(layer.weight)
         after = masks.get(layer.weight)
-        executed = executed_weights(layer, liveness)
+        executed = int(executed_weights(layer, liveness))
         return LayerReport(
             size=layer.size,
             asked=layer.size if before is None else int(before.count_nonzero()),
@@ -311,12 +321,12 @@ def channel_scores(weight: Tensor, mask: Tensor, score: Score, gradient: Tensor 
     >>> channel_scores(torch.tensor([[3.0, -4.0], [1.0, 9.0]]), torch.tensor([[True, True], [True, False]]), "l1")
     tensor([7., 1.], dtype=torch.float64)
     """
-    surviving: Tensor = (weight.double() * mask).flatten(1)
+    surviving: Tensor = (weight * mask).flatten(1).double()
     match score:
         case "l1":
-            return surviving.abs().sum(1)
+            return surviving.abs_().sum(1)
         case "l2":
-            return surviving.square().sum(1).sqrt()
+            return surviving.square_().sum(1).sqrt()
         case "count":
             return mask.flatten(1).sum(1).double()
         case "saliency":
@@ -324,17 +334,17 @@ def channel_scores(weight: Tensor, mask: Tensor, score: Score, gradient: Tensor 
             return (surviving * gradient.double().flatten(1)).sum(1).abs()
 
 
-def executed_weights(layer: Layer, liveness: Liveness) -> int:
-    """Weights of a layer that take part when only live channels are computed."""
+def executed_weights(layer: Layer, liveness: Liveness) -> NDArray[np.int64]:
+    """Weights of a layer that take part when only live channels are computed: a number for each alternative."""
     if layer.name not in liveness.outputs:
-        return layer.size
+        return np.asarray(layer.size)
     outputs, inputs = liveness.outputs[layer.name], liveness.inputs[layer.name]
     kernel = math.prod(layer.shape[2:])
     if layer.groups == 1:
-        return int(outputs.sum()) * int(inputs.sum()) * kernel
-    if layer.groups == len(inputs):
-        return int(outputs.sum()) * kernel
-    return layer.size
+        return np.asarray(np.count_nonzero(outputs, axis=-1) * np.count_nonzero(inputs, axis=-1) * kernel)
+    if layer.groups == inputs.shape[-1]:
+        return np.asarray(np.count_nonzero(outputs, axis=-1) * kernel)
+    return np.asarray(layer.size)
 
 
 def channel_masks(subject: Subject, liveness: Liveness) -> Masks:

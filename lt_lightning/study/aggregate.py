@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lt_lightning.study.places import DENSE, UNSTRUCTURED
 from lt_lightning.study.results import Result
+from lt_lightning.study.sources import unconfirmed
 from lt_lightning.study.verdict import STANDARD, Rule, Verdict, verdict
 
 Key = tuple[str, str, str, int, str, str]
@@ -68,7 +69,7 @@ class Row:
     @property
     def sparsity(self) -> float:
         """Share of the prunable weights that counts as left out: not executed, or, if unstructured, not kept."""
-        return 1 - (self.density if self.structure == UNSTRUCTURED else self.executed)
+        return 1 - (self.density if unconfirmed(self.structure) == UNSTRUCTURED else self.executed)
 
 
 def aggregate(results: Iterable[tuple[str, Result]], rule: Rule = STANDARD) -> list[Row]:
@@ -139,20 +140,21 @@ def settings_of(
 
 def aggregate_table(rows: Sequence[Row], rule: Rule = STANDARD) -> Table:
     """For people: accuracies in per cent, differences in points, mean and standard deviation; and the verdict."""
-    data = sorted({row.data for row in rows})
+    data, models = (sorted(set(names)) for names in ((row.data for row in rows), (row.model for row in rows)))
     caption = _caption(rule) if any(row.seeds > 1 for row in rows) else "One seed: no verdict."
-    table = Table(title=", ".join(data), caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    title = ", ".join(data + models * (len(models) == 1))
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     settings = any(row.setting for row in rows)
     for heading, shown in {
-        "data": len(data) > 1, "model": True, "setting": settings, "round": True, "ticket": True, "density": True,
-        "accuracy": True, "vs dense": True, "lower": True, "n": True,
+        "data": len(data) > 1, "model": len(models) > 1, "setting": settings, "round": True, "ticket": True,
+        "density": True, "accuracy": True, "vs dense": True, "lower": True, "n": True,
     }.items():  # fmt: skip
         if shown:
             left = heading in ("data", "model", "setting", "ticket")
             table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row, after in zip(rows, [*rows[1:], None], strict=True):
         last = after is None or (row.data, row.model, row.setting) != (after.data, after.model, after.setting)
-        cells = [row.data] * (len(data) > 1) + [row.model] + [short(row.setting)] * settings
+        cells = [row.data] * (len(data) > 1) + [row.model] * (len(models) > 1) + [short(row.setting)] * settings
         cells += [str(row.round), name_of(row), f"{row.density:.1%}", _percent(row.accuracy, row.accuracy_sd)]
         cells += ["" if row.round == 0 else _percent(row.difference, row.difference_sd, "+")]
         cells += [_lower(row), str(row.seeds)]

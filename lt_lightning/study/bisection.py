@@ -6,14 +6,15 @@ and what was retrained before is found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from omegaconf import DictConfig
 
 from lt_lightning.study.places import Task, tasks_of
-from lt_lightning.study.results import results_of
+from lt_lightning.study.results import Result, results_of
+from lt_lightning.study.sources import is_confirmed
 from lt_lightning.study.verdict import ROUNDING
 
 EXPLAINED = (
@@ -126,10 +127,10 @@ def _chosen(tasks: Sequence[Task], more: Callable[[Bracket], Sequence[int]]) -> 
 
 
 def cells_by_structure(tasks: Sequence[Task]) -> dict[str, list[Task]]:
-    """Tasks that retrain a structure's tickets, without the twins, by its name."""
+    """Tasks that retrain a structure's tickets, without the twins and what a screening had confirmed, by its name."""
     cells: dict[str, list[Task]] = {}
     for task in tasks:
-        if task.structure and not task.twin:
+        if task.structure and not task.twin and not is_confirmed(task.structure):
             cells.setdefault(task.structure, []).append(task)
     return cells
 
@@ -140,12 +141,18 @@ def bracket(cells: Sequence[Task]) -> Bracket:
     Args:
         cells: their tasks, one for each round.
     """
-    outcomes = {
-        cell.number: result.accuracy - result.dense_accuracy >= -ROUNDING
-        for cell in cells
-        for result in results_of(cell) or ()
-    }
-    return Bracket(tuple(sorted(cell.number for cell in cells)), outcomes)
+    return bracket_of((cell.number for cell in cells), (result for cell in cells for result in results_of(cell) or ()))
+
+
+def bracket_of(rounds: Iterable[int], results: Iterable[Result]) -> Bracket:
+    """What results of one structure tell.
+
+    Args:
+        rounds: that may be tested.
+        results: of those that were.
+    """
+    outcomes = {result.round: result.accuracy - result.dense_accuracy >= -ROUNDING for result in results}
+    return Bracket(tuple(sorted(rounds)), outcomes)
 
 
 def bracket_lines(tasks: Sequence[Task]) -> Iterator[str]:

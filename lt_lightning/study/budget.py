@@ -28,19 +28,24 @@ LIMIT = 20.0  # seconds after which no further step is timed
 _measured: dict[str, float] = {}
 
 
-def costs_of(study: Study, tasks: Sequence[Task]) -> list[Cost]:
-    """What the tasks that are not finished will cost; with bisection, at most."""
-    lengths = study.expected_lengths()
+def costs_of(study: Study, tasks: Sequence[Task], bound: bool = False) -> list[Cost]:
+    """What the tasks that are not finished will cost; with bisection, at most.
+
+    Args:
+        study: of the tasks.
+        tasks: of a job.
+        bound: whether the job may do without the retrainings among them.
+    """
     bisect = bisects(study.config)
     costs = []
     for task in at_most(tasks, bisect):
         if results_of(task) is None:
             done = () if task.structure else rounds_done(task.folder)
-            length = lengths[0 if task.whole_schedule else task.number]
+            length = study.expected_length(0 if task.whole_schedule else task.number)
             left = [each for i, each in enumerate(study.search_lengths()) if i not in done]
             epochs = [length] if task.structure else list(chain.from_iterable(left))
-            bound = bisect and bool(task.structure)
-            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(study), bound))
+            at_most_it = (bisect or bound) and bool(task.structure)
+            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(study), at_most_it))
     return costs
 
 
@@ -52,6 +57,7 @@ def seconds_per_epoch(study: Study) -> float:
     keys = ("dataset", "data", "model", "classifier", "trainer", "threads")
     whole: Any = OmegaConf.to_container(study.config, resolve=True)
     whole["data"].pop("seed", None)
+    whole["trainer"].pop("max_epochs")
     key = hash_of({key: whole[key] for key in keys})
     if key not in _measured:
         _measured[key] = _measure(study)

@@ -20,12 +20,12 @@ from lt_lightning.structuring import structure_ticket
 from lt_lightning.study.checkpoints import Checkpoints, checkpoints_in
 from lt_lightning.study.loggers import closing_wandb, make_loggers, record
 from lt_lightning.study.outcome import evaluate, make_result
-from lt_lightning.study.places import FROM_START, Task, hash_of, round_folder
+from lt_lightning.study.places import FROM_START, Task, cell_label, hash_of, round_folder, screened_folder
 from lt_lightning.study.progress import JobProgress, ReportProgress
 from lt_lightning.study.results import Result
-from lt_lightning.study.sources import parted, sources_of
+from lt_lightning.study.sources import is_confirmed, parted, sources_of
 from lt_lightning.study.study import TICKET, Study
-from lt_lightning.study.transfers import restart_for, transferred_ticket
+from lt_lightning.study.transfers import confirmed_ticket, restart_for, transferred_ticket
 from lt_lightning.study.twins import randomly_masked, reinitialised, shuffled, small_dense
 from lt_lightning.study.wandb_record import Entry
 from lt_lightning.ticket import Ticket
@@ -34,9 +34,12 @@ from lt_lightning.ticket import Ticket
 def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, job: JobProgress) -> Result:
     """Structures one round's ticket and trains it alone, unless that is done, and returns its result."""
     folder = study.cell_folder(number, structure)
-    label = f"{structure}, round {number} of {study.rounds}"
-    theirs = (search for search in sources_of(study.config, [number]) if search.name == parted(structure)[1])
-    made_from = round_folder(next(theirs, study.search_folder), number) / UNSTRUCTURED
+    label = cell_label(study.config, number, structure)
+    if is_confirmed(structure):
+        made_from = screened_folder(study.config, number, structure)
+    else:
+        theirs = (search for search in sources_of(study.config, [number]) if search.name == parted(structure)[1])
+        made_from = round_folder(next(theirs, study.search_folder), number) / UNSTRUCTURED
     return _run(study, number, folder, label, lambda: _ticket(study, number, structure), made_from, dense_accuracy, job)
 
 
@@ -90,10 +93,9 @@ def _train(study: Study, number: int, path: Path, label: str, job: JobProgress, 
     """The ticket, trained; it is on disk then."""
     callback = ticket_training(study, path)
     checkpoints = checkpoints_in(path.parent, study.config)
-    lengths = study.expected_lengths()
-    epochs, expected = lengths[0], lengths[0]
+    epochs = expected = study.expected_length(0)
     if callback.restart is not None:
-        epochs, expected = callback.restart.epochs, lengths[number]
+        epochs, expected = callback.restart.epochs, study.expected_length(number)
     report = ReportProgress(job, expected, lambda: [epochs], lambda _: label)
     together(train_ticket, study, str(path), callback=callback, checkpoints=checkpoints, own=[report], loggers=loggers)
     assert callback.trained is not None
@@ -134,6 +136,8 @@ def train_ticket(
 
 
 def _ticket(study: Study, number: int, structure: str) -> Ticket:
+    if is_confirmed(structure):
+        return confirmed_ticket(study, number, structure)
     make = transferred_ticket if parted(structure)[1] else _structured
     return make(study, number, structure, study.classifier().network)
 

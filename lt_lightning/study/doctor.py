@@ -9,7 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lt_lightning.measure.energy import nvml_counter
-from lt_lightning.measure.environment import environment
+from lt_lightning.measure.environment import environment, version_of
 from lt_lightning.shrink.cpu.build import instructions, library
 
 State = Literal["ok", "off", "wrong"]
@@ -100,7 +100,7 @@ def _packages() -> Iterator[Check]:
             needed[extra].append(requirement)
     wrong = [told for requirement in needed[""] if (told := _problem(requirement))]
     names = ("torch", "pytorch-lightning", "hydra-core", "wandb")
-    found = f"{own} with {', '.join(f'{name} {_version(name)}' for name in names)}"
+    found = f"{own} with {', '.join(f'{name} {version_of(name)}' for name in names)}"
     effect = f"{', '.join(wrong)}: pip install -e ." if wrong else ""
     yield Check("lt-lightning", found, "wrong" if wrong else "ok", effect)
     for extra, feature in EXTRAS.items():
@@ -110,7 +110,7 @@ def _packages() -> Iterator[Check]:
             told = f"turns off {feature}: pip install -e '.[{extra}]'"
             yield Check(f"extra {extra}", ", ".join(wrong), "off", told)
         else:
-            there = [f"{requirement.name} {_version(requirement.name)}" for requirement in needed[extra]]
+            there = [f"{requirement.name} {version_of(requirement.name)}" for requirement in needed[extra]]
             yield Check(f"extra {extra}", ", ".join(there))
 
 
@@ -120,17 +120,10 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 def _problem(requirement: Requirement) -> str:
     """`onnx is missing`, `torch 2.0 is not >=2.11`, or nothing."""
-    if (found := _version(requirement.name)) is None:
+    if (found := version_of(requirement.name)) is None:
         return f"{requirement.name} is missing"
     fits = requirement.specifier.contains(found, prereleases=True)
     return "" if fits else f"{requirement.name} {found} is not {requirement.specifier}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _devices() -> Iterator[Check]:
@@ -147,7 +140,7 @@ def _devices() -> Iterator[Check]:
     if find_spec("triton") is None:
         yield Check("Triton", "missing", "off", "regrouped layers have no kernel on the GPU: pip install triton")
     else:
-        yield Check("Triton", str(_version("triton")))
+        yield Check("Triton", str(version_of("triton")))
     if nvml_counter("cuda") is None:
         told = "missing, or the GPU counts no energy"
         yield Check("NVML", told, "off", "benchmarks measure no energy: pip install nvidia-ml-py")

@@ -14,6 +14,7 @@ from lt_lightning.study.aggregate import Row, aggregate
 from lt_lightning.study.places import DENSE, UNSTRUCTURED
 from lt_lightning.study.results import Result, find_results
 from lt_lightning.study.verdict import Rule, lower_limit
+from lt_lightning.tables import markdown_table
 
 Kind = tuple[str, str]  # structure, twin ("" for a ticket)
 _TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training")
@@ -73,7 +74,7 @@ def accuracy_table(results: Sequence[Result], rule: Rule) -> str:
     for kind in _kinds(rows):
         cells = [_difference(found.get((kind, number)), asked[number]) for number in rounds]
         lines.append([_name(kind), *cells])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], rule: Rule) -> str:
@@ -97,7 +98,7 @@ def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], 
         shared = _shared(accuracy, first, second)
         cells = [_compared(shared.get(number, []), rule.confidence) for number in rounds]
         lines.append([f"{_name(first)}, minus {_name(second)}", *cells])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def _shared(accuracy: Mapping[tuple[str, str, int, int], float], first: Kind, second: Kind) -> dict[int, list[float]]:
@@ -142,9 +143,3 @@ def _kind(name: str) -> Kind:
 
 def _name(kind: Kind) -> str:
     return " ".join(filter(None, kind))
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    rows.insert(1, "|-" * len(lines[0]) + "|")
-    return "\n".join(rows) + "\n"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lt_lightning.study.aggregate import Row, short
 from lt_lightning.study.places import DENSE, UNSTRUCTURED
+from lt_lightning.study.sources import unconfirmed
 from lt_lightning.study.verdict import Candidate, Rule, Verdict, extreme
 
 
@@ -63,7 +64,7 @@ def _extreme(key: tuple[str, str, str, str], rows: Sequence[Row], rule: Rule) ->
     found = extreme(
         [Candidate(row.round, row.sparsity, Verdict(row.lower, row.wins_by_mean, row.wins)) for row in whole]
     )
-    structured = key[3] != UNSTRUCTURED and any(row.sparsity > 0 for row in rows)
+    structured = unconfirmed(key[3]) != UNSTRUCTURED and any(row.sparsity > 0 for row in rows)
     return ExtremeRow(
         *key, structured, seeds, _rounds(whole), _rounds([row for row in rows if row not in whole]),
         rule.margin, rule.confidence,
@@ -81,16 +82,21 @@ def verdict_lines(rows: Sequence[ExtremeRow]) -> Iterator[str]:
         return
     rule = Rule(rows[0].margin, rows[0].confidence)
     yield f"Extreme ticket sparsity, by the mean (the paper's) and as shown ({rule}):"
-    names = [_name(row, rows) for row in rows]
-    width = max(map(len, names))
-    for name, row in zip(names, rows, strict=True):
-        yield f"  {name:{width}}  {_told(row)}"
+    verdicts = verdicts_of(rows)
+    width = max(len(name) for name, _ in verdicts)
+    for name, told in verdicts:
+        yield f"  {name:{width}}  {told}"
+
+
+def verdicts_of(rows: Sequence[ExtremeRow]) -> list[tuple[str, str]]:
+    """For people: each structure, and what was found of it."""
+    return [(_name(row, rows), _told(row)) for row in rows]
 
 
 def _told(row: ExtremeRow) -> str:
     if row.seeds < 2:
         return "one seed: no verdict"
-    if not row.structured and row.structure != UNSTRUCTURED:
+    if not row.structured and unconfirmed(row.structure) != UNSTRUCTURED:
         return "no structure that is executed: runs whole"
     by_mean = _sparsity(row.sparsity_by_mean, row.round_by_mean)
     shown = _sparsity(row.sparsity_shown, row.round_shown)

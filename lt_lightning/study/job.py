@@ -19,6 +19,8 @@ from lt_lightning.study.places import tasks_of
 from lt_lightning.study.plan import Cost, told
 from lt_lightning.study.results import Result, results_of
 from lt_lightning.study.run import run, title_of
+from lt_lightning.study.screening import all_tasks_of, screens, stages_of
+from lt_lightning.study.sources import is_confirmed
 from lt_lightning.study.status import print_status, tasks_under
 from lt_lightning.study.sweep import Job
 
@@ -43,24 +45,29 @@ def do(config: DictConfig) -> list[Result]:
         console.print(f"{title_of(config)}: {told(_costs(config))}", markup=False, highlight=False, soft_wrap=True)
     else:
         root = Path(config.paths.root)
-        print_status(tasks_under(root) if config.status == "all" else asked_of(config), root, console)
+        asked = [task for stage in stages_of(config) for task in asked_of(stage.config)]
+        print_status(tasks_under(root) if config.status == "all" else asked, root, console)
         if config.status != "all" and bisects(config):
-            for line in bracket_lines(tasks_of(config)):
+            for line in bracket_lines(all_tasks_of(config)):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
     return []
 
 
 def _run_and_report(config: DictConfig) -> list[Result]:
-    folder = tasks_of(config)[0].folder
+    folders = [tasks_of(stage.config)[0].folder for stage in stages_of(config)]
     try:
         results = run(config)
     except Exception:  # of what is there nevertheless
-        if config.report:
-            report_at_end(folder, Console())
+        _report(config, folders)
         raise
-    if config.report:
-        report_at_end(folder, Console())
+    _report(config, folders)
     return results
+
+
+def _report(config: DictConfig, folders: Sequence[Path]) -> None:
+    if config.report:
+        for folder in folders:
+            report_at_end(folder, Console())
 
 
 def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> float:
@@ -80,7 +87,7 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
     job = Job(number, _by_key(overrides))
     try:
         request = request_of(config)
-        job = replace(job, tasks=tuple(tasks_of(config)), bisect=bisects(config))
+        job = replace(job, tasks=tuple(all_tasks_of(config)), bisect=bisects(config), screened=screens(config) or 0)
         job.save(folder)
         if request == "plan":
             job = replace(job, costs=tuple(_costs(config)))
@@ -91,7 +98,10 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
         if (sweep := Multirun.above(folder)) is not None:
             sweep.enter(config)
         trains = any(results_of(task) is None for task in job.asked)
-        value = objective(run(config))
+        try:
+            value = objective(run(config))
+        finally:
+            job = replace(job, tasks=tuple(all_tasks_of(config)))  # a screening tells what is confirmed
         replace(job, trained=trains).save(folder)
         return value
     except Exception as error:
@@ -103,7 +113,11 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
 
 
 def objective(results: Sequence[Result]) -> float:
-    """Mean validation accuracy of the last round's tickets; NaN without any."""
+    """Mean validation accuracy of the last round's tickets; NaN without any.
+
+    Of a job that screens it is that of the screening: which rounds are confirmed differs from job to job.
+    """
+    results = [result for result in results if not is_confirmed(result.structure)]
     last = max((result.round for result in results), default=0)
     values = [result.val_accuracy for result in results if result.round == last and not result.twin]
     return sum(values) / len(values) if values else math.nan
@@ -132,7 +146,11 @@ def _costs(config: DictConfig) -> list[Cost]:
     from lt_lightning.study.study import Study
 
     quieten()
-    return costs_of(Study.from_config(config), tasks_of(config))
+    return [
+        cost
+        for stage in stages_of(config, at_most=True)
+        for cost in costs_of(Study.from_config(stage.config), tasks_of(stage.config), stage.open)
+    ]
 
 
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:

@@ -28,8 +28,8 @@ def check_basics(config: DictConfig) -> None:
         ValueError: naming the key, its value and what it must be.
     """
     rounds, chosen, seed = config.pruning.rounds, config.retrain_rounds, config.seed
-    if not _is_whole(rounds) or rounds < 1:
-        raise ValueError(f"pruning.rounds={rounds}: must be a whole number of at least 1")
+    if not _is_whole(rounds) or rounds < 0:
+        raise ValueError(f"pruning.rounds={rounds}: must be a whole number of at least 0")
     rate, density = config.pruning.rate, config.pruning.get("density")
     for key, value in (("rate", rate), ("density", 0.5 if density is None else density)):
         if not fits(value, float):
@@ -48,6 +48,7 @@ def check_basics(config: DictConfig) -> None:
     if "verdict" in config:  # searches of earlier versions have none
         _check_verdict(config.verdict)
     _check_twins(config.get("twins", []))
+    _check_screening(config.get("screening"))
     if (search := config.get("search", "all")) not in SEARCHES:
         raise ValueError(f"search={search!r} is not one of {', '.join(SEARCHES)}")
     for key, value in config.checkpoint.items():
@@ -76,6 +77,15 @@ def _check_measure(measure: Any) -> None:
             raise ValueError(f"measure.{key}={measure[key]!r}: must be a whole number of at least 1")
     if not fits(measure.slot, float) or not 0 < measure.slot < math.inf:
         raise ValueError(f"measure.slot={measure.slot!r}: must be a positive number of seconds")
+
+
+def _check_screening(screening: Any) -> None:
+    if screening is None:  # searches of earlier versions have none
+        return
+    if not OmegaConf.is_dict(screening) or set(screening) != {"epochs"}:
+        raise ValueError(f"screening={screening}: must have epochs")
+    if screening.epochs is not None and (not _is_whole(screening.epochs) or screening.epochs < 1):
+        raise ValueError(f"screening.epochs={screening.epochs}: must be a whole number of at least 1, or null")
 
 
 def _check_twins(twins: Any) -> None:

@@ -17,13 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.pruning.densities import densities
 from lt_lightning.study.options import TWINS, check_basics
-from lt_lightning.study.sources import parted, sources_of, told
+from lt_lightning.study.sources import confirmed, parted, sources_of, told, unconfirmed
 
 DENSE, UNSTRUCTURED = "dense", "unstructured"  # the callback's names; it is slow to import
 FROM_START = ("reinit", "small_dense")  # trained from initial values on, for the whole schedule
 
+CONFIRM = "confirm"  # key of a configuration whose job confirms tickets that were screened; see `screening`
+
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
-ALGORITHM = 1
+ALGORITHM = 2
 
 # Options that there once were not: at these values the search is the one that there was without them.
 NEUTRAL: dict[str, dict[str, Any]] = {"pruning": {"density": None, "scores_from": "trained", "sparsifier": None}}
@@ -91,12 +93,12 @@ def tasks_of(config: DictConfig) -> list[Task]:
     source = str(config.pruning.next_round_from)
     rounds = rounds_of(config)
     parts = (round_folder(folder, 0) / DENSE, *(round_folder(folder, n) / source for n in range(1, rounds + 1)))
-    search = Task(folder, f"search of {rounds} rounds", 0, "", parts)
-    cells = [(number, name, cell_folder(config, number, name)) for number, name in cells_of(config)]
+    search = Task(folder, f"search of {rounds} rounds" if rounds else "dense network", 0, "", parts)
+    cells = [(number, name, _cell_folder(config, folder, number, name)) for number, name in cells_of(config)]
     return (
         [search]
-        + [Task(place, f"{name}, round {number} of {rounds}", number, name, (place,)) for number, name, place in cells]
-        + [_twin_task(config, *twin) for twin in twins_of(config)]
+        + [Task(place, cell_label(config, number, name), number, name, (place,)) for number, name, place in cells]
+        + [_twin_task(config, folder, *twin) for twin in twins_of(config)]
     )
 
 
@@ -105,6 +107,14 @@ def rounds_of(config: DictConfig) -> int:
     pruning = config.pruning
     at_once = pruning.get("scores_from", "trained") != "trained"
     return len(densities(pruning.rounds, pruning.rate, pruning.get("density"), at_once))
+
+
+def retrained_rounds(config: DictConfig) -> list[int]:
+    """Rounds whose tickets are retrained: those asked for; else all, or the one that reaches the density asked for."""
+    if config.retrain_rounds is not None:
+        return sorted(set(config.retrain_rounds))
+    last = rounds_of(config)
+    return list(range(1 if config.pruning.get("density") is None else last, last + 1))
 
 
 def search_folder(config: DictConfig) -> Path:
@@ -121,23 +131,45 @@ def search_folder(config: DictConfig) -> Path:
 
 def cells_of(config: DictConfig) -> list[tuple[int, str]]:
     """Tickets that are retrained alone, as (round, structure)."""
+    if (confirm := config.get(CONFIRM)) is not None:
+        found = [(number, name) for name, numbers in confirm.rounds.items() for number in numbers]
+        return [(number, confirmed(name, confirm.epochs)) for number, name in sorted(found, key=lambda each: each[0])]
     if config.pruning.next_round_from != UNSTRUCTURED:
         sources_of(config, ())
         return []
-    chosen = config.retrain_rounds
-    numbers = range(1, rounds_of(config) + 1) if chosen is None else sorted(set(chosen))
+    numbers = retrained_rounds(config)
     names = [(number, name) for number in numbers for name in config.structure]
-    for source in sources_of(config, list(numbers)):
+    for source in sources_of(config, numbers):
         names += [(n, told(name, source)) for n in numbers for name in (UNSTRUCTURED, *config.structure)]
     return names
 
 
 def cell_folder(config: DictConfig, number: int, structure: str) -> Path:
     """Folder of a retrained ticket, named by a hash of what determines it besides the search."""
-    structure, source = parted(structure)
+    return _cell_folder(config, search_folder(config), number, structure)
+
+
+def _cell_folder(config: DictConfig, search: Path, number: int, structure: str) -> Path:
+    structure, source = parted(unconfirmed(structure))
+    origin = {"from": source} if source else {"screened": config[CONFIRM].search} if CONFIRM in config else {}
+    return round_folder(search, number) / _cell_name(config, structure, origin)
+
+
+def screened_folder(config: DictConfig, number: int, structure: str) -> Path:
+    """Folder of the ticket, of a screening, that a job confirms."""
+    structure = unconfirmed(structure)
+    rounds = round_folder(Path(config.paths.root) / config[CONFIRM].search, number)
+    return rounds / (UNSTRUCTURED if structure == UNSTRUCTURED else _cell_name(config, structure, {}))
+
+
+def _cell_name(config: DictConfig, structure: str, origin: Mapping[str, str]) -> str:
     options = OmegaConf.to_container(config.structure[structure], resolve=True) if structure in config.structure else {}
-    what = {"structure": options, "execution": config.execution} | ({"from": source} if source else {})
-    return round_folder(search_folder(config), number) / f"{structure}-{hash_of(what)}"
+    return f"{structure}-{hash_of({'structure': options, 'execution': config.execution, **origin})}"
+
+
+def cell_label(config: DictConfig, number: int, structure: str) -> str:
+    """Names the retraining of a ticket for people."""
+    return f"{structure}, round {number}" + (f" of {rounds_of(config)}" if CONFIRM not in config else "")
 
 
 def twins_of(config: DictConfig) -> list[tuple[int, str, str]]:
@@ -147,25 +179,24 @@ def twins_of(config: DictConfig) -> list[tuple[int, str, str]]:
     `random` alone; tickets that come from other searches have none.
     """
     asked = [twin for twin in TWINS if twin in (config.get("twins") or ())]
-    chosen, source = config.retrain_rounds, str(config.pruning.next_round_from)
-    numbers = range(1, rounds_of(config) + 1) if chosen is None else sorted(set(chosen))
+    numbers, source = retrained_rounds(config), str(config.pruning.next_round_from)
     names = [source] if source != UNSTRUCTURED else [UNSTRUCTURED, *config.structure]
+    tickets = cells_of(config) if CONFIRM in config else [(number, name) for number in numbers for name in names]
     return [
         (number, name, twin)
-        for number in numbers
-        for name in names
+        for number, name in tickets
         for twin in asked
-        if name != UNSTRUCTURED or twin in ("reinit", "random")
+        if unconfirmed(name) != UNSTRUCTURED or twin in ("reinit", "random")
     ]
 
 
-def _twin_task(config: DictConfig, number: int, structure: str, twin: str) -> Task:
-    rounds = round_folder(search_folder(config), number)
+def _twin_task(config: DictConfig, search: Path, number: int, structure: str, twin: str) -> Task:
+    rounds = round_folder(search, number)
     searched = structure == config.pruning.next_round_from
-    source = rounds / structure if searched else cell_folder(config, number, structure)
+    source = rounds / structure if searched else _cell_folder(config, search, number, structure)
     what = {"twin": twin, "of": source.name, "execution": config.execution}
-    folder = rounds / f"{structure}-{twin}-{hash_of(what)}"
-    label = f"{twin} of {structure}, round {number} of {rounds_of(config)}"
+    folder = rounds / f"{unconfirmed(structure)}-{twin}-{hash_of(what)}"
+    label = f"{twin} of {cell_label(config, number, structure)}"
     return Task(folder, label, number, structure, (folder,), twin, source)
 
 

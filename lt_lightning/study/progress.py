@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from lt_lightning.study.multirun import Multirun
 
@@ -34,13 +35,14 @@ class JobProgress:
         self._done = 0.0
         self._start = time.perf_counter()
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what is left of the line: the rest must be seen
             TextColumn("{task.fields[counts]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
             disable=not console.is_interactive,
+            expand=True,
             refresh_per_second=4,  # drawing takes from the training: at 10, a sixtieth of two cores
         )
         self._sweep = sweep if sweep is not None and sweep.jobs is not None else None
@@ -52,6 +54,7 @@ class JobProgress:
         self._job: TaskID = self._bars.add_task("whole job", total=epochs, counts="", left="")
         self._watcher: Callable[[str], None] | None = None
         self._label = ""
+        self._open = 0.0  # epochs of the current training
         self._told = ""
         self._stage: TaskID = self._bars.add_task("", total=1, counts="", left="", visible=False)
 
@@ -66,7 +69,7 @@ class JobProgress:
 
     def start(self, label: str, epochs: int, done: int = 0) -> None:
         """A training, or a round of the search, begins, or goes on after some epochs."""
-        self._label = label
+        self._label, self._open = label, float(epochs - done)
         if self._sweep is not None:
             self._ended = self._sweep.ended()  # other processes may be at it
         self._bars.reset(
@@ -77,9 +80,10 @@ class JobProgress:
     def advance(self, epoch: int, epochs: int, share: float) -> None:
         """A share of an epoch is done; `epoch` counts from 0 within the training."""
         self._done += share
+        self._open -= share
         counts = f"epoch {min(epoch + 1, epochs)}/{epochs}"
         self._tell(f"{self._label}, {counts}")
-        self._bars.update(self._stage, advance=share, counts=counts)
+        self._bars.update(self._stage, advance=share, counts=counts, left=self._time_for(self._open))
         self._bars.update(
             self._job, completed=self._done, counts=f"{self._done:.0f}/{self._epochs} epochs", left=self.time_left()
         )
@@ -117,9 +121,12 @@ class JobProgress:
 
     def time_left(self) -> str:
         """For people: `1:05 left`."""
+        return self._time_for(self._epochs - self._done)
+
+    def _time_for(self, epochs: float) -> str:
         if self._done < 0.5:
             return _left(math.nan)
-        return _left((time.perf_counter() - self._start) / self._done * max(0.0, self._epochs - self._done))
+        return _left((time.perf_counter() - self._start) / self._done * max(0.0, epochs))
 
     def sweep_time_left(self) -> str:
         """Likewise, of the whole sweep."""

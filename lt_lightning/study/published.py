@@ -15,6 +15,7 @@ from rich.table import Table
 from lt_lightning.study.aggregate import Row, aggregate
 from lt_lightning.study.options import fits
 from lt_lightning.study.results import Result
+from lt_lightning.study.sources import unconfirmed
 
 Quantity = Literal["accuracy", "versus_dense", "flops", "time_saved", "extreme_sparsity"]
 
@@ -127,7 +128,8 @@ def compare(
         structures: options of each, by name.
     """
     rows = aggregate(
-        ("", replace(result, density=counted_density(result, structures.get(result.structure)))) for result in results
+        ("", replace(result, density=counted_density(result, structures.get(result.structure))))
+        for result in (replace(result, structure=unconfirmed(result.structure)) for result in results)
     )
     compared = [_compared(figure, rows) for figure in figures]
     return [comparison for comparison in compared if comparison is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -11,9 +12,11 @@ from rich.console import Console
 from lt_lightning.study.bisection import EXPLAINED, asked, bisects, bracket_lines
 from lt_lightning.study.locks import tidy
 from lt_lightning.study.options import check_options
-from lt_lightning.study.places import Task, rounds_of, tasks_of
+from lt_lightning.study.places import CONFIRM, Task, cells_of, retrained_rounds, rounds_of, tasks_of
 from lt_lightning.study.published import figures_of, print_comparison
 from lt_lightning.study.results import FILE, SUMMARY, Result, results_of, write_summary
+from lt_lightning.study.screening import Stage, explained, screens, stages_of
+from lt_lightning.study.sources import unconfirmed
 from lt_lightning.study.table import results_table
 
 
@@ -23,15 +26,36 @@ def run(config: DictConfig) -> list[Result]:
     Several processes may be given the same: they share the work, and each returns when all of it is done.
 
     Returns:
-        a result for the dense network, every round's unstructured ticket and every structured one.
+        a result for the dense network, every round's unstructured ticket and every structured one; of a job that
+        screens those of its screening, and then the fully trained dense network and the confirmed tickets.
 
     Raises:
         ValueError: before anything is trained, if the configuration asks for something impossible.
         Exception: what a search or the training of a ticket raised, after all others are finished; an
             `ExceptionGroup` if several did.
     """
-    tasks = tasks_of(config)
     figures_of(config)  # to be known wrong before anything is trained
+    results: list[Result] = []
+    failed: list[Exception] = []
+    count = 0
+    for stage in stages_of(config):
+        if stage.confirms == 0:
+            break  # there is nothing to go on with
+        tasks, errors = _run(stage)
+        results += [result for task in tasks for result in results_of(task) or ()]
+        failed += errors
+        count += len(asked(tasks, bisects(stage.config)))
+    if screens(config):
+        Console().print(explained(config), highlight=False, soft_wrap=True)
+    if failed:
+        raise _summed_up(failed, count)
+    return results
+
+
+def _run(stage: Stage) -> tuple[list[Task], list[Exception]]:
+    """Runs a job that screens nothing, shows what came out, and returns its tasks and what they raised."""
+    config = stage.config
+    tasks = tasks_of(config)
     for task in tasks:
         tidy(task.folder)
     failed: Mapping[Task, Exception] = {}
@@ -42,11 +66,8 @@ def run(config: DictConfig) -> list[Result]:
         quieten()
         check_options(config)
         failed = (work_in_processes if needs_processes(config) else work)(config, tasks)
-    results = [result for task in tasks for result in results_of(task) or ()]
-    _show(config, tasks, results)
-    if failed:
-        raise _summed_up(list(failed.values()), len(asked(tasks, bisects(config))))
-    return results
+    _show(config, tasks, ": ".join(filter(None, (title_of(config), stage.told))))
+    return tasks, list(failed.values())
 
 
 def title_of(config: DictConfig) -> str:
@@ -81,35 +102,42 @@ def _summed_up(errors: list[Exception], count: int) -> Exception:
 
 
 def _announce(config: DictConfig, console: Console) -> None:
-    names = ", ".join(config.structure) or "no structure"
-    rounds = config.retrain_rounds
-    which = "every round" if rounds is None else f"round {', '.join(map(str, rounds))}"
-    which += ", bisected" * bisects(config)
     console.print(
-        f"{config.labels.data} with {config.labels.model}, seed {config.seed}: the dense network and "
-        f"{rounds_of(config)} rounds of pruning; {names} for {which}.\nEverything is written under "
-        f"{config.paths.root}.",
+        f"{config.labels.data} with {config.labels.model}, seed {config.seed}: {_content(config)}.\n"
+        f"Everything is written under {config.paths.root}.",
         markup=False,
         highlight=False,
     )
 
 
-def _show(config: DictConfig, tasks: Sequence[Task], results: list[Result]) -> None:
+def _content(config: DictConfig) -> str:
+    if CONFIRM in config:
+        return f"the dense network and {len(cells_of(config))} screened tickets for {config.trainer.max_epochs} epochs"
+    names = ", ".join(config.structure) or "no structure"
+    rounds = retrained_rounds(config)
+    which = "every round" if len(rounds) == rounds_of(config) else f"round {', '.join(map(str, rounds))}"
+    which += ", bisected" * bisects(config)
+    return f"the dense network and {rounds_of(config)} rounds of pruning; {names} for {which}"
+
+
+def _show(config: DictConfig, tasks: Sequence[Task], title: str) -> None:
     console = Console()
+    found = [result for task in tasks for result in results_of(task) or ()]
+    results = [replace(result, structure=unconfirmed(result.structure)) for result in found]  # the title tells
     root, search = Path(config.paths.root), tasks[0].folder
     if results:
-        console.print(results_table(results, title_of(config)))
+        console.print(results_table(results, title))
         if bisects(config):
             for line in (EXPLAINED, *bracket_lines(tasks)):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
-        print_comparison(config, results, title_of(config), console)
+        print_comparison(config, results, title, console)
         if _outdated(root / SUMMARY, tasks):
             write_summary(root)
     picture = search / "accuracy.png"
     if any(result.round == 0 for result in results) and _outdated(picture, tasks):
-        from lt_lightning.study.plots import plot_accuracy
+        from lt_lightning.report.pngs import draw_results
 
-        plot_accuracy(results, picture, title_of(config))
+        draw_results(picture, title, results)
     written = {"Tickets": search, "Table": root / SUMMARY, "Plot": picture}
     if "wandb" in config.logger:
         written["W&B"] = root / "wandb"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import pytorch_lightning as pl
 import torch
@@ -33,7 +34,8 @@ def run_search(study: Study, job: JobProgress) -> list[Result]:
         return done
     with replacing(folder / "config.yaml") as partial:
         partial.write_text(OmegaConf.to_yaml(study.config, resolve=True), encoding="utf-8")
-    write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu"))
+    versions = {name.replace("-", "_"): version(name) for name in ("pytorch-lightning", "hydra-core")}
+    write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu", **versions))
     with closing_wandb():
         ticket = {"round": study.rounds, "structure": study.config.pruning.next_round_from, "twin": ""}
         loggers = make_loggers(study.config, folder, study.root, folder.name, "search", ticket)
@@ -59,7 +61,7 @@ def _train(study: Study, job: JobProgress, loggers: Sequence[Logger]) -> None:
     checkpoints = checkpoints_in(study.search_folder, study.config)
     expected = sum(map(sum, study.search_lengths()))
     report = ReportProgress(
-        job, expected, lambda: callback.round_lengths, lambda index: _search_label(index, study.rounds)
+        job, expected, lambda: callback.timeline.round_lengths, lambda index: _search_label(index, study.rounds)
     )
     together(train_rounds, study, callback=callback, checkpoints=checkpoints, own=[report], loggers=loggers)
     write_json(study.search_folder / TRAINED, {"rounds": callback.history})

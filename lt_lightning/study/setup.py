@@ -1,26 +1,35 @@
-"""What a job starts with: what was chosen and changed of the configuration, and which layers will be pruned."""
+"""What a job starts with: its configuration, and which layers will be pruned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lt_lightning.pruning.layers import Layer, exempting, find_layers
 from lt_lightning.study.study import Study
 
+NOT_SHOWN = ("published", "labels")  # figures and names: nothing is run by them
+
 
 def show_setup(study: Study, console: Console) -> None:
-    """Prints the choices and, on a terminal and for a job of its own, the table of layers; else one line of them."""
+    """Prints the choices and, on a terminal and for a job of its own, the configuration and the table of layers.
+
+    Else a line of the layers takes the place of both: the configuration lies in the file that is named.
+    """
     for line in configuration_lines(study):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     layers = list(find_layers(study.classifier().network, study.example).values())
     exempt = study.pruning().exempt
     if console.is_interactive and not _in_sweep():
+        console.print(configuration_table(study.config))
         console.print(layers_table(layers, exempt))
     else:
         console.print(layers_line(layers, exempt), markup=False, highlight=False, soft_wrap=True)
@@ -39,6 +48,34 @@ def configuration_lines(study: Study) -> list[str]:
     changed = [each for each in hydra.overrides.task if each.partition("=")[0].lstrip("+~") not in choices]
     lines = [" ".join(f"{key}={told}" for key, told in choices.items() if told not in (None, "null", "default"))]
     return lines + [f"changed: {' '.join(changed)}"] * bool(changed) + [where]
+
+
+def configuration_table(config: DictConfig) -> Table:
+    """The composed configuration: a row for each group with its values, and one for what stands in none."""
+    table = Table(title="Configuration", box=SIMPLE_HEAD, show_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    whole: Any = OmegaConf.to_container(config, resolve=True)
+    shown = {key: value for key, value in whole.items() if key not in NOT_SHOWN}
+    groups = {key: shown.pop(key) for key in list(shown) if isinstance(shown[key], Mapping) and shown[key]}
+    for name, values in {"": shown, **groups}.items():
+        table.add_row(name, Text(" ".join(f"{key}={value}" for key, value in _flat(values))))
+    return table
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Values by dotted key, as on a command line."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", _told(value)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_told, value))}]"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
 def layers_table(layers: Sequence[Layer], exempt: Sequence[str]) -> Table:

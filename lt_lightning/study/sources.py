@@ -1,7 +1,8 @@
-"""Searches on other data sets, of which a job retrains the tickets beside its own."""
+"""Where tickets come from that a job retrains beside its own: searches on other data sets, or its screening."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,29 @@ def parted(name: str) -> tuple[str, str]:
     """
     structure, _, source = name.partition(FROM)
     return structure, source
+
+
+def confirmed(structure: str, epochs: int) -> str:
+    """Names a ticket that was found by a search with trainings of so many epochs, and is trained for more.
+
+    >>> confirmed("refill", 20)
+    'refill, confirmed after screening of 20 epochs'
+    """
+    return f"{structure}, confirmed after screening of {epochs} epochs"
+
+
+def unconfirmed(name: str) -> str:
+    """The structure of such a name; any other is left as it is.
+
+    >>> unconfirmed("refill, confirmed after screening of 20 epochs"), unconfirmed("refill")
+    ('refill', 'refill')
+    """
+    return re.sub(r", confirmed after screening of \d+ epochs$", "", name)
+
+
+def is_confirmed(name: str) -> bool:
+    """Whether it is such a name."""
+    return unconfirmed(name) != name
 
 
 def sources_of(config: DictConfig, rounds: Sequence[int]) -> list[Path]:

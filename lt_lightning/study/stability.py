@@ -22,7 +22,6 @@ from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewind import Restart, Step
 from lt_lightning.retrain import TicketTraining
 from lt_lightning.stability.line import barrier, error, interpolate, reestimate, smallest_stable
-from lt_lightning.stability.points import CapturePoints
 from lt_lightning.study.checkpoints import checkpoints_in
 from lt_lightning.study.locks import Lock, owner_of
 from lt_lightning.study.options import check_basics, fits
@@ -30,6 +29,7 @@ from lt_lightning.study.places import hash_of, search_folder
 from lt_lightning.study.progress import JobProgress, ReportProgress
 from lt_lightning.study.quiet import quieten
 from lt_lightning.study.ranks import needs_processes
+from lt_lightning.study.rewind_points import CapturePoints
 from lt_lightning.study.run import title_of
 from lt_lightning.study.stability_plot import plot_lines
 from lt_lightning.study.stopping import stoppable
@@ -150,11 +150,11 @@ class _Measurement:
         """Points to choose from: `pruning.rewind` alone, or all multiples of `stability.search`."""
         per_epoch = self._steps_per_epoch()
         if self._options["search"] is None:
-            step = Step.parse(self._study.config.pruning.rewind)
+            step = Step.parse(self._study.config.pruning.rewind).within(self._total)
             if step.split(per_epoch)[0] >= self._total:
                 raise ValueError(f"pruning.rewind={step} is not before the end of a training of {self._total} epochs")
             return [step]
-        grain = Step.parse(self._options["search"])
+        grain = Step.parse(self._options["search"]).within(self._total)
         end = self._total if grain.unit == "ep" else self._total * per_epoch
         if not 0 < grain.count < end:
             raise ValueError(

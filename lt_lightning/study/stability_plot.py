@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lt_lightning.files import replacing
-from lt_lightning.study.plots import COLOURS, MARKERS
+from lt_lightning.report.styles import COLOURS, SYMBOLS
 
 
 def plot_lines(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
@@ -27,7 +27,7 @@ def plot_lines(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     for index, line in enumerate(lines):
         places = np.linspace(0, 1, len(line["errors"]))
         label = f"{line['network']}, {line['rewind']}: barrier {line['barrier']:.1%}"
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        colour, (_, marker) = COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
         axes.plot(places, line["errors"], color=colour, marker=marker, markersize=4, label=label)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("place on the line between the two trained networks")

@@ -16,7 +16,7 @@ from lt_lightning.files import read_json
 from lt_lightning.study import locks
 from lt_lightning.study.bisection import asked_of
 from lt_lightning.study.failures import Failure
-from lt_lightning.study.places import Task, round_folder
+from lt_lightning.study.places import Task
 from lt_lightning.study.results import results_of
 
 Kind = Literal["done", "running", "failed", "missing"]
@@ -67,12 +67,10 @@ def tasks_under(root: Path) -> list[Task]:
         config.transfer = None  # its source may be gone; what came of it is found below
         asked = [task for task in asked_of(config) if task.folder.is_relative_to(path.parent)]  # type: ignore[arg-type]
         known = {part for task in asked for part in task.parts}
-        rounds = len(asked[0].parts) - 1 if asked else 0
-        for number in range(1, rounds + 1):
-            for folder in sorted(round_folder(path.parent, number).glob("*-????????")):
-                if folder not in known:
-                    name = folder.name.rpartition("-")[0]
-                    asked.append(Task(folder, f"{name}, round {number} of {rounds}", number, name, (folder,)))
+        for folder in sorted(path.parent.glob("round_??/*-????????")):
+            if folder not in known:
+                name, number = folder.name.rpartition("-")[0], int(folder.parent.name.partition("_")[2])
+                asked.append(Task(folder, f"{name}, round {number}", number, name, (folder,)))
         tasks += asked
     return tasks
 

@@ -167,20 +167,19 @@ class Study:
 
     # What is to be done
 
-    def expected_lengths(self) -> list[int]:
-        """Epochs that each round's ticket is trained, the dense network first.
+    def expected_length(self, number: int) -> int:
+        """Epochs that a round's ticket is trained; of round 0 it is the dense network.
 
         Too many where the rewind point is given in steps, since no data is loaded yet.
         """
         total = int(self.config.trainer.max_epochs)
-        rewind = self.pruning().rewind
-        return [total] + [total - (rewind.count if rewind.unit == "ep" else 0)] * self.rounds
+        rewind = self.pruning().rewind.within(total)
+        return total - (rewind.count if number and rewind.unit == "ep" else 0)
 
     def search_lengths(self) -> list[list[int]]:
         """Epochs of the trainings of each round of the search, likewise: with a sparsifier there are two in a round."""
-        dense, *tickets = self.expected_lengths()
         trainings = 1 if self.pruning().sparsifier is None else 2
-        return [[dense]] + [[epochs] * trainings for epochs in tickets]
+        return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds
 
     @property
     def rounds(self) -> int:

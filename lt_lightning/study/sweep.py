@@ -43,6 +43,7 @@ class Job:
         costs: what it would cost, if it was planned.
         bisect: whether it bisects, and so asks for some of its tasks only.
         trained: whether it had something to train; None until it has ended.
+        screened: epochs of its screening, whose tasks are the first; 0 if it has none.
     """
 
     number: int
@@ -52,6 +53,12 @@ class Job:
     costs: tuple[Cost, ...] = ()
     bisect: bool = False
     trained: bool | None = None
+    screened: int = 0
+
+    def stage_of(self, task: Task) -> str:
+        """What tells tasks of a screening apart from others: `screening of 20 epochs`."""
+        first = self.screened and task.folder.is_relative_to(self.tasks[0].folder)
+        return f"screening of {self.screened} epochs" if first else ""
 
     @property
     def asked(self) -> list[Task]:
@@ -133,7 +140,7 @@ def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Con
     """Prints the table of the sweep, the verdicts and what failed, and returns what is wrong in one line."""
     settings = settings_of([job.overrides for job in jobs])
     results = [
-        (setting, result)
+        (", ".join(filter(None, (setting, job.stage_of(task)))), result)
         for setting, job in zip(settings, jobs, strict=True)
         for task in job.tasks
         for result in results_of(task) or ()
@@ -149,7 +156,12 @@ def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Con
     for line in verdict_lines(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     _print_brackets(jobs, console)
-    if any(job.bisect for job in jobs) and any(row.seeds > 1 for row in found):
+    if any(job.screened for job in jobs):
+        console.print(
+            "Rows of a screening compare tickets and dense networks of its short trainings; only confirmed tickets are "
+            "compared with the fully trained dense network.", soft_wrap=True,
+        )  # fmt: skip
+    if any(job.bisect or job.screened for job in jobs) and any(row.seeds > 1 for row in found):
         console.print("Their rounds were chosen by what came out, so verdicts may err more often than intervals say.")
     states = [state_of(task) for task in tasks]
     console.print(f"{len(jobs)} jobs: {summary_of(states)}. Table: {folder / TABLE}", highlight=False, soft_wrap=True)
@@ -178,7 +190,8 @@ def _compare(records: Sequence[Path], console: Console) -> None:
     found = [(Job.load(folder), folder / ".hydra" / "config.yaml") for folder in records]
     groups: dict[tuple[str, str, str], tuple[Path, list[Result]]] = {}
     for setting, (job, path) in zip(settings_of([job.overrides for job, _ in found]), found, strict=True):
-        for result in (result for task in job.tasks for result in results_of(task) or ()):
+        settled = [task for task in job.tasks if not job.stage_of(task)]
+        for result in (result for task in settled for result in results_of(task) or ()):
             groups.setdefault((result.data, result.model, setting), (path, []))[1].append(result)
     for names, (path, results) in sorted(groups.items()):
         if path.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from lt_lightning.study.aggregate import name_of
 from lt_lightning.study.results import Result
+from lt_lightning.tables import number
 
 
 def results_table(results: Sequence[Result], title: str) -> Table:
@@ -38,13 +38,9 @@ def _row(result: Result) -> list[str]:
         "" if result.round == 0 else f"{points:+.2f}",
         f"{result.params_ratio:.2f}",
         f"{result.flops_ratio:.2f}",
-        _ratio(result.time_ratio_inference),
-        _ratio(result.time_ratio_training),
+        number(result.time_ratio_inference, ".2f"),
+        number(result.time_ratio_training, ".2f"),
     ]
-
-
-def _ratio(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def _caption(results: Sequence[Result]) -> str:

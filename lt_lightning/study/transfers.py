@@ -1,4 +1,4 @@
-"""Tickets that a job takes from searches on other data sets, or at another width."""
+"""Tickets that a job takes from other searches: on other data sets, at another width, or with short trainings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import structure_ticket
-from lt_lightning.study.places import UNSTRUCTURED, round_folder
+from lt_lightning.study.places import CONFIRM, UNSTRUCTURED, round_folder, screened_folder
 from lt_lightning.study.sources import parted, sources_of
 from lt_lightning.ticket import Ticket
 from lt_lightning.transfer import transfer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lt_lightning.study.study import Study
 
 CARD = "transferred_from"
+SCREENED = "screened"
 
 
 def transferred_ticket(study: Study, number: int, name: str, network: nn.Module) -> Ticket:
@@ -56,6 +57,30 @@ def transferred_ticket(study: Study, number: int, name: str, network: nn.Module)
         "round": number, "replaced": moved.replaced, "resized": moved.resized,
     }  # fmt: skip
     return replace(ticket, card={**ticket.card, **study.labels, CARD: lineage})
+
+
+def confirmed_ticket(study: Study, number: int, name: str) -> Ticket:
+    """The ticket that a screening found, to be trained by this study; its card tells where it is from.
+
+    Masks and plan are those that were screened. What goes back, goes back to this study's own dense training: values,
+    momentum and schedule. Where `pruning.mode` takes back less, it goes on from the values that the screening had.
+
+    Args:
+        study: of the job that confirms.
+        number: of the round.
+        name: as `sources.confirmed` makes it.
+    """
+    ticket = Ticket.load(screened_folder(study.config, number, name) / "ticket")
+    restart = Restart.load(study.search_folder / "restart.pt")
+    own = restart.mode == "weights"
+    values = {key: value.clone() for key, value in restart.point.network.items()} if own else ticket.rewind
+    confirm = study.config[CONFIRM]
+    lineage = {"search": confirm.search, "epochs": confirm.epochs, "values": "dense training" if own else "screening"}
+    rewind = str(study.pruning().rewind.within(study.config.trainer.max_epochs))
+    card = {key: value for key, value in ticket.card.items() if key not in ("best_epoch", "metrics", "train_seconds")}
+    return replace(
+        ticket, rewind=values, trained=None, card={**card, "structure": name, "rewind": rewind, SCREENED: lineage}
+    )
 
 
 def check_transfers(study: Study, network: nn.Module) -> None:

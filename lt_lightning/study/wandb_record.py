@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 import tempfile
@@ -130,7 +128,7 @@ def _pictures(entry: Entry) -> dict[str, Any]:
 
 
 def _enlarged(picture: Picture) -> Image.Image:
-    image = Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2])))
+    image = picture.image()
     times = max(1, SMALLEST // max(image.size))
     return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
 

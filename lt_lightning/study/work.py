@@ -78,7 +78,7 @@ class Work:
         """That a task lasts if it starts anew."""
         if not task.structure:
             return sum(map(sum, self._study.search_lengths()))
-        return self._study.expected_lengths()[0 if task.whole_schedule else task.number]
+        return self._study.expected_length(0 if task.whole_schedule else task.number)
 
     def _find_open(self) -> list[Task]:
         self._open = self._unfinished(asked(self._tasks, self._bisect))
@@ -92,7 +92,8 @@ class Work:
         if not task.structure:
             return True
         there = task.source is None or (task.source / f"{TICKET}.safetensors").is_file()
-        return there and task.number in rounds_done(self._search.folder)
+        searched = min(task.number, len(self._search.parts) - 1)  # tickets of a screening need the dense network alone
+        return there and searched in rounds_done(self._search.folder)
 
     def _may_get_ready(self, task: Task) -> bool:
         sources = (other for other in self._open if other.folder == task.source)

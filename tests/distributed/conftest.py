@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ def _one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
 class Forked:
     """What `subprocess.Popen` is to `launch`, for a copy of a process that has imported everything already."""
 
-    def __init__(self, message: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def __init__(self, context: ForkServerContext, message: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         read, write = multiprocessing.Pipe(duplex=False)
         run: Any = import_module("tasks").run_rank
-        context = multiprocessing.get_context("forkserver")
-        self._process = context.Process(target=run, args=(read, dict(message), dict(environment)), daemon=True)
+        given = (read, dict(message), dict(environment), str(Path.cwd()))
+        self._process = context.Process(target=run, args=given, daemon=True)
         self._process.start()
         read.close()
         self.stdin = write  # closed when this process ends, however it does
@@ -57,15 +58,12 @@ class Forked:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Forked]:
+def started(forkserver: ForkServerContext, monkeypatch: pytest.MonkeyPatch) -> list[Forked]:
     """Makes `launch` start its processes in no time; the list of them."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        ["lt_lightning.distributed.rank", "lt_lightning.study.study", "lt_lightning.study.work"]
-    )
     processes: list[Forked] = []
 
     def start(message: Mapping[str, Any], environment: Mapping[str, str]) -> Forked:
-        processes.append(Forked(message, environment))
+        processes.append(Forked(forkserver, message, environment))
         return processes[-1]
 
     monkeypatch.setattr(import_module("lt_lightning.distributed.launch"), "_start", start)

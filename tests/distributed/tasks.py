@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -15,17 +16,21 @@ import torch.distributed as dist
 
 from lt_lightning.distributed.agreement import DisagreementError, check_agreement
 from lt_lightning.distributed.batch_norm import SyncBatchNormOnCpu
+from lt_lightning.distributed.launch import FOR_THE_CALLER
 from lt_lightning.distributed.rank import rank, tell
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.study.ranks import take_part
 
+WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.chmod", "os.truncate")
 
-def run_rank(read: Connection, message: dict[str, Any], environment: dict[str, str]) -> None:
+
+def run_rank(read: Connection, message: dict[str, Any], environment: dict[str, str], folder: str) -> None:
     """What `python -m lt_lightning.distributed.rank` does, with these on its standard input and in its environment."""
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     os.setsid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*FOR_THE_CALLER, signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import_module("lt_lightning.distributed.rank").run(message, read.fileno())
 
@@ -35,7 +40,8 @@ def add_ranks(job: dict[str, Any]) -> dict[str, Any]:
     total = torch.tensor([float(dist.get_rank())])
     dist.all_reduce(total)
     environment = {key: os.environ[key] for key in ("LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")}
-    return {"sum": float(total), "size": dist.get_world_size(), "job": job, **environment}
+    blocked = sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    return {"sum": float(total), "size": dist.get_world_size(), "job": job, "blocked": blocked, **environment}
 
 
 def fail_on_one(job: dict[str, Any]) -> None:
@@ -100,6 +106,20 @@ def normalise(job: dict[str, Any]) -> list[float]:
     evaluated = part.eval()(images) - whole.eval()(images)
     different = [my_images.grad - all_images.grad[mine], *gradients, *buffers, evaluated]
     return [float(each.abs().max()) for each in different]
+
+
+def take_part_watched(job: dict[str, Any]) -> Any:
+    """A job in which nothing but process 0 may write, make, rename or remove anything under the root."""
+    root = job["config"]["paths"]["root"]
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if event in WRITES and not reads and str(arguments[0]).startswith(root):
+            raise AssertionError(f"process {rank()} may not {event} {arguments}")
+
+    if rank() > 0:
+        sys.addaudithook(audit)
+    return take_part(job)
 
 
 def take_part_stopped(job: dict[str, Any]) -> Any:

@@ -23,6 +23,7 @@ def test_returns_what_process_0_returned_and_leaves_the_caller_as_it_was() -> No
     returned = launch("tasks:add_ranks", {"key": [1, None]}, ("cpu",) * 3, threads=2)
     assert returned == {
         "sum": 3.0, "size": 3, "job": {"key": [1, None]}, "LOCAL_RANK": "0", "WORLD_SIZE": "3", "OMP_NUM_THREADS": "2",
+        "blocked": ["SIGTERM", "SIGUSR1", "SIGUSR2"],  # which SLURM sends to all
     }  # fmt: skip
     assert (dict(os.environ), list(sys.path)) == (environment, path)
     assert not dist.is_initialized()

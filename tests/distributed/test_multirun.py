@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.study.results import find_results
+from lt_lightning.study.stopping import SIGNALS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
 # A search alone: one round, one epoch each, of a narrow network.
@@ -55,7 +59,24 @@ def check(folder: Path, jobs: Path, key: str) -> None:
     assert len(find_results(folder / "runs")) == 4  # dense and unstructured, of each
 
 
-def test_basic_launcher(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("started")
+def test_basic_launcher(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both jobs from this process, which is then as it was before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m", "paths.root=runs", *TINY, "seed=1,2", "hydra.job.name=run"])
+    environment, handlers = dict(os.environ), [signal.getsignal(number) for number in SIGNALS]
+    script.run_main()
+    changed = {key for key, _ in environment.items() ^ os.environ.items()}
+    assert not {key for key in changed if not key.startswith("KMP_")}  # set by importing scikit-learn
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    assert not dist.is_initialized()
+    (jobs,) = (tmp_path / "runs" / "jobs").iterdir()
+    check(tmp_path, jobs, "seed")
+
+
+@pytest.mark.slow
+def test_basic_launcher_as_a_user_starts_it(tmp_path: Path) -> None:
     check(tmp_path, sweep(tmp_path, "seed=1,2"), "seed")
 
 

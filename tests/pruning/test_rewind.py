@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -49,6 +50,7 @@ SCHEDULES: dict[str, Callable[[Optimizer], LRScheduler]] = {
         ("0ep", Step(0, "ep")),
         (3, Step(3, "ep")),
         (" 7 ", Step(7, "ep")),
+        ("5%", Step(5, "%")),
     ],
 )
 def test_steps_are_read(text: str | int, expected: Step) -> None:
@@ -56,10 +58,18 @@ def test_steps_are_read(text: str | int, expected: Step) -> None:
     assert Step.parse(str(expected)) == expected
 
 
-@pytest.mark.parametrize("text", ["", "ep", "-1ep", "1.5ep", "8 epochs", "8EP", "1ep2it", "²ep"])
+@pytest.mark.parametrize("text", ["", "ep", "-1ep", "1.5ep", "8 epochs", "8EP", "1ep2it", "²ep", "2.5%", "%"])
 def test_what_is_no_step_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"pruning.rewind={text!r} is not a step: write epochs as '8ep'")):
         Step.parse(text)
+
+
+@given(st.integers(0, 100), st.integers(1, 1000))
+def test_a_share_is_the_nearest_whole_epoch(share: int, epochs: int) -> None:
+    step = Step(share, "%").within(epochs)
+    assert abs(Fraction(share * epochs, 100) - step.count) <= Fraction(1, 2)
+    assert step.within(epochs + 1) == step == Step(step.count, "ep")
+    assert Step(share, "it").within(epochs) == Step(share, "it")
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**4))

@@ -138,6 +138,13 @@ def test_other_number_types(dtype: torch.dtype) -> None:
     assert masks["b"].tolist() == [False] * 3 + [True] * 7
 
 
+def test_scores_of_different_number_types_are_compared_exactly() -> None:
+    """Of 1 + 2^-10, which bfloat16 rounds to 1, and 1: the first stays."""
+    scores = {"a": torch.tensor([1.0, 0.5], dtype=torch.bfloat16), "b": torch.tensor([1 + 2.0**-10, 0.25])}
+    assert as_set(prune(ones(scores), scores, 0.25)) == {("b", 0)}
+    assert as_set(prune(ones(scores), scores, 0.5)) == {("a", 0), ("b", 0)}
+
+
 def test_a_score_that_is_not_a_number_is_refused_by_name() -> None:
     scores = {"fine": torch.ones(2), "layer3.weight": torch.tensor([1.0, math.nan])}
     with pytest.raises(ValueError, match=r"layer3\.weight are not all numbers"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from lt_lightning.pruning.selection import Scope
 from lt_lightning.pruning.sparsifier import Aim, Sparsification, Sparsifier, cubic, moments
 from lt_lightning.structures.refill import Refill
 from lt_lightning.ticket import Ticket
+from tests.toys import batches
 
 STEPS, EPOCHS = 5, 3  # of an epoch, of one training
 REWIND = 1  # epochs
@@ -80,35 +81,6 @@ def test_moments_lie_within_the_training_and_reach_the_end(
 # Against plain loops
 
 
-class Epoch:
-    def __init__(self) -> None:
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-
-class Batches:
-    """40 samples in an order that is a function of the epoch, in double precision."""
-
-    batch_sampler = None
-
-    def __init__(self) -> None:
-        self.sampler = Epoch()
-        generator = torch.Generator().manual_seed(0)
-        self.labels = torch.randint(3, (8 * STEPS,), generator=generator)
-        noise = torch.randn(8 * STEPS, 1, 6, 6, generator=generator, dtype=torch.float64)
-        self.images = noise + self.labels.view(-1, 1, 1, 1)
-
-    def __len__(self) -> int:
-        return STEPS
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(8 * STEPS, generator=torch.Generator().manual_seed(self.sampler.epoch))
-        for chosen in order.view(STEPS, 8):
-            yield self.images[chosen], self.labels[chosen]
-
-
 def make_network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -140,7 +112,7 @@ class Toy(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> Any:
-        return Batches()
+        return batches(STEPS, dtype=torch.float64)
 
 
 class Plain:
@@ -253,9 +225,7 @@ class Plain:
     def step(self, step: int, masked: State | None = None, more: Any = 0.0) -> None:
         """One of SGD; of the weights in `masked` only the gradient is computed."""
         if not hasattr(self, "batches") or step % STEPS == 0:
-            data = Batches()
-            data.sampler.set_epoch(self.epoch)
-            self.batches = list(data)
+            self.batches = list(batches(STEPS, first=self.epoch, dtype=torch.float64))
             self.epoch += 1
         images, labels = self.batches[step % STEPS]
         self.network.zero_grad()
@@ -362,7 +332,7 @@ def test_gradual_pruning_follows_its_cubic_over_the_steps(tmp_path: Path) -> Non
     _, pruning, spy = search(
         tmp_path, density=0.2, scores_from="dense", sparsifier=Gradual(updates=4, begin=0.2, end=1.0)
     )
-    assert pruning.round_lengths == [EPOCHS, 2 * (EPOCHS - REWIND)]
+    assert pruning.timeline.round_lengths == [EPOCHS, 2 * (EPOCHS - REWIND)]
     size = sum(mask.numel() for mask in spy.masks[0].values())
     made = spy.masks[EPOCHS * STEPS : EPOCHS * STEPS + LONG]
     shares = [1.0] * 3 + [0.5375] * 2 + [0.3] * 2 + [0.2125] * 2 + [0.2]  # 0.2 + 0.8 (1 - i/4)^3

@@ -29,6 +29,13 @@ def test_pictures_tell_what_was_kept_refilled_and_dropped(ticket_of: Callable[[s
     assert reordered == [[2, 1, 2, 1]] * 2 + [[3, 0, 3, 0]] * 2
 
 
+def test_a_search_that_went_on_from_a_structure_shows_that(ticket_of: Callable[[str], Ticket]) -> None:
+    ticket = ticket_of("refill")
+    first, reordered = pictures_of("conv", ticket, [ticket])
+    assert (first.title, reordered.title) == ("refill", "refill, reordered")
+    assert _decoded(first) == [[0] * 4, [1] * 4] * 2
+
+
 def test_reordered_blocks_are_whole_rectangles(ticket_of: Callable[[str], Ticket]) -> None:
     (*_, reordered) = pictures_of("conv", ticket_of("unstructured"), [ticket_of("regroup")])
     kept = np.isin(np.array(_decoded(reordered)), (1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import runpy
 import shutil
@@ -71,8 +72,11 @@ def test_one_file_holds_every_part_and_loads_nothing(runs: Path) -> None:
     assert not page.remote
     assert not page.open
     assert "Everything that was asked for is finished." in html
+    assert re.search(r'<td class="l">unstructured</td><td class="l w">by the mean 50\.0% \(round 1\), shown', html)
+    assert ">network</th>" not in html  # the same in all rows
     assert {path.name for path in file.parent.glob("*.png")} == {
-        f"{name}-digits_resnet8.png" for name in ("accuracy", "saved-inference", "saved-training", "saved-flops")
+        *(f"{name}-digits_resnet8.png" for name in ("accuracy", "saved-inference", "saved-training", "saved-flops")),
+        f"masks-{collect(runs).searches[0].folder.name}_round_1.png",
     }
 
 
@@ -81,7 +85,10 @@ def test_figures_show_means_over_seeds(runs: Path) -> None:
     assert traces["dense network"]["y"] == pytest.approx([91, 91])
     assert traces["unstructured"]["y"] == pytest.approx([92])
     assert traces["refill"]["y"] == pytest.approx([89.5])
-    assert traces["regroup"]["x"] == pytest.approx([50])
+    # All at 50 %, but their bars stand beside each other.
+    assert [traces[name]["x"][0] for name in ("unstructured", "refill", "regroup")] == pytest.approx(
+        [50, 50 * math.exp(0.025), 50 * math.exp(-0.025)]
+    )
     # Regroup is as accurate as dense, but runs whole: it leaves nothing out, and is no extreme ticket.
     assert traces["extreme ticket by the mean"]["y"] == pytest.approx([92])
 
@@ -145,8 +152,9 @@ def test_twins_are_told_apart_in_every_part(everything: Path) -> None:
     assert all(hollow)
     masks = [figure["layout"]["title"]["text"] for figure in figures if "title" in figure["layout"]]
     assert masks == [
-        "IMP (unstructured)", "refill", "refill, reordered", "regroup", "regroup, reordered", "refill (shuffle twin)",
-        "refill (shuffle twin), reordered", "regroup (shuffle twin)", "regroup (shuffle twin), reordered",
+        "search (unstructured)", "refill", "refill, reordered", "regroup", "regroup, reordered",
+        "refill (shuffle twin)", "refill (shuffle twin), reordered", "regroup (shuffle twin)",
+        "regroup (shuffle twin), reordered",
     ]  # fmt: skip
     assert "2 searches, 8 finished tickets, 8 twins; digits, resnet8; seeds 0, 1." in html
     assert "dense, 1ep" in [trace.get("name") for trace in figures[-1]["data"]]  # of the measured stability
@@ -270,6 +278,10 @@ def test_a_search_alone_and_a_sweep_alone(runs: Path, configs: list[DictConfig])
     assert [asked.command for asked in sweep.asked] == ["python scripts/run.py seed=1 'structure=[refill]'"]
     assert collect(tasks[0].folder).asked == sweep.asked
     assert not collect(tasks_of(configs[0])[0].folder).asked
+    typed = {"hydra": {"overrides": {"task": ["seed=0,1", "structure=[refill]"]}}}
+    OmegaConf.save(OmegaConf.create(typed), jobs / "multirun.yaml")
+    (asked,) = collect(jobs).asked
+    assert asked.command == "python scripts/run.py -m seed=0,1 'structure=[refill]'"
 
 
 def test_settings_are_told_apart(runs: Path, configs: list[DictConfig]) -> None:

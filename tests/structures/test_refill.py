@@ -27,6 +27,7 @@ from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import ChannelPlan, Subject
+from lt_lightning.structures.graph import ChannelGraph
 from lt_lightning.structures.refill import Coupling, Refill, channel_scores
 
 ENDS = ("stem", "classifier")
@@ -352,6 +353,23 @@ def test_executed_weights_are_those_that_influence_the_output(
         if coupling != "independent":  # where a lone writer may drop a channel that lives on
             assert int((live & ~mask).sum()) == 0
     assert density(structured.masks) < 1
+
+
+@pytest.mark.parametrize("name", [*JOINS, *MODELS])
+def test_alternatives_are_followed_as_each_of_them_alone(name: str) -> None:
+    torch.manual_seed(0)
+    side = 6 if name in JOINS else 16
+    graph = ChannelGraph((JOINS | MODELS)[name](), torch.randn(1, 3, side, side))
+    draw = np.random.default_rng(0)
+    groups = [group for group in graph.groups if not group.frozen]
+    kept = {name: draw.random((5, 2, group.channels)) < 0.5 for group in groups for name in group.writers}
+    together = graph.propagate(kept)
+    for place in np.ndindex(5, 2):
+        alone = graph.propagate({name: flags[place] for name, flags in kept.items()})
+        for found, expected in ((together.outputs, alone.outputs), (together.inputs, alone.inputs)):
+            assert found.keys() == expected.keys()
+            for layer, flags in expected.items():
+                assert np.array_equal(np.broadcast_to(found[layer], (5, 2, *flags.shape))[place], flags), layer
 
 
 def test_scored_depthwise_layers_must_have_the_groups_channels() -> None:

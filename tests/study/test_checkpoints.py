@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import random
 import resource
@@ -22,6 +23,10 @@ from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.classifier import ImageClassifier
 from lt_lightning.data.augment import Augment
 from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.pruning.admm import ADMM
+from lt_lightning.pruning.gradual import Gradual
+from lt_lightning.pruning.movement import Movement
+from lt_lightning.pruning.sparsifier import Sparsifier
 from lt_lightning.structures.refill import Refill
 from lt_lightning.study.checkpoints import Checkpoints
 from lt_lightning.study.loggers import LogRounds
@@ -89,24 +94,27 @@ class Crash(pl.Callback):
 class Run:
     """One attempt at the same training in the same place."""
 
-    def __init__(self, place: Path, *extra: pl.Callback, accumulate: int = 1, seconds: float = 0, **options: Any):
+    def __init__(
+        self, place: Path, *extra: pl.Callback, epochs: int = EPOCHS, validation: int = 20, accumulate: int = 1,
+        seconds: float = 0, **options: Any,
+    ) -> None:  # fmt: skip
         pl.seed_everything(3, verbose=False)
         structures = {"refill": Refill(score="saliency", round_to=1)}
-        options = {"structures": structures, "gradient_batches": 3, "rewind": "1ep", **options}
-        self.pruning = LotteryTicketPruning(rounds=ROUNDS, directory=place, **options)
+        options = {"rounds": ROUNDS, "structures": structures, "gradient_batches": 3, "rewind": "1ep", **options}
+        self.pruning = LotteryTicketPruning(directory=place, **options)
+        self.data = Small(".", batch_size=8, validation=validation, augment=Augment(pad=1, flip=True))
         self.checkpoints = Checkpoints(place / "checkpoints", share=1, seconds=seconds)
         self.classifier = Verbose(Network(), classes=2)
         self.place = place
         self.trainer = pl.Trainer(
-            accelerator="cpu", devices=1, max_epochs=EPOCHS, log_every_n_steps=2, deterministic=True,
+            accelerator="cpu", devices=1, max_epochs=epochs, log_every_n_steps=2, deterministic=True,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             accumulate_grad_batches=accumulate, logger=[MetricsFile(place / "metrics.csv")],
             callbacks=[self.pruning, LogRounds(self.pruning), *extra, self.checkpoints],
         )  # fmt: skip
 
     def fit(self) -> Run:
-        data = Small(".", batch_size=8, validation=20, augment=Augment(pad=1, flip=True))
-        self.trainer.fit(self.classifier, data, ckpt_path=self.checkpoints.latest(), weights_only=True)
+        self.trainer.fit(self.classifier, self.data, ckpt_path=self.checkpoints.latest(), weights_only=True)
         return self
 
 
@@ -114,7 +122,7 @@ def left_by(place: Path) -> dict[str, Any]:
     """All that a training leaves, but for times."""
     left: dict[str, Any] = {"metrics": (place / "metrics.csv").read_text()}
     left["rounds"] = [
-        {key: value for key, value in facts.items() if key != "train_seconds"}
+        {key: value for key, value in facts.items() if not key.endswith("seconds")}
         for facts in torch.load(place / "history.pt", weights_only=True)
     ]
     for path in sorted(place.rglob("ticket.safetensors")):
@@ -160,6 +168,38 @@ def test_a_training_that_crashed_at_any_step_goes_on_exactly(hook: str, whole: d
         except ConnectionAbortedError:
             continue
     assert finished(Run(tmp_path).fit()) == whole
+
+
+@pytest.mark.parametrize("sparsifier", [Gradual(6, end=1.0), Movement(6, end=0.5), ADMM(0.1, 3)], ids=str)
+def test_a_training_that_crashed_while_masks_came_to_be_in_it_goes_on_exactly(
+    sparsifier: Sparsifier, tmp_path: Path
+) -> None:
+    """Before every step of such a training: steps 9 to 14, three an epoch."""
+    options: dict[str, Any] = {
+        "rounds": 1,
+        "structures": {},
+        "gradient_batches": 0,
+        "density": 0.25,
+        "scores_from": "dense",
+    }
+
+    def attempt(place: str, *extra: pl.Callback, seconds: float = 0) -> Run:
+        return Run(tmp_path / place, *extra, epochs=3, validation=36, seconds=seconds, sparsifier=sparsifier, **options)
+
+    run = attempt("whole", seconds=1e9).fit()
+    expected = finished(run)
+    assert len(expected) == 3 + 2 * 4  # two tickets
+    assert run.pruning.history[1]["sparsify_seconds"] > 0
+    for step in range(10, 15):
+        with pytest.raises(ConnectionAbortedError):
+            attempt("crashed", Crash("on_train_batch_start", step)).fit()
+    assert finished(attempt("crashed").fit()) == expected
+    with (tmp_path / "whole" / "metrics.csv").open() as file:
+        logged = [float(row["density"]) for row in csv.DictReader(file) if row["density"]]
+    assert logged[:3] == [1.0] * 3  # the dense network
+    assert logged[-2:] == [0.25] * 2  # the ticket
+    middle = {Gradual: 0.25 + 0.75 / 8, Movement: 0.25, ADMM: 1.0}[type(sparsifier)]
+    assert logged[3:5] == [1.0, pytest.approx(round(middle * 216) / 216)]  # on the way
 
 
 class Signal(pl.Callback):

@@ -14,7 +14,6 @@ import torch
 
 from lt_lightning.data.fashion_mnist import FashionMnist
 from lt_lightning.shrink.cpu import build
-from lt_lightning.study import doctor
 from lt_lightning.study.doctor import EXTRAS, Check, examine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +64,7 @@ def test_what_is_missing_turns_a_feature_off_or_is_an_error(
             raise PackageNotFoundError(package)
         return version(package)
 
-    monkeypatch.setattr(doctor, "version", pretended)
+    monkeypatch.setattr("lt_lightning.measure.environment.version", pretended)
     check = checks()["extra tensorboard"]
     assert (check.state, check.found) == ("off", "tensorboard is missing")
     assert "logger=tensorboard" in check.effect

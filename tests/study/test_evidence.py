@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -86,11 +86,17 @@ def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
         evidence(tmp_path, {})
 
 
+def run_script(*arguments: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["evidence.py", *map(str, arguments)])
+        runpy.run_path(str(ROOT / "scripts" / "evidence.py"), run_name="__main__")
+
+
 def test_the_readmes_tables_are_those_of_the_files(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "results").symlink_to(ROOT / "results")
-    subprocess.run([sys.executable, ROOT / "scripts" / "evidence.py", "tables", copy], check=True)
+    run_script("tables", copy)
     assert copy.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -100,9 +106,8 @@ def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
     about, page = tmp_path / "about.yaml", tmp_path / "page.md"
     about.write_text("what: w\npairs:\n- [refill, regroup]\n")
     page.write_text("a\n<!-- accuracy e.json -->\nold\n<!-- end -->\nb\n<!-- comparisons e.json -->\n<!-- end -->\nc\n")
-    script: list[str | Path] = [sys.executable, ROOT / "scripts" / "evidence.py"]
-    subprocess.run([*script, "record", tmp_path / "runs", tmp_path / "e.json", "--about", about], check=True)
-    subprocess.run([*script, "tables", page], check=True)
+    run_script("record", tmp_path / "runs", tmp_path / "e.json", "--about", about)
+    run_script("tables", page)
     first, second = accuracy_table(some(), STANDARD), comparison_table(some(), [["refill", "regroup"]], STANDARD)
     marks = "a\n<!-- accuracy e.json -->\n{}<!-- end -->\nb\n<!-- comparisons e.json -->\n{}<!-- end -->\nc\n"
     assert page.read_text() == marks.format(first, second)

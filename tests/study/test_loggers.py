@@ -29,8 +29,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 OPTIONS = (
     "model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=2",
     "structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4", "retrain_rounds=[2]",
-    "twins=[reinit]", "measure.samples=1", "measure.slot=0.001", "logger=wandb",
-    "+logger@board=tensorboard",
+    "twins=[reinit]", "measure.samples=1", "measure.slot=0.001", "logger=[wandb,tensorboard]",
 )  # fmt: skip
 BLUE, WHITE = (0, 114, 178), (255, 255, 255)
 
@@ -63,7 +62,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, wandb_records: Records) -
         config = compose("run", [f"paths.root={root}", *OPTIONS], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         with open_dict(config):
-            config.logger.update(config.pop("board"))
             del config["hydra"]
         results = run(config)
     HydraConfig.instance().cfg = None
@@ -217,7 +215,7 @@ def test_pictures_show_the_masks(recorded: Recorded) -> None:
     assert set(row["masks"]) == {"1", "2", "3", "4"}
     for number, layer in (("1", shown[0]), ("4", shown[1])):
         told = row["masks"][number]
-        assert told["captions"] == [f"{layer}: IMP (unstructured)"]
+        assert told["captions"] == [f"{layer}: search (unstructured)"]
         picture = np.asarray(Image.open(recorded.files[recorded.search] / told["filenames"][0]).convert("RGB"))
         mask = ticket.masks[f"{layer}.weight"].flatten(1).numpy()
         times = picture.shape[0] // mask.shape[0]
@@ -231,7 +229,7 @@ def test_pictures_show_the_masks(recorded: Recorded) -> None:
             plan = Ticket.load(folder / "ticket").plan
             assert isinstance(plan, BlockPlan | ChannelPlan)
             for number, layer in (("1", layers[0]), ("4", layers[-1])):
-                titles = ["IMP (unstructured)", structure]
+                titles = ["search (unstructured)", structure]
                 if layer in (plan.blocks if isinstance(plan, BlockPlan) else {**plan.outputs, **plan.inputs}):
                     titles.append(f"{structure}, reordered")
                 assert row["masks"][number]["captions"] == [f"{layer}: {title}" for title in titles]

@@ -1,13 +1,17 @@
-"""The paper's presets: their settings, that they run from end to end, and their figures beside ours."""
+"""The presets: the paper's settings, that all run from end to end, and published figures beside ours."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import os
+import struct
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,12 +35,14 @@ from lt_lightning.study.published import (
 )
 from lt_lightning.study.results import Result
 from lt_lightning.study.run import run
+from lt_lightning.study.study import Study
 from lt_lightning.study.sweep import Job, SweepEnd
+from tests.toys import DENSE
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[2] / "conf"
-PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-PAPER = [name for name in PRESETS if name.split("_")[0] in ("cifar10", "cifar100", "tiny", "imagenet")]
+FILES: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "experiment").glob("*.yaml"))}
+SWEPT = {name: dict(file.hydra.sweeper.params) for name, file in FILES.items() if "hydra" in file}
 
 # Of the paper, table of settings: network, weight decay, batch, epochs.
 SETTINGS = {
@@ -52,34 +58,14 @@ SETTINGS = {
     "imagenet_resnet50": ("resnet50", 1e-4, 1024, 95),
 }
 FILTERS = {"match": "filters", "extra": 0.0}
-DENSE = Result(
-    data="cifar100",
-    model="vgg16_bn",
-    seed=0,
-    round=0,
-    structure="dense",
-    density_asked=1.0,
-    density=1.0,
-    accuracy=0.73,
-    dense_accuracy=0.73,
-    params_ratio=1.0,
-    flops_ratio=1.0,
-    train_seconds=4.0,
-    val_accuracy=0.7,
-    best_epoch=3,
-    held=1.0,
-    time_ratio_inference=1.0,
-    time_ratio_training=1.0,
-    search="s",
-    place="s/round_00/dense",
-)
+VGG = replace(DENSE, data="cifar100", model="vgg16_bn", accuracy=0.73, dense_accuracy=0.73)
 
 
 def ticket(structure: str, number: int, density: float, accuracy: float, **others: Any) -> Result:
     place = f"s{others.get('seed', 0)}/{number}/{structure}"
     asked = others.pop("density_asked", 0.8**number)
     return replace(
-        DENSE, structure=structure, round=number, density_asked=asked, density=density, accuracy=accuracy, place=place,
+        VGG, structure=structure, round=number, density_asked=asked, density=density, accuracy=accuracy, place=place,
         **others,
     )  # fmt: skip
 
@@ -170,22 +156,35 @@ def write_data(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tiny / "val" / "val_annotations.txt").write_text("\n".join(annotations))
     (tiny / "wnids.txt").write_text("n01\nn02\n")
 
+    for prefix, count in (("train", 160), ("t10k", 20)):
+        labels = bytes(number % 10 for number in range(count))
+        for part, magic, shape, content in (
+            ("images-idx3", 0x803, (28, 28), random.bytes(count * 28 * 28)),
+            ("labels-idx1", 0x801, (), labels),
+        ):
+            path = root / "fashion-mnist" / f"{prefix}-{part}-ubyte.gz"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(gzip.compress(struct.pack(f">{2 + len(shape)}I", magic, count, *shape) + content))
+
     for name in ("n01", "n02"):
         pictures(root / "imagenet" / "train" / name, 80, 250)
         pictures(root / "imagenet" / "val" / name, 2, 250)
 
 
 SIZES = {
-    "cifar10": ("data.validation=20",),
-    "cifar100": ("data.validation=20",),
     "tiny": ("dataset.classes=2",),
     "imagenet": ("dataset.classes=2", "data.validation=0.1", "data.workers=0"),
 }
 QUICK = ("cifar10_vgg16", "cifar100_vgg16_group_aware")
 
 
+def smoke(name: str, data: Path) -> list[str]:
+    sizes = SIZES.get(name.split("_")[0], ("data.validation=20",))
+    return [f"experiment={name}", "scale=smoke", f"paths.data={data}", *sizes]
+
+
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PAPER]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
 )
 def test_preset_runs_from_end_to_end(
     name: str,
@@ -196,8 +195,7 @@ def test_preset_runs_from_end_to_end(
 ) -> None:
     write_data(tmp_path, monkeypatch)
     shrunk = ("trainer.limit_train_batches=2", "trainer.accelerator=cpu") if name in QUICK else ()
-    sizes = SIZES[name.split("_")[0]]
-    config = composed(f"experiment={name}", "scale=smoke", f"paths.data={tmp_path}", *sizes, *shrunk)
+    config = composed(*smoke(name, tmp_path), *shrunk)
     results = run(config)
     found = {(result.round, result.structure) for result in results}
     source = config.pruning.next_round_from
@@ -207,6 +205,33 @@ def test_preset_runs_from_end_to_end(
     assert {result.twin for result in results} == {"", *config.twins}
     assert all(math.isfinite(result.accuracy) for result in results)
     assert ("published, and ours" in capsys.readouterr().out) == bool(config.published)
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_the_last_job_of_a_sweep_can_be_run_at_smoke_scale(name: str, composed: Compose, tmp_path: Path) -> None:
+    last = [f"{key}={str(values).split(',')[-1]}" for key, values in SWEPT[name].items()]
+    study = Study.from_config(composed(*smoke(name, tmp_path), *last))
+    assert study.rounds == 2
+    assert {number for number, _ in study.cells()} <= {1, 2}
+    assert min(map(study.expected_length, range(3))) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_sweep_runs_from_end_to_end(
+    name: str, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(tmp_path, monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m", *smoke(name, tmp_path), f"paths.root={tmp_path / 'runs'}"])
+    script.run_main()
+    jobs = math.prod(str(values).count(",") + 1 for values in SWEPT[name].values())
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{jobs} jobs: "))
+    assert " 0 running, 0 failed, 0 missing" in told
+    if "transfer" in name:
+        searches = [path.parent.name for path in (tmp_path / "runs").glob("*/config.yaml")]
+        (table,) = (tmp_path / "runs" / "jobs").glob("*/sweep.csv")
+        assert len(searches) == jobs // 2
+        assert table.read_text().count("unstructured from ") == 2 * len(searches) * (len(searches) - 1)
 
 
 @pytest.mark.slow
@@ -275,7 +300,7 @@ def test_refill_is_counted_as_the_paper_does() -> None:
 
 def test_figures_stand_beside_the_nearest_ticket_of_their_kind() -> None:
     results = [
-        DENSE,
+        VGG,
         ticket("refill", 1, 0.62, 0.70),
         ticket("refill", 2, 0.41, 0.60, flops_ratio=0.5),
         ticket("regroup", 1, 0.80, 0.74, time_ratio_inference=0.9),
@@ -321,7 +346,7 @@ def test_seeds_are_averaged_and_times_that_were_not_measured_left_out() -> None:
 
 def test_extreme_sparsity_is_that_of_the_sparsest_ticket_as_accurate_as_the_dense_network() -> None:
     results = [
-        DENSE,
+        VGG,
         ticket("refill", 1, 0.6, 0.73),
         ticket("refill", 2, 0.4, 0.72),
         ticket("refill_plus", 2, 0.5, 0.74, time_ratio_inference=0.6),
@@ -369,5 +394,5 @@ def test_a_sweep_ends_with_the_comparison_over_its_seeds(
 
 def test_nothing_is_printed_where_nothing_was_published(composed: Compose) -> None:
     console = Console(file=io.StringIO())
-    print_comparison(composed(), [DENSE], "title", console)
+    print_comparison(composed(), [VGG], "title", console)
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]

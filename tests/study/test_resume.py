@@ -29,86 +29,31 @@ OPTIONS = [
     "measure.slot=0.001", "checkpoint.share=1", "checkpoint.seconds=0", "retrain_rounds=[2]", "report=false",
 ]  # fmt: skip
 
-# Imports once what the script needs, and runs the script in a copy of itself for every line that it is given. What
-# computes a layer is measured, so two undisturbed runs may differ; here the choice follows from the layer's name.
-STARTER = """
-import json, os, runpy, signal, sys, time
-import torch
-import lt_lightning.files
-import lt_lightning.study.work, lt_lightning.study.plots
-from lt_lightning.measure.layers import FastestForm
-FastestForm.__call__ = lambda self, name, layer, forms: next(iter(forms), None) if len(name) % 2 else None
-to_disk = lt_lightning.files._to_disk
-torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
-for line in sys.stdin:
-    order = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        def slowly(path):
-            time.sleep(order["delay"])
-            to_disk(path)
-        lt_lightning.files._to_disk = slowly
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.argv = [order["script"], *order["options"]]
-        code = 1
-        try:
-            runpy.run_path(order["script"], run_name="__main__")
-            code = 0
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            print(error)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
 Kill = Callable[[int, Path], None]
+Start = Callable[..., Any]  # see `conftest.py`
 
 
 class Starter:
     """Starts the script and ends it as asked."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, start: Start, folder: Path) -> None:
         self.log = folder / "log.txt"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", STARTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        self._start = start
 
     def run(
         self, root: Path, kill: Kill | None = None, delay: float = 0.0, *more: str, options: Sequence[str] = OPTIONS
     ) -> int:
         """The exit code: negative for a signal. `kill` is called with the script's process while it runs."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        whole = [f"paths.root={root}", *options, *more]
-        order = {"script": str(SCRIPT), "options": whole, "delay": delay, "log": str(self.log)}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        pid = int(self._process.stdout.readline())
+        process = self._start(self.log, f"paths.root={root}", *options, *more, delay=delay)
         if kill is not None:
-            kill(pid, root)
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+            kill(process.pid, root)
+        code: int = process.wait()
+        return code
 
 
 @pytest.fixture(scope="module")
-def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    starter = Starter(tmp_path_factory.mktemp("starter"))
-    yield starter
-    starter.close()
+def starter(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Starter:
+    return Starter(start, tmp_path_factory.mktemp("starter"))
 
 
 def after(seconds: float, number: int = signal.SIGKILL) -> Kill:
@@ -282,21 +227,20 @@ def test_a_twin_killed_in_its_training_ends_the_same(starter: Starter, tmp_path:
 
 
 @pytest.fixture
-def sharing_starter(tmp_path: Path) -> Iterator[Starter]:
-    """Its processes inherit a W&B service that outlives them: it would hold a killed one's run as one in use."""
+def shared_service() -> Iterator[None]:
+    """A W&B service that processes inherit and that outlives them: it would hold a killed one's run as one in use."""
     wandb.teardown()
     wandb.setup()
     assert "WANDB_SERVICE" in os.environ
-    starter = Starter(tmp_path)
-    yield starter
-    starter.close()
+    yield
     wandb.teardown()
 
 
+@pytest.mark.usefixtures("shared_service")
 def test_wandb_holds_each_step_and_ticket_once_after_kills(
-    sharing_starter: Starter, wandb_records: Callable[[Path], list[Any]], tmp_path: Path
+    starter: Starter, wandb_records: Callable[[Path], list[Any]], tmp_path: Path
 ) -> None:
-    starter, options = sharing_starter, ("logger=wandb",)
+    options = ("logger=wandb",)
     for count in (2, 6):
         ended = starter.run(tmp_path, when("step-*.pt", count), 0.0, *options)
         assert ended == -signal.SIGKILL, starter.log.read_text()

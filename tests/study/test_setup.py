@@ -18,7 +18,7 @@ from torch import nn
 
 from lt_lightning.pruning.layers import find_layers
 from lt_lightning.study.progress import JobProgress
-from lt_lightning.study.setup import configuration_lines, layers_line, layers_table, show_setup
+from lt_lightning.study.setup import configuration_lines, configuration_table, layers_line, layers_table, show_setup
 from lt_lightning.study.study import Study
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
@@ -54,6 +54,19 @@ def test_choices_and_changes_are_told(composed: Callable[..., DictConfig]) -> No
     assert where == f"Configuration: {study.search_folder / 'config.yaml'}"
 
 
+def test_the_whole_configuration_is_told_within_eighty_columns(composed: Callable[..., DictConfig]) -> None:
+    config = composed("model.width=8", "structure=[refill]", "retrain_rounds=[1,2]")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(configuration_table(config))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {line.split()[0] for line in text.splitlines() if re.match(r"  ?\w", line)}
+    assert {"data", "model", "classifier", "pruning", "structure", "trainer", "paths"} <= rows
+    assert {
+        "seed=0", "retrain_rounds=[1,2]", "threads=1", "report=true", "width=8", "rounds=6", "refill.round_to=16",
+    } <= set(text.split())  # fmt: skip
+
+
 def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[..., DictConfig]) -> None:
     study = Study.from_config(composed("model.width=8"))
     for environment in ({}, {"TERM": "dumb"}):
@@ -71,6 +84,19 @@ def test_a_terminal_gets_the_table_and_bars(composed: Callable[..., DictConfig])
     assert "whole job" in text
     assert COLOUR.search(text)
     assert not COLOUR.search(shown(study, {"NO_COLOR": "1"}, terminal=True))
+
+
+def test_bars_tell_all_in_eighty_columns() -> None:
+    """A long name is shortened, not what stands behind it."""
+    file = io.StringIO()
+    with JobProgress(362, Console(file=file, width=80, force_terminal=True, no_color=True)) as job:
+        job.start("reinit of regroup_channels_random, round 5 of 5", 20)
+        job.advance(17, 20, 0.25)
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).splitlines()[-2:]
+    assert all(line.endswith("0:00:00 time left unknown") for line in last)
+    assert "0/362 epochs" in last[0]
+    assert last[1].startswith("reinit of regroup_c")
+    assert "epoch 18/20" in last[1]
 
 
 def shown(study: Study, environment: Mapping[str, str], terminal: bool) -> str:
@@ -104,6 +130,8 @@ def test_the_script_in_a_terminal_without_colour(tmp_path: Path) -> None:
     os.close(main)
     text = written.decode()
     assert process.returncode == 0, text
-    for told in ("debug=fdr", "changed: ", "What is pruned", "no: stem", "whole job", "epoch 1/1", "unstructured"):
+    for told in ("debug=fdr", "changed: ", "Configuration", "width=8", "What is pruned", "no: stem", "whole job"):
         assert told in text
+    assert "epoch 1/1" in text
+    assert "unstructured" in text
     assert not COLOUR.search(text)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
@@ -22,8 +22,8 @@ from lt_lightning.study.places import tasks_of
 from lt_lightning.study.plan import Cost
 from lt_lightning.study.results import Result
 from lt_lightning.study.sweep import Job, remove_output
+from tests.toys import DENSE
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
 SMALL = (
     "model.width=8",
     "data.limit=0.3",
@@ -34,27 +34,6 @@ SMALL = (
     "structure=[refill]",
 )
 SWEEP = ("seed=0,1", "classifier.learning_rate=0.1,1e30")
-DENSE = Result(
-    data="digits",
-    model="resnet8",
-    seed=0,
-    round=0,
-    structure="dense",
-    density_asked=1.0,
-    density=1.0,
-    accuracy=0.98,
-    dense_accuracy=0.98,
-    params_ratio=1.0,
-    flops_ratio=1.0,
-    train_seconds=4.0,
-    val_accuracy=0.99,
-    best_epoch=3,
-    held=1.0,
-    time_ratio_inference=1.0,
-    time_ratio_training=1.0,
-    search="search-0",
-    place="search-0/round_00/dense",
-)
 REFILL = replace(DENSE, round=1, structure="refill", density=0.5, accuracy=0.97, val_accuracy=0.9, place="search-0/r")
 
 
@@ -85,8 +64,9 @@ def test_table_shows_them_within_eighty_columns() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     line = next(line for line in text.splitlines() if "refill" in line)
-    told = "resnet8 rate=0.2 1 refill 50.0% 90.50 ±0.71 -1.50 ±0.71 -4.66 ✗ 2"
+    told = "rate=0.2 1 refill 50.0% 90.50 ±0.71 -1.50 ±0.71 -4.66 ✗ 2"
     assert line.split() == told.split()
+    assert text.split("\n")[0].split() == ["digits,", "resnet8"]
 
 
 def test_settings_are_what_differs_besides_seed_and_columns() -> None:
@@ -147,32 +127,35 @@ def test_what_a_plan_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_sweep_ends_with_its_table_and_tells_what_failed(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["-m", f"paths.root={tmp_path}", *SMALL, *SWEEP]
-    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: 2 of 4 jobs failed, 4 of 8 tasks are not finished"
-    assert "4 jobs: 4 done, 0 running, 2 failed, 2 missing" in done.stdout
-    failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    start: Callable[..., Any], script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    root = tmp_path / "runs"
+    arguments = ["-m", f"paths.root={root}", *SMALL, *SWEEP]
+    process = start(tmp_path / "printed.txt", *arguments)
+    assert process.wait() == 1
+    told = process.printed().splitlines()
+    assert told[-1] == "error: 2 of 4 jobs failed, 4 of 8 tasks are not finished"
+    assert "4 jobs: 4 done, 0 running, 2 failed, 2 missing" in process.printed()
+    failed = [line for line in told if line.startswith("failed: ")]
     assert len(failed) == 2
     assert all("digits-resnet8-s" in line and "loss" in line for line in failed)
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in process.printed()
 
-    (sweep,) = (tmp_path / "jobs").iterdir()
+    (sweep,) = (root / "jobs").iterdir()
     assert {path.name for path in sweep.iterdir()} == {
         "0", "1", "2", "3", "multirun.yaml", "sweep.json", "sweep.csv", "extremes.csv", "report",
     }  # fmt: skip
-    assert f"Report:  {sweep / 'report' / 'report.html'}" in done.stdout.splitlines()
+    assert f"Report:  {sweep / 'report' / 'report.html'}" in told
     assert "4 searches, 6 finished tickets; digits" in (sweep / "report" / "report.html").read_text(encoding="utf-8")
-    assert "Extreme ticket sparsity, by the mean (the paper's) and as shown (margin 0.5 points" in done.stdout
+    assert "Extreme ticket sparsity, by the mean (the paper's) and as shown (margin 0.5 points" in process.printed()
     with (sweep / "extremes.csv").open() as file:
         assert [(row["structure"], row["seeds"]) for row in csv.DictReader(file)] == [
             ("refill", "2"), ("unstructured", "2"),
         ]  # fmt: skip
     with (sweep / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    with (tmp_path / "summary.csv").open() as file:
+    with (root / "summary.csv").open() as file:
         results = list(csv.DictReader(file))
     assert [(row["round"], row["structure"], row["seeds"]) for row in rows] == [
         ("0", "dense", "2"), ("1", "refill", "2"), ("1", "unstructured", "2"),
@@ -185,7 +168,7 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(
 
     before = set(tmp_path.rglob("*"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
-    for more, told in (
+    for more, wanted in (
         (["status=true"], ["4 done, 0 running, 2 failed, 2 missing", "loss"]),
         (
             ["classifier.learning_rate=0.1", "seed=0,1,2", "plan=true"],
@@ -195,5 +178,5 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *more])
         script.run_main()
         printed = capsys.readouterr().out
-        assert [part for part in told if part not in printed] == []
+        assert [part for part in wanted if part not in printed] == []
         assert set(tmp_path.rglob("*")) == before

@@ -17,6 +17,7 @@ from lt_lightning.study.extremes import extremes, verdict_lines
 from lt_lightning.study.places import tasks_of
 from lt_lightning.study.results import Result
 from lt_lightning.study.verdict import Candidate, Rule, Verdict, extreme, lower_limit, verdict
+from tests.toys import DENSE
 
 RULE = Rule(margin=0.005, confidence=0.95)
 differences = st.lists(st.floats(-0.05, 0.05), min_size=2, max_size=9).filter(lambda values: np.std(values) > 1e-4)
@@ -94,10 +95,9 @@ def test_extremes_by_both_definitions() -> None:
 
 # Of results
 
-TICKET = Result(
-    data="digits", model="resnet8", seed=0, round=1, structure="refill", density_asked=0.5, density=0.5, accuracy=0.9,
-    dense_accuracy=0.9, params_ratio=1.0, flops_ratio=0.5, train_seconds=4.0, val_accuracy=0.99, best_epoch=3, held=1.0,
-    time_ratio_inference=1.0, time_ratio_training=1.0, search="s", place="s/r", executed=0.5,
+TICKET = replace(
+    DENSE, round=1, structure="refill", density_asked=0.5, density=0.5, accuracy=0.9, dense_accuracy=0.9,
+    flops_ratio=0.5, place="s/r", executed=0.5,
 )  # fmt: skip
 
 

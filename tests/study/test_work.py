@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +27,7 @@ from lt_lightning.study.study import Study
 from lt_lightning.study.work import Work
 
 Compose = Callable[..., DictConfig]
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
+Start = Callable[..., Any]  # see `conftest.py`
 SMALL = (
     "model.width=8",
     "data.limit=0.3",
@@ -44,11 +42,6 @@ SMALL = (
 )
 CELLS = {(n, s) for n in (1, 2) for s in ("refill", "regroup")}
 WHOLE = {(0, "dense"), (1, "unstructured"), (2, "unstructured")} | CELLS
-
-
-def start(root: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), f"paths.root={root}", *SMALL, *overrides]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def trainings(printed: str) -> list[str]:
@@ -70,38 +63,37 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_two_processes_share_the_work_and_both_end_with_all_of_it(tmp_path: Path) -> None:
-    processes = [start(tmp_path, f"threads={n + 1}") for n in range(2)]
-    printed = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+def test_two_processes_share_the_work_and_both_end_with_all_of_it(start: Start, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    processes = [start(tmp_path / f"{n}.txt", f"paths.root={root}", *SMALL, f"threads={n + 1}") for n in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    printed = [process.printed() for process in processes]
     done = [trainings(text) for text in printed]
     labels = {"dense network (round 0)", "search, round 1 of 2", "search, round 2 of 2"}
     assert sorted(done[0] + done[1]) == sorted(labels | {f"{s}, round {n} of 2" for n, s in CELLS})
     for text in printed:
         table = [tuple(line.split()[:2]) for line in text.splitlines() if line.startswith(" ") and "%" in line]
         assert {(int(n), s) for n, s in table} == WHOLE
-    assert {(r.round, r.structure) for r in find_results(tmp_path)} == WHOLE
-    assert not list(tmp_path.rglob(".*.partial")) + list(tmp_path.rglob(".lock"))
+    assert {(r.round, r.structure) for r in find_results(root)} == WHOLE
+    assert not list(root.rglob(".*.partial")) + list(root.rglob(".lock"))
 
 
-def test_a_waiting_process_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
-    first = start(tmp_path, "trainer.max_epochs=40")
-    wait_for(lambda: "running" in kinds(tmp_path).values())
+def test_a_waiting_process_takes_over_from_one_that_is_killed(start: Start, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    command = (f"paths.root={root}", *SMALL, "trainer.max_epochs=40")
+    first = start(tmp_path / "first.txt", *command)
+    wait_for(lambda: "running" in kinds(root).values())
     first.send_signal(signal.SIGSTOP)  # so that it does not finish before the second has started
-    second = start(tmp_path, "trainer.max_epochs=40", "pruning.rounds=2")
-    assert second.stdout is not None
-    lines: list[str] = []
-    while not lines or "in the hands of" not in lines[-1]:
-        lines.append(second.stdout.readline())
-        assert lines[-1], lines
-    assert f"process {first.pid} on" in lines[-1]
+    second = start(tmp_path / "second.txt", *command)
+    wait_for(lambda: "in the hands of" in second.printed())
+    assert f"in the hands of process {first.pid} on" in second.printed()
     first.send_signal(signal.SIGKILL)
-    first.communicate()
-    wait_for(lambda: "running" in kinds(tmp_path).values())
+    assert first.wait() == -signal.SIGKILL
+    wait_for(lambda: "running" in kinds(root).values())
     second.send_signal(signal.SIGKILL)  # enough is seen; forty epochs would take too long
-    second.communicate()
-    assert find_results(tmp_path) == []
-    assert kinds(tmp_path)["search of 2 rounds"] == "missing"
+    assert second.wait() == -signal.SIGKILL
+    assert find_results(root) == []
+    assert kinds(root)["search of 2 rounds"] == "missing"
 
 
 def failing(structure: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lt_lightning.report.curves import dense_row, density_curves
+from lt_lightning.report.curves import dense_row, density_curves, kinds_of, structures_of
 from lt_lightning.report.figures import density_figure, published_figure
 from lt_lightning.report.found import Found, Group
 from lt_lightning.report.page import Page, heading, paragraph, table
@@ -22,14 +22,15 @@ def add_accuracy(page: Page, found: Found, groups: Sequence[Group], rule: Rule) 
     blocks = [paragraph(
         "Bars and the band: 95 % interval of the mean over seeds, cut at 100 %; with one seed there is none. A ring "
         "marks the sparsest ticket that is on average at least as accurate as dense, a star the sparsest shown to be "
-        "by the interval of the difference. Hollow marks on broken lines: twins, which are controls."
+        "by the interval of the difference. Hollow marks on broken lines: twins, which are controls. Where there are "
+        "bars, tickets of one round stand beside each other; their exact density is told on pointing at them."
     )]  # fmt: skip
     for group in groups:
         blocks.append(heading(group.title))
         if (dense := dense_row(group.rows)) is None:
             blocks.append(paragraph("The dense network's result is missing: there is no band."))
         blocks.append(page.figure(density_figure(density_curves(group.rows, marks_of(group.rows, rule)), dense)))
-        blocks += _beside_published(page, comparisons_of(found, group))
+        blocks += _beside_published(page, comparisons_of(found, group), structures_of(kinds_of(group.rows)))
     page.add("accuracy", "Accuracy over density", *blocks)
 
 
@@ -38,7 +39,7 @@ def marks_of(rows: Sequence[Row], rule: Rule) -> Marks:
     return {each.structure: (each.round_by_mean, each.round_shown) for each in extremes(rows, rule)}
 
 
-def _beside_published(page: Page, comparisons: Sequence[Comparison]) -> list[str]:
+def _beside_published(page: Page, comparisons: Sequence[Comparison], structures: Sequence[str]) -> list[str]:
     if not comparisons:
         return []
     blocks = [heading("Published, and ours"), paragraph(
@@ -48,7 +49,7 @@ def _beside_published(page: Page, comparisons: Sequence[Comparison]) -> list[str
     )]  # fmt: skip
     for quantity, label in SHOWN.items():
         if series := series_of(comparisons, quantity):
-            blocks.append(page.figure(published_figure(series, label)))
+            blocks.append(page.figure(published_figure(series, label, structures)))
     blocks.append(table(
         ("published", "ticket", "remaining %", "value %", "ours: remaining %", "value %", "difference", "seeds"),
         [(

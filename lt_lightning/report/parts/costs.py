@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from lt_lightning.report.costs import WHOLE, costs_of
 from lt_lightning.report.figures import time_figure
 from lt_lightning.report.found import Search
 from lt_lightning.report.page import Page, paragraph, table
+from lt_lightning.tables import number
 
 
 def add_costs(page: Page, searches: Sequence[Search]) -> None:
@@ -22,18 +22,15 @@ def add_costs(page: Page, searches: Sequence[Search]) -> None:
         "rewound are shorter, and those of smaller networks faster."
     )
     lines = [
-        (name, cost.part, str(cost.trainings), f"{cost.seconds:.1f}", _number(cost.in_dense))
+        (name, cost.part, str(cost.trainings), f"{cost.seconds:.1f}", number(cost.in_dense, ".2f"))
         for name, found in costs.items()
         for cost in found
     ]
     parts = {name: {cost.part: cost.seconds for cost in found if cost.part != WHOLE} for name, found in costs.items()}
     headings = ("search", "part", "trainings, the paper's count", "seconds", "in dense trainings")
     marked = [index for index, line in enumerate(lines) if line[1] == WHOLE]
+    first = int(len(costs) == 1)  # column: a single search needs none
     page.add(
         "costs", "Time", paragraph(about), page.figure(time_figure(parts)),
-        table(headings, lines, left=(0, 1), bold=marked),
+        table(headings[first:], [line[first:] for line in lines], left=range(2 - first), bold=marked),
     )  # fmt: skip
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"

@@ -10,7 +10,7 @@ from lt_lightning.report.figures import learning_figure
 from lt_lightning.report.found import Search, name_of
 from lt_lightning.report.page import Page, chooser, paragraph, side_by_side
 
-CURVES = (("val/accuracy", "validation accuracy"), ("train/loss", "training loss"))
+CURVES = (("val/accuracy", "validation accuracy in %", 100.0), ("train/loss", "training loss", 1.0))
 Rows = list[dict[str, float]]
 
 
@@ -44,9 +44,9 @@ def _trainings(search: Search) -> dict[str, dict[str, Rows]]:
 
 def _figures(page: Page, trainings: dict[str, Rows]) -> list[str]:
     places = []
-    for key, label in CURVES:
+    for key, label, unit in CURVES:
         lines = {
-            name: [(index + 1.0, row[key]) for index, row in enumerate(rows) if key in row]
+            name: [(index + 1.0, unit * row[key]) for index, row in enumerate(rows) if key in row]
             for name, rows in trainings.items()
         }
         if lines := {name: points for name, points in lines.items() if points}:

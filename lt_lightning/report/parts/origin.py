@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -16,17 +17,12 @@ def add_origin(page: Page, found: Found) -> None:
     """Adds the part."""
     blocks = [heading("Made again by")]
     if found.asked:
-        blocks.append(f"<pre>{escape(chr(10).join(asked.command for asked in found.asked))}</pre>")
+        commands = dict.fromkeys(asked.command for asked in found.asked)
+        blocks.append(f"<pre>{escape(chr(10).join(commands))}</pre>")
     else:
         blocks.append(paragraph("The commands were not kept: no record of jobs lies beside the searches."))
     blocks.append(heading("Hardware and versions"))
-    for search in found.searches:
-        if facts := environment_of(search.folder):
-            what = f"<summary>{escape(search.folder.name)}</summary>"
-            told = table(("what", "value"), [(key, _told(value)) for key, value in facts.items()], left=(0, 1))
-            blocks.append(f"<details open>{what}{told}</details>")
-        else:
-            blocks.append(paragraph(f"{search.folder.name}: not recorded."))
+    blocks += [_environment(names, facts) for names, facts in _environments(found)]
     blocks.append(heading("Configuration"))
     for search in found.searches:
         shown = OmegaConf.to_yaml(OmegaConf.create(dict(search.config))) if search.config else "cannot be read"
@@ -35,6 +31,26 @@ def add_origin(page: Page, found: Found) -> None:
             f"<pre>{escape(shown)}</pre></details>"
         )
     page.add("origin", "Origin", *blocks)
+
+
+def _environments(found: Found) -> list[tuple[list[str], Mapping[str, Any]]]:
+    """Names of searches, and what they ran with; those that ran with the same stand together."""
+    together: list[tuple[list[str], Mapping[str, Any]]] = []
+    for search in found.searches:
+        facts = environment_of(search.folder)
+        names = next((names for names, others in together if others == facts), None)
+        if names is None:
+            together.append((names := [], facts))
+        names.append(search.folder.name)
+    return together
+
+
+def _environment(names: Sequence[str], facts: Mapping[str, Any]) -> str:
+    if not facts:
+        return paragraph(f"{', '.join(names)}: not recorded.")
+    what = f"<summary>{escape(', '.join(names))}</summary>"
+    told = table(("what", "value"), [(key, _told(value)) for key, value in facts.items()], left=(0, 1))
+    return f"<details open>{what}{told}</details>"
 
 
 def _told(value: object) -> str:

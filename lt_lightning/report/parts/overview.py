@@ -8,19 +8,23 @@ from lt_lightning.report import tables
 from lt_lightning.report.found import Found
 from lt_lightning.report.page import Page, bullets, heading, paragraph, table
 from lt_lightning.study.aggregate import Row
-from lt_lightning.study.extremes import extremes, verdict_lines
+from lt_lightning.study.extremes import extremes, verdict_lines, verdicts_of
 from lt_lightning.study.verdict import Rule
 
-LEFT = [index for index, name in enumerate(tables.HEADINGS) if name in ("data", "network", "setting", "ticket")]
+ALIKE = ("data", "network", "setting")  # the group's title
+LEFT = (*ALIKE, "ticket")
 
 
 def add_overview(page: Page, found: Found, rows: Sequence[Row], rule: Rule) -> None:
     """Adds the part."""
     blocks = [_missing(found.missing)]
     if rows:
-        blocks += map(paragraph, verdict_lines(extremes(rows, rule)))
+        told = list(verdict_lines(sparsest := extremes(rows, rule)))
+        blocks += map(paragraph, told[:1])
+        if len(told) > 1:
+            blocks.append(table(("ticket", "extreme ticket sparsity"), verdicts_of(sparsest), (0, 1)))
         blocks.append(heading("All tickets"))
-        blocks.append(table(tables.HEADINGS, [tables.cells(row) for row in rows], LEFT))
+        blocks.append(_table(rows))
         blocks.append(paragraph(
             "Density: share of the prunable weights that a ticket executes (an unstructured one: keeps). "
             "± 95 %: half of Student's interval of the mean over seeds. vs dense: points of accuracy, paired by seed. "
@@ -28,6 +32,15 @@ def add_overview(page: Page, found: Found, rows: Sequence[Row], rule: Rule) -> N
             "Twins are controls: as their tickets, but with other values or masks, or a smaller dense network."
         ))  # fmt: skip
     page.add("overview", "Overview", *blocks)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Without the columns of data, network and setting that say the same of all."""
+    cells = [tables.cells(row) for row in rows]
+    said = [i for i, name in enumerate(tables.HEADINGS) if name not in ALIKE or len({line[i] for line in cells}) > 1]
+    headings = [tables.HEADINGS[i] for i in said]
+    left = [index for index, name in enumerate(headings) if name in LEFT]
+    return table(headings, [[line[i] for i in said] for line in cells], left)
 
 
 def _missing(lines: Sequence[str]) -> str:

@@ -19,17 +19,20 @@ SAVED = {
 def add_trade(page: Page, groups: Sequence[Group]) -> None:
     """Adds the part."""
     blocks = [paragraph(
-        "The dotted line is the Pareto front: no ticket is both more accurate and saves more. Hollow marks are twins, "
-        "which are controls and stand on no front. Time of the whole network, against the dense one's."
+        "The dotted line is the Pareto front: no ticket is above it, which is both more accurate and saves more; its "
+        "corners are told by their density. Hollow marks are twins, which are controls and stand on no front. Time of "
+        "the whole network, against the dense one's."
     )]  # fmt: skip
     for group in groups:
         blocks.append(heading(group.title))
         dense = dense_row(group.rows)
         places = []
         for label, saved in SAVED.items():
-            if points := trade_points(group.rows, saved):
+            points = trade_points(group.rows, saved)
+            if any(x for x, _ in points):
                 places.append(page.figure(trade_figure(points, dense, label)))
             else:
-                places.append(paragraph(f"{label.partition(',')[0]}: no ticket has a figure."))
+                told = "no ticket saves any: all run whole" if points else "no ticket has a figure"
+                places.append(paragraph(f"{label[0].upper()}{label[1:].partition(' in %')[0]}: {told}."))
         blocks.append(side_by_side(*places))
     page.add("trade", "Accuracy over savings", *blocks)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from lt_lightning.masked_training import schedules_of
 from lt_lightning.pruning.rewind import Restart, RewindPoint, Step
+from lt_lightning.training_data import steps_per_epoch
 
 
 class CapturePoints(pl.Callback):
@@ -36,7 +37,7 @@ class CapturePoints(pl.Callback):
         return self.folder / f"{step}.pt"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        per_epoch = steps_per_epoch(trainer)
         for step in self.missing():
             epochs, steps = step.split(per_epoch)
             self._moments[epochs * per_epoch + steps] = step
@@ -51,9 +52,9 @@ class CapturePoints(pl.Callback):
         step = self._moments.pop(trainer.global_step, None)
         if step is not None:
             assert trainer.max_epochs is not None
-            per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
             network: Any = pl_module.network
             point = RewindPoint.capture(network, trainer.optimizers, schedules_of(trainer))
-            Restart("weights", point, trainer.max_epochs - step.split(per_epoch)[0], []).save(self.path(step))
+            epochs = trainer.max_epochs - step.split(steps_per_epoch(trainer))[0]
+            Restart("weights", point, epochs, []).save(self.path(step))
         if not self._moments:
             trainer.should_stop = True
