@@ -33,8 +33,12 @@ def main(config: DictConfig) -> float | None:
 
 def run_main() -> None:
     """Runs `main`; what goes wrong ends in one line, unless it is a defect of ours."""
+    before = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands the exception on
-    ending_in_one_line(command)
+    try:
+        ending_in_one_line(command)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def command() -> None:

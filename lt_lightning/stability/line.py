@@ -23,6 +23,7 @@ def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha
     Raises:
         ValueError: if names or shapes differ.
 
+    >>> import torch
     >>> interpolate({"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([2.0, 4.0])}, 0.25)
     {'w': tensor([0.5000, 4.0000])}
     """
