@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,15 +15,17 @@ from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lt_lightning.distributed.agreement import check_agreement
 from lt_lightning.files import write_json, write_tensors
 from lt_lightning.integrity import check_masks, collapsed, packed
+from lt_lightning.layer_counts import layer_counts
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.criteria import Context, Criterion, Magnitude
-from lt_lightning.pruning.densities import densities
+from lt_lightning.pruning.densities import densities, descending
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, digest, kept, size
 from lt_lightning.pruning.rewind import Mode, Restart, RewindPoint, Step
-from lt_lightning.pruning.selection import Scope, prune
+from lt_lightning.pruning.selection import Scope, prune, prune_each
 from lt_lightning.pruning.sparsifier import Aim, Sparsification, Sparsifier
 from lt_lightning.pruning.timeline import Timeline
 from lt_lightning.structures.anatomy import Anatomy
@@ -30,7 +33,7 @@ from lt_lightning.structures.base import Structure
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
 from lt_lightning.ticket import Ticket
-from lt_lightning.training_data import example_input, first_batches, steps_per_epoch
+from lt_lightning.training_data import example_input, first_batches, plain_batches, steps_per_epoch
 
 UNSTRUCTURED = "unstructured"
 DENSE = "dense"
@@ -61,10 +64,12 @@ class LotteryTicketPruning(MaskedTraining):
         rounds: pruning rounds after the dense one; 0 trains the dense network alone.
         directory: where tickets are written.
         rate: share of the remaining weights that a round prunes, in (0, 1).
-        density: to end at exactly, in (0, 1), instead of after `rounds`: with `trained` in as many rounds as reach it
-            at `rate`, the last pruning less; else in one.
-        scope: `global` compares all layers' scores, `layer` prunes every layer alike, `erk` and `magnitude` give layers
-            the densities of Erdős-Rényi-Kernel and of global magnitude pruning (see `prune`).
+        density: to hit exactly, one or several in (0, 1), instead of `rounds`: with `trained` in as many rounds as
+            reach it at `rate` (from the last one asked for), the last pruning less; else one round for each.
+        scope: `global` compares all layers' scores, `layer` prunes every layer alike, `erk` gives layers the densities
+            of Erdős-Rényi-Kernel (see `prune`), `imp` those of another search.
+        imp: directory of that search, one by iterative magnitude pruning usually; a round takes the densities of its
+            round of equal density.
         criterion: scores weights; magnitude by default.
         sparsifier: in place of a criterion: makes a round's masks in a training of their own.
         scores_from: the weights that are scored: those that the last round `trained`, the `dense` network's at the end
@@ -95,8 +100,9 @@ class LotteryTicketPruning(MaskedTraining):
         rounds: int,
         directory: Path | str,
         rate: float = 0.2,
-        density: float | None = None,
-        scope: Scope = "global",
+        density: float | Sequence[float] | None = None,
+        scope: Scope | Literal["imp"] = "global",
+        imp: Path | str | None = None,
         criterion: Criterion | None = None,
         sparsifier: Sparsifier | None = None,
         scores_from: ScoresFrom = "trained",
@@ -116,6 +122,7 @@ class LotteryTicketPruning(MaskedTraining):
         self.directory = Path(directory)
         self.rate = rate
         self.scope = scope
+        self.imp = None if imp is None else Path(imp)
         if sparsifier is not None and criterion is not None:
             raise ValueError(
                 f"pruning.sparsifier={type(sparsifier).__name__} scores weights itself, in place of "
@@ -154,18 +161,19 @@ class LotteryTicketPruning(MaskedTraining):
         self._anatomy: Anatomy | None = None
         self.timeline = Timeline()
 
-    def _check_arguments(self, rounds: int, density: float | None) -> None:
+    def _check_arguments(self, rounds: int, density: float | Sequence[float] | None) -> None:
         choices = (UNSTRUCTURED, *self.structures)
         if rounds < 0:
             raise ValueError(f"pruning.rounds={rounds} is not a number of rounds")
-        if density is not None and not 0 < density < 1:
-            raise ValueError(f"pruning.density={density} is not a share in (0, 1)")
+        asked = [] if density is None else descending(density)
+        if density is not None and not (asked and all(0 < each < 1 for each in asked)):
+            raise ValueError(f"pruning.density={density} is not a share in (0, 1), or a list of them")
         if not 0 < self.rate < 1:
             raise ValueError(f"pruning.rate={self.rate} is not a share in (0, 1)")
         if self.gradient_batches < 0:
             raise ValueError(f"pruning.gradient_batches={self.gradient_batches} is negative")
         for key, value, allowed in (
-            ("scope", self.scope, get_args(Scope)),
+            ("scope", self.scope, (*get_args(Scope), "imp")),
             ("scores_from", self.scores_from, get_args(ScoresFrom)),
             ("mode", self.mode, get_args(Mode)),
             ("on_collapse", self.on_collapse, get_args(OnCollapse)),
@@ -186,7 +194,7 @@ class LotteryTicketPruning(MaskedTraining):
         except TypeError as error:
             raise ValueError(f"facts={self.facts} cannot go on a ticket's card: {error}") from None
 
-    def _check_combinations(self, density: float | None) -> None:
+    def _check_combinations(self, density: float | Sequence[float] | None) -> None:
         anew = self.scores_from != "trained" and self.sparsifier is None
         if anew and self.mode != "weights" and self.rounds > 1:
             raise ValueError(
@@ -198,6 +206,15 @@ class LotteryTicketPruning(MaskedTraining):
                 f"pruning.density={density} cannot be hit with pruning.next_round_from={self.next_round_from!r}, whose "
                 "density is its own: set pruning.rounds, or pruning.next_round_from=unstructured"
             )
+
+        if self.rounds and (self.scope == "imp") != (self.imp is not None):
+            raise ValueError(
+                f"pruning.scope={self.scope!r} and pruning.imp={self.imp}: the scope imp, and no other, goes with the "
+                "directory of a search"
+            )
+        if self.scope == "imp" and self.sparsifier is not None:
+            name = type(self.sparsifier).__name__
+            raise ValueError(f"pruning.scope='imp' goes with a criterion, not with pruning.sparsifier={name}")
 
     # Hooks
 
@@ -347,30 +364,33 @@ class LotteryTicketPruning(MaskedTraining):
         self.hold(trainer, network, (self.held_masks if self.scores_from == "trained" else {}) | self.masks)
         self._gradients = {}
         steps = self.timeline.epochs_per_training * steps_per_epoch(trainer)
-        self._sparsification = Sparsification(sparsifier, network, Aim(self.masks, wanted, self.scope, steps))
+        self._sparsification = Sparsification(sparsifier, network, Aim(self.masks, wanted, self._scope, steps))
 
     def _begin_ticket(self, trainer: pl.Trainer, network: nn.Module) -> None:
         assert self.restart is not None
         if self._sparsification is None:
             state = self._scored(network)
-            weights = {name: state[name].detach().cpu() for name, _ in network.named_parameters()}
+            weights = {name: value.detach().cpu() for name, value in state.items()}
             self.masks = self._prune(trainer, network, state, weights)
         else:
-            weights = {name: value.detach().cpu() for name, value in network.named_parameters()}
+            weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
             self.masks = self._sparsification.finish()
             self._sparsification = None
             self._sparsify_seconds = self.seconds()
         self.start_training()
         values = self.restart.values(network)
-        ticket = self._make_ticket(network, weights, values)
-        self.masks = {name: ticket.masks[name] for name in self.masks}
+        check_agreement(f"masks in epoch {trainer.current_epoch}", self.masks)
+        # Made by one process, as scores on batches may be rounded otherwise elsewhere.
+        ticket = self._make_ticket(trainer, network, weights, values) if trainer.is_global_zero else None
+        masks = trainer.strategy.broadcast({} if ticket is None else ticket.masks)
+        self.masks = {name: masks[name] for name in self.masks}
         self._check_collapse()
-        if trainer.is_global_zero:
+        if ticket is not None:
             ticket.save(self._path(self.round, self.next_round_from))
         if self.mode == "weights":
             self.restart.point.restore_network(network)
         self.restart.restore(trainer.optimizers, schedules_of(trainer))
-        self.hold(trainer, network, ticket.masks)
+        self.hold(trainer, network, masks)
         self._gradients = {}
 
     def _make_restart(self, trainer: pl.Trainer) -> Restart:
@@ -405,7 +425,7 @@ class LotteryTicketPruning(MaskedTraining):
     ) -> Masks:
         masks, wanted = self._pruned_from()
         context = Context(
-            network, state, self._example, lambda count: first_batches(trainer, count), wanted, self.scope
+            network, state, self._example, lambda count: first_batches(trainer, count), wanted, self._scope
         )
         scores: dict[str, Tensor] = {}
         if trainer.is_global_zero:  # the others' batches are others, and their rounding may be
@@ -413,7 +433,9 @@ class LotteryTicketPruning(MaskedTraining):
                 torch.manual_seed(self.round)  # the same after a resume
                 scores = self.criterion(weights, masks, context)
         scores = trainer.strategy.broadcast(scores)
-        return prune(masks, scores, wanted, self.scope, weights)
+        if self.imp is not None:
+            return prune_each(masks, scores, layer_counts(self.imp, masks, wanted))
+        return prune(masks, scores, wanted, self._scope)
 
     def _check_collapse(self) -> None:
         if not (names := collapsed(self.masks)):
@@ -425,12 +447,14 @@ class LotteryTicketPruning(MaskedTraining):
             )
         rank_zero_warn(told)
 
-    def _make_ticket(self, network: nn.Module, weights: Mapping[str, Tensor], values: dict[str, Tensor]) -> Ticket:
+    def _make_ticket(
+        self, trainer: pl.Trainer, network: nn.Module, weights: Mapping[str, Tensor], values: dict[str, Tensor]
+    ) -> Ticket:
         """The ticket that this round trains."""
         structure = self.structures.get(self.next_round_from, Unstructured())
         return make_ticket(
             self.next_round_from, structure, self.masks, weights, values, network, self._example,
-            self._summed_gradients(), self._card(), self._anatomy,
+            self._summed_gradients(), self._card(), self._anatomy, partial(plain_batches, trainer),
         )  # fmt: skip
 
     def _end_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -449,10 +473,12 @@ class LotteryTicketPruning(MaskedTraining):
         if not self.rounds:  # none follows that would make it
             self.restart = self._make_restart(trainer)
         if trainer.is_global_zero:
-            self._save_round(network, {name: value.cpu() for name, value in best["state"].items()}, facts)
+            self._save_round(trainer, network, {name: value.cpu() for name, value in best["state"].items()}, facts)
         self.best = {}
 
-    def _save_round(self, network: nn.Module, trained: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def _save_round(
+        self, trainer: pl.Trainer, network: nn.Module, trained: dict[str, Tensor], facts: dict[str, Any]
+    ) -> None:
         if self.round == 0:
             assert self._point is not None
             start = {name: value.cpu() for name, value in self._point.network.items()}
@@ -474,7 +500,7 @@ class LotteryTicketPruning(MaskedTraining):
             for name, structure in self.structures.items():
                 structured = make_ticket(
                     name, structure, ticket.masks, trained, ticket.rewind, network, self._example,
-                    gradients, self._card(), self._anatomy,
+                    gradients, self._card(), self._anatomy, partial(plain_batches, trainer),
                 )  # fmt: skip
                 structured.save(self._path(self.round, name))
         write_json(self.directory / "rounds.json", self.history)
@@ -513,6 +539,10 @@ class LotteryTicketPruning(MaskedTraining):
 
     def _summed_gradients(self) -> dict[str, Tensor] | None:
         return {name: value.cpu() for name, value in self._gradients.items()} or None
+
+    @property
+    def _scope(self) -> Scope:
+        return "global" if self.scope == "imp" else self.scope
 
     @staticmethod
     def _steps_in(trainer: pl.Trainer) -> int:

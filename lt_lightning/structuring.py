@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.structures.anatomy import Anatomy
-from lt_lightning.structures.base import Structure, Subject
+from lt_lightning.structures.base import Batches, Structure, Subject
 from lt_lightning.structures.ratios import ratios
 from lt_lightning.ticket import Ticket
 
@@ -22,6 +22,7 @@ def structure_ticket(
     network: nn.Module,
     example: Tensor,
     gradients: Mapping[str, Tensor] | None = None,
+    batches: Batches | None = None,
 ) -> Ticket:
     """Structures a copy of a trained ticket's mask (paper, algorithm 1: the round itself goes on unstructured).
 
@@ -32,18 +33,20 @@ def structure_ticket(
         network: the ticket's; its values do not matter and are left alone.
         example: an input batch of the true shape.
         gradients: of the loss by the trained weights, for structures that need them.
+        batches: gives that many training batches, the same at every call, for structures that look at feature maps;
+            on the device that they are looked at on.
 
     Returns:
         an untrained ticket that restarts from the same values.
 
     Raises:
-        ValueError: if the ticket was not trained, or gradients are needed and missing.
+        ValueError: if the ticket was not trained, or gradients or batches are needed and missing.
     """
     if ticket.trained is None:
         raise ValueError(f"structure {name!r} scores trained weights, and the ticket holds none")
     return make_ticket(
         name, structure, ticket.masks, ticket.trained, ticket.rewind, network, example, gradients,
-        _lineage(ticket.card),
+        _lineage(ticket.card), batches=batches,
     )  # fmt: skip
 
 
@@ -58,18 +61,19 @@ def make_ticket(
     gradients: Mapping[str, Tensor] | None = None,
     card: Mapping[str, Any] | None = None,
     anatomy: Anatomy | None = None,
+    batches: Batches | None = None,
 ) -> Ticket:
     """Applies a structure to one round's unstructured mask. See `structure_ticket`; what is not there:
 
     Args:
         masks: of the round.
-        weights: trained, by parameter name.
+        weights: trained, by parameter name; with the buffers where `batches` are looked at.
         rewind: the values that the ticket restarts from.
         card: what the ticket's card tells besides.
         anatomy: of the network, where it is known already.
 
     Raises:
-        ValueError: if gradients are needed and missing.
+        ValueError: if gradients or batches are needed and missing.
     """
     if structure.needs_gradients and gradients is None:
         raise ValueError(
@@ -78,7 +82,7 @@ def make_ticket(
         )
     anatomy = anatomy or Anatomy(network, example)
     layers = anatomy.layers
-    structured = structure(Subject(network, example, layers, masks, weights, gradients, anatomy))
+    structured = structure(Subject(network, example, layers, masks, weights, gradients, anatomy, batches))
     prunable = [layer.name for layer in layers.values() if layer.weight in masks]
     parameters = {key: parameter.numel() for key, parameter in network.named_parameters()}
     facts = {

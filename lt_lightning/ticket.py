@@ -223,7 +223,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
 def _reason(error: Exception) -> str:
     """One line, whatever strings of the file the error quotes."""
     if isinstance(error, RefusedError):
-        return str(error)
+        return str(error)[:200]  # a schema version may have any number of digits
     told = " ".join(str(error).split())[:200]
     return f"is damaged or no ticket: {told if told.isprintable() else ascii(told)} ({type(error).__name__})"
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lt_lightning.data.module import ImageData
 from lt_lightning.pruning.criteria import Batch
 
 
@@ -43,9 +47,27 @@ def first_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
             sampler.set_epoch(epoch)
     if not all(isinstance(batch, (tuple, list)) and len(batch) == 2 for batch in batches):
         raise ValueError(
-            f"pruning.criterion needs training batches of (inputs, targets), not {type(batches[0]).__name__}: use "
-            "another criterion, or a loader that gives pairs"
+            "what scores weights or channels by data needs training batches of (inputs, targets), not "
+            f"{type(batches[0]).__name__}: use another pruning.criterion or score of a structure, or a loader of pairs"
         )
+    return _on_device(trainer, batches)
+
+
+def plain_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
+    """That many batches to look at feature maps on, or as many as there are, on the device: the same at every call.
+
+    An `ImageData` gives them without augmentation, whatever the processes; of other data they are the first training
+    batches of a fixed random state.
+    """
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, ImageData):
+        return _on_device(trainer, data.plain_batches(count))
+    with isolate_rng():
+        torch.manual_seed(0)
+        return first_batches(trainer, count)
+
+
+def _on_device(trainer: pl.Trainer, batches: Sequence[Any]) -> list[Batch]:
     moved = [trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch)) for batch in batches]
     return [(inputs, targets) for inputs, targets in moved]
 

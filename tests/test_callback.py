@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepL
 from torch.utils.data import DataLoader
 
 from lt_lightning.callback import LotteryTicketPruning
+from lt_lightning.pruning.admm import ADMM
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.masks import Masks, density, digest, kept, nested
 from lt_lightning.pruning.selection import prune
@@ -422,6 +423,18 @@ def test_saliency_gets_the_gradients_of_the_last_steps(tmp_path: Path, accumulat
     assert ticket(pruning, 1, "refill").plan is not None
 
 
+def test_feature_maps_are_looked_at_without_a_trace_in_the_training(tmp_path: Path) -> None:
+    class Shuffled(Toy):
+        def train_dataloader(self) -> Any:
+            return DataLoader(batches(STEPS).dataset, 8, shuffle=True)
+
+    refill = Refill(score="feature_l2", round_to=1)
+    _, plain, _ = search(tmp_path / "plain", Shuffled())  # which seeds the order, too
+    _, looking, _ = search(tmp_path / "looking", Shuffled(), structures={"refill": refill})
+    assert same(ticket(plain, 2).trained, ticket(looking, 2).trained)
+    assert ticket(looking, 2, "refill").plan is not None
+
+
 # Mask sources
 
 
@@ -617,6 +630,11 @@ def test_time_before_a_resume_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"scope": "block"}, "pruning.scope='block' is not one of global, layer"),
         ({"density": 1.0}, "pruning.density=1.0 is not a share in (0, 1)"),
         ({"density": math.nan}, "pruning.density=nan is not a share in (0, 1)"),
+        ({"density": [0.5, 1.5]}, "pruning.density=[0.5, 1.5] is not a share in (0, 1), or a list of them"),
+        ({"scope": "imp"}, "pruning.scope='imp' and pruning.imp=None: the scope imp, and no other, goes with"),
+        ({"imp": "a"}, "pruning.scope='global' and pruning.imp=a: the scope imp, and no other, goes with"),
+        ({"scope": "imp", "imp": "a", "sparsifier": ADMM()}, "pruning.scope='imp' goes with a criterion, not with"),
+        ({"density": []}, "pruning.density=[] is not a share in (0, 1), or a list of them"),
         ({"scores_from": "best"}, "pruning.scores_from='best' is not one of trained, dense, rewound"),
         ({"scores_from": "dense", "mode": "none"}, "pruning.scores_from='dense' prunes anew in every round, and"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -85,8 +86,9 @@ class ImageNet(ImageData):
         }
 
     def _loader(self, part: Part) -> StreamLoader:
-        pictures = self._parts[part]
+        pictures = copy.copy(self._parts["train" if part == "plain" else part])
         pictures.seed = self.order_seed
+        pictures.augment &= part != "plain"
         return StreamLoader(pictures, self._order(part, len(pictures)), self.workers, *self._statistics())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sized
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypedDict, Unpack
 
@@ -16,7 +17,7 @@ from lt_lightning.data.files import Files, fetch
 from lt_lightning.data.order import Order, split
 from lt_lightning.data.tensors import TensorLoader
 
-Part = Literal["train", "validation", "test"]
+Part = Literal["train", "validation", "test", "plain"]  # plain: train without augmentation
 Batch = tuple[Tensor, Tensor]
 
 NO_AUGMENTATION: Final = Augment()
@@ -153,6 +154,14 @@ class ImageData(pl.LightningDataModule, ABC):
         """Each test image once."""
         return self._loader("test")
 
+    def plain_batches(self, count: int) -> list[Batch]:
+        """Training images without augmentation, in whole batches of a step, shuffled; at most as many as there are.
+
+        They are the same at every call, in every process, however many there are, and without a trainer, too.
+        """
+        self.setup()
+        return list(islice(self._loader("plain"), count))
+
     @property
     def device(self) -> torch.device:
         """The trainer's; the CPU without one."""
@@ -164,8 +173,9 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def _order(self, part: Part, count: int) -> Order:
         """The order in which this process goes through a part of `count` images."""
-        train = part == "train"
-        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        train = part in ("train", "plain")
+        trainer = None if part == "plain" else self.trainer
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         if train and self.batch_size % world_size:
             raise ValueError(f"data.batch_size={self.batch_size}: must be a multiple of the {world_size} processes")
         size = self.batch_size // world_size if train else self.eval_batch_size
@@ -221,7 +231,7 @@ class TensorData(ImageData):
             self.parts[part] = Pairs(images.to(self.device), labels.to(self.device))
 
     def _loader(self, part: Part) -> TensorLoader:
-        images, labels = self.parts[part]
+        images, labels = self.parts["train" if part == "plain" else part]
         augment = self.augment if part == "train" else NO_AUGMENTATION
         mean, std = self._statistics()
 

@@ -39,7 +39,7 @@ class _SyncBatchNorm(_BatchNorm):
             return super().forward(x)
         dims = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        values = x.float()
+        values = x if x.dtype == torch.float64 else x.float()
         count = _sum(torch.tensor(float(x.numel() // x.shape[1])))
         mean = _sum(values.sum(dims)) / count
         centred = values - mean.view(shape)

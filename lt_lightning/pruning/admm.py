@@ -59,10 +59,10 @@ class ADMM:
         return masks
 
     def finish(self, weights: Mapping[str, Tensor], masks: Masks, state: State, aim: Aim) -> Masks:
-        return aim.select({name: weight.abs() for name, weight in weights.items()}, weights)
+        return aim.select({name: weight.abs() for name, weight in weights.items()})
 
 
 def _projected(values: Mapping[str, Tensor], aim: Aim) -> dict[str, Tensor]:
     """The nearest values of the density: the largest are kept."""
-    masks = aim.select({name: value.abs() for name, value in values.items()}, values)
+    masks = aim.select({name: value.abs() for name, value in values.items()})
     return {name: value * masks[name].to(value.device) for name, value in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def density_after(rounds: int, rate: float) -> float:
@@ -14,24 +15,41 @@ def density_after(rounds: int, rate: float) -> float:
     return float((1 - rate) ** rounds)
 
 
-def densities(rounds: int, rate: float, density: float | None = None, at_once: bool = False) -> list[float]:
+def densities(
+    rounds: int, rate: float, density: float | Sequence[float] | None = None, at_once: bool = False
+) -> list[float]:
     """The density of every pruning round.
 
     Args:
-        rounds: how many; not looked at where a density is asked for.
+        rounds: how many; not looked at where densities are asked for.
         rate: share of the remaining weights that a round prunes, in (0, 1).
-        density: to end at exactly, in (0, 1): as many rounds as reach it, of which the last prunes less.
-        at_once: whether a round does not build on the one before: one round then reaches the density.
+        density: to hit exactly, each in (0, 1): from one to the next lower in as many rounds as reach it, of which the
+            last prunes less.
+        at_once: whether a round does not build on the one before: then one reaches each density.
 
     >>> [round(each, 3) for each in densities(3, 0.2)], [round(each, 3) for each in densities(3, 0.2, 0.5)]
     ([0.8, 0.64, 0.512], [0.8, 0.64, 0.512, 0.5])
-    >>> densities(3, 0.2, 0.5, at_once=True)
-    [0.5]
+    >>> densities(3, 0.5, [0.3, 0.1]), densities(3, 0.5, [0.3, 0.1], at_once=True)
+    ([0.5, 0.3, 0.15, 0.1], [0.3, 0.1])
     """
     if density is None:
         return [density_after(number, rate) for number in range(1, rounds + 1)]
+    asked = descending(density)
     if at_once:
-        return [density]
-    # A density that is a power of 1 - rate, up to rounding, takes no round more.
-    needed = max(1, math.ceil(math.log(density) / math.log(1 - rate) - 1e-9))
-    return [density_after(number, rate) for number in range(1, needed)] + [density]
+        return asked
+    return [each for start, end in zip([1.0, *asked], asked, strict=False) for each in _down_to(start, end, rate)]
+
+
+def descending(density: float | Sequence[float]) -> list[float]:
+    """The densities asked for, each once.
+
+    >>> descending(0.5), descending([0.1, 0.5, 0.1])
+    ([0.5], [0.5, 0.1])
+    """
+    return sorted(set(density if isinstance(density, Sequence) else [density]), reverse=True)
+
+
+def _down_to(start: float, end: float, rate: float) -> list[float]:
+    # A share that is a power of 1 - rate, up to rounding, takes no round more.
+    needed = max(1, math.ceil(math.log(end / start) / math.log(1 - rate) - 1e-9))
+    return [start * density_after(number, rate) for number in range(1, needed)] + [end]

@@ -51,4 +51,4 @@ class Gradual:
 
 
 def _pruned(weights: Mapping[str, Tensor], masks: Masks, density: float, aim: Aim) -> Masks:
-    return aim.select({name: weights[name].abs() for name in masks}, weights, density, within=masks)
+    return aim.select({name: weights[name].abs() for name in masks}, density, within=masks)

@@ -53,7 +53,7 @@ class Movement:
         pruned = state["pruned"]
         for name, weight in weights.items():  # one of the two is zero everywhere
             weight.add_(pruned[name])
-        masks = aim.select(state["scores"], weights, cubic(progress, density(aim.masks), aim.density))
+        masks = aim.select(state["scores"], cubic(progress, density(aim.masks), aim.density))
         for name, weight in weights.items():
             mask = masks[name].to(weight.device)
             pruned[name] = torch.where(mask, 0, weight)
@@ -61,4 +61,4 @@ class Movement:
         return masks
 
     def finish(self, weights: Mapping[str, Tensor], masks: Masks, state: State, aim: Aim) -> Masks:
-        return aim.select(state["scores"], {name: weights[name] + state["pruned"][name] for name in weights})
+        return aim.select(state["scores"])

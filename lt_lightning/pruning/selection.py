@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lt_lightning.pruning.masks import Masks, kept, size
 
-Scope = Literal["global", "layer", "erk", "magnitude"]
+Scope = Literal["global", "layer", "erk"]
 
 
 def prune(
@@ -21,7 +21,6 @@ def prune(
     scores: Mapping[str, Tensor],
     density: float,
     scope: Scope = "global",
-    weights: Mapping[str, Tensor] | None = None,
 ) -> Masks:
     """Prunes the kept weights with the lowest scores until the share `density` of all weights is left.
 
@@ -34,8 +33,7 @@ def prune(
         scores: of the same shapes, likewise; only those of kept weights are looked at.
         density: wanted, in (0, 1].
         scope: `global` compares scores over all masks, the others within each: `layer` keeps the same share of
-            each, `erk` shares as `erk_counts` has them, `magnitude` as many as magnitude pruning would leave.
-        weights: that magnitudes are compared of; for the scope `magnitude`.
+            each, `erk` shares as `erk_counts` has them.
 
     Raises:
         ValueError: if the density is out of range, would leave no weight, or a kept weight's score is not a number.
@@ -46,24 +44,25 @@ def prune(
     """
     if not 0 < density <= 1:
         raise ValueError(f"a density of {density} is not in (0, 1]")
-    for name in masks:
-        nothing = scores[name].isnan()
-        if bool(nothing.any()) and bool((nothing & masks[name]).any()):
-            raise ValueError(f"the scores of {name} are not all numbers: did the training diverge?")
     if scope == "layer":
-        return _prune_each(masks, scores, {name: max(1, round(density * masks[name].numel())) for name in masks})
+        return prune_each(masks, scores, {name: max(1, round(density * masks[name].numel())) for name in masks})
     keep = round(density * size(masks))
     if keep < 1:
         raise ValueError(
             f"a density of {density} leaves none of {size(masks)} weights: prune fewer rounds or less a round"
         )
     if scope == "erk":
-        return _prune_each(masks, scores, erk_counts(masks, keep))
-    if scope == "magnitude":
-        assert weights is not None
-        left = _prune_together(masks, {name: weights[name].abs() for name in masks}, keep)
-        return _prune_each(masks, scores, {name: int(mask.count_nonzero()) for name, mask in left.items()})
+        return prune_each(masks, scores, erk_counts(masks, keep))
     return _prune_together(masks, scores, keep)
+
+
+def prune_each(masks: Masks, scores: Mapping[str, Tensor], keep: Mapping[str, int]) -> Masks:
+    """Prunes the lowest scores of each mask until it keeps as many weights as `keep` says for it. See `prune`.
+
+    Raises:
+        ValueError: if a kept weight's score is not a number.
+    """
+    return {name: _prune_together({name: mask}, scores, keep[name])[name] for name, mask in masks.items()}
 
 
 def erk_counts(masks: Masks, keep: int) -> dict[str, int]:
@@ -96,10 +95,6 @@ def erk_counts(masks: Masks, keep: int) -> dict[str, int]:
     return floors
 
 
-def _prune_each(masks: Masks, scores: Mapping[str, Tensor], keep: Mapping[str, int]) -> Masks:
-    return {name: _prune_together({name: mask}, scores, keep[name])[name] for name, mask in masks.items()}
-
-
 def _prune_together(masks: Masks, scores: Mapping[str, Tensor], keep: int) -> Masks:
     drop = kept(masks) - keep
     if drop <= 0:
@@ -107,6 +102,9 @@ def _prune_together(masks: Masks, scores: Mapping[str, Tensor], keep: int) -> Ma
     before = {name: mask.numpy() for name, mask in masks.items()}
     arrays = {name: _array(scores[name]) for name in masks}
     survivors = np.concatenate([arrays[name][mask] for name, mask in before.items()])
+    if np.isnan(survivors).any():
+        name = next(name for name, mask in before.items() if np.isnan(arrays[name][mask]).any())
+        raise ValueError(f"the scores of {name} are not all numbers: did the training diverge?")
     survivors.partition(drop - 1)
     threshold = survivors[drop - 1]
     after = {name: mask & (arrays[name] > threshold) for name, mask in before.items()}

@@ -35,7 +35,6 @@ class Aim:
     def select(
         self,
         scores: Mapping[str, Tensor],
-        weights: Mapping[str, Tensor],
         density: float | None = None,
         within: Masks | None = None,
     ) -> Masks:
@@ -43,7 +42,6 @@ class Aim:
 
         Args:
             scores: by parameter name, on any device.
-            weights: likewise; for the scope `magnitude`.
             density: to keep; the one aimed at if it is None.
             within: masks that are pruned further; those of the aim if it is None.
 
@@ -52,8 +50,7 @@ class Aim:
         """
         masks = self.masks if within is None else within
         wanted = self.density if density is None else density
-        given = weights if self.scope == "magnitude" else {}
-        return prune(masks, _on_cpu(scores), wanted, self.scope, _on_cpu(given))
+        return prune(masks, {name: value.detach().cpu() for name, value in scores.items()}, wanted, self.scope)
 
 
 class Sparsifier(Protocol):
@@ -180,7 +177,3 @@ def check_updates(updates: int, begin: float = 0.0, end: float = 1.0) -> None:
         raise ValueError(
             f"pruning.sparsifier.begin={begin}, end={end}: must be shares of the training with 0 <= begin < end <= 1"
         )
-
-
-def _on_cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu() for name, value in values.items()}

@@ -45,7 +45,7 @@ class SynFlow:
         left = masks
         for step in range(1, self.steps):
             wanted = start * (context.density / start) ** (step / self.steps)
-            left = prune(left, flow(network, left, ones), wanted, context.scope, weights)
+            left = prune(left, flow(network, left, ones), wanted, context.scope)
         scores = flow(network, left, ones)
         return {name: score.masked_fill(~left[name], -1.0) for name, score in scores.items()}
 

@@ -14,7 +14,7 @@ from lt_lightning.files import read_json
 from lt_lightning.report.found import Asked
 from lt_lightning.study.multirun import JOB
 from lt_lightning.study.places import search_folder
-from lt_lightning.study.screening import stages_of
+from lt_lightning.study.stages import stages_of
 from lt_lightning.study.sweep import Job
 
 
@@ -95,7 +95,7 @@ def _searches_of(job: Path, config: DictConfig) -> set[str]:
     """Names of the folders of the searches that a job asked for."""
     if (job / JOB).is_file():
         return {task.folder.name for task in Job.load(job).tasks if not task.structure}
-    return {search_folder(stage.config).name for stage in stages_of(config)}
+    return {search_folder(stage.config).name for stage in stages_of(config) if stage.own}
 
 
 def _command_of(file: Path) -> str:

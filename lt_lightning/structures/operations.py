@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lt_lightning.evaluation import evaluating
 from lt_lightning.pruning.layers import CONVOLUTIONS
@@ -62,6 +63,12 @@ class Operation:
     has_bias: bool = False
 
 
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Normalisations of other packages too, ours over all processes among them."""
+        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """The network traced, with the shape of every result.
 
@@ -70,7 +77,7 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """
     try:
         with evaluating(network):
-            traced = fx.GraphModule(network, fx.Tracer().trace(network))
+            traced = fx.GraphModule(network, _Tracer().trace(network))
             ShapeProp(traced).propagate(example)
     except Exception as error:
         raise ValueError(
@@ -104,7 +111,7 @@ def _classify_module(module: nn.Module, before: tuple[int, ...], after: tuple[in
         return kind, {"repeat": module.out_channels // module.groups, **bias}
     if isinstance(module, nn.Linear) and len(before) == 2:
         return "dense", {"has_bias": module.bias is not None}
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+    if isinstance(module, _BatchNorm) and module.affine:
         return "norm", {}
     if isinstance(module, nn.Hardtanh) and not module.min_val <= 0 <= module.max_val:
         return "lift", {}

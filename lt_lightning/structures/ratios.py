@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from lt_lightning.pruning.masks import Masks
+from lt_lightning.pruning.masks import Masks, count_kept
 from lt_lightning.structures.base import LayerReport
 
 
@@ -42,7 +42,7 @@ def ratios(
     pruned = [layers[name] for name in prunable]
     size = sum(report.size for report in pruned)
     stored = dict(parameters)
-    stored |= {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+    stored |= {name: count_kept(mask) for name, mask in masks.items()}
     for name, report in layers.items():
         stored[f"{name}.weight" if name else "weight"] = round(report.density * report.size)
     return Ratios(

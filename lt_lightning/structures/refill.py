@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import Layer
-from lt_lightning.pruning.masks import Masks, kept
-from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject, held_magnitude
+from lt_lightning.pruning.masks import Masks, count_kept, kept
+from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject, in_blocks, masked
+from lt_lightning.structures.features import Norm, feature_norms
 from lt_lightning.structures.graph import ChannelGraph, ChannelGroup, Liveness
 from lt_lightning.structures.liveness import Flags
 
-Score = Literal["l1", "l2", "count", "saliency"]
+WeightScore = Literal["l1", "l2", "count", "saliency"]
+FeatureScore = Literal["feature_l1", "feature_l2"]
+Score = Literal[WeightScore, FeatureScore]
 Coupling = Literal["stream", "inner", "independent"]
 Match = Literal["executed", "filters"]
 Floats = NDArray[np.float64]
@@ -36,9 +39,11 @@ class Refill:
 
     Attributes:
         extra: share of the channels to be dropped that is kept nevertheless (the paper's Refill+), in [0, 1].
-        score: of a channel, over its surviving weights: their `l1` norm (the paper's choice), `l2` norm, number
-            (`count`), or |sum of weight x gradient| (`saliency`), which is activation x gradient summed over the
-            positions, since the layer is linear in its weights.
+        score: of a channel (paper, section 3.2 and its ablation), over its surviving weights: their `l1` norm (the
+            paper's choice), `l2` norm, number (`count`), or |sum of weight x gradient| (`saliency`), which is
+            activation x gradient summed over the positions, since the layer is linear in its weights; or the norm of
+            its feature map (`feature_l1`, `feature_l2`), which is the layer's output before BatchNorm, over `batches`.
+            Channels that are chosen together have the sum of their scores.
         coupling: `stream` scores and keeps channels per coupled group, all writers of a residual stream together;
             `inner` drops only channels inside a block and keeps streams whole; `independent` (the paper's) lets every
             layer choose alone, and a stream's channel is dead only where no writer keeps it. Depthwise
@@ -50,6 +55,8 @@ class Refill:
             paper's) keeps `ceil(density x channels)`, which executes about the square of the density.
         round_to: kept counts are rounded up to a multiple of it by refilling the next best; in groups with fewer than
             4 x `round_to` channels, to a multiple of an eighth of the channels.
+        batches: of training data, on which feature maps are looked at with the trained weights under their masks, in
+            evaluation mode (see `feature_norms`). A study's are whole batches of the first epoch, without augmentation.
     """
 
     extra: float = 0.0
@@ -57,12 +64,15 @@ class Refill:
     coupling: Coupling = "stream"
     match: Match = "executed"
     round_to: int = 16
+    batches: int = 8
 
     def __post_init__(self) -> None:
         if not 0 <= self.extra <= 1:
             raise ValueError(f"structure.refill.extra={self.extra} is not a share in [0, 1]")
         if self.round_to < 1:
             raise ValueError(f"structure.refill.round_to={self.round_to} is not a positive number of channels")
+        if self.batches < 1:
+            raise ValueError(f"structure.refill.batches={self.batches} is not a positive number of batches")
         for key, allowed in (("score", Score), ("coupling", Coupling), ("match", Match)):
             if (value := getattr(self, key)) not in get_args(allowed):
                 choices = ", ".join(get_args(allowed))
@@ -72,6 +82,11 @@ class Refill:
     def needs_gradients(self) -> bool:
         """Whether channels are scored by saliency."""
         return self.score == "saliency"
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether channels are scored by their feature maps, for which `Subject.batches` must be there."""
+        return self.score in get_args(FeatureScore)
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Traces the network and looks for channels that may be dropped.
@@ -85,7 +100,8 @@ class Refill:
         """Structures one round's mask.
 
         Raises:
-            ValueError: if the network cannot be traced, has no channel that may be dropped, or gradients are missing.
+            ValueError: if the network cannot be traced, has no channel that may be dropped, or gradients or batches are
+                missing.
         """
         choice = Choice(self, subject)
         return choice.structured(choice.counts())
@@ -142,7 +158,7 @@ class Choice:
         scores = self.rank(writers, [self.subject.layers[name] for name in scored])
         wide_enough = len(scores) >= 4 * self.options.round_to
         step = self.options.round_to if wide_enough else min(self.options.round_to, max(1, len(scores) // 8))
-        density = sum(int(mask.count_nonzero()) for mask in masks) / sum(mask.numel() for mask in masks)
+        density = sum(count_kept(mask) for mask in masks) / sum(mask.numel() for mask in masks)
         order = np.argsort(-scores, kind="stable")
         return Unit(writers, scores, order, np.argsort(order), density, step)
 
@@ -167,13 +183,31 @@ class Choice:
 
     def _scores(self, layer: Layer) -> Floats:
         """A score per output channel of the layer."""
+        score = self.options.score
+        if score == "feature_l1" or score == "feature_l2":
+            return self._feature_norms[layer.name]
+        if score == "l1":
+            return self._magnitudes[layer.name]
         mask = self.subject.masks[layer.weight]
         gradients = self.subject.gradients
         if self.options.needs_gradients and gradients is None:
             raise ValueError("structure.refill.score='saliency' needs gradients, and none were given")
         gradient = gradients[layer.weight] if gradients is not None else None
-        scores: Floats = channel_scores(self.subject.weights[layer.weight], mask, self.options.score, gradient).numpy()
+        scores: Floats = channel_scores(self.subject.weights[layer.weight], mask, score, gradient).numpy()
         return scores
+
+    @cached_property
+    def _magnitudes(self) -> dict[str, Floats]:
+        weights, masks = self.subject.weights, self.subject.masks
+        return {
+            layer.name: channel_scores(weights[layer.weight], masks[layer.weight], "l1").numpy()
+            for layer in self.subject.prunable
+        }
+
+    @cached_property
+    def _feature_norms(self) -> dict[str, Floats]:
+        norm: Norm = "l1" if self.options.score == "feature_l1" else "l2"
+        return feature_norms(self.subject, norm, self.options.batches)
 
     # How many channels
 
@@ -196,12 +230,11 @@ class Choice:
         A layer executes (kept outputs) x (kept inputs) weights, so the root of the density on either side.
         """
         low, high = 0.0, 1 / math.sqrt(max(min(unit.density for unit in self.units), 1e-12))
-        for _ in range(30):
-            middle = (low + high) / 2
-            if self.executed(self._scaled(middle)) <= target:
-                low = middle
-            else:
-                high = middle
+        for _ in range(10):
+            factors = np.linspace(low, high, 9)
+            executed = self._executed_by_each([self._scaled(factor) for factor in factors[1:-1]])
+            within = sum(total <= target for total in executed)
+            low, high = factors[within : within + 2]
         return self._filled_up(self._scaled(low), target)
 
     def _scaled(self, factor: float) -> list[int]:
@@ -274,18 +307,28 @@ class Choice:
         before = self.subject.masks.get(layer.weight)
         after = masks.get(layer.weight)
         executed = int(executed_weights(layer, liveness))
+        kept = layer.size if after is None else count_kept(after)
         return LayerReport(
             size=layer.size,
-            asked=layer.size if before is None else int(before.count_nonzero()),
-            kept=layer.size if after is None else int(after.count_nonzero()),
+            asked=layer.size if before is None else count_kept(before),
+            kept=kept,
             executed=executed,
             positions=layer.positions,
             form="channels" if executed < layer.size else "dense",
-            held=1.0
-            if before is None or after is None
-            else held_magnitude(self.subject.weights[layer.weight], before, after),
+            held=1.0 if before is None or kept == layer.size else self._held(layer, liveness),
             note=self._note(layer) if before is not None and executed == layer.size else "",
         )
+
+    def _held(self, layer: Layer, liveness: Liveness) -> float:
+        """Share of a layer's surviving magnitude that is in the channels that are computed."""
+        total = float(self._magnitudes[layer.name].sum())
+        sides = [liveness.outputs[layer.name], *([liveness.inputs[layer.name]] if layer.groups == 1 else [])]
+        weight, mask = self.subject.weights[layer.weight], self.subject.masks[layer.weight]
+        for side, flags in enumerate(sides):
+            indices = torch.from_numpy(np.flatnonzero(flags))
+            weight, mask = weight.index_select(side, indices), mask.index_select(side, indices)
+        held = float(channel_scores(weight, mask, "l1").sum())
+        return min(1.0, held / total) if total else 1.0  # rounding: the sums are in different orders
 
     @cached_property
     def _frozen(self) -> dict[str, str]:
@@ -306,7 +349,7 @@ def droppable(graph: ChannelGraph, coupling: Coupling) -> list[ChannelGroup]:
     return groups
 
 
-def channel_scores(weight: Tensor, mask: Tensor, score: Score, gradient: Tensor | None = None) -> Tensor:
+def channel_scores(weight: Tensor, mask: Tensor, score: WeightScore, gradient: Tensor | None = None) -> Tensor:
     """A score per output channel, over its surviving weights (paper, section 3.2 and its ablation).
 
     Args:
@@ -321,7 +364,12 @@ def channel_scores(weight: Tensor, mask: Tensor, score: Score, gradient: Tensor 
     >>> channel_scores(torch.tensor([[3.0, -4.0], [1.0, 9.0]]), torch.tensor([[True, True], [True, False]]), "l1")
     tensor([7., 1.], dtype=torch.float64)
     """
-    surviving: Tensor = (weight * mask).flatten(1).double()
+    given = (weight, mask) if gradient is None else (weight, mask, gradient)
+    return torch.cat([_block_scores(score, *block) for block in in_blocks(*given)])
+
+
+def _block_scores(score: WeightScore, weight: Tensor, mask: Tensor, gradient: Tensor | None = None) -> Tensor:
+    surviving = masked(weight, mask).flatten(1).double()
     match score:
         case "l1":
             return surviving.abs_().sum(1)
@@ -364,11 +412,11 @@ def channel_masks(subject: Subject, liveness: Liveness) -> Masks:
 
 
 def _weight_mask(layer: Layer, outputs: Tensor, inputs: Tensor) -> Tensor:
-    kernel = (1,) * (len(layer.shape) - 2)
-    mask = outputs.view(-1, 1, *kernel).expand(layer.shape)
-    if layer.groups == 1:
-        mask = mask & inputs.view(1, -1, *kernel)
-    return mask.clone()
+    columns = math.prod(layer.shape[1:])
+    row = inputs.repeat_interleave(columns // len(inputs)) if layer.groups == 1 else torch.ones(columns).bool()
+    mask = torch.zeros(layer.shape[0], columns, dtype=torch.bool)
+    mask[outputs] = row
+    return mask.view(layer.shape)
 
 
 def channel_plan(liveness: Liveness) -> ChannelPlan:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lt_lightning.pruning.masks import count_kept
 from lt_lightning.structures.base import Form, LayerReport, Structured, Subject
 
 
@@ -22,7 +23,7 @@ class Unstructured:
         layers = {}
         for name, layer in subject.layers.items():
             mask = subject.masks.get(layer.weight)
-            asked = layer.size if mask is None else int(mask.count_nonzero())
+            asked = layer.size if mask is None else count_kept(mask)
             form: Form = "dense" if asked == layer.size else "unstructured"
             layers[name] = LayerReport(layer.size, asked, asked, layer.size, layer.positions, form)
         return Structured({name: mask.clone() for name, mask in subject.masks.items()}, layers)

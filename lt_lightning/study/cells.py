@@ -10,7 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 
 from lt_lightning.callback import UNSTRUCTURED
 from lt_lightning.distributed.rank import processes, together
@@ -23,7 +23,7 @@ from lt_lightning.study.outcome import evaluate, make_result
 from lt_lightning.study.places import FROM_START, Task, cell_label, hash_of, round_folder, screened_folder
 from lt_lightning.study.progress import JobProgress, ReportProgress
 from lt_lightning.study.results import Result
-from lt_lightning.study.sources import is_confirmed, parted, sources_of
+from lt_lightning.study.sources import is_confirmed, parted, sources_of, unconfirmed
 from lt_lightning.study.study import TICKET, Study
 from lt_lightning.study.transfers import confirmed_ticket, restart_for, transferred_ticket
 from lt_lightning.study.twins import randomly_masked, reinitialised, shuffled, small_dense
@@ -36,7 +36,7 @@ def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, j
     folder = study.cell_folder(number, structure)
     label = cell_label(study.config, number, structure)
     if is_confirmed(structure):
-        made_from = screened_folder(study.config, number, structure)
+        made_from = _confirmed_from(study, number, structure)
     else:
         theirs = (search for search in sources_of(study.config, [number]) if search.name == parted(structure)[1])
         made_from = round_folder(next(theirs, study.search_folder), number) / UNSTRUCTURED
@@ -136,10 +136,21 @@ def train_ticket(
 
 
 def _ticket(study: Study, number: int, structure: str) -> Ticket:
+    network = study.classifier().network
     if is_confirmed(structure):
-        return confirmed_ticket(study, number, structure)
-    make = transferred_ticket if parted(structure)[1] else _structured
-    return make(study, number, structure, study.classifier().network)
+        place = _confirmed_from(study, number, structure)
+        made = place.name != UNSTRUCTURED or unconfirmed(structure) == UNSTRUCTURED
+        ticket = Ticket.load(place / TICKET) if made else _structured(study, place, unconfirmed(structure), network)
+        return confirmed_ticket(study, ticket, structure)
+    if parted(structure)[1]:
+        return transferred_ticket(study, number, structure, network)
+    return _structured(study, round_folder(study.search_folder, number) / UNSTRUCTURED, structure, network)
+
+
+def _confirmed_from(study: Study, number: int, structure: str) -> Path:
+    """Folder of the screened ticket, or of the unstructured one where another seed's screening chose the round."""
+    screened = screened_folder(study.config, number, structure)
+    return screened if (screened / f"{TICKET}.safetensors").is_file() else screened.parent / UNSTRUCTURED
 
 
 def _twin(study: Study, task: Task) -> Ticket:
@@ -162,8 +173,14 @@ def _twin(study: Study, task: Task) -> Ticket:
     return replace(twin, card={**twin.card, "twin": task.twin, "twin_seed": seed})
 
 
-def _structured(study: Study, number: int, structure: str, network: nn.Module) -> Ticket:
-    ticket = Ticket.load(study.search_folder / f"round_{number:02d}" / UNSTRUCTURED / TICKET)
-    path = study.search_folder / f"round_{number:02d}" / "gradients.pt"
+def _structured(study: Study, folder: Path, structure: str, network: nn.Module) -> Ticket:
+    """The unstructured ticket of a folder, structured."""
+    ticket = Ticket.load(folder / TICKET)
+    path = folder.parent / "gradients.pt"
     gradients = torch.load(path, weights_only=True) if path.is_file() else None
-    return structure_ticket(ticket, structure, study.structures[structure], network, study.example, gradients)
+
+    def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+        device = study.trainer([], []).strategy.root_device
+        return [(images.to(device), labels.to(device)) for images, labels in study.data.plain_batches(count)]
+
+    return structure_ticket(ticket, structure, study.structures[structure], network, study.example, gradients, batches)

@@ -19,8 +19,9 @@ from lt_lightning.study.places import tasks_of
 from lt_lightning.study.plan import Cost, told
 from lt_lightning.study.results import Result, results_of
 from lt_lightning.study.run import run, title_of
-from lt_lightning.study.screening import all_tasks_of, screens, stages_of
+from lt_lightning.study.screening import screens
 from lt_lightning.study.sources import is_confirmed
+from lt_lightning.study.stages import all_tasks_of, stages_of
 from lt_lightning.study.status import print_status, tasks_under
 from lt_lightning.study.sweep import Job
 
@@ -54,7 +55,7 @@ def do(config: DictConfig) -> list[Result]:
 
 
 def _run_and_report(config: DictConfig) -> list[Result]:
-    folders = [tasks_of(stage.config)[0].folder for stage in stages_of(config)]
+    folders = [tasks_of(stage.config)[0].folder for stage in stages_of(config) if stage.own]
     try:
         results = run(config)
     except Exception:  # of what is there nevertheless

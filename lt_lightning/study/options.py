@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
@@ -30,12 +30,11 @@ def check_basics(config: DictConfig) -> None:
     rounds, chosen, seed = config.pruning.rounds, config.retrain_rounds, config.seed
     if not _is_whole(rounds) or rounds < 0:
         raise ValueError(f"pruning.rounds={rounds}: must be a whole number of at least 0")
-    rate, density = config.pruning.rate, config.pruning.get("density")
-    for key, value in (("rate", rate), ("density", 0.5 if density is None else density)):
-        if not fits(value, float):
-            raise ValueError(f"pruning.{key}={value!r}: must be a number")
-        if not 0 < value < 1:
-            raise ValueError(f"pruning.{key}={value} is not a share in (0, 1)")
+    _check_shares("rate", [config.pruning.rate])
+    if (density := config.pruning.get("density")) is not None:
+        if OmegaConf.is_list(density) and not density:
+            raise ValueError("pruning.density=[]: must be a share, a list of shares, or null")
+        _check_shares("density", density if OmegaConf.is_list(density) else [density])
     if not _is_whole(seed) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed={seed}: must be a whole number from 0 to {LARGEST_SEED}")
     if chosen is not None and not (OmegaConf.is_list(chosen) and all(map(_is_whole, chosen))):
@@ -54,6 +53,14 @@ def check_basics(config: DictConfig) -> None:
     for key, value in config.checkpoint.items():
         if not fits(value, float):
             raise ValueError(f"checkpoint.{key}={value!r}: must be a number")
+
+
+def _check_shares(key: str, values: Iterable[Any]) -> None:
+    for value in values:
+        if not fits(value, float):
+            raise ValueError(f"pruning.{key}={value!r}: must be a number")
+        if not 0 < value < 1:
+            raise ValueError(f"pruning.{key}={value} is not a share in (0, 1)")
 
 
 def _check_trainer(trainer: Any) -> None:
@@ -82,8 +89,11 @@ def _check_measure(measure: Any) -> None:
 def _check_screening(screening: Any) -> None:
     if screening is None:  # searches of earlier versions have none
         return
-    if not OmegaConf.is_dict(screening) or set(screening) != {"epochs"}:
-        raise ValueError(f"screening={screening}: must have epochs")
+    if not OmegaConf.is_dict(screening) or not {"epochs"} <= set(screening) <= {"epochs", "seed"}:
+        raise ValueError(f"screening={screening}: must have epochs and seed")
+    seed = screening.get("seed")  # screenings of earlier versions have none
+    if seed is not None and (not _is_whole(seed) or not 0 <= seed <= LARGEST_SEED):
+        raise ValueError(f"screening.seed={seed}: must be a seed, or null")
     if screening.epochs is not None and (not _is_whole(screening.epochs) or screening.epochs < 1):
         raise ValueError(f"screening.epochs={screening.epochs}: must be a whole number of at least 1, or null")
 

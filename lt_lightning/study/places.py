@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.pruning.densities import densities
+from lt_lightning.pruning.densities import densities, descending
 from lt_lightning.study.options import TWINS, check_basics
 from lt_lightning.study.sources import confirmed, parted, sources_of, told, unconfirmed
 
@@ -103,18 +103,23 @@ def tasks_of(config: DictConfig) -> list[Task]:
 
 
 def rounds_of(config: DictConfig) -> int:
-    """Pruning rounds: as many as are asked for, or as reach the density that is asked for."""
+    """Pruning rounds: as many as are asked for, or as reach the densities that are asked for."""
+    return len(densities_of(config))
+
+
+def densities_of(config: DictConfig) -> list[float]:
+    """The density that every pruning round prunes to."""
     pruning = config.pruning
     at_once = pruning.get("scores_from", "trained") != "trained"
-    return len(densities(pruning.rounds, pruning.rate, pruning.get("density"), at_once))
+    return densities(pruning.rounds, pruning.rate, pruning.get("density"), at_once)
 
 
 def retrained_rounds(config: DictConfig) -> list[int]:
-    """Rounds whose tickets are retrained: those asked for; else all, or the one that reaches the density asked for."""
+    """Rounds whose tickets are retrained: those asked for; else all, or those that reach the densities asked for."""
     if config.retrain_rounds is not None:
         return sorted(set(config.retrain_rounds))
-    last = rounds_of(config)
-    return list(range(1 if config.pruning.get("density") is None else last, last + 1))
+    asked, found = config.pruning.get("density"), enumerate(densities_of(config), start=1)
+    return [number for number, density in found if asked is None or density in descending(asked)]
 
 
 def search_folder(config: DictConfig) -> Path:
@@ -207,8 +212,10 @@ def round_folder(search: Path, number: int) -> Path:
 
 def _determining(group: str, values: Any) -> Any:
     left_out, neutral = OPERATIONAL.get(group, ()), NEUTRAL.get(group, {})
-    if group == "pruning" and values.get("density") is not None:
+    if group == "pruning" and (density := values.get("density")) is not None:
         left_out = (*left_out, "rounds")
+        first, *more = descending(density)
+        values = {**values, "density": [first, *more] if more else first}
     if not left_out:
         return values
     return {

@@ -15,8 +15,9 @@ from lt_lightning.study.options import check_options
 from lt_lightning.study.places import CONFIRM, Task, cells_of, retrained_rounds, rounds_of, tasks_of
 from lt_lightning.study.published import figures_of, print_comparison
 from lt_lightning.study.results import FILE, SUMMARY, Result, results_of, write_summary
-from lt_lightning.study.screening import Stage, explained, screens, stages_of
+from lt_lightning.study.screening import explained, screens
 from lt_lightning.study.sources import unconfirmed
+from lt_lightning.study.stages import Stage, stages_of
 from lt_lightning.study.table import results_table
 
 
@@ -42,9 +43,12 @@ def run(config: DictConfig) -> list[Result]:
         if stage.confirms == 0:
             break  # there is nothing to go on with
         tasks, errors = _run(stage)
-        results += [result for task in tasks for result in results_of(task) or ()]
         failed += errors
         count += len(asked(tasks, bisects(stage.config)))
+        if stage.own:
+            results += [result for task in tasks for result in results_of(task) or ()]
+        elif errors:
+            break
     if screens(config):
         Console().print(explained(config), highlight=False, soft_wrap=True)
     if failed:
@@ -65,6 +69,8 @@ def _run(stage: Stage) -> tuple[list[Task], list[Exception]]:
 
         quieten()
         check_options(config)
+        if stage.told:
+            Console().print(f"[bold]{stage.told}[/]:", highlight=False, soft_wrap=True)
         failed = (work_in_processes if needs_processes(config) else work)(config, tasks)
     _show(config, tasks, ": ".join(filter(None, (title_of(config), stage.told))))
     return tasks, list(failed.values())
@@ -113,11 +119,13 @@ def _announce(config: DictConfig, console: Console) -> None:
 def _content(config: DictConfig) -> str:
     if CONFIRM in config:
         return f"the dense network and {len(cells_of(config))} screened tickets for {config.trainer.max_epochs} epochs"
+    pruned = f"the dense network and {rounds_of(config)} rounds of pruning"
+    if not (rounds := retrained_rounds(config)):
+        return pruned
     names = ", ".join(config.structure) or "no structure"
-    rounds = retrained_rounds(config)
     which = "every round" if len(rounds) == rounds_of(config) else f"round {', '.join(map(str, rounds))}"
     which += ", bisected" * bisects(config)
-    return f"the dense network and {rounds_of(config)} rounds of pruning; {names} for {which}"
+    return f"{pruned}; {names} for {which}"
 
 
 def _show(config: DictConfig, tasks: Sequence[Task], title: str) -> None:

@@ -7,37 +7,17 @@ retraining, that there would be with `trainer.max_epochs` of that length. The se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lt_lightning.study.bisection import Bracket, asked, bisects, bracket, bracket_of, cells_by_structure
 from lt_lightning.study.options import check_basics
-from lt_lightning.study.places import CONFIRM, UNSTRUCTURED, Task, rounds_of, search_folder, tasks_of
+from lt_lightning.study.places import CONFIRM, UNSTRUCTURED, rounds_of, search_folder, tasks_of
 from lt_lightning.study.results import results_of
 from lt_lightning.study.sources import unconfirmed
 
 CANDIDATES = 2  # tickets of a structure that are confirmed at most
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One of the jobs that a job is made of.
-
-    Attributes:
-        config: of it.
-        told: what it is, for people; empty for a job that screens nothing.
-        screened: epochs of its trainings if it is a screening, else None.
-        confirms: how many tickets it confirms, if that is what it does, else None.
-        open: whether it may come to less, since what it consists of is not known yet.
-    """
-
-    config: DictConfig
-    told: str = ""
-    screened: int | None = None
-    confirms: int | None = None
-    open: bool = False
 
 
 def screens(config: DictConfig) -> int | None:
@@ -45,36 +25,6 @@ def screens(config: DictConfig) -> int | None:
     screening = config.get("screening")  # searches of earlier versions do not tell
     epochs: int | None = screening.get("epochs") if OmegaConf.is_dict(screening) else None
     return epochs
-
-
-def stages_of(config: DictConfig, at_most: bool = False) -> Iterator[Stage]:
-    """The jobs that a job is made of: itself, or its screening and what is confirmed of it, as far as that is known.
-
-    Made one by one, so that what is confirmed follows from a screening that was run meanwhile.
-
-    Args:
-        config: of the job.
-        at_most: whether what is not known yet is to cost the most that it may come to, instead of being left out.
-
-    Raises:
-        ValueError: if the screening is impossible.
-    """
-    epochs = screens(config)
-    if epochs is None:
-        yield Stage(config)
-        return
-    screening = screening_of(config)
-    yield Stage(screening, f"screening of {epochs} epochs", epochs)
-    known = chosen_rounds(screening)
-    rounds = _most_rounds(config, screening, known) if at_most else known
-    told = f"confirmed in {config.trainer.max_epochs} epochs after screening of {epochs} epochs"
-    count = sum(map(len, rounds.values()))
-    yield Stage(confirmation_of(config, rounds), told, confirms=count, open=rounds.keys() != known.keys())
-
-
-def all_tasks_of(config: DictConfig) -> list[Task]:
-    """All that a job consists of, as far as is known by now."""
-    return [task for stage in stages_of(config) for task in tasks_of(stage.config)]
 
 
 def explained(config: DictConfig) -> str:
@@ -89,6 +39,8 @@ def explained(config: DictConfig) -> str:
 def screening_of(config: DictConfig) -> DictConfig:
     """The job that screens: an ordinary one, without twins and without figures to compare with.
 
+    Where another seed chooses, it is the search alone.
+
     Raises:
         ValueError: naming what does not fit.
     """
@@ -98,7 +50,22 @@ def screening_of(config: DictConfig) -> DictConfig:
         screening.trainer.max_epochs = screens(config)
         screening.screening.epochs = None
         screening.twins, screening.published = [], {}
+        if chosen_by_another(config):
+            screening.retrain_rounds, screening.search = [], "all"
     return screening
+
+
+def chosen_by_another(config: DictConfig) -> bool:
+    """Whether the screening of another seed than the job's chooses the rounds that are confirmed."""
+    seed = config.screening.get("seed")  # jobs of earlier versions do not tell
+    return seed is not None and seed != config.seed
+
+
+def choosing_of(config: DictConfig) -> DictConfig:
+    """The screening of the seed that chooses the rounds that are confirmed."""
+    other = config.copy()
+    other.seed = config.screening.seed
+    return screening_of(other)
 
 
 def confirmation_of(config: DictConfig, rounds: Mapping[str, Sequence[int]]) -> DictConfig:
@@ -151,10 +118,16 @@ def candidates(found: Bracket) -> list[int]:
     return list(found.rounds[place : place + CANDIDATES])
 
 
-def _most_rounds(
+def most_rounds(
     config: DictConfig, screening: DictConfig, known: Mapping[str, Sequence[int]]
 ) -> dict[str, Sequence[int]]:
-    """Rounds whose confirmation costs the most that it may: a structure's tickets all train equally long."""
+    """Rounds whose confirmation costs the most that it may: a structure's tickets all train equally long.
+
+    Args:
+        config: of the whole job.
+        screening: that chooses.
+        known: what it has chosen so far.
+    """
     every: dict[str, Sequence[int]] = {UNSTRUCTURED: range(1, rounds_of(screening) + 1)}
     every |= {name: [cell.number for cell in cells] for name, cells in cells_by_structure(tasks_of(screening)).items()}
     cells = [task for task in tasks_of(confirmation_of(config, every)) if task.structure and not task.twin]

@@ -10,8 +10,8 @@ SWEEP = ("-m", "--multirun")
 def spelled_out(arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra knows them.
 
-    `seeds=5` stands for `seed=0,1,2,3,4`, and `density` for `pruning.density`. Where one of them stands for several
-    values the command is a sweep, as with `-m`.
+    `seeds=5` stands for `seed=0,1,2,3,4`, and the command is a sweep then, as with `-m`; `density=0.5,0.1` stands for
+    `pruning.density=[0.5,0.1]`, which one search passes through.
 
     Args:
         arguments: of the command line, without the command.
@@ -20,7 +20,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         ValueError: if `seeds` is no number of seeds, or single ones are named beside it.
 
     >>> spelled_out(["data=digits", "seeds=3", "density=0.5,0.1"])
-    ['-m', 'data=digits', 'seed=0,1,2', 'pruning.density=0.5,0.1']
+    ['-m', 'data=digits', 'seed=0,1,2', 'pruning.density=[0.5,0.1]']
     >>> spelled_out(["density=0.5", "model.width=8"])
     ['pruning.density=0.5', 'model.width=8']
     """
@@ -28,14 +28,14 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     if keys >= {"seed", "seeds"}:
         raise ValueError("seeds counts them from 0, seed names single ones: write one of the two")
     told = [_spelled_out(argument) for argument in arguments]
-    several = any("," in after for before, after in zip(arguments, told, strict=True) if before != after)
+    several = any(before.startswith("seeds=") and "," in after for before, after in zip(arguments, told, strict=True))
     return [SWEEP[0]] * (several and not set(SWEEP) & set(arguments)) + told
 
 
 def _spelled_out(argument: str) -> str:
     key, _, value = argument.partition("=")
     if key == "density":
-        return f"pruning.{argument}"
+        return f"pruning.density=[{value}]" if "," in value and not value.startswith("[") else f"pruning.{argument}"
     if key != "seeds":
         return argument
     if not value.isdecimal() or int(value) < 1:

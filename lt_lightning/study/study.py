@@ -23,6 +23,7 @@ from lt_lightning.distributed.rank import processes
 from lt_lightning.retrain import Execution
 from lt_lightning.structures.base import Structure
 from lt_lightning.study.checkpoints import checkpoints_in
+from lt_lightning.study.magnitude_search import magnitude_search_of
 from lt_lightning.study.options import check_options
 from lt_lightning.study.places import cell_folder, cells_of, rounds_of, search_folder
 from lt_lightning.study.ranks import needs_processes
@@ -135,6 +136,7 @@ class Study:
             directory=str(self.search_folder),
             structures={} if source == UNSTRUCTURED else {source: self.structures[source]},
             facts={key: self.labels[key] for key in ("data", "model", "seed")},
+            **({} if (search := magnitude_search_of(self.config)) is None else {"imp": str(search_folder(search))}),
         )
         return callback
 

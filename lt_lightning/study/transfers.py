@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lt_lightning.pruning.rewind import Restart
+from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import structure_ticket
-from lt_lightning.study.places import CONFIRM, UNSTRUCTURED, round_folder, screened_folder
+from lt_lightning.study.places import CONFIRM, UNSTRUCTURED, round_folder
 from lt_lightning.study.sources import parted, sources_of
 from lt_lightning.ticket import Ticket
 from lt_lightning.transfer import transfer
@@ -59,18 +60,17 @@ def transferred_ticket(study: Study, number: int, name: str, network: nn.Module)
     return replace(ticket, card={**ticket.card, **study.labels, CARD: lineage})
 
 
-def confirmed_ticket(study: Study, number: int, name: str) -> Ticket:
-    """The ticket that a screening found, to be trained by this study; its card tells where it is from.
+def confirmed_ticket(study: Study, ticket: Ticket, name: str) -> Ticket:
+    """A ticket of a screening, to be trained by this study; its card tells where it is from.
 
     Masks and plan are those that were screened. What goes back, goes back to this study's own dense training: values,
     momentum and schedule. Where `pruning.mode` takes back less, it goes on from the values that the screening had.
 
     Args:
         study: of the job that confirms.
-        number: of the round.
+        ticket: of the screening.
         name: as `sources.confirmed` makes it.
     """
-    ticket = Ticket.load(screened_folder(study.config, number, name) / "ticket")
     restart = Restart.load(study.search_folder / "restart.pt")
     own = restart.mode == "weights"
     values = {key: value.clone() for key, value in restart.point.network.items()} if own else ticket.rewind
@@ -84,13 +84,19 @@ def confirmed_ticket(study: Study, number: int, name: str) -> Ticket:
 
 
 def check_transfers(study: Study, network: nn.Module) -> None:
-    """Looks whether the tickets that are taken from elsewhere fit this study's network.
+    """Looks whether the tickets that are taken from elsewhere fit this study's network, and can be structured.
 
     Raises:
-        ValueError: naming the search and what does not fit.
+        ValueError: naming the search and what does not fit, or the structure that needs their data.
     """
     if not (numbers := sorted({number for number, name in study.cells() if parted(name)[1]})):
         return
+    for name, structure in study.structures.items():
+        if isinstance(structure, Refill) and structure.needs_batches:
+            raise ValueError(
+                f"structure.{name}.score={structure.score!r} looks at feature maps, which a ticket of other data or of "
+                "another width has none of here: with transfer set it to l1, l2, count or saliency"
+            )
     for search in sources_of(study.config, numbers):
         try:
             transfer(Ticket.load(_path(search, numbers[0])), network, study.example)

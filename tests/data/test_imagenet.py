@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,21 @@ def test_the_order_seed_changes_what_becomes_of_every_picture(tmp_path: Path) ->
     other.order_seed = 1
     images = torch.cat([epoch(plain, 0)[0], epoch(other, 0)[0]])
     assert len({image.numpy().tobytes() for image in images}) == len(images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_plain_batches_are_the_middles_of_training_pictures(tmp_path: Path, workers: int) -> None:
+    write(tmp_path)
+    data = loaded(tmp_path, workers)
+    pictures = data._parts["train"]
+    middles = Pictures([os.fsdecode(path) for path in pictures.paths], pictures.labels.tolist(), 16, 0, augment=False)
+    expected = {middles[0, number][0].permute(2, 0, 1).numpy().tobytes() for number in range(len(middles))}
+    batches = data.plain_batches(3)
+    assert len(batches) == 3
+    for images, _ in batches:
+        assert {image.round().byte().numpy().tobytes() for image in pixels(data, images)} <= expected
+    before = epoch(loaded(tmp_path), 0)[0]
+    assert torch.equal(epoch(data, 0)[0], before)  # which is augmented as ever
 
 
 def test_half_of_the_training_pictures_are_mirrored(tmp_path: Path) -> None:

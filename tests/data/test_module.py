@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lt_lightning.data.augment import Augment
+from lt_lightning.data.augment import Augment, normalise
 from lt_lightning.data.digits import Digits
 from lt_lightning.data.module import Batch, ImageData, Pairs, TensorData
 
@@ -124,6 +125,25 @@ def test_a_validation_part_that_leaves_nothing_is_refused() -> None:
 def test_a_batch_larger_than_the_training_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.batch_size=64: 13 training images make no full batch"):
         digits(limit=0.01).train_dataloader()
+
+
+def test_plain_batches_are_training_images_as_they_are_whoever_asks() -> None:
+    data = digits(augment=Augment(pad=1))
+    first = data.plain_batches(3)
+    assert [images.shape for images, _ in first] == [(64, 1, 8, 8)] * 3
+    assert [len(data.plain_batches(1000)), len(data.train_dataloader())] == [19, 19]  # as many as there are
+    wanted = rows([(normalise(data.parts["train"].images, torch.tensor(data.mean), torch.tensor(data.std)), None)])
+    assert rows(first) <= wanted
+    assert not rows(data.train_dataloader()) <= wanted
+    assert len(set(first[0][1].tolist())) == 10  # shuffled, also where files are not
+
+    other = Digits("unused", 64, validation=180, augment=Augment(pad=1))  # before any setup
+    here = SimpleNamespace(root_device=torch.device("cpu"))
+    other.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=here)  # type: ignore[assignment]
+    torch.manual_seed(7)
+    for (images, labels), (again, same) in zip(first, other.plain_batches(3), strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
 
 
 class Unreadable(TensorData):

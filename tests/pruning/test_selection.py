@@ -14,7 +14,7 @@ from torch import Tensor
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.densities import density_after
 from lt_lightning.pruning.masks import Masks, kept, nested
-from lt_lightning.pruning.selection import Scope, erk_counts, prune
+from lt_lightning.pruning.selection import Scope, erk_counts, prune, prune_each
 
 Scores = dict[str, Tensor]
 
@@ -227,9 +227,8 @@ def test_erk_counts_on_from_masks_that_are_sparser() -> None:
     assert erk_counts(masks, 1000) == {"a": 100, "b": 10}
 
 
-def test_the_scope_magnitude_takes_counts_from_magnitudes_and_choices_from_scores() -> None:
-    weights = {"a": torch.tensor([9.0, -8.0, 7.0, 0.1]), "b": torch.tensor([0.2, 6.0, -0.3, 0.4])}
+def test_each_mask_keeps_its_own_number() -> None:
     scores = {"a": torch.arange(4.0), "b": torch.arange(4.0).flip(0)}
-    masks = prune(ones(scores), scores, 0.5, "magnitude", weights)
+    masks = prune_each(ones(scores), scores, {"a": 3, "b": 1})
     assert masks["a"].tolist() == [False, True, True, True]
     assert masks["b"].tolist() == [True, False, False, False]

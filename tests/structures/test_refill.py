@@ -26,7 +26,7 @@ from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, Subject
+from lt_lightning.structures.base import ChannelPlan, Subject, held_magnitude
 from lt_lightning.structures.graph import ChannelGraph
 from lt_lightning.structures.refill import Coupling, Refill, channel_scores
 
@@ -635,3 +635,28 @@ def test_saliency_without_gradients_is_refused() -> None:
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         Refill(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(64, 1030, 3, 3), (1, 600_000), (2, 600_000), (600_000, 1)])
+def test_large_weights_are_scored_as_small_ones(shape: tuple[int, ...]) -> None:
+    """They are looked at block by block."""
+    torch.manual_seed(0)
+    weight, mask = torch.randn(shape), torch.rand(shape) < 0.3
+    rows, flags = weight.flatten(1).double().numpy(), mask.flatten(1).numpy()
+    np.testing.assert_allclose(channel_scores(weight, mask, "l1"), np.abs(rows * flags).sum(1), rtol=1e-13)
+    np.testing.assert_array_equal(channel_scores(weight, mask, "count"), flags.sum(1))
+    after = torch.rand(shape) < 0.5
+    both = np.abs(rows * flags)[after.flatten(1).numpy()].sum() / np.abs(rows * flags).sum()
+    assert held_magnitude(weight, mask, after) == pytest.approx(both, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_share_held_is_that_of_the_masks(model: str) -> None:
+    torch.manual_seed(0)
+    subject = subject_of(MODELS[model](), torch.zeros(1, 3, 32, 32), 0.3)
+    result = Refill(round_to=1)(subject)
+    for layer in subject.prunable:
+        name = layer.weight
+        held = held_magnitude(subject.weights[name], subject.masks[name], result.masks[name])
+        assert result.layers[layer.name].held == pytest.approx(held, rel=1e-12)
+    assert min(result.layers[layer.name].held for layer in subject.prunable) < 1

@@ -11,7 +11,10 @@ from omegaconf import DictConfig, open_dict
 
 from lt_lightning.shrink.execute import execute
 from lt_lightning.structuring import structure_ticket
+from lt_lightning.study import work
+from lt_lightning.study.job import _costs
 from lt_lightning.study.places import cells_of, rounds_of, search_folder, tasks_of
+from lt_lightning.study.results import results_of
 from lt_lightning.study.run import run
 from lt_lightning.study.study import Study
 from lt_lightning.ticket import Ticket
@@ -48,6 +51,36 @@ def test_source_goes_with_every_structure(source: str, composed: Compose) -> Non
             assert {report.form for report in ticket.layers.values()} <= {"unstructured", "dense"}, name
         else:
             torch.testing.assert_close(small.network(images), network(images), msg=name)
+
+
+def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(composed: Compose) -> None:
+    options = (*SMALL, "pruning.rate=0.5", "pruning.density=[0.4,0.2]", "structure=[refill]", "retrain_rounds=[]")
+    magnitude, random = (composed(*options, f"pruning={source}") for source in ("imp", "random"))
+    assert len(_costs(random)) == 2
+    found = {result.round: result for result in run(random)}
+    assert list(found) == [0, 1, 2]  # at once, where magnitude takes rounds: 50, 40, 20 %
+    search = tasks_of(magnitude)[0]
+    assert results_of(search) is not None
+    for number, theirs in ((1, 2), (2, 3)):
+        mine = Ticket.load(search_folder(random) / f"round_{number:02d}/unstructured/ticket").masks
+        masks = Ticket.load(search.folder / f"round_{theirs:02d}/unstructured/ticket").masks
+        assert {n: int(m.sum()) for n, m in mine.items()} == {n: int(m.sum()) for n, m in masks.items()}
+        assert not any(torch.equal(mine[name], masks[name]) for name in masks)
+    before = {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")}
+    run(composed(*options, "pruning=random", "pruning.criterion.seed=5"))
+    assert {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")} == before  # one search serves both
+
+
+def test_without_the_search_nothing_goes_on(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed(*SMALL, "pruning=random", "pruning.rounds=1", "structure=[refill]")
+
+    def broken(study: Study, job: object) -> None:
+        raise RuntimeError("no power")
+
+    monkeypatch.setattr(work, "run_search", broken)
+    with pytest.raises(RuntimeError, match="no power"):
+        run(config)
+    assert not search_folder(config).exists()
 
 
 def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
+from lt_lightning.structures.refill import Refill
+from lt_lightning.structuring import structure_ticket
 from lt_lightning.study.results import Result, find_results
 from lt_lightning.study.run import run
 from lt_lightning.study.study import Study
@@ -116,7 +119,7 @@ def test_finished_study_trains_nothing_and_a_wider_one_only_what_is_new(
 
 
 def test_group_aware_search_trains_the_structure(composed: Compose, tmp_path: Path) -> None:
-    results = run(composed(*SMALL, *REFILL, "pruning.next_round_from=refill"))
+    results = run(composed(*SMALL, *REFILL, "pruning.next_round_from=refill", "structure.refill.score=feature_l2"))
     assert [(r.round, r.structure) for r in results] == [(0, "dense"), (1, "refill"), (2, "refill")]
     densities = [r.density for r in results]
     assert densities == sorted(densities, reverse=True)
@@ -132,6 +135,28 @@ def test_saliency_uses_the_gradients_of_the_search(composed: Compose, tmp_path: 
     results = run(composed(*SMALL, *options, "pruning.gradient_batches=3"))
     assert results[-1].structure == "refill"
     assert (tmp_path / "runs" / results[-1].search / "round_02" / "gradients.pt").is_file()
+
+
+def test_feature_maps_score_the_same_wherever_the_ticket_is_made(composed: Compose, tmp_path: Path) -> None:
+    """By a cell after its search, by one that finds the search, and by the callback within the fit."""
+    config = composed(*SMALL, *REFILL, "structure.refill.score=feature_l1", "pruning.rounds=1")
+    root = tmp_path / "runs"
+    _, plain, refill = run(config)
+    after = Ticket.load(root / refill.place / "ticket")
+    shutil.rmtree(root / refill.place)
+    assert run(config)[-1].place == refill.place
+    found = Ticket.load(root / refill.place / "ticket")
+
+    study = Study.from_config(config)
+    callback = study.pruning()
+    callback.directory, callback.structures = tmp_path / "own", dict(study.structures)
+    study.trainer([callback], []).fit(study.classifier(), study.data)
+    within = Ticket.load(tmp_path / "own" / "round_01" / "refill" / "ticket")
+    assert after.card["mask_digest"] == found.card["mask_digest"] == within.card["mask_digest"]
+
+    made_from = Ticket.load(root / plain.place / "ticket")
+    arguments = ("refill", Refill(round_to=2), study.classifier().network, study.example)
+    assert structure_ticket(made_from, *arguments).card["mask_digest"] != after.card["mask_digest"]
 
 
 @pytest.mark.parametrize("logger", ["wandb", "tensorboard"])

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, open_dict
 
 from lt_lightning.pruning.rewind import Restart
+from lt_lightning.structuring import structure_ticket
 from lt_lightning.study import cells
 from lt_lightning.study.bisection import Bracket, asked, asked_of
 from lt_lightning.study.job import _costs, do, objective
@@ -21,7 +22,9 @@ from lt_lightning.study.places import Task, tasks_of
 from lt_lightning.study.plan import told
 from lt_lightning.study.results import Result, results_of
 from lt_lightning.study.run import run
-from lt_lightning.study.screening import all_tasks_of, candidates, stages_of
+from lt_lightning.study.screening import candidates, chosen_rounds
+from lt_lightning.study.sources import is_confirmed, unconfirmed
+from lt_lightning.study.stages import all_tasks_of, stages_of
 from lt_lightning.study.status import state_of, tasks_under
 from lt_lightning.study.study import Study
 from lt_lightning.study.sweep import Job, SweepEnd
@@ -131,7 +134,8 @@ def test_the_plan_counts_the_most_that_may_be_confirmed(composed: Compose, monke
         (["screening.epochs=3", "pruning.next_round_from=refill", "structure=[refill]"], "needs pruning.next_round_"),
         (["screening.epochs=3", "transfer.from=others"], "screening.epochs=3: .* transfer.from=others .*: set one"),
         (["screening.epochs=3", "pruning.rounds=0"], "pruning.rounds=0 leaves nothing to screen"),
-        (["screening=3"], "screening=3: must have epochs"),
+        (["screening=3"], "screening=3: must have epochs and seed"),
+        (["screening.epochs=3", "screening.seed=-1"], "screening.seed=-1: must be a seed, or null"),
     ],
 )
 def test_impossible_screenings_are_refused(overrides: list[str], expected: str, composed: Compose) -> None:
@@ -211,6 +215,33 @@ def test_digits_are_screened_and_confirmed(
     assert {state_of(task).kind for task in tasks_under(root)} == {"done"}
     assert {task.folder for task in all_tasks_of(config)} == {task.folder for task in tasks_under(root)}
     assert stamps(root) == after
+
+
+def test_another_seeds_screening_chooses_the_rounds(composed: Compose, tmp_path: Path) -> None:
+    """Of the job's own seed the search alone is screened, and what was chosen is structured from its masks."""
+    options = (*SMALL, "trainer.max_epochs=4", "screening.epochs=2", "screening.seed=0")
+    first, second = composed(*options), composed(*options, "seed=1")
+    short, dense, *tickets = (result for result in run(second) if result.round == 0 or is_confirmed(result.structure))
+    chosen = composed(*SMALL, "trainer.max_epochs=2")
+    assert {result.seed for result in (short, dense, *tickets)} == {1}
+    assert {(unconfirmed(each.structure), each.round) for each in tickets} == {
+        (name, number) for name, numbers in chosen_rounds(chosen).items() for number in numbers
+    }
+    assert {task.structure for task in tasks_of(next(s for s in stages_of(second) if s.screened).config)} == {""}
+    study = Study.from_config(second)
+    for result in tickets:
+        ticket = Ticket.load(study.root / result.place / "ticket")
+        screened = Ticket.load(study.root / short.search / f"round_{result.round:02d}" / "unstructured" / "ticket")
+        name = unconfirmed(result.structure)
+        if name != "unstructured":
+            network = study.classifier().network
+            screened = structure_ticket(screened, name, study.structures[name], network, study.example)
+        assert all(torch.equal(mask, ticket.masks[key]) for key, mask in screened.masks.items())
+        assert ticket.card["screened"]["search"] == short.search
+    before = stamps(study.root)
+    names = [(result.structure, result.round) for result in run(first) if is_confirmed(result.structure)]
+    assert names == [(result.structure, result.round) for result in tickets]
+    assert before.items() <= stamps(study.root).items()
 
 
 def failing_at(structure: str) -> Callable[..., Result]:

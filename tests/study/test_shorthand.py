@@ -19,7 +19,8 @@ SMALL = ("model.width=8", "trainer.max_epochs=2", "trainer.accelerator=cpu", "re
         (["seeds=1"], ["seed=0"]),
         (["-m", "seeds=2"], ["-m", "seed=0,1"]),
         (["density=null"], ["pruning.density=null"]),
-        (["--multirun", "density=0.5,0.1"], ["--multirun", "pruning.density=0.5,0.1"]),
+        (["--multirun", "density=0.5,0.1"], ["--multirun", "pruning.density=[0.5,0.1]"]),
+        (["density=[0.5]"], ["pruning.density=[0.5]"]),
         (["seed=0,1", "a.seeds=3", "pruning.density=0.5"], ["seed=0,1", "a.seeds=3", "pruning.density=0.5"]),
     ],
 )
@@ -36,13 +37,13 @@ def test_seeds_that_cannot_be_counted_end_in_one_line(
         script.run_main()
 
 
-def test_seeds_and_densities_are_a_sweep_without_saying_so(
+def test_seeds_are_a_sweep_without_saying_so_and_densities_one_search(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = []
-    for short in (["seeds=2", "density=0.5,0.25"], ["-m", "seed=0,1", "pruning.density=0.5,0.25"]):
+    for short in (["seeds=2", "density=0.5,0.25"], ["-m", "seed=0,1", "pruning.density=[0.25,0.5]"]):
         monkeypatch.setattr(sys, "argv", ["run.py", *short, f"paths.root={tmp_path}", *SMALL, "status=true"])
         script.run_main()
         told.append([line for line in capsys.readouterr().out.splitlines() if "digits-resnet8-s" in line])
     assert told[0] == told[1]
-    assert len(told[0]) == 4
+    assert len(told[0]) == 2

@@ -172,6 +172,13 @@ def test_impossible_sources_are_refused(
         run(composed(*SMALL, *overrides, f"transfer.from={folder}"))
 
 
+def test_scores_by_feature_maps_are_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
+    source = _a_search(tmp_path, "source", composed(*SMALL))
+    told = r"structure\.refill\.score='feature_l1' looks at feature maps.*set it to l1, l2, count or saliency"
+    with pytest.raises(ValueError, match=told):
+        run(composed(*SMALL, "structure.refill.score=feature_l1", f"transfer.from={source}"))
+
+
 def test_another_network_is_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     source = run(composed(*SMALL, "retrain_rounds=[]"))[0].search

@@ -1,0 +1,30 @@
+"""The search by magnitude that a job's layer densities come from (`pruning.scope=imp`): a job, run before."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, open_dict
+
+from lt_lightning.study.places import UNSTRUCTURED, rounds_of
+
+MAGNITUDE = {"_target_": "lt_lightning.pruning.criteria.Magnitude"}
+
+
+def magnitude_search_of(config: DictConfig) -> DictConfig | None:
+    """The job with iterative magnitude pruning in place of a job's own criterion, without retrainings.
+
+    Its folder is that of `pruning=imp` with otherwise the same settings, so that the two are one search.
+
+    Returns:
+        None for a job that needs none.
+    """
+    if config.pruning.get("scope") != "imp" or rounds_of(config) == 0:
+        return None
+    search = config.copy()
+    with open_dict(search):
+        search.pruning.scope, search.pruning.scores_from = "global", "trained"
+        search.pruning.criterion, search.pruning.next_round_from = MAGNITUDE, UNSTRUCTURED
+        search.structure, search.twins, search.published, search.retrain_rounds = {}, [], {}, []
+        search.search = "all"
+        if "transfer" in search:  # searches of earlier versions do not tell
+            search.transfer = {"from": None}
+    return search
