@@ -101,7 +101,7 @@ class LotteryTicketPruning(MaskedTraining):
         directory: Path | str,
         rate: float = 0.2,
         density: float | Sequence[float] | None = None,
-        scope: Scope | Literal["imp"] = "global",
+        scope: Literal[Scope, "imp"] = "global",
         imp: Path | str | None = None,
         criterion: Criterion | None = None,
         sparsifier: Sparsifier | None = None,
@@ -206,15 +206,14 @@ class LotteryTicketPruning(MaskedTraining):
                 f"pruning.density={density} cannot be hit with pruning.next_round_from={self.next_round_from!r}, whose "
                 "density is its own: set pruning.rounds, or pruning.next_round_from=unstructured"
             )
-
+        if self.scope == "imp" and self.sparsifier is not None:
+            name = type(self.sparsifier).__name__
+            raise ValueError(f"pruning.scope='imp' goes with a criterion, not with pruning.sparsifier={name}")
         if self.rounds and (self.scope == "imp") != (self.imp is not None):
             raise ValueError(
                 f"pruning.scope={self.scope!r} and pruning.imp={self.imp}: the scope imp, and no other, goes with the "
                 "directory of a search"
             )
-        if self.scope == "imp" and self.sparsifier is not None:
-            name = type(self.sparsifier).__name__
-            raise ValueError(f"pruning.scope='imp' goes with a criterion, not with pruning.sparsifier={name}")
 
     # Hooks
 

@@ -15,9 +15,9 @@ def magnitude_search_of(config: DictConfig) -> DictConfig | None:
     Its folder is that of `pruning=imp` with otherwise the same settings, so that the two are one search.
 
     Returns:
-        None for a job that needs none.
+        None for a job that needs none, or whose masks come to be in trainings, which take no layer densities.
     """
-    if config.pruning.get("scope") != "imp" or rounds_of(config) == 0:
+    if config.pruning.get("scope") != "imp" or rounds_of(config) == 0 or config.pruning.get("sparsifier") is not None:
         return None
     search = config.copy()
     with open_dict(search):
