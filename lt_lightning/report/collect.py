@@ -16,7 +16,7 @@ from lt_lightning.study.aggregate import settings_of
 from lt_lightning.study.bisection import asked_of as tasks_asked
 from lt_lightning.study.failures import Failure
 from lt_lightning.study.multirun import JOB
-from lt_lightning.study.places import NEUTRAL, OPERATIONAL, Task
+from lt_lightning.study.places import OPERATIONAL, Task
 from lt_lightning.study.results import Result
 from lt_lightning.study.status import state_of
 from lt_lightning.study.sweep import Job
@@ -141,8 +141,7 @@ def _determining(config: Mapping[str, Any]) -> dict[str, str]:
         for key, value in _flat(config.get(group), group):
             part = key.split(".")
             option = part[1] if len(part) > 1 else ""
-            left_out = option in OPERATIONAL.get(group, ()) or NEUTRAL.get(group, {}).get(option, ...) == value
-            if not left_out and part[-1] != "seed":
+            if option not in OPERATIONAL.get(group, ()) and part[-1] != "seed":
                 flat[key] = str(value)
     return flat
 

@@ -92,7 +92,7 @@ class Bracket:
 
 def bisects(config: DictConfig) -> bool:
     """Whether a job bisects."""
-    return bool(config.get("search", "all") == "bisect")  # searches of earlier versions do not tell
+    return bool(config.search == "bisect")
 
 
 def asked_of(config: DictConfig) -> list[Task]:

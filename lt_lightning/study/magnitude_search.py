@@ -25,6 +25,5 @@ def magnitude_search_of(config: DictConfig) -> DictConfig | None:
         search.pruning.criterion, search.pruning.next_round_from = MAGNITUDE, UNSTRUCTURED
         search.structure, search.twins, search.published, search.retrain_rounds = {}, [], {}, []
         search.search = "all"
-        if "transfer" in search:  # searches of earlier versions do not tell
-            search.transfer = {"from": None}
+        search.transfer = {"from": None}
     return search

@@ -44,12 +44,13 @@ def check_basics(config: DictConfig) -> None:
         raise ValueError(f"pruning.next_round_from={source!r} is not one of {', '.join(sources)}")
     _check_trainer(config.trainer)
     _check_measure(config.measure)
-    if "verdict" in config:  # searches of earlier versions have none
-        _check_verdict(config.verdict)
-    _check_twins(config.get("twins", []))
-    _check_screening(config.get("screening"))
-    if (search := config.get("search", "all")) not in SEARCHES:
-        raise ValueError(f"search={search!r} is not one of {', '.join(SEARCHES)}")
+    _check_verdict(config.verdict)
+    _check_twins(config.twins)
+    _check_screening(config.screening)
+    if not OmegaConf.is_dict(config.transfer) or set(config.transfer) != {"from"}:
+        raise ValueError(f"transfer={config.transfer}: must have from")
+    if config.search not in SEARCHES:
+        raise ValueError(f"search={config.search!r} is not one of {', '.join(SEARCHES)}")
     for key, value in config.checkpoint.items():
         if not fits(value, float):
             raise ValueError(f"checkpoint.{key}={value!r}: must be a number")
@@ -87,11 +88,9 @@ def _check_measure(measure: Any) -> None:
 
 
 def _check_screening(screening: Any) -> None:
-    if screening is None:  # searches of earlier versions have none
-        return
-    if not OmegaConf.is_dict(screening) or not {"epochs"} <= set(screening) <= {"epochs", "seed"}:
+    if not OmegaConf.is_dict(screening) or set(screening) != {"epochs", "seed"}:
         raise ValueError(f"screening={screening}: must have epochs and seed")
-    seed = screening.get("seed")  # screenings of earlier versions have none
+    seed = screening.seed
     if seed is not None and (not _is_whole(seed) or not 0 <= seed <= LARGEST_SEED):
         raise ValueError(f"screening.seed={seed}: must be a seed, or null")
     if screening.epochs is not None and (not _is_whole(screening.epochs) or screening.epochs < 1):

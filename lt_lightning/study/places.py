@@ -27,9 +27,6 @@ CONFIRM = "confirm"  # key of a configuration whose job confirms tickets that we
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
 ALGORITHM = 2
 
-# Options that there once were not: at these values the search is the one that there was without them.
-NEUTRAL: dict[str, dict[str, Any]] = {"pruning": {"density": None, "scores_from": "trained", "sparsifier": None}}
-
 # What says how, not what, is computed: other values give the same result, up to the rounding of float operations. Any
 # other key of these groups, one added by the user too, counts as one that determines the result.
 OPERATIONAL = {
@@ -183,7 +180,7 @@ def twins_of(config: DictConfig) -> list[tuple[int, str, str]]:
     An unstructured ticket runs whole and has no structure that a shuffle could keep, so of it there are `reinit` and
     `random` alone; tickets that come from other searches have none.
     """
-    asked = [twin for twin in TWINS if twin in (config.get("twins") or ())]
+    asked = [twin for twin in TWINS if twin in config.twins]
     numbers, source = retrained_rounds(config), str(config.pruning.next_round_from)
     names = [source] if source != UNSTRUCTURED else [UNSTRUCTURED, *config.structure]
     tickets = cells_of(config) if CONFIRM in config else [(number, name) for number in numbers for name in names]
@@ -211,18 +208,12 @@ def round_folder(search: Path, number: int) -> Path:
 
 
 def _determining(group: str, values: Any) -> Any:
-    left_out, neutral = OPERATIONAL.get(group, ()), NEUTRAL.get(group, {})
+    left_out = OPERATIONAL.get(group, ())
     if group == "pruning" and (density := values.get("density")) is not None:
         left_out = (*left_out, "rounds")
         first, *more = descending(density)
         values = {**values, "density": [first, *more] if more else first}
-    if not left_out:
-        return values
-    return {
-        key: value
-        for key, value in values.items()
-        if key not in left_out and not (key in neutral and value == neutral[key])
-    }
+    return {key: value for key, value in values.items() if key not in left_out} if left_out else values
 
 
 def _processes(trainer: Mapping[str, Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,8 +14,6 @@ from lt_lightning.study.places import Task
 
 FILE = "result.json"
 SUMMARY = "summary.csv"
-# Columns that earlier versions did not write, empty. A result without them is as finished as any other.
-ADDED: dict[str, Any] = {"executed": math.nan, "twin": ""}
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,8 @@ class Result:
 
     @classmethod
     def _from_json(cls, values: Any) -> Result:
-        if not isinstance(values, dict) or {*ADDED, *values} != {field.name for field in fields(cls)}:
+        if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
             raise ValueError("not the columns of a result")
-        values = {**ADDED, **values}
         for field in fields(cls):
             kinds = {"str": (str,), "int": (int,), "float": (float, int)}[str(field.type)]
             if not isinstance(values[field.name], kinds):

@@ -22,8 +22,7 @@ CANDIDATES = 2  # tickets of a structure that are confirmed at most
 
 def screens(config: DictConfig) -> int | None:
     """Epochs of a job's screening; None if it has none."""
-    screening = config.get("screening")  # searches of earlier versions do not tell
-    epochs: int | None = screening.get("epochs") if OmegaConf.is_dict(screening) else None
+    epochs: int | None = config.screening.epochs if OmegaConf.is_dict(config.screening) else None
     return epochs
 
 
@@ -57,7 +56,7 @@ def screening_of(config: DictConfig) -> DictConfig:
 
 def chosen_by_another(config: DictConfig) -> bool:
     """Whether the screening of another seed than the job's chooses the rounds that are confirmed."""
-    seed = config.screening.get("seed")  # jobs of earlier versions do not tell
+    seed = config.screening.seed
     return seed is not None and seed != config.seed
 
 
@@ -151,7 +150,7 @@ def _check(config: DictConfig) -> None:
         raise ValueError(f"{key}: pruning.rewind={pruning.rewind} must lie within such a training, too")
     if pruning.next_round_from != UNSTRUCTURED:
         raise ValueError(f"{key}: needs pruning.next_round_from={UNSTRUCTURED}, not {pruning.next_round_from}")
-    if (transfer := (config.get("transfer") or {}).get("from")) is not None:
+    if (transfer := config.transfer["from"]) is not None:
         raise ValueError(f"{key}: confirms tickets of its own, and transfer.from={transfer} takes others': set one")
     if rounds_of(config) == 0:
         raise ValueError(f"{key}: pruning.rounds=0 leaves nothing to screen")

@@ -66,7 +66,7 @@ def sources_of(config: DictConfig, rounds: Sequence[int]) -> list[Path]:
     Raises:
         ValueError: if it names what is no search, or one whose rounds are not all trained.
     """
-    asked = (config.get("transfer") or {}).get("from")
+    asked = config.transfer["from"]
     if asked is None:
         return []
     if not rounds:

@@ -293,14 +293,6 @@ def test_settings_are_told_apart(runs: Path, configs: list[DictConfig]) -> None:
     assert settings == {"pruning.rate=0.2", "pruning.rate=0.5"}
 
 
-def test_an_option_that_an_earlier_version_lacked_makes_no_setting(runs: Path, configs: list[DictConfig]) -> None:
-    path = tasks_of(configs[1])[0].folder / "config.yaml"
-    config = OmegaConf.load(path)
-    del config.pruning.density
-    OmegaConf.save(config, path)
-    assert {search.setting for search in collect(runs).searches} == {""}
-
-
 def test_the_script_writes_and_ends_in_one_line_where_it_cannot(runs: Path, tmp_path: Path) -> None:
     main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "report.py"))["main"]
     main([str(runs), "--output", str(tmp_path / "out")])

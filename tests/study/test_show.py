@@ -66,17 +66,6 @@ def test_a_damaged_result_counts_as_missing_with_a_warning(content: str, tmp_pat
         assert find_results(tmp_path) == [DENSE]
 
 
-def test_a_result_of_an_earlier_version_is_finished_and_lacks_the_newer_columns(tmp_path: Path) -> None:
-    columns = ("executed", "twin")
-    old = {key: value for key, value in asdict(REFILL).items() if key not in columns}
-    (tmp_path / "result.json").write_text(json.dumps(old))
-    found = Result.load(tmp_path)
-    assert found is not None
-    assert {key: value for key, value in asdict(found).items() if key not in columns} == old
-    assert math.isnan(found.executed)
-    assert found.twin == ""
-
-
 def test_plot_draws_every_structure(tmp_path: Path) -> None:
     draw_results(tmp_path / "a.png", "title", [DENSE, REFILL])
     more = replace(REFILL, structure="regroup", accuracy=0.975)
