@@ -29,7 +29,7 @@ from lt_lightning.pruning.selection import Scope, prune, prune_each
 from lt_lightning.pruning.sparsifier import Aim, Sparsification, Sparsifier
 from lt_lightning.pruning.timeline import Timeline
 from lt_lightning.structures.anatomy import Anatomy
-from lt_lightning.structures.base import Structure
+from lt_lightning.structures.base import Structure, Subject
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
 from lt_lightning.ticket import Ticket
@@ -380,7 +380,7 @@ class LotteryTicketPruning(MaskedTraining):
         values = self.restart.values(network)
         check_agreement(f"masks in epoch {trainer.current_epoch}", self.masks)
         # Made by one process, as scores on batches may be rounded otherwise elsewhere.
-        ticket = self._make_ticket(trainer, network, weights, values) if trainer.is_global_zero else None
+        ticket = self._make_ticket(trainer, weights, values) if trainer.is_global_zero else None
         masks = trainer.strategy.broadcast({} if ticket is None else ticket.masks)
         self.masks = {name: masks[name] for name in self.masks}
         self._check_collapse()
@@ -446,15 +446,16 @@ class LotteryTicketPruning(MaskedTraining):
             )
         rank_zero_warn(told)
 
-    def _make_ticket(
-        self, trainer: pl.Trainer, network: nn.Module, weights: Mapping[str, Tensor], values: dict[str, Tensor]
-    ) -> Ticket:
+    def _make_ticket(self, trainer: pl.Trainer, weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Ticket:
         """The ticket that this round trains."""
         structure = self.structures.get(self.next_round_from, Unstructured())
-        return make_ticket(
-            self.next_round_from, structure, self.masks, weights, values, network, self._example,
-            self._summed_gradients(), self._card(), self._anatomy, partial(plain_batches, trainer),
-        )  # fmt: skip
+        subject = self._subject(trainer, weights)
+        return make_ticket(self.next_round_from, structure, subject, values, self._card())
+
+    def _subject(self, trainer: pl.Trainer, weights: Mapping[str, Tensor]) -> Subject:
+        assert self._anatomy is not None
+        batches = partial(plain_batches, trainer)
+        return Subject(self._anatomy, self.masks, weights, self._summed_gradients(), batches)
 
     def _end_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = self.network_of(pl_module)
@@ -472,35 +473,25 @@ class LotteryTicketPruning(MaskedTraining):
         if not self.rounds:  # none follows that would make it
             self.restart = self._make_restart(trainer)
         if trainer.is_global_zero:
-            self._save_round(trainer, network, {name: value.cpu() for name, value in best["state"].items()}, facts)
+            self._save_round(trainer, {name: value.cpu() for name, value in best["state"].items()}, facts)
         self.best = {}
 
-    def _save_round(
-        self, trainer: pl.Trainer, network: nn.Module, trained: dict[str, Tensor], facts: dict[str, Any]
-    ) -> None:
+    def _save_round(self, trainer: pl.Trainer, trained: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        subject = self._subject(trainer, trained)
         if self.round == 0:
             assert self._point is not None
             start = {name: value.cpu() for name, value in self._point.network.items()}
-            ticket = make_ticket(
-                DENSE, Unstructured(), self.masks, trained, start, network, self._example, None, self._card(),
-                self._anatomy,
-            )  # fmt: skip
-            path = self._path(0, DENSE)
+            path, ticket = self._path(0, DENSE), make_ticket(DENSE, Unstructured(), subject, start, self._card())
         else:
             path = self._path(self.round, self.next_round_from)
             ticket = self._round_ticket(path)
-        ticket = ticket.with_training(
-            trained, **{key: facts[key] for key in ("best_epoch", "metrics", "train_seconds")}
-        )
-        ticket.save(path)
-        if gradients := self._summed_gradients():
-            write_tensors(self.directory / f"round_{self.round:02d}" / "gradients.pt", gradients)
+        told = {key: facts[key] for key in ("best_epoch", "metrics", "train_seconds")}
+        ticket.with_training(trained, **told).save(path)
+        if subject.gradients is not None:
+            write_tensors(self.directory / f"round_{self.round:02d}" / "gradients.pt", subject.gradients)
         if self.round > 0 and self.next_round_from == UNSTRUCTURED:
             for name, structure in self.structures.items():
-                structured = make_ticket(
-                    name, structure, ticket.masks, trained, ticket.rewind, network, self._example,
-                    gradients, self._card(), self._anatomy, partial(plain_batches, trainer),
-                )  # fmt: skip
+                structured = make_ticket(name, structure, subject, ticket.rewind, self._card())
                 structured.save(self._path(self.round, name))
         write_json(self.directory / "rounds.json", self.history)
 
@@ -576,9 +567,8 @@ class LotteryTicketPruning(MaskedTraining):
         self._point = None if point is None else RewindPoint(**point)
         self.restart = None if restart is None else Restart.from_state(restart)
         self._gradients = state_dict["gradients"]
-        # Searches that were begun by an earlier version have none.
-        self._sparsification_state = state_dict.get("sparsification")
-        self._sparsify_seconds = state_dict.get("sparsify_seconds", 0.0)
+        self._sparsification_state = state_dict["sparsification"]
+        self._sparsify_seconds = state_dict["sparsify_seconds"]
         self._last_rates = state_dict["last_rates"]
 
 

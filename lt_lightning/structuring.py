@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lt_lightning.pruning.masks import Masks, digest
+from lt_lightning.pruning.masks import digest
 from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Batches, Structure, Subject
 from lt_lightning.structures.ratios import ratios
@@ -44,47 +44,37 @@ def structure_ticket(
     """
     if ticket.trained is None:
         raise ValueError(f"structure {name!r} scores trained weights, and the ticket holds none")
-    return make_ticket(
-        name, structure, ticket.masks, ticket.trained, ticket.rewind, network, example, gradients,
-        _lineage(ticket.card), batches=batches,
-    )  # fmt: skip
+    subject = Subject(Anatomy(network, example), ticket.masks, ticket.trained, gradients, batches)
+    return make_ticket(name, structure, subject, ticket.rewind, _lineage(ticket.card))
 
 
 def make_ticket(
     name: str,
     structure: Structure,
-    masks: Masks,
-    weights: Mapping[str, Tensor],
+    subject: Subject,
     rewind: Mapping[str, Tensor],
-    network: nn.Module,
-    example: Tensor,
-    gradients: Mapping[str, Tensor] | None = None,
     card: Mapping[str, Any] | None = None,
-    anatomy: Anatomy | None = None,
-    batches: Batches | None = None,
 ) -> Ticket:
-    """Applies a structure to one round's unstructured mask. See `structure_ticket`; what is not there:
+    """Applies a structure to one round's unstructured mask.
 
     Args:
-        masks: of the round.
-        weights: trained, by parameter name; with the buffers where `batches` are looked at.
+        name: of the structure, for the card.
+        structure: what to apply.
+        subject: network, masks and trained weights of the round.
         rewind: the values that the ticket restarts from.
         card: what the ticket's card tells besides.
-        anatomy: of the network, where it is known already.
 
     Raises:
         ValueError: if gradients or batches are needed and missing.
     """
-    if structure.needs_gradients and gradients is None:
+    if structure.needs_gradients and subject.gradients is None:
         raise ValueError(
             f"structure {name!r} needs gradients: set pruning.gradient_batches to the number of batches "
             "to sum them over"
         )
-    anatomy = anatomy or Anatomy(network, example)
-    layers = anatomy.layers
-    structured = structure(Subject(network, example, layers, masks, weights, gradients, anatomy, batches))
-    prunable = [layer.name for layer in layers.values() if layer.weight in masks]
-    parameters = {key: parameter.numel() for key, parameter in network.named_parameters()}
+    structured = structure(subject)
+    prunable = [layer.name for layer in subject.prunable]
+    parameters = {key: parameter.numel() for key, parameter in subject.network.named_parameters()}
     facts = {
         **(card or {}),
         "structure": name,

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.retrain import TicketTraining
+from lt_lightning.structures.anatomy import Anatomy
+from lt_lightning.structures.base import Subject
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structuring import make_ticket
 from lt_lightning.ticket import Ticket
@@ -151,7 +153,7 @@ def test_operations_that_keep_their_channels_are_named_on_the_card(tmp_path: Pat
     )  # fmt: skip
     state = {name: value.clone() for name, value in alone.network.state_dict().items()}
     masks = {"0.weight": torch.rand(8, 1, 3, 3) < 0.5}
-    ticket = make_ticket("refill", Refill(round_to=1), masks, state, state, alone.network, example)
+    ticket = make_ticket("refill", Refill(round_to=1), Subject(Anatomy(alone.network, example), masks, state), state)
     training = TicketTraining(ticket, monitor=None)
     trainer_of(tmp_path, [training]).fit(alone)
     assert training.trained is not None

@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import digest
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures import anatomy
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, Plan, Subject
 from lt_lightning.structures.graph import ChannelGraph
 from lt_lightning.structures.ratios import ratios
@@ -341,7 +343,7 @@ def subject_of(network: nn.Module, example: Tensor) -> Subject:
     masks = prune(
         {n: torch.ones_like(weights[n], dtype=torch.bool) for n in names}, {n: weights[n].abs() for n in names}, 0.4
     )
-    return Subject(network, example, layers, masks, weights)
+    return Subject(Anatomy(network, example), masks, weights)
 
 
 def test_a_structured_ticket_says_what_it_is() -> None:
@@ -351,7 +353,7 @@ def test_a_structured_ticket_says_what_it_is() -> None:
     subject = subject_of(network, example)
     rewind = {name: value + 1 for name, value in network.state_dict().items()}
     facts = {"data": "digits", "seed": 4, "round": 2, "colour": "blue"}
-    ticket = make_ticket("plain", Unstructured(), subject.masks, subject.weights, rewind, network, example, card=facts)
+    ticket = make_ticket("plain", Unstructured(), subject, rewind, facts)
     assert {key: ticket.card[key] for key in facts} == facts
     trained = ticket.with_training(network.state_dict(), metrics={"val/accuracy": 0.9})
     refill = structure_ticket(trained, "refill", Refill(round_to=1), network, example)
@@ -374,14 +376,13 @@ def test_a_structured_ticket_says_what_it_is() -> None:
 def test_a_network_that_is_known_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = cifar_resnet(8, 3, channels=1, width=8)
-    subject = subject_of(network, torch.zeros(1, 1, 8, 8))
+    example = torch.zeros(1, 1, 8, 8)
+    subject = subject_of(network, example)
     looked: list[str] = []
 
-    def refill(known: anatomy.Anatomy | None) -> Ticket:
-        return make_ticket(
-            "refill", Refill(round_to=1), subject.masks, subject.weights, network.state_dict(), network,
-            subject.example, anatomy=known,
-        )  # fmt: skip
+    def refill(known: anatomy.Anatomy) -> Ticket:
+        known_subject = replace(subject, anatomy=known)
+        return make_ticket("refill", Refill(round_to=1), known_subject, network.state_dict())
 
     def look(what: str, of: Callable[..., Any]) -> Callable[..., Any]:
         def looking(*arguments: Any) -> Any:
@@ -390,13 +391,13 @@ def test_a_network_that_is_known_is_not_looked_at_again(monkeypatch: pytest.Monk
 
         return looking
 
-    expected = refill(None)
+    expected = refill(subject.anatomy)
     monkeypatch.setattr(anatomy, "find_layers", look("layers", find_layers))
     monkeypatch.setattr(anatomy, "ChannelGraph", look("channels", ChannelGraph))
-    known = anatomy.Anatomy(network, subject.example)
+    known = anatomy.Anatomy(network, example)
     assert same(refill(known), expected)
     assert same(refill(known), expected)
-    assert looked == ["layers", "channels"]
+    assert sorted(looked) == ["channels", "layers"]
 
 
 def test_structuring_an_untrained_ticket_is_refused(conv_net: Make) -> None:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from lt_lightning.measure.networks import Setting
 from lt_lightning.measure.peers import SquareBlocks, prune_by_torch_pruning, with_sparse_weights
 from lt_lightning.pruning.hold import HeldMasks
-from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
+from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.blocks import DENSE
 from lt_lightning.shrink.execute import execute
 from lt_lightning.shrink.shrunk import Shrunk
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Structure, Structured, Subject
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
@@ -53,7 +54,8 @@ class Tickets:
         """Takes the network and the shape of an image."""
         self.network = network.eval()
         self.example = torch.zeros(1, *shape)
-        self.layers = find_layers(network, self.example)
+        self.anatomy = Anatomy(network, self.example)
+        self.layers = self.anatomy.layers
         self._tickets: dict[tuple[Structure, float], Structured] = {}
         self._whole: dict[tuple[Structure, float], Shrunk | None] = {}
 
@@ -64,7 +66,7 @@ class Tickets:
             weights = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
             masks = full_masks(prunable_layers(self.layers, ("stem", "classifier")))
             masks = prune(masks, {name: weights[name].abs() for name in masks}, density, "layer")
-            self._tickets[key] = structure(Subject(self.network, self.example, self.layers, masks, weights))
+            self._tickets[key] = structure(Subject(self.anatomy, masks, weights))
         return self._tickets[key]
 
     def masked(self, structure: Structure, density: float) -> nn.Module:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,11 +17,10 @@ from torch import Tensor, nn
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers
-from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewind import RewindPoint
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.anatomy import Anatomy
-from lt_lightning.structures.base import Structure
+from lt_lightning.structures.base import Structure, Subject
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
 
@@ -70,7 +70,8 @@ def measure_round(
     anatomy = Anatomy(network, example)
     full = full_masks(prunable_layers(anatomy.layers, ("stem", "classifier")))
     masks = prune(full, Magnitude()(weights, full), density)
-    ticket = make_ticket("unstructured", Unstructured(), masks, weights, values, network, example)
+    subject = Subject(anatomy, masks, weights)
+    ticket = make_ticket("unstructured", Unstructured(), subject, values)
 
     def rewind() -> None:
         point.restore_network(network)
@@ -86,7 +87,7 @@ def measure_round(
         )
         parts = dict(zip(COMMON, common, strict=True))
         for name, structure in structures.items():
-            parts[name] = _structured(name, structure, masks, weights, values, anatomy)
+            parts[name] = partial(make_ticket, name, structure, subject, values)
         return [_timed(name, call, samples) for name, call in parts.items()]
 
 
@@ -100,19 +101,6 @@ def _uneven(network: nn.Module) -> nn.Module:
                 shape = [size if place == axis else 1 for place, size in enumerate(parameter.shape)]
                 parameter.mul_((strength * torch.randn(shape, generator=draw)).exp().to(parameter.device))
     return network
-
-
-def _structured(
-    name: str,
-    structure: Structure,
-    masks: Masks,
-    weights: Mapping[str, Tensor],
-    values: Mapping[str, Tensor],
-    anatomy: Anatomy,
-) -> Callable[[], object]:
-    return lambda: make_ticket(
-        name, structure, masks, weights, values, anatomy.network, anatomy.example, anatomy=anatomy
-    )
 
 
 def _timed(name: str, call: Callable[[], object], samples: int) -> Part:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -27,34 +26,38 @@ class Subject:
     """A network at the moment a structure looks at it.
 
     Attributes:
-        network: the module itself; structures read its graph, never its values.
-        example: one input batch of the true shape (its values do not matter).
-        layers: every convolution and linear layer, by name, in the order of the network.
+        anatomy: of the network; structures read its graph, never its values.
         masks: this round's mask of every prunable weight, by parameter name, on the CPU.
         weights: the trained value of every parameter, by name, on the CPU; of every buffer, too, where `batches` are
             looked at.
         gradients: gradients of the loss summed over a few batches, by name; only if `needs_gradients`.
-        anatomy: of the network, where it is known already.
         batches: gives that many training batches (inputs, targets), the same at every call; None where there are none.
     """
 
-    network: nn.Module
-    example: Tensor
-    layers: Mapping[str, Layer]
+    anatomy: Anatomy
     masks: Masks
     weights: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor] | None = None
-    anatomy: Anatomy | None = None
     batches: Batches | None = None
 
-    @cached_property
+    @property
+    def network(self) -> nn.Module:
+        """The module itself."""
+        return self.anatomy.network
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """Every convolution and linear layer, by name, in the order of the network."""
+        return self.anatomy.layers
+
+    @property
     def graph(self) -> ChannelGraph:
         """The network's channels.
 
         Raises:
             ValueError: if the network cannot be traced.
         """
-        return (self.anatomy or Anatomy(self.network, self.example)).graph
+        return self.anatomy.graph
 
     @property
     def prunable(self) -> list[Layer]:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.masks import Masks, digest
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, NMPlan, Plan, Subject
-from lt_lightning.structures.graph import ChannelGraph
 from lt_lightning.structures.liveness import Flags
 from lt_lightning.structures.refill import channel_masks, channel_plan
 from lt_lightning.structures.unstructured import Unstructured
@@ -49,11 +49,11 @@ def randomly_masked(ticket: Ticket, network: nn.Module, example: Tensor, generat
         example: an input batch of the true shape.
         generator: draws the places.
     """
-    layers = find_layers(network, example)
-    names = [layers[name].weight for name in ticket.card["prunable"]]
+    anatomy = Anatomy(network, example)
+    names = [anatomy.layers[name].weight for name in ticket.card["prunable"]]
     masks = {name: _shuffled(ticket.masks[name], generator) for name in names}
     lineage = {key: ticket.card[key] for key in LINEAGE if key in ticket.card}
-    made = make_ticket(ticket.card["structure"], Unstructured(), masks, {}, ticket.rewind, network, example)
+    made = make_ticket(ticket.card["structure"], Unstructured(), Subject(anatomy, masks, {}), ticket.rewind)
     return replace(made, layers=_unmeasured(made.layers), card={**made.card, **lineage})
 
 
@@ -162,7 +162,8 @@ def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:
 def _shuffle_channels(
     ticket: Ticket, plan: ChannelPlan, network: nn.Module, example: Tensor, generator: torch.Generator
 ) -> tuple[Masks, ChannelPlan]:
-    graph = ChannelGraph(network, example)
+    anatomy = Anatomy(network, example)
+    graph = anatomy.graph
     kept: dict[str, Flags] = {}
     for group in graph.groups:
         if group.frozen:
@@ -175,10 +176,9 @@ def _shuffle_channels(
                 flags[channels.numpy()] = True
             kept[name] = flags[order]
     liveness = graph.propagate(kept)
-    layers = find_layers(network, example)
-    names = [layers[name].weight for name in ticket.card["prunable"]]
+    names = [anatomy.layers[name].weight for name in ticket.card["prunable"]]
     whole = {name: torch.ones_like(ticket.masks[name]) for name in names}
-    return channel_masks(Subject(network, example, layers, whole, {}), liveness), channel_plan(liveness)
+    return channel_masks(Subject(anatomy, whole, {}), liveness), channel_plan(liveness)
 
 
 def _shuffle_blocks(masks: Masks, plan: BlockPlan, generator: torch.Generator) -> tuple[Masks, BlockPlan]:

@@ -17,9 +17,10 @@ from lt_lightning.export.export import export_ticket
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
-from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
+from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import Structure
+from lt_lightning.structures.anatomy import Anatomy
+from lt_lightning.structures.base import Structure, Subject
 from lt_lightning.structures.nm import NM
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
@@ -85,12 +86,12 @@ def finished(search: Path, model: str, structure: str) -> Path:
     network = make()
     _vary_statistics(network)
     example = torch.zeros(1, *SHAPE)
-    layers = find_layers(network, example)
+    anatomy = Anatomy(network, example)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
+    masks = full_masks(prunable_layers(anatomy.layers, ("stem", "classifier")))
     masks = prune(masks, {name: weights[name].abs() for name in masks}, 0.4, "layer")
     state = network.state_dict()
-    ticket = make_ticket(structure, STRUCTURES[structure], masks, weights, state, network, example, card={"round": 1})
+    ticket = make_ticket(structure, STRUCTURES[structure], Subject(anatomy, masks, weights), state, {"round": 1})
     folder = search / "round_01" / f"{structure}-0000"
     ticket.with_training(state, best_epoch=3).save(folder / "ticket")
     data = {"_target_": "lt_lightning.data.digits.Digits", "root": "data"}

@@ -19,6 +19,7 @@ from lt_lightning.pruning.rewind import RewindPoint
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.blocks import Forms, first_form, input_shapes, remembered, swap_blocks
 from lt_lightning.shrink.restart import cut_point
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import BlockPlan, Grain, Structured, Subject
 from lt_lightning.structures.regroup import Regroup
 
@@ -28,7 +29,7 @@ def regrouped(network: nn.Module, example: Tensor, grain: Grain, density: float 
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density)
-    return Regroup(columns=grain, group_size=4, clustering="kmeans")(Subject(network, example, layers, masks, weights))
+    return Regroup(columns=grain, group_size=4, clustering="kmeans")(Subject(Anatomy(network, example), masks, weights))
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, held: HeldMasks | None) -> None:

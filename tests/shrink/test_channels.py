@@ -22,6 +22,7 @@ from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.arrange import Select, Spread, add_into_prefix
 from lt_lightning.shrink.channels import shrink_channels
 from lt_lightning.shrink.shrunk import Shrunk
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Structured, Subject
 from lt_lightning.structures.refill import Coupling, Refill
 
@@ -45,7 +46,7 @@ def refilled(network: nn.Module, example: Tensor, density: float, coupling: Coup
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density)
-    return Refill(coupling=coupling, round_to=2)(Subject(network, example, layers, masks, weights))
+    return Refill(coupling=coupling, round_to=2)(Subject(Anatomy(network, example), masks, weights))
 
 
 def in_float64(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:

@@ -17,6 +17,7 @@ from lt_lightning.pruning.rewind import RewindPoint
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.channels import shrink_channels
 from lt_lightning.shrink.restart import cut_point
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Subject
 from lt_lightning.structures.refill import Refill
 
@@ -52,7 +53,7 @@ def test_training_goes_on_from_the_momentum_of_the_full_network(kind: str, memor
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach().clone() for name, parameter in masked.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, 0.3)
-    structured = Refill(coupling="independent", round_to=2)(Subject(masked, images[:1], layers, masks, weights))
+    structured = Refill(coupling="independent", round_to=2)(Subject(Anatomy(masked, images[:1]), masks, weights))
     held = HeldMasks(masked, structured.masks)
     held.zero_weights()
     assert isinstance(structured.plan, ChannelPlan)

@@ -24,6 +24,7 @@ from lt_lightning.shrink.semi_structured import (
     leave_dense,
     swap_semi_structured,
 )
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import NMPlan, Structured, Subject
 from lt_lightning.structures.nm import NM
 from lt_lightning.ticket import Ticket
@@ -39,7 +40,7 @@ def network_and_ticket() -> tuple[nn.Sequential, Structured]:
     layers = find_layers(network, example)
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    ticket = NM()(Subject(network, example, layers, masks, weights))
+    ticket = NM()(Subject(Anatomy(network, example), masks, weights))
     HeldMasks(network, ticket.masks).zero_weights()
     return network, ticket
 

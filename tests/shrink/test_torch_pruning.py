@@ -19,6 +19,7 @@ from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.channels import shrink_channels
 from lt_lightning.shrink.masked import shrink_masked
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Subject
 from lt_lightning.structures.graph import ChannelGraph
 from lt_lightning.structures.refill import Coupling, Refill
@@ -68,7 +69,7 @@ def test_same_channels_same_network(name: str, coupling: Coupling) -> None:
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {key: parameter.detach() for key, parameter in network.named_parameters()}
     masks = prune(masks, {key: weights[key].abs() for key in masks}, 0.3)
-    ticket = Refill(coupling=coupling, round_to=2)(Subject(network, images[:1], layers, masks, weights))
+    ticket = Refill(coupling=coupling, round_to=2)(Subject(Anatomy(network, images[:1]), masks, weights))
     assert isinstance(ticket.plan, ChannelPlan)
     HeldMasks(network, ticket.masks).zero_weights()
 

@@ -16,6 +16,7 @@ from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.shrink.execute import execute
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Batches, ChannelPlan, Subject
 from lt_lightning.structures.features import Norm, feature_norms
 from lt_lightning.structures.refill import Refill
@@ -45,7 +46,7 @@ def subject_of(net: nn.Module, example: Tensor, images: Sequence[Tensor]) -> Sub
         layer.weight: torch.rand(layer.shape, generator=generator) < 0.5
         for layer in prunable_layers(layers, ("classifier",))
     }
-    return Subject(net, example, layers, masks, weights, batches=batches_of(images))
+    return Subject(Anatomy(net, example), masks, weights, batches=batches_of(images))
 
 
 def batches_of(images: Sequence[Tensor]) -> Batches:
@@ -102,7 +103,7 @@ def test_the_last_axis_of_a_linear_layer_is_its_channels() -> None:
     tokens = torch.arange(30.0).view(2, 5, 3) - 10
     weights = {name: parameter.detach() for name, parameter in net.named_parameters()}
     mask = torch.ones(4, 3, dtype=torch.bool)
-    subject = Subject(net, tokens, find_layers(net, tokens), {"0.weight": mask}, weights, batches=batches_of([tokens]))
+    subject = Subject(Anatomy(net, tokens), {"0.weight": mask}, weights, batches=batches_of([tokens]))
     expected = np.abs(np.einsum("btc,oc->bto", tokens.double(), weights["0.weight"].double())).sum((0, 1))
     assert feature_norms(subject, "l1", 1)["0"] == pytest.approx(expected, rel=1e-5)
 

@@ -20,6 +20,7 @@ from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.channels import shrink_channels
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Subject
 from lt_lightning.structures.filters import Filters, Scope, Score
 
@@ -54,7 +55,7 @@ def subject_of(network: nn.Module, example: Tensor, share: float, masks: Masks |
     weights = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     names = [layer.weight for layer in prunable_layers(layers, ("stem", "classifier"))]
     masks = masks or {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
-    return Subject(network, example, layers, prune(masks, {n: weights[n].abs() for n in names}, share), weights)
+    return Subject(Anatomy(network, example), prune(masks, {n: weights[n].abs() for n in names}, share), weights)
 
 
 def chain(*widths: int) -> nn.Sequential:

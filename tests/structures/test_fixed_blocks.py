@@ -14,6 +14,7 @@ from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
 from lt_lightning.pruning.selection import prune
 from lt_lightning.shrink.blocks import forms_of, swap_blocks
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import BlockPlan, Grain, Structured, Subject
 from lt_lightning.structures.fixed_blocks import FixedBlocks
 
@@ -39,7 +40,7 @@ def subject_of(network: nn.Module, share: float) -> Subject:
             )
     names = [layer.weight for layer in prunable_layers(layers, ("stem", "classifier"))]
     full = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
-    return Subject(network, example, layers, prune(full, {n: weights[n].abs() for n in names}, share), weights)
+    return Subject(Anatomy(network, example), prune(full, {n: weights[n].abs() for n in names}, share), weights)
 
 
 def tile_size(outputs: int, inputs: int, options: FixedBlocks) -> tuple[int, int]:
@@ -125,7 +126,7 @@ def test_layers_that_compute_the_blocks_equal_the_masked_ones(columns: Grain) ->
     assert "dense" not in small.choice.values()
     assert not small.masks
     with torch.no_grad():
-        assert (small.network(subject.example) - masked(subject.example)).abs().max() < 1e-10
+        assert (small.network(subject.anatomy.example) - masked(subject.anatomy.example)).abs().max() < 1e-10
     stored = [
         sum(p.numel() for key, p in small.network.get_submodule(name).named_parameters() if "bias" not in key)
         for name in result.plan.blocks

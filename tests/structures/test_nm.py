@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import NMPlan, Subject
 from lt_lightning.structures.nm import NM, nm_mask
 
@@ -37,7 +38,7 @@ def subject_of(network: nn.Module, example: Tensor, masks: Masks | None = None) 
     layers = find_layers(network, example)
     masks = masks or full_masks(prunable_layers(layers, ("stem",)))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    return Subject(network, example, layers, masks, weights)
+    return Subject(Anatomy(network, example), masks, weights)
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.pruning.selection import prune
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject
 from lt_lightning.structures.ratios import Ratios, ratios
 from lt_lightning.structures.refill import Match, Refill
@@ -36,7 +36,7 @@ def pruned(network: nn.Module, example: Tensor, share: float) -> Subject:
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     full = {f"{name}.weight": torch.ones_like(weights[f"{name}.weight"], dtype=torch.bool) for name in PRUNABLE}
     masks = prune(full, {name: weights[name].abs() for name in full}, share)
-    return Subject(network, example, find_layers(network, example), masks, weights)
+    return Subject(Anatomy(network, example), masks, weights)
 
 
 def ratios_of(subject: Subject, structured: Structured) -> Ratios:

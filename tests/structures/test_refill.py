@@ -26,6 +26,7 @@ from lt_lightning.pruning.hold import HeldMasks
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept
 from lt_lightning.pruning.selection import prune
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Subject, held_magnitude
 from lt_lightning.structures.graph import ChannelGraph
 from lt_lightning.structures.refill import Coupling, Refill, channel_scores
@@ -55,7 +56,7 @@ def subject_of(
     names = [layer.weight for layer in prunable_layers(layers, exempt)]
     full = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
     masks = prune(full, {name: weights[name].abs() for name in names}, share)
-    return Subject(network, example, layers, masks, weights, gradients)
+    return Subject(Anatomy(network, example), masks, weights, gradients)
 
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -399,7 +400,7 @@ def hand_worked() -> Subject:
     }
     example = torch.zeros(1, 1, 1, 1)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    return Subject(network, example, find_layers(network, example), masks, weights)
+    return Subject(Anatomy(network, example), masks, weights)
 
 
 def test_a_refill_worked_by_hand() -> None:
@@ -473,7 +474,7 @@ def test_filters_are_counted_exactly(channels: int, data: st.DataObject) -> None
     example = torch.zeros(1, 1, 1, 1)
     mask = (torch.arange(2 * channels) < survivors).view(channels, 2, 1, 1)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    subject = Subject(network, example, find_layers(network, example), {"1.weight": mask}, weights)
+    subject = Subject(Anatomy(network, example), {"1.weight": mask}, weights)
     structured = Refill(match="filters", round_to=1, extra=float(extra))(subject)
     base = max(1, math.ceil(Fraction(survivors * channels, 2 * channels)))
     wanted = math.ceil(base + extra * (channels - base))
@@ -491,7 +492,7 @@ def test_a_share_that_floats_exceed_is_not_rounded_up() -> None:
     example = torch.zeros(1, 1, 1, 1)
     mask = (torch.arange(200) < 110).view(100, 2, 1, 1)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    subject = Subject(network, example, find_layers(network, example), {"1.weight": mask}, weights)
+    subject = Subject(Anatomy(network, example), {"1.weight": mask}, weights)
     assert 110 / 200 * 100 > 55
     assert int(Refill(match="filters", round_to=1)(subject).masks["1.weight"].any(1).sum()) == 55
 
@@ -570,7 +571,7 @@ def test_stream_scores_add_up_over_the_writers() -> None:
     masks["stem.weight"].view(-1)[::2] = True
     masks["stem.weight"][:, 0, 0, 0] = True
     masks["outer.weight"][:, 0, 0, 0] = True
-    structured = Refill(match="filters", round_to=1)(Subject(network, example, layers, masks, weights))
+    structured = Refill(match="filters", round_to=1)(Subject(Anatomy(network, example), masks, weights))
     count = math.ceil(Fraction(sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())) * 8)
     best = [5, 1, 7, 3]  # 6, 3, 2.5, 2
     assert isinstance(structured.plan, ChannelPlan)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures import clustering
+from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Block, BlockPlan, Grain, Structured, Subject
 from lt_lightning.structures.regroup import Regroup
 
@@ -50,7 +51,7 @@ def subject(
     flat[order[: round(density * len(scores))]] = True
     parts = torch.split(flat, [weights[name].numel() for name in names])
     masks = {name: part.reshape(weights[name].shape) for name, part in zip(names, parts, strict=True)}
-    return Subject(network, example, layers, masks, weights)
+    return Subject(Anatomy(network, example), masks, weights)
 
 
 def single(weight: Tensor, mask: Tensor) -> Subject:
@@ -58,7 +59,7 @@ def single(weight: Tensor, mask: Tensor) -> Subject:
     outputs, inputs, height, _ = weight.shape
     network = nn.Sequential(nn.Conv2d(inputs, outputs, height, padding=height // 2, bias=False))
     example = torch.zeros(1, inputs, 4, 4)
-    return Subject(network, example, find_layers(network, example), {"0.weight": mask}, {"0.weight": weight})
+    return Subject(Anatomy(network, example), {"0.weight": mask}, {"0.weight": weight})
 
 
 def blocks_of(result: Structured) -> dict[str, list[Block]]:
@@ -340,7 +341,7 @@ def test_weights_that_were_pruned_do_not_count() -> None:
         name: torch.where(given_subject.masks.get(name, torch.tensor(True)), weight, 1e6)
         for name, weight in given_subject.weights.items()
     }
-    other = Subject(given_subject.network, given_subject.example, given_subject.layers, given_subject.masks, loud)
+    other = Subject(given_subject.anatomy, given_subject.masks, loud)
     ours, theirs = Regroup(group_size=4)(given_subject), Regroup(group_size=4)(other)
     assert all(torch.equal(ours.masks[name], theirs.masks[name]) for name in ours.masks)
 

@@ -17,11 +17,11 @@ from lt_lightning.measure.cost import flops
 from lt_lightning.measure.networks import largest_difference
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.shrink.execute import execute
-from lt_lightning.structures.base import BlockPlan, Structure
+from lt_lightning.structures.anatomy import Anatomy
+from lt_lightning.structures.base import BlockPlan, Structure, Subject
 from lt_lightning.structures.nm import NM
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
@@ -55,12 +55,13 @@ def network(seed: int = 0, width: int = 8) -> nn.Module:
 def ticket_of(structure: Structure, net: nn.Module | None = None, density: float = 0.5) -> Ticket:
     """A ticket of a random unstructured mask; the classifier and the stem are not pruned."""
     net = net or network()
-    layers = list(find_layers(net, EXAMPLE).values())[1:-1]
+    anatomy = Anatomy(net, EXAMPLE)
+    layers = list(anatomy.layers.values())[1:-1]
     generator = torch.Generator().manual_seed(0)
     masks: Masks = {layer.weight: torch.rand(layer.shape, generator=generator) < density for layer in layers}
     values = {name: value.detach().clone() for name, value in net.state_dict().items()}
     card = {"data": "d", "model": "m", "seed": 0, "round": 1}
-    return make_ticket("it", structure, masks, values, values, net, EXAMPLE, card=card)
+    return make_ticket("it", structure, Subject(anatomy, masks, values), values, card)
 
 
 def generator() -> torch.Generator:
