@@ -74,7 +74,7 @@ def _search(root: Path, folder: Path, only: Sequence[Task] | None, missing: list
         plain: Any = OmegaConf.to_container(loaded)
         config = plain
         loaded.paths.root = str(root)  # it may have been moved
-        loaded.transfer = None  # its source may be gone; what came of it is found below
+        loaded.transfer = {"from": None}  # its source may be gone; what came of it is found below
         asked = tasks_asked(loaded) if only is None else only
         tasks = [task for task in asked if task.folder.is_relative_to(folder)]
     except Exception as error:  # whatever a damaged file, or one of another version, makes them raise

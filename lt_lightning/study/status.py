@@ -64,7 +64,7 @@ def tasks_under(root: Path) -> list[Task]:
     for path in sorted(root.glob("*/config.yaml")):
         config = OmegaConf.load(path)
         config.paths.root = str(root)  # it may have been moved, or named from elsewhere
-        config.transfer = None  # its source may be gone; what came of it is found below
+        config.transfer = {"from": None}  # its source may be gone; what came of it is found below
         asked = [task for task in asked_of(config) if task.folder.is_relative_to(path.parent)]  # type: ignore[arg-type]
         known = {part for task in asked for part in task.parts}
         for folder in sorted(path.parent.glob("round_??/*-????????")):
