@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from lt_lightning.shrink.execute import execute
 from lt_lightning.structuring import structure_ticket
@@ -105,14 +105,6 @@ def test_rounds_do_not_tell_searches_of_one_density_apart(composed: Compose) -> 
     assert search_folder(composed("pruning.density=0.1", "pruning.rounds=3")) == place
     others = ("pruning.density=0.2", "pruning.rounds=11", "pruning=omp", "pruning.scope=erk")
     assert len({place, *(search_folder(composed(each)) for each in others)}) == 5
-
-
-def test_results_from_before_the_options_are_found(composed: Compose) -> None:
-    config = composed()
-    place = search_folder(config)
-    with open_dict(config):
-        del config.pruning["density"], config.pruning["scores_from"], config.pruning["sparsifier"]
-    assert search_folder(config) == place
 
 
 @pytest.mark.parametrize(
