@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lt_lightning.callback_arguments import (
+    OnCollapse,
+    ScoresFrom,
+    check_precision,
+    check_rewind,
+    check_together,
+    check_trainer,
+    check_values,
+)
 from lt_lightning.distributed.agreement import check_agreement
-from lt_lightning.files import write_json, write_tensors
 from lt_lightning.integrity import check_masks, collapsed, packed
 from lt_lightning.layer_counts import layer_counts
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.criteria import Context, Criterion, Magnitude
-from lt_lightning.pruning.densities import densities, descending
+from lt_lightning.pruning.densities import densities
 from lt_lightning.pruning.layers import full_masks, prunable_layers
-from lt_lightning.pruning.masks import Masks, density, digest, kept, size
+from lt_lightning.pruning.masks import Masks, density, kept, size
 from lt_lightning.pruning.rewind import Mode, Restart, RewindPoint, Step
 from lt_lightning.pruning.selection import Scope, prune, prune_each
 from lt_lightning.pruning.sparsifier import Aim, Sparsification, Sparsifier
 from lt_lightning.pruning.timeline import Timeline
+from lt_lightning.round_tickets import RoundTickets
 from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Structure, Subject
-from lt_lightning.structures.unstructured import Unstructured
-from lt_lightning.structuring import make_ticket
-from lt_lightning.ticket import Ticket
+from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.training_data import example_input, first_batches, plain_batches, steps_per_epoch
-
-UNSTRUCTURED = "unstructured"
-DENSE = "dense"
-OnCollapse = Literal["warn", "stop"]
-ScoresFrom = Literal["trained", "dense", "rewound"]
 
 
 class LotteryTicketPruning(MaskedTraining):
@@ -139,10 +139,10 @@ class LotteryTicketPruning(MaskedTraining):
         self.gradient_batches = gradient_batches
         self.on_collapse = on_collapse
         self.facts = dict(facts or {})
-        self._check_arguments(rounds, density)
+        check_values(self, rounds, density)
         self.densities = densities(rounds, rate, density, at_once=scores_from != "trained")
         self.rounds = len(self.densities)
-        self._check_combinations(density)
+        check_together(self, density)
 
     def _reset(self) -> None:
         super()._reset()
@@ -161,93 +161,22 @@ class LotteryTicketPruning(MaskedTraining):
         self._anatomy: Anatomy | None = None
         self.timeline = Timeline()
 
-    def _check_arguments(self, rounds: int, density: float | Sequence[float] | None) -> None:
-        choices = (UNSTRUCTURED, *self.structures)
-        if rounds < 0:
-            raise ValueError(f"pruning.rounds={rounds} is not a number of rounds")
-        asked = [] if density is None else descending(density)
-        if density is not None and not (asked and all(0 < each < 1 for each in asked)):
-            raise ValueError(f"pruning.density={density} is not a share in (0, 1), or a list of them")
-        if not 0 < self.rate < 1:
-            raise ValueError(f"pruning.rate={self.rate} is not a share in (0, 1)")
-        if self.gradient_batches < 0:
-            raise ValueError(f"pruning.gradient_batches={self.gradient_batches} is negative")
-        for key, value, allowed in (
-            ("scope", self.scope, (*get_args(Scope), "imp")),
-            ("scores_from", self.scores_from, get_args(ScoresFrom)),
-            ("mode", self.mode, get_args(Mode)),
-            ("on_collapse", self.on_collapse, get_args(OnCollapse)),
-            ("next_round_from", self.next_round_from, choices),
-        ):
-            if value not in allowed:
-                raise ValueError(f"pruning.{key}={value!r} is not one of {', '.join(allowed)}")
-        if reserved := {UNSTRUCTURED, DENSE} & set(self.structures):
-            raise ValueError(f"structure.{reserved.pop()} is a reserved name: give the structure another")
-        needy = [name for name, structure in self.structures.items() if structure.needs_gradients]
-        if needy and not self.gradient_batches:
-            raise ValueError(
-                f"{', '.join(needy)} needs gradients: set pruning.gradient_batches to the number of batches to sum "
-                "them over"
-            )
-        try:
-            json.dumps(self.facts)
-        except TypeError as error:
-            raise ValueError(f"facts={self.facts} cannot go on a ticket's card: {error}") from None
-
-    def _check_combinations(self, density: float | Sequence[float] | None) -> None:
-        anew = self.scores_from != "trained" and self.sparsifier is None
-        if anew and self.mode != "weights" and self.rounds > 1:
-            raise ValueError(
-                f"pruning.scores_from={self.scores_from!r} prunes anew in every round, and pruning.mode={self.mode!r} "
-                "goes on from the round before: set pruning.rounds=1, or pruning.mode=weights"
-            )
-        if self.scores_from == "trained" and density is not None and self.next_round_from != UNSTRUCTURED:
-            raise ValueError(
-                f"pruning.density={density} cannot be hit with pruning.next_round_from={self.next_round_from!r}, whose "
-                "density is its own: set pruning.rounds, or pruning.next_round_from=unstructured"
-            )
-        if self.scope == "imp" and self.sparsifier is not None:
-            name = type(self.sparsifier).__name__
-            raise ValueError(f"pruning.scope='imp' goes with a criterion, not with pruning.sparsifier={name}")
-        if self.rounds and (self.scope == "imp") != (self.imp is not None):
-            raise ValueError(
-                f"pruning.scope={self.scope!r} and pruning.imp={self.imp}: the scope imp, and no other, goes with the "
-                "directory of a search"
-            )
-
     # Hooks
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        if any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError("EarlyStopping would end all rounds at once: remove it beside LotteryTicketPruning")
-        if trainer.max_epochs is None or trainer.max_epochs < 1 or trainer.max_steps != -1:
-            raise ValueError(
-                f"trainer.max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}: max_epochs must be the "
-                "length of one training (a round), and max_steps unset"
-            )
+        if stage == "fit":
+            check_trainer(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Optimizers and schedules are set up by now, for one training: make the fit as long as all rounds."""
         assert trainer.max_epochs is not None
         trainer.fit_loop.setup_data()
-        steps = steps_per_epoch(trainer)
         self.rewind = self.rewind.within(trainer.max_epochs)
-        rewind = self.rewind.split(steps)
+        rewind = self.rewind.split(steps_per_epoch(trainer))
+        check_rewind(trainer, self.rewind, rewind)
+        check_precision(trainer, self.sparsifier)
         self.timeline = Timeline(trainer.max_epochs, rewind, self.rounds, 1 if self.sparsifier is None else 2)
-        if rewind[0] >= trainer.max_epochs:
-            raise ValueError(
-                f"pruning.rewind={self.rewind} is not before the end of a training of {trainer.max_epochs} epochs "
-                f"({trainer.max_epochs * steps} steps)"
-            )
-        _check_overrun(trainer, self.rewind, rewind[1])
-        if self.sparsifier is not None and getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise ValueError(
-                f"pruning.sparsifier={type(self.sparsifier).__name__} works on gradients, and "
-                f"trainer.precision={trainer.precision} scales them: use bf16-mixed, or 32-true"
-            )
         self._example = example_input(trainer, pl_module)
         self._anatomy = Anatomy(self.network_of(pl_module), self._example)
         if not self.masks:
@@ -264,13 +193,13 @@ class LotteryTicketPruning(MaskedTraining):
                 self._sparsification = Sparsification.resumed(self.sparsifier, network, self._sparsification_state)
                 self._sparsification_state = None
             elif self.round > 0 and trainer.is_global_zero:
-                self._round_ticket(self._path(self.round, self.next_round_from))
+                self._tickets.begun(self.round, self.held_masks)
             self.hold(trainer, network, self.held_masks)
             self.start_clock()
         else:
             self.start_training()
-        if trainer.is_global_zero and (written := self.directory / "rounds.json").exists():
-            write_json(written, self.history)  # of a round that is trained again nobody may take the ticket
+        if trainer.is_global_zero and self._tickets.has_history:
+            self._tickets.write_history(self.history)  # of a round that is trained again nobody may take the ticket
         # A resume from an epoch's last batch skips on_train_epoch_start.
         self._sync_round(trainer, pl_module)
 
@@ -380,12 +309,14 @@ class LotteryTicketPruning(MaskedTraining):
         values = self.restart.values(network)
         check_agreement(f"masks in epoch {trainer.current_epoch}", self.masks)
         # Made by one process, as scores on batches may be rounded otherwise elsewhere.
-        ticket = self._make_ticket(trainer, weights, values) if trainer.is_global_zero else None
+        ticket = (
+            self._tickets.make(self.round, self._subject(trainer, weights), values) if trainer.is_global_zero else None
+        )
         masks = trainer.strategy.broadcast({} if ticket is None else ticket.masks)
         self.masks = {name: masks[name] for name in self.masks}
         self._check_collapse()
         if ticket is not None:
-            ticket.save(self._path(self.round, self.next_round_from))
+            self._tickets.begin(self.round, ticket)
         if self.mode == "weights":
             self.restart.point.restore_network(network)
         self.restart.restore(trainer.optimizers, schedules_of(trainer))
@@ -446,12 +377,6 @@ class LotteryTicketPruning(MaskedTraining):
             )
         rank_zero_warn(told)
 
-    def _make_ticket(self, trainer: pl.Trainer, weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Ticket:
-        """The ticket that this round trains."""
-        structure = self.structures.get(self.next_round_from, Unstructured())
-        subject = self._subject(trainer, weights)
-        return make_ticket(self.next_round_from, structure, subject, values, self._card())
-
     def _subject(self, trainer: pl.Trainer, weights: Mapping[str, Tensor]) -> Subject:
         assert self._anatomy is not None
         batches = partial(plain_batches, trainer)
@@ -476,37 +401,22 @@ class LotteryTicketPruning(MaskedTraining):
             self._save_round(trainer, {name: value.cpu() for name, value in best["state"].items()}, facts)
         self.best = {}
 
-    def _save_round(self, trainer: pl.Trainer, trained: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+    def _save_round(self, trainer: pl.Trainer, trained: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         subject = self._subject(trainer, trained)
         if self.round == 0:
             assert self._point is not None
             start = {name: value.cpu() for name, value in self._point.network.items()}
-            path, ticket = self._path(0, DENSE), make_ticket(DENSE, Unstructured(), subject, start, self._card())
+            ticket = self._tickets.make(0, subject, start)
         else:
-            path = self._path(self.round, self.next_round_from)
-            ticket = self._round_ticket(path)
-        told = {key: facts[key] for key in ("best_epoch", "metrics", "train_seconds")}
-        ticket.with_training(trained, **told).save(path)
-        if subject.gradients is not None:
-            write_tensors(self.directory / f"round_{self.round:02d}" / "gradients.pt", subject.gradients)
-        if self.round > 0 and self.next_round_from == UNSTRUCTURED:
-            for name, structure in self.structures.items():
-                structured = make_ticket(name, structure, subject, ticket.rewind, self._card())
-                structured.save(self._path(self.round, name))
-        write_json(self.directory / "rounds.json", self.history)
+            ticket = self._tickets.begun(self.round, self.held_masks)
+        training = {key: facts[key] for key in ("best_epoch", "metrics", "train_seconds")}
+        self._tickets.end(self.round, ticket, subject, training)
+        self._tickets.write_history(self.history)
 
-    def _round_ticket(self, path: Path) -> Ticket:
-        """The ticket that this round trains, as it was written when the round began."""
-        ticket = Ticket.load(path)
-        if ticket.card["mask_digest"] != digest(self.held_masks):
-            raise ValueError(f"mask integrity: {path} holds other masks than round {self.round} trains")
-        return ticket
-
-    def _card(self) -> dict[str, Any]:
-        return {**self.facts, "round": self.round, "rewind": str(self.rewind), "mode": self.mode}
-
-    def _path(self, number: int, name: str) -> Path:
-        return self.directory / f"round_{number:02d}" / name / "ticket"
+    @property
+    def _tickets(self) -> RoundTickets:
+        card = {**self.facts, "rewind": str(self.rewind), "mode": self.mode}
+        return RoundTickets(self.directory, self.structures, self.next_round_from, card)
 
     # Parts
 
@@ -570,13 +480,3 @@ class LotteryTicketPruning(MaskedTraining):
         self._sparsification_state = state_dict["sparsification"]
         self._sparsify_seconds = state_dict["sparsify_seconds"]
         self._last_rates = state_dict["last_rates"]
-
-
-def _check_overrun(trainer: pl.Trainer, rewind: Step, steps: int) -> None:
-    """Rounds last whole epochs, so from within an epoch they run a little over the schedule's end."""
-    for schedule in schedules_of(trainer):
-        if steps and isinstance(schedule, torch.optim.lr_scheduler.OneCycleLR):
-            raise ValueError(
-                f"pruning.rewind={rewind} lies within an epoch, and OneCycleLR allows no step beyond its end: "
-                "rewind to a whole epoch"
-            )

@@ -7,6 +7,7 @@ from pathlib import Path
 from lt_lightning.files import read_json
 from lt_lightning.pruning.masks import Masks, kept, size
 from lt_lightning.ticket import Ticket
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 
 def layer_counts(search: Path, masks: Masks, density: float) -> dict[str, int]:
@@ -25,7 +26,7 @@ def layer_counts(search: Path, masks: Masks, density: float) -> dict[str, int]:
     wanted = round(density * size(masks))
     for facts in read_json(told):
         if facts["round"] > 0 and round(facts["density"] * size(masks)) == wanted:
-            return _counts(search / f"round_{facts['round']:02d}" / "unstructured" / "ticket", masks)
+            return _counts(search / f"round_{facts['round']:02d}" / UNSTRUCTURED / "ticket", masks)
     raise ValueError(f"pruning.imp={search}: none of its rounds has a density of {density:.4g}")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -44,7 +46,7 @@ def layer_rows(card: Mapping[str, Any], times: Mapping[str, Any]) -> list[LayerR
         times: of its layers; empty if they were not measured.
     """
     layers = card.get("layers")
-    structured = card.get("structure") not in ("dense", "unstructured")
+    structured = card.get("structure") not in (DENSE, UNSTRUCTURED)
     if not isinstance(layers, Mapping):
         return []
     prunable, left = set(card.get("prunable") or ()), set(card.get("left_dense") or ())

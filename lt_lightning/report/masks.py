@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lt_lightning.report.found import named
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Plan
-from lt_lightning.study.places import UNSTRUCTURED
 from lt_lightning.ticket import Ticket
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 # Pruned, kept by both, added by the structure, dropped by it; Okabe and Ito's colours.
 PALETTE = ((255, 255, 255), (0, 114, 178), (230, 159, 0), (204, 190, 200))

@@ -23,6 +23,7 @@ from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Structure, Subject
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 COMMON = ("prune", "rewind", "ticket to disk")  # whatever the structure
 
@@ -71,7 +72,7 @@ def measure_round(
     full = full_masks(prunable_layers(anatomy.layers, ("stem", "classifier")))
     masks = prune(full, Magnitude()(weights, full), density)
     subject = Subject(anatomy, masks, weights)
-    ticket = make_ticket("unstructured", Unstructured(), subject, values)
+    ticket = make_ticket(UNSTRUCTURED, Unstructured(), subject, values)
 
     def rewind() -> None:
         point.restore_network(network)

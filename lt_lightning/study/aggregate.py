@@ -10,10 +10,10 @@ from statistics import fmean, stdev
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lt_lightning.study.places import DENSE, UNSTRUCTURED
 from lt_lightning.study.results import Result
 from lt_lightning.study.sources import unconfirmed
 from lt_lightning.study.verdict import STANDARD, Rule, Verdict, verdict
+from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
 Key = tuple[str, str, str, int, str, str]
 

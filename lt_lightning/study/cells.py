@@ -12,7 +12,6 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from lt_lightning.callback import UNSTRUCTURED
 from lt_lightning.distributed.rank import processes, together
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.retrain import TicketTraining, decide
@@ -29,6 +28,7 @@ from lt_lightning.study.transfers import confirmed_ticket, restart_for, transfer
 from lt_lightning.study.twins import randomly_masked, reinitialised, shuffled, small_dense
 from lt_lightning.study.wandb_record import Entry
 from lt_lightning.ticket import Ticket
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 
 def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, job: JobProgress) -> Result:

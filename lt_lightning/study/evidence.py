@@ -11,10 +11,10 @@ from typing import Any
 
 from lt_lightning.files import read_json
 from lt_lightning.study.aggregate import Row, aggregate
-from lt_lightning.study.places import DENSE, UNSTRUCTURED
 from lt_lightning.study.results import Result, find_results
 from lt_lightning.study.verdict import Rule, lower_limit
 from lt_lightning.tables import markdown_table
+from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
 Kind = tuple[str, str]  # structure, twin ("" for a ticket)
 _TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lt_lightning.study.aggregate import Row, short
-from lt_lightning.study.places import DENSE, UNSTRUCTURED
 from lt_lightning.study.sources import unconfirmed
 from lt_lightning.study.verdict import Candidate, Rule, Verdict, extreme
+from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, open_dict
 
-from lt_lightning.study.places import UNSTRUCTURED, rounds_of
+from lt_lightning.study.places import rounds_of
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 MAGNITUDE = {"_target_": "lt_lightning.pruning.criteria.Magnitude"}
 

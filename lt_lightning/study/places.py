@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.pruning.densities import densities, descending
 from lt_lightning.study.options import TWINS, check_basics
 from lt_lightning.study.sources import confirmed, parted, sources_of, told, unconfirmed
+from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
-DENSE, UNSTRUCTURED = "dense", "unstructured"  # the callback's names; it is slow to import
 FROM_START = ("reinit", "small_dense")  # trained from initial values on, for the whole schedule
 
 CONFIRM = "confirm"  # key of a configuration whose job confirms tickets that were screened; see `screening`

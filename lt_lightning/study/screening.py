@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lt_lightning.study.bisection import Bracket, asked, bisects, bracket, bracket_of, cells_by_structure
 from lt_lightning.study.options import check_basics
-from lt_lightning.study.places import CONFIRM, UNSTRUCTURED, rounds_of, search_folder, tasks_of
+from lt_lightning.study.places import CONFIRM, rounds_of, search_folder, tasks_of
 from lt_lightning.study.results import results_of
 from lt_lightning.study.sources import unconfirmed
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 CANDIDATES = 2  # tickets of a structure that are confirmed at most
 

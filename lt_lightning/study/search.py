@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from lt_lightning.callback import DENSE, LotteryTicketPruning
+from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.distributed.rank import together
 from lt_lightning.files import replacing, write_json
 from lt_lightning.measure.environment import environment
@@ -22,6 +22,7 @@ from lt_lightning.study.results import Result
 from lt_lightning.study.study import TICKET, Study
 from lt_lightning.study.wandb_record import Entry
 from lt_lightning.ticket import Ticket
+from lt_lightning.ticket_names import DENSE
 
 TRAINED = "trained.json"  # written when all rounds are trained; they may not be tested yet
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lt_lightning.callback import UNSTRUCTURED
 from lt_lightning.files import read_json, write_json, write_tensors
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewind import Restart, Step
@@ -35,6 +34,7 @@ from lt_lightning.study.stability_plot import plot_lines
 from lt_lightning.study.stopping import stoppable
 from lt_lightning.study.study import TICKET, Study
 from lt_lightning.ticket import Ticket
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 DENSE = "dense"
 

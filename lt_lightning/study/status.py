@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
@@ -59,13 +61,20 @@ def rounds_done(search: Path) -> list[int]:
 
 
 def tasks_under(root: Path) -> list[Task]:
-    """The tasks of every search under a root: those of the command that began it, and others that left something."""
+    """The tasks of every search under a root: those of the command that began it, and others that left something.
+
+    A search whose configuration cannot be read, or lacks options, is left out, with a warning.
+    """
     tasks: list[Task] = []
     for path in sorted(root.glob("*/config.yaml")):
-        config = OmegaConf.load(path)
-        config.paths.root = str(root)  # it may have been moved, or named from elsewhere
-        config.transfer = {"from": None}  # its source may be gone; what came of it is found below
-        asked = [task for task in asked_of(config) if task.folder.is_relative_to(path.parent)]  # type: ignore[arg-type]
+        try:
+            config = OmegaConf.load(path)
+            config.paths.root = str(root)  # it may have been moved, or named from elsewhere
+            config.transfer = {"from": None}  # its source may be gone; what came of it is found below
+            asked = [task for task in asked_of(config) if task.folder.is_relative_to(path.parent)]  # type: ignore[arg-type]
+        except (ValueError, OmegaConfBaseException) as error:
+            warnings.warn(f"{str(error).splitlines()[0]}; the search of {path} is left out", stacklevel=2)
+            continue
         known = {part for task in asked for part in task.parts}
         for folder in sorted(path.parent.glob("round_??/*-????????")):
             if folder not in known:

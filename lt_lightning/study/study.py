@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from lt_lightning.callback import UNSTRUCTURED, LotteryTicketPruning
+from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.classifier import ImageClassifier
 from lt_lightning.data.module import ImageData
 from lt_lightning.distributed.batch_norm import SyncBatchNormOnCpu
@@ -28,6 +28,7 @@ from lt_lightning.study.options import check_options
 from lt_lightning.study.places import cell_folder, cells_of, rounds_of, search_folder
 from lt_lightning.study.ranks import needs_processes
 from lt_lightning.study.transfers import check_transfers
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 TICKET = "ticket"
 

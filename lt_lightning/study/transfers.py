@@ -15,9 +15,10 @@ from lt_lightning.pruning.rewind import Restart
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import structure_ticket
-from lt_lightning.study.places import CONFIRM, UNSTRUCTURED, round_folder
+from lt_lightning.study.places import CONFIRM, round_folder
 from lt_lightning.study.sources import parted, sources_of
 from lt_lightning.ticket import Ticket
+from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.transfer import transfer
 
 if TYPE_CHECKING:

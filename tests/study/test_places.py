@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning import callback
 from lt_lightning.study import places
 from lt_lightning.study.places import search_folder, tasks_of
+from lt_lightning.study.status import tasks_under
 
 Compose = Callable[..., DictConfig]
 
@@ -94,5 +96,18 @@ def test_the_version_of_the_algorithm_determines(composed: Compose, monkeypatch:
     assert after[-1].folder.name != before[-1].folder.name
 
 
-def test_names_are_those_of_the_callback() -> None:
-    assert (places.DENSE, places.UNSTRUCTURED) == (callback.DENSE, callback.UNSTRUCTURED)
+@pytest.mark.parametrize("lacking", ["screening", "paths"])
+def test_a_search_that_lacks_options_hides_no_other_from_the_status(
+    lacking: str, composed: Compose, tmp_path: Path
+) -> None:
+    for name in ("whole", "lacking"):
+        config = composed(f"paths.root={tmp_path}", f"seed={len(name)}")
+        folder = tasks_of(config)[0].folder
+        folder.mkdir()
+        saved: Any = OmegaConf.to_container(config, resolve=True)
+        if name == "lacking":
+            del saved[lacking]
+        OmegaConf.save(saved, folder / "config.yaml")
+    whole = tasks_of(composed(f"paths.root={tmp_path}", "seed=5"))
+    with pytest.warns(UserWarning, match=rf"{lacking}.*the search of .*config\.yaml is left out"):
+        assert tasks_under(tmp_path) == whole

@@ -9,9 +9,9 @@ from lt_lightning.report.figures import mask_figure
 from lt_lightning.report.found import Search, name_of
 from lt_lightning.report.masks import MEANING, PALETTE, REORDERED, Picture, pictures_of
 from lt_lightning.report.page import Page, chooser, paragraph, side_by_side
-from lt_lightning.study.places import UNSTRUCTURED
 from lt_lightning.study.results import Result
 from lt_lightning.ticket import Ticket
+from lt_lightning.ticket_names import UNSTRUCTURED
 
 LAYERS = 6  # shown of a network, evenly spaced: pictures are large
 OTHER_MASKS = ("shuffle", "random")  # twins that keep other weights than their tickets
