@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lt_lightning.compiling import compile_network
+from lt_lightning.compiling import Compile, compile_network
 from lt_lightning.epoch_mean import EpochMean
 from lt_lightning.schedules import Milestones, Schedule
 
@@ -43,7 +43,7 @@ class ImageClassifier(pl.LightningModule):
         schedule: of the learning rate; the paper's milestones at half and three quarters if it is None.
         label_smoothing: in the training loss only, in [0, 1).
         channels_last: run convolutions in this memory format, which most devices compute faster.
-        compile: compile the network with `torch.compile` at its first call.
+        compile: compile the network with `torch.compile` at its first call; `graphs`: and replay it from CUDA graphs.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -61,7 +61,7 @@ class ImageClassifier(pl.LightningModule):
         schedule: Schedule | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
-        compile: bool = False,
+        compile: Compile = False,
     ) -> None:
         super().__init__()
         if classes < 2:
@@ -89,11 +89,20 @@ class ImageClassifier(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # absent from its types
-        if compile:
-            compile_network(self.network)
+        self.graphs = compile == "graphs"
+        compile_network(self.network, compile)
         self.train_loss, self.train_accuracy = EpochMean(), EpochMean()
         self.val_loss, self.val_accuracy = EpochMean(), EpochMean()
         self.test_loss, self.test_accuracy = EpochMean(), EpochMean()
+
+    def check_device(self, trainer: pl.Trainer) -> None:
+        """Sees that the network can be compiled as it is to be where it will be trained.
+
+        Raises:
+            ValueError: if CUDA graphs are asked for on another device.
+        """
+        if self.graphs and (device := trainer.strategy.root_device.type) != "cuda":
+            raise ValueError(f"classifier.compile='graphs' needs CUDA, and the device is {device!r}: use true or false")
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, channels, h, w) to logits (n, classes).
@@ -110,6 +119,7 @@ class ImageClassifier(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Forget what a run that was broken off has left."""
+        self.check_device(self.trainer)
         for module in self.children():
             if isinstance(module, EpochMean):
                 module.reset()

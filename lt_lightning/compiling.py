@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
+Compile = bool | Literal["graphs"]
 
-def compile_network(network: nn.Module, **options: Any) -> None:
+_options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+
+
+def compile_network(network: nn.Module, how: Compile = True, **options: Any) -> None:
     """Compiles a network in place, at its first call; its parameters keep their names.
 
     Isolated from others: networks of one class share the code of `forward`, and with it PyTorch's limit of compiled
@@ -16,6 +21,24 @@ def compile_network(network: nn.Module, **options: Any) -> None:
 
     Args:
         network: to compile.
-        options: of `torch.compile`.
+        how: False leaves it as it is. `graphs` also replays its kernels from CUDA graphs, which saves the time of
+            launching them: worth it where they are short, in small networks and batches.
+        options: of `torch.compile`, further ones.
     """
+    if not how:
+        return
+    if how == "graphs":
+        options = {"mode": "reduce-overhead", "dynamic": False, **options}
+    _options[network] = options
     network.compile(isolate_recompiles=True, **options)
+
+
+def compile_like(network: nn.Module, other: nn.Module) -> None:
+    """Compiles a network if another one is compiled, and as that is.
+
+    Args:
+        network: to compile, in place of the other one.
+        other: compiled by `compile_network`, by its own `compile`, or not at all.
+    """
+    if other._compiled_call_impl is not None:
+        compile_network(network, **_options.get(other, {}))

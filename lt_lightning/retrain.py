@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.compiling import compile_network
+from lt_lightning.compiling import compile_like
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.shrink.execute import execute
@@ -85,8 +85,7 @@ class TicketTraining(MaskedTraining):
                 f"execution='shrunk' replaces the network within the LightningModule, and {type(pl_module).__name__} "
                 "is the network itself: make the network an attribute, or train with execution='masked'"
             )
-        if network._compiled_call_impl is not None:
-            compile_network(small)
+        compile_like(small, network)
         pl_module.set_submodule(path, small)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

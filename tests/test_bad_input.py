@@ -131,6 +131,8 @@ CONFIGS: list[tuple[str, list[str]]] = [
     ("trainer.accelerator=tpuu", ["tpuu", "cpu"]),
     ("trainer.gradient_clip_val=-1", ["trainer.gradient_clip_val=-1", "positive"]),
     ("+trainer.accumulate_grad_batches=0", ["trainer.accumulate_grad_batches=0", "at least 1"]),
+    ("classifier.compile=graphs", ["classifier.compile='graphs'", "needs CUDA", "'cpu'"]),
+    ("classifier.compile=fast", ["classifier.compile='fast'", "true or false or graphs"]),
     ("classifier.learning_rate=-1", ["classifier.learning_rate=-1", "positive"]),
     ("classifier.momentum=1", ["classifier.momentum=1", "[0, 1)"]),
     ("classifier.schedule.peak=0", ["classifier.schedule.peak=0", "(0, 1)"]),

@@ -16,7 +16,7 @@ from torch._inductor.utils import fresh_cache
 
 from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.classifier import ImageClassifier
-from lt_lightning.compiling import compile_network
+from lt_lightning.compiling import Compile, compile_like, compile_network
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.schedules import Constant
 from tests.toys import batches
@@ -93,6 +93,63 @@ def test_a_search_compiles_once_for_all_rounds(tmp_path: Path, monkeypatch: pyte
     trainer.fit(module, batches(3), batches(1))
     assert len(after) == 2 + 3
     assert after[0] == after[-1] == 2  # training and validation, in the dense round
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [(False, []), (True, [{}]), ("graphs", [{"mode": "reduce-overhead", "dynamic": False}])],
+)
+def test_a_network_in_place_of_another_is_compiled_as_that(
+    how: Compile, expected: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[nn.Module, dict[str, Any]]] = []
+    compile_module = nn.Module.compile
+
+    def spy(network: nn.Module, **options: Any) -> None:
+        compiled.append((network, options))
+        compile_module(network, **options)
+
+    monkeypatch.setattr(nn.Module, "compile", spy)
+    first, second = Small(2), Small(3)
+    compile_network(first, how)
+    compile_like(second, first)
+    options = [{"isolate_recompiles": True, **each} for each in expected]
+    assert compiled == [(network, each) for network in (first, second) for each in options]
+
+
+def test_a_network_in_place_of_one_that_its_owner_has_compiled_is_compiled() -> None:
+    first, second = Small(2), Small(3)
+    first.compile(backend="eager")
+    compile_like(second, first)
+    assert second._compiled_call_impl is not None
+
+
+def fitted(compile: Compile, accelerator: str, folder: Path) -> LotteryTicketPruning:
+    network = cifar_resnet(8, 3, channels=1, width=4)
+    module = ImageClassifier(network, 3, learning_rate=0.01, schedule=Constant(), compile=compile)
+    pruning = LotteryTicketPruning(rounds=2, directory=folder / "tickets", rewind="1ep", gradient_batches=1)
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator=accelerator, devices=1, callbacks=[pruning], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(module, batches(3), batches(1))
+    return pruning
+
+
+def test_graphs_on_a_cpu_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'graphs' needs CUDA, and the device is 'cpu'"):
+        fitted("graphs", "cpu", tmp_path)
+    assert not (tmp_path / "tickets").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rounds_replayed_from_graphs_are_those_of_eager(tmp_path: Path) -> None:
+    plain, graphs = (fitted(how, "gpu", tmp_path / str(how)) for how in (False, "graphs"))
+    for one, other in zip(plain.history, graphs.history, strict=True):
+        assert other["density"] == one["density"]
+        assert other["metrics"]["val/loss"] == pytest.approx(one["metrics"]["val/loss"], rel=1e-2)
 
 
 @pytest.mark.slow

@@ -221,8 +221,7 @@ def lottery_of(task: Task, folder: str) -> LotteryTicketPruning:
 
 def _compiled(task: Task) -> nn.Module:
     network = task.copy()
-    if task.setting.engine != "eager":
-        compile_network(network, **task.setting.compile_options)
+    compile_network(network, task.setting.compile)
     return network
 
 

@@ -89,8 +89,7 @@ def measure_roofline(task: Task, samples: int) -> Roofline:
     images = images.contiguous(memory_format=setting.memory_format)
     network = task.copy()
     counted = operators(lambda: training_step(network, sgd(network), setting)(images, labels))
-    if setting.engine != "eager":
-        compile_network(network, **setting.compile_options)
+    compile_network(network, setting.compile)
     step = training_step(network, sgd(network), setting)
     kind = {"device": setting.device, "dtype": torch.bfloat16 if setting.bfloat16 else torch.float32}
     one, other = (torch.randn(_SIDE, _SIDE, **kind) for _ in range(2))  # type: ignore[call-overload]

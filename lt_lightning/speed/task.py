@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lt_lightning.compiling import Compile
 from lt_lightning.data.augment import Augment
 from lt_lightning.data.cifar import Cifar10
 from lt_lightning.data.module import Loader, Pairs, TensorData
@@ -62,12 +63,9 @@ class Setting:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
-    def compile_options(self) -> dict[str, Any]:
-        """For `compile_network`."""
-        return {
-            "dynamic": False,
-            "mode": "reduce-overhead" if self.engine == "graphs" else None,
-        }
+    def compile(self) -> Compile:
+        """As `classifier.compile` has it."""
+        return "graphs" if self.engine == "graphs" else self.engine == "compile"
 
     def precision(self) -> AbstractContextManager[object]:
         """In which forward pass and loss are computed."""

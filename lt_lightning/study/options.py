@@ -202,7 +202,7 @@ def told(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(told(each) for each in arguments))
     if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
+        return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
     if hint in NAMES:
         return NAMES[hint]
     if hint is Path:

@@ -88,8 +88,9 @@ class Study:
         if self.config.execution not in get_args(Execution):
             allowed = ", ".join(get_args(Execution))
             raise ValueError(f"execution={self.config.execution!r} is not one of {allowed}")
-        network = self.classifier().network
-        self.trainer([checkpoints_in(self.search_folder, self.config)], [])
+        classifier = self.classifier()
+        network = classifier.network
+        classifier.check_device(self.trainer([checkpoints_in(self.search_folder, self.config)], []))
         needs = self.pruning()
         for name, structure in self.structures.items():
             if structure.needs_gradients and not needs.gradient_batches:
@@ -148,8 +149,10 @@ class Study:
         if on_cpu := synchronised and torch.distributed.get_backend() == "gloo":
             plugins.append(SyncBatchNormOnCpu())
         devices = self.config.trainer.devices
+        benchmark = self.config.trainer.get("benchmark")
         trainer: pl.Trainer = instantiate(
             self.config.trainer,
+            benchmark=not self.config.trainer.get("deterministic") if benchmark is None else benchmark,
             devices=1 if needs_processes(self.config) else devices,  # outside of them: to check, or to measure
             callbacks=callbacks,
             logger=loggers,

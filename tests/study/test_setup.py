@@ -44,12 +44,12 @@ def test_layers_are_told_with_their_share_and_why_they_are_exempt(conv_net: Call
 
 def test_choices_and_changes_are_told(composed: Callable[..., DictConfig]) -> None:
     study = Study.from_config(
-        composed("model=resnet14", "model.width=8", "structure=[refill]", "+trainer.benchmark=false")
+        composed("model=resnet14", "model.width=8", "structure=[refill]", "+trainer.detect_anomaly=false")
     )
     choices, changed, where = configuration_lines(study)
     assert {"data=digits", "model=resnet14", "pruning=imp"} <= set(choices.split())
     assert "hydra" not in choices
-    assert set(changed.split()) >= {"changed:", "model.width=8", "+trainer.benchmark=false"}
+    assert set(changed.split()) >= {"changed:", "model.width=8", "+trainer.detect_anomaly=false"}
     assert "model=resnet14" not in changed
     assert where == f"Configuration: {study.search_folder / 'config.yaml'}"
 
