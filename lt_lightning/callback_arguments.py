@@ -15,6 +15,7 @@ from lt_lightning.pruning.densities import descending
 from lt_lightning.pruning.rewind import Mode, Step
 from lt_lightning.pruning.selection import Scope
 from lt_lightning.pruning.sparsifier import Sparsifier
+from lt_lightning.pruning.synflow import SynFlow
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 from lt_lightning.training_data import steps_per_epoch
 
@@ -85,6 +86,11 @@ def check_together(pruning: LotteryTicketPruning, density: Density) -> None:
     if pruning.scope == "imp" and pruning.sparsifier is not None:
         name = type(pruning.sparsifier).__name__
         raise ValueError(f"pruning.scope='imp' goes with a criterion, not with pruning.sparsifier={name}")
+    if pruning.scope == "imp" and isinstance(pruning.criterion, SynFlow):
+        raise ValueError(
+            "pruning.scope='imp' gives layers the densities of another search, and pruning.criterion=SynFlow finds its "
+            "own step by step: set pruning.scope=global"
+        )
     if pruning.rounds and (pruning.scope == "imp") != (pruning.imp is not None):
         raise ValueError(
             f"pruning.scope={pruning.scope!r} and pruning.imp={pruning.imp}: the scope imp, and no other, goes with "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,8 @@ from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.ticket import Ticket
 
+CLASSES, IMAGE_CHANNELS = 0, 1  # dimensions of the weights at a network's ends
+
 
 @dataclass(frozen=True)
 class Transferred:
@@ -19,8 +21,7 @@ class Transferred:
 
     Attributes:
         ticket: untrained weights and trained ones both fit the network.
-        replaced: parameters that have the network's own values, as their shape is another: those at its ends, or, at
-            another width, all of them.
+        replaced: parameters that have the network's own values: those at its ends, or, at another width, all of them.
         resized: whether the network is of another width: masks alone came over.
     """
 
@@ -29,14 +30,14 @@ class Transferred:
     resized: bool = False
 
 
-def transfer(ticket: Ticket, network: nn.Module, example: Tensor) -> Transferred:
+def transfer(ticket: Ticket, network: nn.Module, example: Tensor, other_classes: bool) -> Transferred:
     """Fits an unstructured ticket to a network that differs in its classes and image channels, or in its width.
 
-    The classifier is initialised anew if the number of classes differs, the stem if that of the image's channels does;
-    everything else keeps its mask and its values: those to restart from, and the trained ones, by which a structure
-    scores. A mask of a layer that is initialised anew keeps a classifier's input if it was kept for any class, and a
-    stem's filter weight if it was kept for any image channel. (Morcos et al. 2019, "One ticket to win them all",
-    transfer masks and early values likewise.)
+    The classifier is initialised anew if the classes are others, also if there are as many, and the stem if the number
+    of the image's channels differs; everything else keeps its mask and its values: those to restart from, and the
+    trained ones, by which a structure scores. A mask of a layer that is initialised anew keeps a classifier's input if
+    it was kept for any class, and a stem's filter weight if it was kept for any image channel. (Morcos et al. 2019,
+    "One ticket to win them all", transfer masks and early values likewise.)
 
     If inner layers differ in their channels, masks alone go over: channel c takes the mask of channel c modulo the
     ticket's number, so a wider network repeats the ticket and a narrower one has its first channels. The density stays
@@ -47,6 +48,7 @@ def transfer(ticket: Ticket, network: nn.Module, example: Tensor) -> Transferred
         ticket: without a plan; structures are applied after it.
         network: with the values that what is replaced is to have; it is left alone.
         example: an input batch of the true shape.
+        other_classes: whether the network's classes are others than those of the ticket's data set.
 
     Raises:
         ValueError: if the network differs in more; names the parameters.
@@ -55,12 +57,17 @@ def transfer(ticket: Ticket, network: nn.Module, example: Tensor) -> Transferred
         raise ValueError("an unstructured ticket is transferred, and structured then: this one has a plan")
     own = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     differing = _differing(own, ticket.rewind, network)
-    if not _only_ends(differing, own, ticket.rewind, network, example):
+    ends = _ends(network, example)
+    if not all(_differ_in(own[name], ticket.rewind[name], ends.get(name)) for name in differing):
         return _resized(ticket, own)
-    fresh = {name: own[name] for name in differing}
-    masks: Masks = {name: _fitted(mask, own[name]) for name, mask in ticket.masks.items()}
+    replaced = [name for name in own if name in differing or (other_classes and ends.get(name) == CLASSES)]
+    fresh = {name: own[name] for name in replaced}
+    masks: Masks = {
+        name: mask.any(ends[name], keepdim=True).expand(own[name].shape).clone() if name in fresh else mask
+        for name, mask in ticket.masks.items()
+    }
     trained = None if ticket.trained is None else {**ticket.trained, **fresh}
-    return Transferred(replace(ticket, masks=masks, rewind={**ticket.rewind, **fresh}, trained=trained), differing)
+    return Transferred(replace(ticket, masks=masks, rewind={**ticket.rewind, **fresh}, trained=trained), replaced)
 
 
 def _differing(own: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module) -> list[str]:
@@ -80,20 +87,12 @@ def _differing(own: Mapping[str, Tensor], values: Mapping[str, Tensor], network:
     return [name for name, value in own.items() if value.shape != values[name].shape]
 
 
-def _only_ends(
-    differing: Sequence[str],
-    own: Mapping[str, Tensor],
-    values: Mapping[str, Tensor],
-    network: nn.Module,
-    example: Tensor,
-) -> bool:
-    """Whether no more than the classes and the image's channels differ."""
-    layers = find_layers(network, example) if differing else {}
-    stem = [layer.weight for layer in layers.values() if "stem" in layer.roles]
-    classifier = [layer.name for layer in layers.values() if "classifier" in layer.roles]
-    allowed: dict[str, int] = dict.fromkeys(stem, 1)  # the dimension in which it may differ
-    allowed |= {f"{name}.{part}": 0 for name in classifier for part in ("weight", "bias")}
-    return all(_differ_in(own[name], values[name], allowed.get(name)) for name in differing)
+def _ends(network: nn.Module, example: Tensor) -> dict[str, int]:
+    """Parameters of stem and classifier, and the dimension in which each may have another size."""
+    layers = find_layers(network, example).values()
+    stem = {layer.weight: IMAGE_CHANNELS for layer in layers if "stem" in layer.roles}
+    classifier = [layer.name for layer in layers if "classifier" in layer.roles]
+    return stem | {f"{name}.{part}": CLASSES for name in classifier for part in ("weight", "bias")}
 
 
 def _differ_in(one: Tensor, other: Tensor, dimension: int | None) -> bool:
@@ -115,11 +114,3 @@ def _repeated(value: Tensor, wanted: Tensor) -> Tensor:
     for dimension, size in enumerate(wanted.shape):
         value = value.index_select(dimension, torch.arange(size) % value.shape[dimension])
     return value
-
-
-def _fitted(mask: Tensor, value: Tensor) -> Tensor:
-    """The mask for a value that may have another size in one dimension."""
-    for dimension, (was, wanted) in enumerate(zip(mask.shape, value.shape, strict=True)):
-        if was != wanted:
-            mask = mask.any(dimension, keepdim=True).expand(value.shape).clone()
-    return mask

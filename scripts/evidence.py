@@ -5,7 +5,7 @@
 
 `record` takes every result under RUNS. In `about.yaml` stands what was done (`what`, `commands`, `caveats`, `pairs`:
 kinds of tickets to compare with each other). `tables` writes anew what stands in a Markdown file between
-`<!-- accuracy results/NAME.json -->` or `<!-- comparisons results/NAME.json -->` and `<!-- end -->`.
+`<!-- KIND results/NAME.json -->` and `<!-- end -->`, where KIND is accuracy, comparisons or extremes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lt_lightning.files import read_json, replacing, write_json
-from lt_lightning.study.evidence import accuracy_table, comparison_table, evidence, results_in
+from lt_lightning.study.evidence import accuracy_table, comparison_table, evidence, extremes_table, results_in
 from lt_lightning.study.verdict import STANDARD
 
-PLACE = re.compile(r"(<!-- (accuracy|comparisons) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- (accuracy|comparisons|extremes) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def with_tables(text: str, folder: Path) -> str:
@@ -31,12 +31,12 @@ def with_tables(text: str, folder: Path) -> str:
     def table(match: re.Match[str]) -> str:
         read = read_json(folder / match[3])
         results = results_in(read)
-        made = (
-            accuracy_table(results, STANDARD)
-            if match[2] == "accuracy"
-            else comparison_table(results, read.get("pairs", []), STANDARD)
-        )
-        return f"{match[1]}{made}{match[4]}"
+        tables = {
+            "accuracy": lambda: accuracy_table(results, STANDARD),
+            "comparisons": lambda: comparison_table(results, read.get("pairs", []), STANDARD),
+            "extremes": lambda: extremes_table(results, STANDARD),
+        }
+        return f"{match[1]}{tables[match[2]]()}{match[4]}"
 
     return PLACE.sub(table, text)
 

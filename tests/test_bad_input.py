@@ -109,6 +109,8 @@ CONFIGS: list[tuple[str, list[str]]] = [
     ("pruning.rewind=999it", ["pruning.rewind=999it", "not before the end"]),
     ("pruning.scope=all", ["pruning.scope='all'", "global, layer, erk, imp"]),
     ("pruning=agp pruning.scope=imp", ["pruning.scope='imp' goes with a criterion", "pruning.sparsifier=Gradual"]),
+    ("pruning=random structure=[refill] structure.refill.extra=2", ["structure.refill", "extra=2"]),
+    ("pruning=synflow pruning.scope=imp", ["pruning.scope='imp'", "pruning.criterion=SynFlow", "scope=global"]),
     ("pruning.mode=back", ["pruning.mode='back'", "weights, learning_rate, none"]),
     ("pruning.on_collapse=ignore", ["pruning.on_collapse='ignore'", "warn, stop"]),
     ("pruning.exempt=[nowhere]", ["pruning.exempt", "'nowhere'", "stem.conv"]),

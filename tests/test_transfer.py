@@ -31,7 +31,7 @@ INNER = "stages.0.0.conv1.weight"
 
 def test_other_classes_and_channels_replace_the_ends_alone() -> None:
     ticket, target = a_ticket(net(), INNER), net(classes=7, channels=3, seed=1)
-    moved = transfer(ticket, target, EXAMPLE)
+    moved = transfer(ticket, target, EXAMPLE, other_classes=True)
     assert moved.replaced == ["stem.conv.weight", "classifier.weight", "classifier.bias"]
     own = target.state_dict()
     assert moved.ticket.trained is not None
@@ -45,18 +45,30 @@ def test_other_classes_and_channels_replace_the_ends_alone() -> None:
     assert target(torch.zeros(2, 3, 12, 12)).shape == (2, 7)
 
 
-def test_the_same_shapes_change_nothing() -> None:
-    ticket = a_ticket(net(), INNER)
-    moved = transfer(ticket, net(seed=1), torch.zeros(1, 1, 9, 9))
+def test_other_classes_have_a_classifier_of_their_own_also_if_there_are_as_many() -> None:
+    ticket, target = a_ticket(net(), INNER, "classifier.weight"), net(seed=1)
+    moved = transfer(ticket, target, torch.zeros(1, 1, 9, 9), other_classes=True)
+    assert moved.replaced == ["classifier.weight", "classifier.bias"]
+    for name, value in target.state_dict().items():
+        assert torch.equal(moved.ticket.rewind[name], value if name in moved.replaced else ticket.rewind[name])
+    assert torch.equal(moved.ticket.masks[INNER], ticket.masks[INNER])
+    rows = moved.ticket.masks["classifier.weight"]
+    assert rows.tolist() == [ticket.masks["classifier.weight"].any(0).tolist()] * 10
+
+
+def test_the_same_classes_and_shapes_change_nothing() -> None:
+    ticket = a_ticket(net(), INNER, "classifier.weight")
+    moved = transfer(ticket, net(seed=1), torch.zeros(1, 1, 9, 9), other_classes=False)
     assert moved.replaced == []
-    assert {name: value.tolist() for name, value in moved.ticket.rewind.items()} == {
-        name: value.tolist() for name, value in ticket.rewind.items()
-    }
+    for mine, theirs in ((moved.ticket.rewind, ticket.rewind), (moved.ticket.masks, ticket.masks)):
+        assert {name: value.tolist() for name, value in mine.items()} == {
+            name: value.tolist() for name, value in theirs.items()
+        }
 
 
 def test_masks_of_replaced_layers_keep_what_any_class_or_channel_kept() -> None:
     ticket = a_ticket(net(classes=2, channels=2), "classifier.weight", "stem.conv.weight")
-    moved = transfer(ticket, net(classes=5, channels=3), EXAMPLE).ticket.masks
+    moved = transfer(ticket, net(classes=5, channels=3), EXAMPLE, other_classes=True).ticket.masks
     was = ticket.masks["classifier.weight"]
     assert not was.any(0).all()  # something is to be seen
     assert moved["classifier.weight"].tolist() == [(was[0] | was[1]).tolist()] * 5
@@ -68,7 +80,7 @@ def test_masks_of_replaced_layers_keep_what_any_class_or_channel_kept() -> None:
 @pytest.mark.parametrize("width", [8, 12, 2, 6])
 def test_another_width_repeats_the_masks_and_keeps_the_networks_own_values(width: int) -> None:
     ticket, target = a_ticket(net(channels=3), INNER, "stages.1.0.conv2.weight"), net(channels=3, width=width, seed=1)
-    moved = transfer(ticket, target, EXAMPLE)
+    moved = transfer(ticket, target, EXAMPLE, other_classes=True)
     assert moved.resized
     own = target.state_dict()
     assert set(moved.replaced) == set(own)
@@ -97,5 +109,5 @@ def test_another_width_repeats_the_masks_and_keeps_the_networks_own_values(width
 )
 def test_another_network_is_refused(network: nn.Module, named: str) -> None:
     with pytest.raises(ValueError, match=r"for another network than .*: \S+") as caught:
-        transfer(a_ticket(net(channels=3), INNER), network, EXAMPLE)
+        transfer(a_ticket(net(channels=3), INNER), network, EXAMPLE, other_classes=True)
     assert "more" in str(caught.value) or named in str(caught.value)

@@ -14,9 +14,10 @@ from lt_lightning.report.facts import asked_of, rounds_of
 from lt_lightning.report.found import Found, Search
 from lt_lightning.study.aggregate import settings_of
 from lt_lightning.study.bisection import asked_of as tasks_asked
+from lt_lightning.study.determining import OPERATIONAL
 from lt_lightning.study.failures import Failure
 from lt_lightning.study.multirun import JOB
-from lt_lightning.study.places import OPERATIONAL, Task
+from lt_lightning.study.places import Task
 from lt_lightning.study.results import Result
 from lt_lightning.study.status import state_of
 from lt_lightning.study.sweep import Job

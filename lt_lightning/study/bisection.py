@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from lt_lightning.study.places import Task, tasks_of
 from lt_lightning.study.results import Result, results_of
 from lt_lightning.study.sources import is_confirmed
-from lt_lightning.study.verdict import ROUNDING
+from lt_lightning.study.verdict import not_below
 
 EXPLAINED = (
     "Bisected, each seed by its own accuracy: a ticket holds that is not below its dense network on the test set. "
@@ -48,7 +48,7 @@ class Bracket:
     @cached_property
     def contrary(self) -> tuple[int, ...]:
         """Tested rounds that fail although a later one holds."""
-        return tuple(sorted(number for number in self.outcomes if number < (self.holds or 0) and self._fails(number)))
+        return tuple(sorted(n for n, holds in self.outcomes.items() if n < (self.holds or 0) and not holds))
 
     @cached_property
     def open(self) -> tuple[int, ...]:
@@ -85,9 +85,6 @@ class Bracket:
         told.append(f"tested {tested} of {_listed(self.rounds)}")
         told += [f"next is round {self.next}, at most {self.left} are to be tested"] if self.open else []
         return "; ".join(told)
-
-    def _fails(self, number: int) -> bool:
-        return not self.outcomes[number]
 
 
 def bisects(config: DictConfig) -> bool:
@@ -151,7 +148,7 @@ def bracket_of(rounds: Iterable[int], results: Iterable[Result]) -> Bracket:
         rounds: that may be tested.
         results: of those that were.
     """
-    outcomes = {result.round: result.accuracy - result.dense_accuracy >= -ROUNDING for result in results}
+    outcomes = {result.round: not_below(result.accuracy - result.dense_accuracy) for result in results}
     return Bracket(tuple(sorted(rounds)), outcomes)
 
 

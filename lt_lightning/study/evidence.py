@@ -11,6 +11,7 @@ from typing import Any
 
 from lt_lightning.files import read_json
 from lt_lightning.study.aggregate import Row, aggregate
+from lt_lightning.study.extremes import extremes
 from lt_lightning.study.results import Result, find_results
 from lt_lightning.study.verdict import Rule, lower_limit
 from lt_lightning.tables import markdown_table
@@ -99,6 +100,26 @@ def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], 
         cells = [_compared(shared.get(number, []), rule.confidence) for number in rounds]
         lines.append([f"{_name(first)}, minus {_name(second)}", *cells])
     return markdown_table(lines)
+
+
+def extremes_table(results: Sequence[Result], rule: Rule) -> str:
+    """Extreme ticket sparsity of each structure, by the paper's rule and as shown (see `Extreme`); Markdown.
+
+    Beside it the densities of the tickets that were trained: what others would have come to is not known.
+    """
+    rows = aggregate([("", result) for result in results], rule)
+    asked = {result.round: result.density_asked for result in results}
+    lines = [["tickets", "densities", "by the mean", "shown"]]
+    found = sorted(extremes(rows, rule), key=lambda row: (row.structure != UNSTRUCTURED, row.structure))
+    for row in found:
+        densities = ", ".join(f"{100 * asked[int(number)]:.0f}" for number in row.rounds.split())
+        sparsities = [_sparsity(value) for value in (row.sparsity_by_mean, row.sparsity_shown)]
+        lines.append([row.structure, f"{densities} %", *sparsities])
+    return markdown_table(lines)
+
+
+def _sparsity(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.0f} %"
 
 
 def _shared(accuracy: Mapping[tuple[str, str, int, int], float], first: Kind, second: Kind) -> dict[int, list[float]]:

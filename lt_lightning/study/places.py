@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.pruning.densities import densities, descending
+from lt_lightning.study.determining import determining
 from lt_lightning.study.options import TWINS, check_basics
 from lt_lightning.study.sources import confirmed, parted, sources_of, told, unconfirmed
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
@@ -25,20 +26,7 @@ FROM_START = ("reinit", "small_dense")  # trained from initial values on, for th
 CONFIRM = "confirm"  # key of a configuration whose job confirms tickets that were screened; see `screening`
 
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
-ALGORITHM = 2
-
-# What says how, not what, is computed: other values give the same result, up to the rounding of float operations. Any
-# other key of these groups, one added by the user too, counts as one that determines the result.
-OPERATIONAL = {
-    "data": ("root", "workers", "eval_batch_size"),
-    "classifier": ("channels_last", "compile"),
-    "pruning": ("on_collapse",),
-    "trainer": (
-        "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "num_sanity_val_steps",
-        "log_every_n_steps", "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing",
-        "profiler", "detect_anomaly", "benchmark",
-    ),
-}  # fmt: skip
+ALGORITHM = 3
 
 
 def hash_of(what: Mapping[str, Any]) -> str:
@@ -124,9 +112,8 @@ def search_folder(config: DictConfig) -> Path:
     keys = ["dataset", "data", "model", "classifier", "pruning", "trainer", "seed"]
     if config.pruning.next_round_from != UNSTRUCTURED:
         keys.append("structure")
-    whole: Any = OmegaConf.to_container(config, resolve=True)
-    what = {key: _determining(key, whole[key]) for key in keys}
-    what["processes"] = _processes(whole["trainer"])
+    trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    what = {**determining(config, keys), "processes": _processes(trainer)}
     name = f"{config.labels.data}-{config.labels.model}-s{config.seed}-{hash_of(what)}"
     return Path(config.paths.root) / name
 
@@ -205,15 +192,6 @@ def _twin_task(config: DictConfig, search: Path, number: int, structure: str, tw
 def round_folder(search: Path, number: int) -> Path:
     """Folder of all tickets of a round."""
     return search / f"round_{number:02d}"
-
-
-def _determining(group: str, values: Any) -> Any:
-    left_out = OPERATIONAL.get(group, ())
-    if group == "pruning" and (density := values.get("density")) is not None:
-        left_out = (*left_out, "rounds")
-        first, *more = descending(density)
-        values = {**values, "density": [first, *more] if more else first}
-    return {key: value for key, value in values.items() if key not in left_out} if left_out else values
 
 
 def _processes(trainer: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from lt_lightning.study.aggregate import Row, aggregate
 from lt_lightning.study.options import fits
 from lt_lightning.study.results import Result
 from lt_lightning.study.sources import unconfirmed
+from lt_lightning.study.verdict import not_below
 
 Quantity = Literal["accuracy", "versus_dense", "flops", "time_saved", "extreme_sparsity"]
 
@@ -149,7 +150,7 @@ def _compared(figure: Figure, rows: Sequence[Row]) -> Comparison | None:
 
 
 def _extreme(rows: Sequence[Row]) -> Row | None:
-    winning = [row for row in rows if row.difference >= 0]
+    winning = [row for row in rows if not_below(row.difference)]
     return min(winning, key=lambda row: row.density, default=None)
 
 

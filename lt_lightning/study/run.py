@@ -42,7 +42,7 @@ def run(config: DictConfig) -> list[Result]:
     for stage in stages_of(config):
         if stage.confirms == 0:
             break  # there is nothing to go on with
-        tasks, errors = _run(stage)
+        tasks, errors = _run(stage, config)
         failed += errors
         count += len(asked(tasks, bisects(stage.config)))
         if stage.own:
@@ -56,8 +56,8 @@ def run(config: DictConfig) -> list[Result]:
     return results
 
 
-def _run(stage: Stage) -> tuple[list[Task], list[Exception]]:
-    """Runs a job that screens nothing, shows what came out, and returns its tasks and what they raised."""
+def _run(stage: Stage, whole: DictConfig) -> tuple[list[Task], list[Exception]]:
+    """Runs one stage of the whole job, shows what came out, and returns its tasks and what they raised."""
     config = stage.config
     tasks = tasks_of(config)
     for task in tasks:
@@ -66,9 +66,12 @@ def _run(stage: Stage) -> tuple[list[Task], list[Exception]]:
     if any(results_of(task) is None for task in asked(tasks, bisects(config))):
         from lt_lightning.study.quiet import quieten  # slow to import, as all that needs Lightning
         from lt_lightning.study.ranks import needs_processes, work_in_processes
+        from lt_lightning.study.study import Study
 
         quieten()
         check_options(config)
+        if not stage.own:
+            Study.from_config(whole)  # what is wrong with it is told before another's search is trained for it
         if stage.told:
             Console().print(f"[bold]{stage.told}[/]:", highlight=False, soft_wrap=True)
         failed = (work_in_processes if needs_processes(config) else work)(config, tasks)

@@ -119,6 +119,12 @@ def _masks_of(study: Study, name: str) -> Masks:
     if name == DENSE:
         return {}
     ticket = Ticket.load(Path(name) / TICKET)
+    for key, value in study.labels.items():
+        if (theirs := ticket.card.get(key)) != value:
+            raise ValueError(
+                f"stability.networks: the ticket {name} is of {key}={theirs}, and the training that it is to be "
+                f"measured in of {key}={value}"
+            )
     ticket.apply(study.classifier().network)  # or it is another network's
     return ticket.masks
 

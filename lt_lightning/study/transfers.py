@@ -16,10 +16,10 @@ from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import structure_ticket
 from lt_lightning.study.places import CONFIRM, round_folder
-from lt_lightning.study.sources import parted, sources_of
+from lt_lightning.study.sources import other_data, parted, sources_of
 from lt_lightning.ticket import Ticket
 from lt_lightning.ticket_names import UNSTRUCTURED
-from lt_lightning.transfer import transfer
+from lt_lightning.transfer import Transferred, transfer
 
 if TYPE_CHECKING:
     from lt_lightning.study.study import Study
@@ -39,12 +39,12 @@ def transferred_ticket(study: Study, number: int, name: str, network: nn.Module)
     """
     structure, source = parted(name)
     (search,) = (folder for folder in sources_of(study.config, [number]) if folder.name == source)
-    moved = transfer(Ticket.load(_path(search, number)), network, study.example)
+    theirs: Any = OmegaConf.load(search / "config.yaml")
+    moved = _moved(study, search, number, network)
     unstructured = moved.ticket
     if moved.resized:  # its own network's values at the rewind point serve better than initial ones
         point = Restart.load(study.search_folder / "restart.pt").point.network
         unstructured = replace(unstructured, rewind={name: value.cpu().clone() for name, value in point.items()})
-    theirs: Any = OmegaConf.load(search / "config.yaml")
     origin = f"{theirs.labels.data} at width {theirs.model.get('width')}" if moved.resized else theirs.labels.data
     ticket = structure_ticket(
         unstructured,
@@ -52,7 +52,7 @@ def transferred_ticket(study: Study, number: int, name: str, network: nn.Module)
         study.structures.get(structure, Unstructured()),
         network,
         study.example,
-        _gradients(search, number, unstructured),
+        _gradients(search, number, moved),
     )
     lineage = {
         "search": source, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
@@ -100,9 +100,15 @@ def check_transfers(study: Study, network: nn.Module) -> None:
             )
     for search in sources_of(study.config, numbers):
         try:
-            transfer(Ticket.load(_path(search, numbers[0])), network, study.example)
+            moved = _moved(study, search, numbers[0], network)
         except ValueError as error:
             raise ValueError(f"transfer.from={search}: {error}") from None
+        needy = [name for name, structure in study.structures.items() if structure.needs_gradients]
+        if moved.resized and needy:
+            raise ValueError(
+                f"structure.{needy[0]} scores by gradients, which do not fit another width than that of "
+                f"transfer.from={search}: score by weights"
+            )
 
 
 def restart_for(ticket: Ticket, restart: Restart) -> Restart:
@@ -118,18 +124,24 @@ def restart_for(ticket: Ticket, restart: Restart) -> Restart:
     return replace(restart, mode="learning_rate")
 
 
+def _moved(study: Study, search: Path, number: int, network: nn.Module) -> Transferred:
+    theirs: Any = OmegaConf.load(search / "config.yaml")
+    ticket = Ticket.load(_path(search, number))
+    return transfer(ticket, network, study.example, other_data(theirs, study.config))
+
+
 def _path(search: Path, number: int) -> Path:
     return round_folder(search, number) / UNSTRUCTURED / "ticket"
 
 
-def _gradients(search: Path, number: int, ticket: Ticket) -> Mapping[str, Tensor] | None:
+def _gradients(search: Path, number: int, moved: Transferred) -> Mapping[str, Tensor] | None:
     """None of what was initialised anew: they are zero."""
     path = round_folder(search, number) / "gradients.pt"
     if not path.is_file():
         return None
     gradients: dict[str, Tensor] = torch.load(path, weights_only=True)
-    shapes = {name: mask.shape for name, mask in ticket.masks.items()}
+    masks = moved.ticket.masks
     return {
-        name: value if value.shape == shapes.get(name, value.shape) else torch.zeros(shapes[name])
+        name: torch.zeros(masks[name].shape) if name in masks and name in moved.replaced else value
         for name, value in gradients.items()
     }

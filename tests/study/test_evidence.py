@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_lightning.study.evidence import accuracy_table, comparison_table, evidence, results_in
+from lt_lightning.study.evidence import accuracy_table, comparison_table, evidence, extremes_table, results_in
 from lt_lightning.study.results import Result
 from lt_lightning.study.verdict import STANDARD
 
@@ -60,6 +60,17 @@ def test_comparisons_are_paired_over_seeds() -> None:
     ]
 
 
+def test_extreme_sparsities_by_both_rules() -> None:
+    # refill: 0.1 on average, shown. regroup: 1.0 on average, by an interval down to -4. unstructured: no spread.
+    assert extremes_table(some(), STANDARD).splitlines() == [
+        "| tickets | densities | by the mean | shown |",
+        "|-|-|-|-|",
+        "| unstructured | 26, 26 % | 74 % | none |",
+        "| refill | 26 % | 74 % | 74 % |",
+        "| regroup | 26 % | 70 % | none |",
+    ]
+
+
 def test_a_seed_that_only_one_of_a_pair_has_does_not_count() -> None:
     rows = [*some(), result("refill", 3, 3, 0.5)]
     assert "| refill, minus refill reinit | +1.10 ± 0.10 > |" in comparison_table(rows, [], STANDARD)
@@ -105,9 +116,15 @@ def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
         each.save(tmp_path / "runs" / each.place)
     about, page = tmp_path / "about.yaml", tmp_path / "page.md"
     about.write_text("what: w\npairs:\n- [refill, regroup]\n")
-    page.write_text("a\n<!-- accuracy e.json -->\nold\n<!-- end -->\nb\n<!-- comparisons e.json -->\n<!-- end -->\nc\n")
+    page.write_text(
+        "a\n<!-- accuracy e.json -->\nold\n<!-- end -->\nb\n<!-- comparisons e.json -->\n<!-- end -->\n"
+        "<!-- extremes e.json -->\n<!-- end -->\nc\n"
+    )
     run_script("record", tmp_path / "runs", tmp_path / "e.json", "--about", about)
     run_script("tables", page)
     first, second = accuracy_table(some(), STANDARD), comparison_table(some(), [["refill", "regroup"]], STANDARD)
-    marks = "a\n<!-- accuracy e.json -->\n{}<!-- end -->\nb\n<!-- comparisons e.json -->\n{}<!-- end -->\nc\n"
-    assert page.read_text() == marks.format(first, second)
+    marks = (
+        "a\n<!-- accuracy e.json -->\n{}<!-- end -->\nb\n<!-- comparisons e.json -->\n{}<!-- end -->\n"
+        "<!-- extremes e.json -->\n{}<!-- end -->\nc\n"
+    )
+    assert page.read_text() == marks.format(first, second, extremes_table(some(), STANDARD))

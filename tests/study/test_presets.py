@@ -23,6 +23,7 @@ from rich.console import Console
 from lt_lightning.data.cifar import Cifar10, Cifar100
 from lt_lightning.models.wide_resnet import WideResNet
 from lt_lightning.pruning.densities import densities
+from lt_lightning.pruning.rewind import Step
 from lt_lightning.study.places import Task
 from lt_lightning.study.published import (
     Comparison,
@@ -94,6 +95,13 @@ def test_rounds_leave_what_the_papers_curve_has(composed: Compose) -> None:
     points = [f for f in figures_of(config) if (f.quantity, f.ticket) == ("accuracy", "unstructured")]
     left = [100 * each for each in densities(config.pruning.rounds, config.pruning.rate)]
     assert left == pytest.approx([point.remaining for point in points], abs=0.05)
+
+
+def test_rewind_points_differ_at_smoke_scale(composed: Compose) -> None:
+    name = "cifar10_resnet18_rewinding"
+    epochs = composed(f"experiment={name}", "scale=smoke").trainer.max_epochs
+    points = SWEPT[name]["pruning.rewind"].split(",")
+    assert {str(Step.parse(point).within(epochs)) for point in points} >= {"0ep", "1ep", "2ep"}
 
 
 def test_structured_pruning_goes_on_from_whole_filters(composed: Compose) -> None:
@@ -235,13 +243,42 @@ def test_a_sweep_runs_from_end_to_end(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar10_resnet18", "tiny_imagenet_resnet50", "fashion_mnist"])
-def test_preset_runs_on_the_real_data(name: str, composed: Compose) -> None:
+@pytest.mark.parametrize("name", ["imagenet_resnet50", "tiny_imagenet_resnet50"])
+def test_preset_for_many_devices_runs_on_two(
+    name: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    write_data(tmp_path, monkeypatch)
+    results = run(composed(*smoke(name, tmp_path), "trainer=ddp_sim"))
+    assert max(result.round for result in results) == 2
+    assert all(math.isfinite(result.accuracy) for result in results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10_resnet18", "tiny_imagenet_resnet50", "imagenet_resnet50", "fashion_mnist"])
+def test_preset_runs_on_the_real_data(name: str, composed: Compose, tmp_path: Path) -> None:
     if "LT_DATA" not in os.environ:
         pytest.skip("LT_DATA does not name the folder of the data sets")
-    classes = ["dataset.classes=20"] if name.startswith("tiny") else []
-    results = run(composed(f"experiment={name}", "scale=smoke", f"paths.data={os.environ['LT_DATA']}", *classes))
+    data = Path(os.environ["LT_DATA"])
+    classes = []
+    if "imagenet" in name:
+        classes = [f"dataset.classes={len(list((data / 'tiny-imagenet-200' / 'train').iterdir()))}"]
+    if name.startswith("imagenet"):
+        as_imagenet(data / "tiny-imagenet-200", tmp_path / "imagenet")
+        data = tmp_path
+    results = run(composed(f"experiment={name}", "scale=smoke", f"paths.data={data}", *classes))
     assert max(result.round for result in results) == 2
+
+
+def as_imagenet(tiny: Path, root: Path) -> None:
+    """Tiny-ImageNet's pictures in ImageNet's folders."""
+    (root / "train").mkdir(parents=True)
+    for folder in (tiny / "train").iterdir():
+        (root / "train" / folder.name).symlink_to((folder / "images").resolve())
+    for line in (tiny / "val" / "val_annotations.txt").read_text().splitlines():
+        picture, name, *_ = line.split("\t")
+        (root / "val" / name).mkdir(parents=True, exist_ok=True)
+        (root / "val" / name / picture).symlink_to((tiny / "val" / "images" / picture).resolve())
 
 
 # Published figures
@@ -363,6 +400,12 @@ def test_extreme_sparsity_is_that_of_the_sparsest_ticket_as_accurate_as_the_dens
     assert (none.remaining, none.value, none.difference) == (None, 0, -80)
     assert saved.value == pytest.approx(40)
     assert saved.difference == pytest.approx(-20)
+
+
+def test_equal_accuracies_are_not_below_though_rounded_in_float32() -> None:
+    tie = [ticket("regroup", 1, 0.5, 0.73 - 3e-8, seed=seed) for seed in range(3)]
+    (found,) = compare([Figure("extreme_sparsity", "regroup", None, 80)], tie, {})
+    assert found.value == pytest.approx(50)
 
 
 def test_table_tells_theirs_ours_and_the_difference() -> None:

@@ -147,11 +147,40 @@ def test_others_are_searches_alike_on_other_data_that_are_trained_far_enough(com
         ("seed", 1, (*COLOURS, "seed=1")),
         ("rate", 1, (*COLOURS, "pruning.rate=0.3")),
         ("model", 1, (*COLOURS, "model=resnet14")),
+        ("width", 1, (*COLOURS, "model.width=8")),
+        ("epochs", 1, (*COLOURS, "trainer.max_epochs=3")),
+        ("learning rate", 1, (*COLOURS, "classifier.learning_rate=0.9")),
+        ("limit", 1, (*COLOURS, "data.limit=0.1")),
         ("same", 1, ()),
     ):
         _a_search(root, name, composed(*SMALL, *options), rounds)
     labels = [task.structure for task in tasks_of(composed(*SMALL, "transfer.from=others"))]
     assert labels == ["", "refill", "unstructured from alike", "refill from alike"]
+
+
+def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_own(
+    composed: Compose, tmp_path: Path
+) -> None:
+    """The ten digits are not these ten."""
+    options = tuple(option for option in SMALL if not option.startswith("structure"))
+    options += ("structure=[]",)
+    source = tmp_path / "runs" / run(composed(*options))[0].search
+    same = run(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
+    other = run(composed(*options, "labels.data=letters", f"transfer.from={source}"))
+    replaced = [
+        _ticket(tmp_path / "runs", results[-1]).card["transferred_from"]["replaced"] for results in (same, other)
+    ]
+    assert replaced == [[], ["classifier.weight", "classifier.bias"]]
+
+
+@pytest.mark.parametrize("asked", ["others", "[{root}/decay,{root}/alike]"])
+def test_two_sources_that_no_table_could_tell_apart_are_refused(asked: str, composed: Compose, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    _a_search(root, "alike", composed(*SMALL, *COLOURS))
+    # Weight decay may differ: presets have a value for each data set.
+    _a_search(root, "decay", composed(*SMALL, *COLOURS, "classifier.weight_decay=0.01"))
+    with pytest.raises(ValueError, match=r"same data set \(colours\) and width as .*: name one of the two"):
+        tasks_of(composed(*SMALL, f"transfer.from={asked.format(root=root)}"))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +221,9 @@ def test_a_ticket_of_another_width_is_trained_from_the_networks_own_rewind_point
 ) -> None:
     root = tmp_path / "runs"
     narrow = run(composed(*SMALL))
+    by_gradients = ("structure.refill.score=saliency", "pruning.gradient_batches=1")
+    with pytest.raises(ValueError, match=r"structure\.refill scores by gradients, which do not fit another width"):
+        run(composed(*SMALL, "model.width=8", *by_gradients, f"transfer.from={root / narrow[0].search}"))
     results = run(composed(*SMALL, "model.width=8", f"transfer.from={root / narrow[0].search}"))
     assert [result.structure for result in results[3:]] == [
         "unstructured from digits at width 4", "refill from digits at width 4",
