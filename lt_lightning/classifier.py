@@ -99,10 +99,15 @@ class ImageClassifier(pl.LightningModule):
         """Sees that the network can be compiled as it is to be where it will be trained.
 
         Raises:
-            ValueError: if CUDA graphs are asked for on another device.
+            ValueError: if CUDA graphs are asked for on another device, or beside what they overwrite.
         """
         if self.graphs and (device := trainer.strategy.root_device.type) != "cuda":
             raise ValueError(f"classifier.compile='graphs' needs CUDA, and the device is {device!r}: use true or false")
+        if self.graphs and trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                "classifier.compile='graphs' overwrites gradients at the next batch, and "
+                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} adds to them: use true or false"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, channels, h, w) to logits (n, classes).

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import inspect
+from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 Compile = bool | Literal["graphs"]
+
+ISOLATED: Final[dict[str, Any]] = (
+    {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+)
+"""Option of `torch.compile` from PyTorch 2.12 on; before, it shares one limit of variants among networks of a class."""
 
 _options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
@@ -30,7 +37,7 @@ def compile_network(network: nn.Module, how: Compile = True, **options: Any) -> 
     if how == "graphs":
         options = {"mode": "reduce-overhead", "dynamic": False, **options}
     _options[network] = options
-    network.compile(isolate_recompiles=True, **options)
+    network.compile(**ISOLATED, **options)
 
 
 def compile_like(network: nn.Module, other: nn.Module) -> None:

@@ -76,7 +76,10 @@ def check_zeros(what: str, values: Mapping[str, Tensor], masks: Mapping[str, Ten
     """
     for name, mask in masks.items():
         value = values.get(name)
-        if value is None or torch.equal(value * mask.to(value.dtype), value):
+        if value is None:
+            continue
+        mask = mask.to(value.device)  # after a resume the best epoch's values are on the CPU
+        if torch.equal(value * mask.to(value.dtype), value):
             continue
         pruned = value[mask == 0]  # after a difference only: a choice by mask is slow
         if pruned.isnan().any() or not bool(pruned.count_nonzero()):

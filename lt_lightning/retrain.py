@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lt_lightning.compiling import compile_like
 from lt_lightning.masked_training import MaskedTraining, extend_to, schedules_of
+from lt_lightning.measure.precision import is_bfloat16
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.shrink.execute import execute
 from lt_lightning.shrink.restart import cut_point
@@ -74,7 +75,8 @@ class TicketTraining(MaskedTraining):
         if self.execution == "shrunk" and self.ticket.plan is not None:
             device = str(trainer.strategy.root_device)
             example = _example(pl_module, network)
-            self._shrunk = _execute(self.ticket, network, example, self.batch_size, device)
+            bfloat16 = is_bfloat16(trainer.precision)
+            self._shrunk = _execute(self.ticket, network, example, self.batch_size, device, bfloat16)
             assert self._shrunk is not None
             self._put_in_place(pl_module, network, self._shrunk.network)
 
@@ -131,7 +133,14 @@ class TicketTraining(MaskedTraining):
         return state if self._shrunk is None else self._shrunk.slices.put(state, self.ticket.rewind)
 
 
-def decide(ticket: Ticket, network: nn.Module, example: Tensor, batch_size: int | None, device: str = "cpu") -> Ticket:
+def decide(
+    ticket: Ticket,
+    network: nn.Module,
+    example: Tensor,
+    batch_size: int | None,
+    device: str = "cpu",
+    bfloat16: bool = False,
+) -> Ticket:
     """The ticket with what computes each of its layers on its card (`choice`), so that every fit computes the same.
 
     Args:
@@ -140,15 +149,18 @@ def decide(ticket: Ticket, network: nn.Module, example: Tensor, batch_size: int 
         example: an input batch of the true shape.
         batch_size: see `TicketTraining`.
         device: to measure on.
+        bfloat16: measure in bfloat16 rather than float32.
     """
-    shrunk = _execute(ticket, ticket.apply(network), example, batch_size, device)
+    shrunk = _execute(ticket, ticket.apply(network), example, batch_size, device, bfloat16)
     return replace(ticket, card={**ticket.card, "choice": {} if shrunk is None else dict(shrunk.choice)})
 
 
-def _execute(ticket: Ticket, network: nn.Module, example: Tensor, batch_size: int | None, device: str) -> Shrunk | None:
+def _execute(
+    ticket: Ticket, network: nn.Module, example: Tensor, batch_size: int | None, device: str, bfloat16: bool
+) -> Shrunk | None:
     return execute(
         network, ticket.plan, ticket.masks, example, batch_size, training=True, device=device,
-        choice=ticket.card.get("choice"),
+        choice=ticket.card.get("choice"), bfloat16=bfloat16,
     )  # fmt: skip
 
 

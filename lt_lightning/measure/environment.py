@@ -6,9 +6,10 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from lt_lightning.measure.precision import tensor_float32
 
 _PACKAGES = ("torch", "triton", "onnxruntime", "torch-pruning")
 
@@ -33,12 +34,11 @@ def environment(device: torch.device | str, **settings: object) -> dict[str, obj
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
-        conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # absent from its types
         found["cuda"] = {
             "runtime": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "tf32": [part.fp32_precision == "tf32" for part in (conv, torch.backends.cuda.matmul)],
+            "tf32": [tensor_float32(device), torch.backends.cuda.matmul.fp32_precision == "tf32"],
         }
     return found
 

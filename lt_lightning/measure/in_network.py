@@ -20,7 +20,7 @@ def layer_seconds(
     networks: Mapping[str, nn.Module],
     layers: Iterable[str],
     shape: tuple[int, ...],
-    batch_size: int,
+    setting: Setting,
     device: torch.device | str = "cpu",
     passes: int = 5,
 ) -> dict[str, dict[str, float]]:
@@ -32,7 +32,7 @@ def layer_seconds(
         networks: by name; they are left as they were.
         layers: names of submodules; one that a network lacks, or that is not called, has no time there.
         shape: of one image.
-        batch_size: images at once.
+        setting: of inference, eager.
         device: where to run.
         passes: of every network, besides one to warm up.
 
@@ -40,10 +40,9 @@ def layer_seconds(
         seconds by layer and network.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
-    >>> {name: list(each) for name, each in layer_seconds({"a": net}, ["0", "gone"], (1, 8, 8), 2).items()}
+    >>> {name: list(each) for name, each in layer_seconds({"a": net}, ["0", "gone"], (1, 8, 8), Setting(2, False)).items()}
     {'0': ['a'], 'gone': []}
     """
-    setting = Setting(batch_size, training=False)
     images = random_images(setting, shape, device)
     names = list(layers)
     mark, between = _clock(device)

@@ -6,12 +6,13 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_lightning.compiling import ISOLATED
 from lt_lightning.evaluation import evaluating
 from lt_lightning.measure.timing import Timing, interleaved, stopwatch
 from lt_lightning.pruning.hold import HeldMasks
@@ -94,8 +95,8 @@ def _compiled(network: nn.Module, images: Tensor) -> nn.Module:
     isolated, every network is compiled, and none is slowed by the guards of the others.
     """
     mode = "reduce-overhead" if images.device.type == "cuda" else None
-    compiled: nn.Module = torch.compile(network, dynamic=False, mode=mode, isolate_recompiles=True)  # type: ignore[call-overload]  # absent from its types
-    return compiled
+    compiled: Any = torch.compile(network, dynamic=False, mode=mode, **ISOLATED)
+    return cast(nn.Module, compiled)
 
 
 def _training_step(

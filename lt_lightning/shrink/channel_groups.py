@@ -80,4 +80,4 @@ def _padded(columns: Tensor, length: int, inputs: int) -> Tensor:
 
 def along(used: Tensor, packed: Tensor) -> Tensor:
     """`used` shaped to multiply (groups, rows, channels, *kernel)."""
-    return used.reshape(used.shape[0], 1, used.shape[1], *[1] * (packed.ndim - 3))
+    return used.to(packed.device).reshape(used.shape[0], 1, used.shape[1], *[1] * (packed.ndim - 3))

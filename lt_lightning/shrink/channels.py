@@ -160,7 +160,7 @@ class _Shrinking:
         self.edited = True
         kind = type(module).__name__.lower()
         name = next(n for i in range(10**6) if not hasattr(self.network, n := f"{kind}_{i}"))
-        self.network.add_module(name, module)
+        self.network.add_module(name, module.to(next(self.network.parameters()).device))
         with self.graph.trace.graph.inserting_before(before):
             # Into a graph of another root: the module is there once the graph module is made.
             return self.graph.trace.graph.create_node("call_module", name, (node,))

@@ -10,6 +10,7 @@ Limit: the bare step's operations and bytes against the machine's rates, which a
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import logging
 import sys
@@ -177,11 +178,12 @@ def _jobs(
 
         yield {"kind": "limit", **what, "samples": options.samples}, limit
     if "round" in options.kind:
-        example = torch.zeros(1, 3, options.size, options.size)
+        example = torch.zeros(1, 3, options.size, options.size, device=device)
         yield (
             {"kind": "round", "network": name, "size": options.size, "density": options.density},
             lambda: [
-                {"network": name, **asdict(part)} for part in measure_round(network, example, BETWEEN, options.density)
+                {"network": name, **asdict(part)}
+                for part in measure_round(copy.deepcopy(network).to(device), example, BETWEEN, options.density)
             ],
         )
     if "overhead" in options.kind:

@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from rich.console import Console
 
 from lt_lightning.speed.contenders import classifier_of, lottery_of, trainer_of
@@ -146,6 +147,8 @@ class _Ticks(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.current_epoch == 1:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             self.seconds.append(time.perf_counter())
 
 

@@ -23,8 +23,9 @@ from lt_lightning.measure.timing import interleaved, stopwatch
 from lt_lightning.speed.contenders import sgd, training_step
 from lt_lightning.speed.task import Task
 
-_SIDE = 2048  # of the matrices that are multiplied
-_CONVOLVED = (8, 256, 28)  # images, channels in and out, height and width, for a 3x3 kernel
+# By device: as much as it takes for some milliseconds, so that the call itself does not count.
+_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices that are multiplied
+_CONVOLVED = {"cpu": (8, 256, 28), "cuda": (64, 512, 28)}  # images, channels in and out, height and width; 3x3 kernel
 _COPIED = 2**26  # numbers that are copied: far more than caches hold
 
 
@@ -92,11 +93,12 @@ def measure_roofline(task: Task, samples: int) -> Roofline:
     compile_network(network, setting.compile)
     step = training_step(network, sgd(network), setting)
     kind = {"device": setting.device, "dtype": torch.bfloat16 if setting.bfloat16 else torch.float32}
-    one, other = (torch.randn(_SIDE, _SIDE, **kind) for _ in range(2))  # type: ignore[call-overload]
+    side = _SIDE[torch.device(setting.device).type]
+    one, other = (torch.randn(side, side, **kind) for _ in range(2))  # type: ignore[call-overload]
     source, target = (torch.ones(_COPIED, **kind) for _ in range(2))  # type: ignore[call-overload]
-    count, channels, side = _CONVOLVED
+    count, channels, size = _CONVOLVED[torch.device(setting.device).type]
     filters = torch.randn(channels, channels, 3, 3, **kind)  # type: ignore[call-overload]
-    pictures = torch.randn(count, channels, side, side, **kind)  # type: ignore[call-overload]
+    pictures = torch.randn(count, channels, size, size, **kind)  # type: ignore[call-overload]
     filters, pictures = (each.contiguous(memory_format=torch.channels_last) for each in (filters, pictures))
     calls: dict[str, Callable[[], object]] = {
         "step": lambda: step(images, labels),
@@ -106,7 +108,7 @@ def measure_roofline(task: Task, samples: int) -> Roofline:
     }
     timed = interleaved(calls, stopwatch(setting.device), samples)
     operations_rate = max(
-        2 * _SIDE**3 / timed["product"].median, 2 * pictures.numel() * channels * 9 / timed["convolution"].median
+        2 * side**3 / timed["product"].median, 2 * pictures.numel() * channels * 9 / timed["convolution"].median
     )
     bytes_rate = 2 * source.nbytes / timed["copy"].median
     least = sum(each.seconds(operations_rate, bytes_rate) for each in counted)

@@ -54,7 +54,7 @@ def measure_round(
     longest time tells of it.
 
     Args:
-        network: is copied, and its filters and inputs are made of unequal strength, as in a trained one.
+        network: is copied, on its device, and its filters and inputs are made of unequal strength, as in a trained one.
         example: an image.
         structures: by name, each applied to the round's mask.
         density: of the mask.

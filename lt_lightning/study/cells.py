@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from lt_lightning.distributed.rank import processes, together
+from lt_lightning.measure.precision import is_bfloat16
 from lt_lightning.pruning.rewind import Restart
 from lt_lightning.retrain import TicketTraining, decide
 from lt_lightning.structuring import structure_ticket
@@ -82,9 +83,10 @@ def _prepared(study: Study, path: Path, make: Callable[[], Ticket]) -> Ticket:
         return Ticket.load(path)
     ticket = make()
     if study.config.execution == "shrunk":
-        device = str(study.trainer([], []).strategy.root_device)
+        trainer = study.trainer([], [])
         network = study.classifier(ticket.card.get("width")).network
-        ticket = decide(ticket, network, study.example, study.data.batch_size // processes(), device)
+        batch_size, device = study.data.batch_size // processes(), str(trainer.strategy.root_device)
+        ticket = decide(ticket, network, study.example, batch_size, device, is_bfloat16(trainer.precision))
     ticket.save(path)
     return ticket
 

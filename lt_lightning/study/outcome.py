@@ -13,6 +13,7 @@ from lt_lightning.distributed.rank import together
 from lt_lightning.files import write_json
 from lt_lightning.measure.in_network import layer_seconds
 from lt_lightning.measure.networks import Setting, largest_difference, time_ratio
+from lt_lightning.measure.precision import is_bfloat16
 from lt_lightning.shrink.execute import execute
 from lt_lightning.study.results import Result
 from lt_lightning.study.study import Study
@@ -34,7 +35,7 @@ def run_test(study: Study, width: int | None, classifier: ImageClassifier | None
 
 
 def measure(study: Study, ticket: Ticket, folder: Path) -> tuple[float, float]:
-    """Time of the network that executes a ticket over the dense one's, in inference and in a training step.
+    """Time of the network that executes a ticket over the dense one's, in inference and in a step, as it was trained.
 
     The time of every layer in inference is written beside the ticket.
     """
@@ -46,22 +47,29 @@ def measure(study: Study, ticket: Ticket, folder: Path) -> tuple[float, float]:
         return math.nan, math.nan
     dense = study.classifier().network
     network = ticket.apply(study.classifier(width).network, "trained")
-    device = str(study.trainer([], []).strategy.root_device)
+    trainer = study.trainer([], [])
+    device, bfloat16 = str(trainer.strategy.root_device), is_bfloat16(trainer.precision)
     ratios = []
     for training in (False, True):
         small = network
         choice: dict[str, str] = {}
         if ticket.plan is not None:
-            made = execute(network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device)
+            made = execute(
+                network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device,
+                bfloat16=bfloat16,
+            )  # fmt: skip
             assert made is not None
             small, choice = made.network, dict(made.choice)
             _check_same(network, small, study)
-        setting = Setting(options.batch_size, training)
+        setting = Setting(options.batch_size, training, bfloat16)
         ratios.append(time_ratio(dense, small, study.shape, setting, device, options.samples, options.slot))
         if not training:
             both = {"dense": dense, "ticket": small}
-            seconds = layer_seconds(both, ticket.layers, study.shape, options.batch_size, device)
-            told = {"batch_size": options.batch_size, "device": device, "seconds": seconds, "choice": choice}
+            seconds = layer_seconds(both, ticket.layers, study.shape, setting, device)
+            told = {
+                "batch_size": options.batch_size, "bfloat16": bfloat16, "device": device, "seconds": seconds,
+                "choice": choice,
+            }  # fmt: skip
             write_json(folder / LAYER_TIMES, told)
     return ratios[0], ratios[1]
 

@@ -8,6 +8,7 @@ import pytest
 from torch import Tensor, nn
 
 from lt_lightning.measure.in_network import layer_seconds
+from lt_lightning.measure.networks import Setting
 
 
 class Sleep(nn.Module):
@@ -23,7 +24,9 @@ class Sleep(nn.Module):
 def test_each_layer_has_its_own_time_in_each_network() -> None:
     slow = nn.Sequential(Sleep(0.02), nn.Identity(), Sleep(0.01))
     fast = nn.Sequential(Sleep(0.002), nn.Identity())
-    times = layer_seconds({"dense": slow, "ticket": fast}, ["0", "2", "other"], (1, 4, 4), 2, passes=3)
+    times = layer_seconds(
+        {"dense": slow, "ticket": fast}, ["0", "2", "other"], (1, 4, 4), Setting(2, training=False), passes=3
+    )
     assert list(times) == ["0", "2", "other"]
     assert times["0"]["dense"] >= 0.02
     assert 0.002 <= times["0"]["ticket"] < times["0"]["dense"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
 
+from lt_lightning.measure.layers import FastestForm
+from lt_lightning.measure.networks import Setting
 from lt_lightning.study.results import Result
 from lt_lightning.study.run import run
 from lt_lightning.ticket import Ticket
@@ -54,6 +57,32 @@ def test_shrunk_training_equals_masked_training(
     for name, mask in tickets[0].masks.items():
         torch.testing.assert_close(second[name][mask], first[name][mask], rtol=0, atol=1e-9)
         assert not second[name][~mask].any()
+
+
+@pytest.mark.parametrize(("precision", "bfloat16"), [("bf16-mixed", True), ("32-true", False)])
+def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
+    precision: str, bfloat16: bool, composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[bool, bool]] = []
+
+    def watched(*arguments: Any) -> FastestForm:
+        form = FastestForm(*arguments)
+        measured.append((form.training, form.bfloat16))
+        return form
+
+    timed: list[Setting] = []
+
+    def time_ratio(*arguments: Any) -> float:
+        timed.append(arguments[3])
+        return 1.0
+
+    monkeypatch.setattr("lt_lightning.shrink.execute.FastestForm", watched)
+    monkeypatch.setattr("lt_lightning.study.outcome.time_ratio", time_ratio)
+    options = [option for option in SMALL if not option.startswith(("structure", "trainer.precision"))]
+    structured = ("structure=[regroup]", "structure.regroup.group_size=4", f"trainer.precision={precision}")
+    run(composed(*options, *structured))
+    assert measured == [(True, bfloat16), (False, bfloat16), (True, bfloat16)]  # for the training; for both times
+    assert [(setting.training, setting.bfloat16) for setting in timed] == [(False, bfloat16), (True, bfloat16)]
 
 
 def test_unknown_execution_is_refused(composed: Callable[..., DictConfig]) -> None:

@@ -26,6 +26,7 @@ import torch
 import triton
 from torch import Tensor
 
+from lt_lightning.measure.precision import tensor_float32
 from lt_lightning.shrink.triton import kernels
 
 _BLOCK = 64
@@ -188,7 +189,7 @@ def weight_gradient(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """The gradient of the packed weight, (columns, `filters` of a group), in dy's type. Arguments as of `forward`.
+    """The gradient of the packed weight, (columns, `filters` of a group), in float32. Arguments as of `forward`.
 
     Parts of the output positions are summed apart and then added up in their order: no atomics.
     """
@@ -219,7 +220,7 @@ def weight_gradient(
             **geometry.constants,
             PRECISION=_precision(),
         )
-    return partial.sum(dim=0).to(dy.dtype)
+    return partial.sum(dim=0)
 
 
 def to_batch_innermost(x: Tensor) -> Tensor:
@@ -312,5 +313,4 @@ def _empty(batch: int, channels: int, size: tuple[int, int], like: Tensor) -> Te
 
 def _precision() -> str:
     """Products of float32 in TF32 where PyTorch's own convolutions may use it."""
-    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # absent from its types
-    return "tf32" if conv.fp32_precision == "tf32" else "ieee"
+    return "tf32" if tensor_float32("cuda") else "ieee"
