@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -225,6 +226,17 @@ def test_compiles_the_network_only_when_asked(monkeypatch: pytest.MonkeyPatch) -
     assert compiled == []
     model = ImageClassifier(network(), CLASSES, compile=True)
     assert compiled == [model.network]
+
+
+def test_graphs_that_would_overwrite_gradients_are_refused() -> None:
+    model = ImageClassifier(network(), CLASSES, compile="graphs")
+    on_cuda: Any = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cuda")), accumulate_grad_batches=1
+    )
+    model.check_device(on_cuda)
+    on_cuda.accumulate_grad_batches = 2
+    with pytest.raises(ValueError, match=r"'graphs' overwrites gradients .* trainer\.accumulate_grad_batches=2"):
+        model.check_device(on_cuda)
 
 
 @pytest.mark.parametrize("stage", ["val", "test"])

@@ -40,7 +40,8 @@ def layer_seconds(
         seconds by layer and network.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
-    >>> {name: list(each) for name, each in layer_seconds({"a": net}, ["0", "gone"], (1, 8, 8), Setting(2, False)).items()}
+    >>> seconds = layer_seconds({"a": net}, ["0", "gone"], (1, 8, 8), Setting(2, training=False))
+    >>> {name: list(each) for name, each in seconds.items()}
     {'0': ['a'], 'gone': []}
     """
     images = random_images(setting, shape, device)

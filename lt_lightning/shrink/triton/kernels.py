@@ -18,6 +18,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+SIZES = ["C", "H", "W", "OH", "OW", "G", "COLUMNS", "SPLITS"]
+"""Numbers that no load's width depends on: compiled once for all of their values."""
+
 
 @triton.jit
 def column_kernel(
@@ -78,7 +81,7 @@ def dense_kernel(
             tl.store(dense + into, values, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
     x,
     weight,
@@ -162,7 +165,7 @@ def forward_kernel(
     tl.store(y + into, total.to(y.dtype.element_ty), mask=(r < R)[:, None] & (n < N)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def input_gradient_kernel(
     dy,
     dense,
@@ -223,7 +226,7 @@ def input_gradient_kernel(
     tl.store(dx + into, total.to(dx.dtype.element_ty), mask=(c < C)[:, None] & (n < N)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def weight_gradient_kernel(
     x,
     dy,

@@ -18,13 +18,15 @@ a first call has chosen the tiles for its shapes (autotuning, which does wait).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton.testing import do_bench
 
 from lt_lightning.measure.precision import tensor_float32
 from lt_lightning.shrink.triton import kernels
@@ -35,53 +37,78 @@ _PROGRAMS = 512
 order of summation, hence its result, is the same on every device."""
 
 
-def _configs(names: tuple[str, str, str], tiles: Sequence[tuple[int, int, int]]) -> list[Any]:
-    """Candidates of the autotuner; in the interpreter, which cannot time, one small one."""
-    if triton.knobs.runtime.interpret:
-        return [triton.Config(dict(zip(names, (16, 16, 16), strict=True)))]
-    return [
-        triton.Config(dict(zip(names, tile, strict=True)), num_warps=warps, num_stages=stages)
+_SHAPE = ("N", "C", "H", "W", "OH", "OW", "KH", "KW", "G", "R", "K", "PRECISION")
+_LARGEST = 128  # tile of filters or channels
+
+
+def _tuned(kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[tuple[int, int, int]]) -> Any:
+    """A kernel whose tiles are chosen by trying the few that suit a shape; in the interpreter, which cannot time, one.
+
+    Args:
+        kernel: to be launched.
+        size: argument of the kernel (filters of a group, or channels) that the first side of a tile goes along.
+        names: of the tile's sides.
+        tiles: sides of each.
+    """
+    configs = [
+        triton.Config(dict(zip(names, tile, strict=True)), num_warps=8 if tile[0] * tile[1] >= 8192 else 4)
         for tile in tiles
-        for warps in (4, 8)
-        for stages in (3, 4)
-        if tile[0] * tile[1] >= 2048 * warps // 4
     ]
+    if triton.knobs.runtime.interpret:
+        configs = [triton.Config(dict.fromkeys(names, 16))]
+
+    def suitable(configs: Sequence[Any], arguments: Mapping[str, Any], **_: Any) -> list[Any]:
+        sides = [(config.kwargs[names[0]], config.kwargs[names[1]]) for config in configs]
+        chosen = suiting(sides, arguments[size], arguments["N"] if names[1] == "BN" else None)
+        return [config for config, side in zip(configs, sides, strict=True) if side in chosen]
+
+    return triton.autotune(
+        configs,
+        [name for name in _SHAPE if name in kernel.arg_names],
+        prune_configs_by={"early_config_prune": suitable},
+        do_bench=partial(do_bench, warmup=5, rep=20),
+        cache_results=True,
+    )(kernel)
 
 
-_SHAPE = ["N", "C", "H", "W", "OH", "OW"]
+def suiting(sides: Sequence[tuple[int, int]], size: int, batch: int | None) -> list[tuple[int, int]]:
+    """Of tiles those that fill a size and a batch without leaving much of themselves empty, but one at least.
 
-_forward = triton.autotune(
-    _configs(
-        ("BR", "BN", "BK"),
-        [
-            (32, 64, 32),
-            (32, 128, 64),
-            (32, 256, 32),
-            (64, 64, 64),
-            (64, 128, 32),
-            (64, 128, 64),
-            (128, 128, 32),
-            (128, 128, 64),
-        ],
-    ),
-    key=[*_SHAPE, "G", "R"],
-)(kernels.forward_kernel)
+    >>> suiting([(32, 64), (32, 256), (64, 64), (128, 64)], size=48, batch=128)
+    [(32, 64), (64, 64)]
+    >>> suiting([(32, 64), (64, 64)], size=64, batch=8)
+    [(32, 64)]
+    """
+    wanted = min(triton.next_power_of_2(size), _LARGEST)
+    found = [side for side in sides if side[0] <= wanted <= 2 * side[0]] or [min(sides)]
+    if batch is None:
+        return found
+    if batch < 32:  # a check, not a training: anything will do
+        return found[:1]
+    return [side for side in found if side[1] <= triton.next_power_of_2(batch)] or found[:1]
 
-_input_gradient = triton.autotune(
-    _configs(
-        ("BC", "BN", "BK"),
-        [(64, 64, 32), (64, 128, 32), (64, 128, 64), (128, 64, 64), (128, 128, 32), (128, 128, 64), (64, 256, 32)],
-    ),
-    key=[*_SHAPE, "K"],
-)(kernels.input_gradient_kernel)
 
-_weight_gradient = triton.autotune(
-    _configs(
-        ("BR", "BM", "BK"),
-        [(32, 64, 32), (32, 64, 64), (32, 128, 64), (64, 64, 64), (64, 128, 64), (128, 64, 64), (128, 128, 32)],
-    ),
-    key=[*_SHAPE, "G", "R"],
-)(kernels.weight_gradient_kernel)
+_forward = _tuned(
+    kernels.forward_kernel,
+    "R",
+    ("BR", "BN", "BK"),
+    [
+        (32, 64, 32), (32, 128, 64), (32, 256, 32), (64, 64, 64), (64, 128, 32), (64, 128, 64), (128, 128, 32),
+        (128, 128, 64),
+    ],
+)  # fmt: skip
+_input_gradient = _tuned(
+    kernels.input_gradient_kernel,
+    "C",
+    ("BC", "BN", "BK"),
+    [(64, 64, 32), (64, 128, 32), (64, 128, 64), (128, 64, 64), (128, 128, 32), (128, 128, 64), (64, 256, 32)],
+)
+_weight_gradient = _tuned(
+    kernels.weight_gradient_kernel,
+    "R",
+    ("BR", "BM", "BK"),
+    [(32, 64, 32), (32, 64, 64), (32, 128, 64), (64, 64, 64), (64, 128, 64), (128, 64, 64), (128, 128, 32)],
+)
 
 
 def forward(
