@@ -66,8 +66,7 @@ def block_conv2d(
         return y.to(x.dtype)
     triton = _triton(x)
     if triton is not None:
-        y = triton.forward(x, weight.to(x.dtype), channels, tap_start, *windows)
-        return _laid_out(torch.empty_like(y).index_copy_(1, rows, y))
+        return _laid_out(triton.forward(x, weight.to(x.dtype), channels, tap_start, rows, *windows))
     return _laid_out(reference.forward(x, weight, channels, tap_start, *windows, rows))
 
 
@@ -96,9 +95,8 @@ def block_conv2d_input_gradient(
         return dx.to(dy.dtype)
     triton = _triton(dy)
     if triton is not None:
-        grouped = dy.index_select(1, rows)
         packed = weight.to(dy.dtype)
-        return _laid_out(triton.input_gradient(grouped, packed, channels, tap_start, input_shape, *windows))
+        return _laid_out(triton.input_gradient(dy, packed, channels, tap_start, rows, input_shape, *windows))
     return _laid_out(reference.input_gradient(dy, weight, channels, tap_start, input_shape, *windows, rows))
 
 
@@ -126,8 +124,7 @@ def block_conv2d_weight_gradient(
         return dw
     triton = _triton(x)
     if triton is not None:
-        grouped = dy.index_select(1, rows)
-        dw = triton.weight_gradient(x, grouped, channels, tap_start, filters, *windows)
+        dw = triton.weight_gradient(x, dy, channels, tap_start, rows, filters, *windows)
     else:
         dw = reference.weight_gradient(x, dy, channels, tap_start, filters, *windows, rows)
     return dw.to(_wide(x.dtype)).contiguous()

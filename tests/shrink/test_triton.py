@@ -41,7 +41,6 @@ class Packed:
     ) -> None:
         taps = kernel[0] * kernel[1]
         self.dense = torch.zeros(groups * filters, inputs, *kernel)
-        self.mask = torch.zeros(self.dense.shape, dtype=torch.bool)
         self.places: list[tuple[int, int, int]] = []
         channels: list[int] = []
         weight: list[Tensor] = []
@@ -54,7 +53,6 @@ class Packed:
                         continue
                     values = torch.randn(filters)
                     self.dense[group * filters :][:filters, channel, tap // kernel[1], tap % kernel[1]] = values
-                    self.mask[group * filters :][:filters, channel, tap // kernel[1], tap % kernel[1]] = True
                     channels.append(channel)
                     weight.append(values)
                     self.places.append((group, tap, channel))
@@ -63,9 +61,13 @@ class Packed:
         self.channels = torch.tensor(channels, dtype=torch.int32)
         self.weight = torch.stack(weight)
         self.tap_start = torch.tensor(tap_start, dtype=torch.int32)
+        self.outputs = torch.randperm(len(self.dense))
+        self.dense = torch.zeros_like(self.dense).index_copy(0, self.outputs, self.dense)
+        self.plan = (self.channels, self.tap_start, self.outputs)
 
     def pack(self, dense: Tensor) -> Tensor:
         """A dense weight's values at the packed columns."""
+        dense = dense[self.outputs.to(dense.device)]
         return torch.stack(
             [
                 dense[group * self.filters :][: self.filters, channel, tap // self.kernel[1], tap % self.kernel[1]]
@@ -95,7 +97,7 @@ def assert_same_as_dense(
     assert exact.grad is not None
     assert dense.grad is not None
 
-    plan = (packed.channels.to(device), packed.tap_start.to(device))
+    plan = [each.to(device) for each in packed.plan]
     how = (packed.kernel, stride, padding, dilation)
     y = triton.forward(x, weight, *plan, *how)
     dx = triton.input_gradient(dy, weight, *plan, x.shape, *how)
@@ -168,7 +170,7 @@ def test_large_tiles(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -
 def test_any_layout_goes_in_and_a_chain_is_not_copied(interpreted: ModuleType) -> None:
     torch.manual_seed(4)
     packed = Packed(groups=2, filters=16, inputs=32, kernel=(1, 1), density=0.3)
-    how = (packed.weight, packed.channels, packed.tap_start, (1, 1), (1, 1), (0, 0), (1, 1))
+    how = (packed.weight, *packed.plan, (1, 1), (1, 1), (0, 0), (1, 1))
     x = torch.randn(3, 32, 2, 2)
     y = interpreted.forward(x, *how)
     assert interpreted.to_batch_innermost(y) is y
@@ -222,7 +224,7 @@ def test_kernels_compile_for_a_gpu_that_need_not_be_here(name: str, precision: s
     windows = dict.fromkeys(("SH", "SW", "PH", "PW", "DH", "DW"), 1) | {"KH": 3, "KW": 3, "PRECISION": "tf32"}
     fixed = {key: value for key, value in (windows | config.kwargs).items() if key in kernel.arg_names}
     number = "fp32" if precision == "tf32" else precision
-    types = dict.fromkeys(("rows", "taps", "tap_start"), "*i32") | {"partial": "*fp32"}
+    types = dict.fromkeys(("rows", "taps", "tap_start"), "*i32") | {"partial": "*fp32", "outputs": "*i64"}
     types |= dict.fromkeys(("x", "dy", "dense", "dx", "weight", "y"), f"*{number}") | dict.fromkeys(fixed, "constexpr")
     signature = {key: types.get(key, "i32") for key in kernel.arg_names}
     source = compiler.ASTSource(kernel, signature, fixed)
@@ -248,7 +250,7 @@ def test_on_the_device(
 def test_results_repeat_bit_for_bit_and_replay_in_a_graph(cuda: ModuleType) -> None:
     torch.manual_seed(0)
     packed = Packed(groups=4, filters=32, inputs=64, kernel=(3, 3), density=0.25)
-    plan = (packed.channels.cuda(), packed.tap_start.cuda())
+    plan = [each.cuda() for each in packed.plan]
     weight = packed.weight.cuda().bfloat16()
     x = torch.randn(128, 64, 8, 8, device="cuda").bfloat16()
     dy = torch.randn(128, 128, 8, 8, device="cuda").bfloat16()

@@ -1,9 +1,11 @@
 """The Triton kernels: implicit matrix products over gathered columns, batch innermost.
 
 Images lie in memory as (height, width, channels, batch), so the values of one column (a channel at a kernel position)
-at one output position are one contiguous row over the batch: a tile of columns is gathered by whole rows, with
-16-byte loads, and needs no im2col buffer. Sizes: `N` batch, `C` input channels, `K = G * R` filters in G groups of R,
-`H x W` input, `OH x OW` output, `T = KH * KW` kernel positions. Tiles: powers of two, at least 16.
+at one output position are one contiguous row over the batch: a tile of columns is gathered by whole rows, with 16-byte
+loads, and needs no im2col buffer. `outputs` (int64) has at g * R + r the output channel of filter r of group g:
+filters are put to their places as they are stored, which costs nothing. Sizes: `N` batch, `C` input channels, `K = G *
+R` filters in G groups of R, `H x W` input, `OH x OW` output, `T = KH * KW` kernel positions. Tiles: powers of two, at
+least 16.
 
 Only built-ins of the language are used, none of its library functions, so that the kernels run in Triton's interpreter
 whenever that is switched on.
@@ -57,6 +59,7 @@ def dense_kernel(
     weight,
     channels,
     tap_start,
+    outputs,
     dense,
     C,
     K,
@@ -77,7 +80,8 @@ def dense_kernel(
             r = first + tl.arange(0, BR)
             live = (column < end)[:, None] & (r < R)[None, :]
             values = tl.load(weight + column[:, None].to(tl.int64) * R + r[None, :], mask=live, other=0.0)
-            into = (tap * C + channel)[:, None].to(tl.int64) * K + group * R + r[None, :]
+            output = tl.load(outputs + group * R + r, mask=r < R, other=0)
+            into = (tap * C + channel)[:, None].to(tl.int64) * K + output[None, :]
             tl.store(dense + into, values, mask=live)
 
 
@@ -87,6 +91,7 @@ def forward_kernel(
     weight,
     rows,
     tap_start,
+    outputs,
     y,
     N,
     C,
@@ -109,7 +114,7 @@ def forward_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """y[position, g * R + r, n] = sum over the columns j of g of weight[j, r] * x[row of j at position, n].
+    """y[position, output of r in g, n] = sum over the columns j of g of weight[j, r] * x[row of j at position, n].
 
     One program per tile of a group's filters (fastest, so that groups share the rows in the cache), output position
     and tile of the batch. Kernel positions outside the image are skipped: a row of the kernel keeps a contiguous
@@ -161,7 +166,8 @@ def forward_kernel(
                 total += tl.dot(tl.trans(values), gathered, input_precision=PRECISION)
     if BR < 64:
         total = tl.trans(total)
-    into = (position * G * R + group * R + r)[:, None].to(tl.int64) * N + n[None, :]
+    output = tl.load(outputs + group * R + r, mask=r < R, other=0)
+    into = (position * G * R + output)[:, None] * N + n[None, :]
     tl.store(y + into, total.to(y.dtype.element_ty), mask=(r < R)[:, None] & (n < N)[None, :])
 
 
@@ -233,6 +239,7 @@ def weight_gradient_kernel(
     rows,
     taps,
     tap_start,
+    outputs,
     partial,
     N,
     C,
@@ -257,7 +264,7 @@ def weight_gradient_kernel(
     BM: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """partial[s, j, r] = sum over the positions of part s and the batch of x[row of j, n] * dy[position, g * R + r, n].
+    """partial[s, j, r] = sum over the positions of part s and the batch n of x[row of j, n] * dy[position, output, n].
 
     One program per part of the output positions (slowest), tile of one group's columns and tile of its filters. How
     many tiles a group has only the device knows: the grid has one more per group than needed, and those do nothing.
@@ -289,6 +296,7 @@ def weight_gradient_kernel(
         live = column < end
         row = tl.load(rows + column, mask=live, other=0)
         tap = tl.load(taps + column, mask=live, other=0)
+        output = tl.load(outputs + group * R + r, mask=r < R, other=0)
         down = tap // KW * DH
         across = tap % KW * DW
         n_tiles = (N + BK - 1) // BK
@@ -307,7 +315,7 @@ def weight_gradient_kernel(
                 other=0.0,
             )
             gradient = tl.load(
-                dy + (position * G * R + group * R + r)[None, :].to(tl.int64) * N + n[:, None],
+                dy + (position * G * R + output)[None, :] * N + n[:, None],
                 mask=(r < R)[None, :] & (n < N)[:, None],
                 other=0.0,
             )

@@ -2,11 +2,12 @@
 
 The packed format: `tap_start` int32 (groups * (positions + 1)), pointers into the packed columns, which are sorted by
 kernel position and then input channel within a group; `channels` int32 (columns); `weight` (columns, filters of a
-group). Output channel g * R + r is filter r of group g.
+group); `outputs` int64, at g * R + r the output channel of filter r of group g.
 
 Layout. Images go in and come out as (batch, channels, height, width), but lie in memory as (height, width, channels,
 batch): see `kernels`. An input that lies otherwise is copied; what comes out lies so already, and PyTorch's pointwise
-operations and BatchNorm in eager mode keep the strides, so a chain of such layers is converted once at its beginning.
+operations and BatchNorm in eager mode keep the strides, so a chain of such layers could be converted once at its
+beginning. As operations (`block_ops`) they give channels_last, as all others, and each layer is converted both ways.
 
 The input gradient multiplies by the dense weight. A product over gathered columns would have to add each column's row
 into memory, which moves (columns x positions x batch) values twice: at 75 % and groups of 32 filters tens of times
@@ -116,6 +117,7 @@ def forward(
     weight: Tensor,
     channels: Tensor,
     tap_start: Tensor,
+    outputs: Tensor,
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
@@ -128,10 +130,11 @@ def forward(
         weight: packed (columns, filters of a group), of x's type.
         channels: input channel of every column, int32.
         tap_start: see the module.
+        outputs: likewise.
         kernel: height and width, like `stride`, `padding` and `dilation`.
 
     Returns:
-        (batch, filters in group order, output height, output width), batch innermost in memory; sums are in float32.
+        (batch, filters, output height, output width), batch innermost in memory; sums are in float32.
     """
     geometry = _Geometry.of(x.shape, tap_start, kernel, stride, padding, dilation)
     filters = weight.shape[1]
@@ -148,6 +151,7 @@ def forward(
             weight.contiguous(),
             rows,
             tap_start,
+            outputs,
             y,
             *geometry.sizes,
             geometry.groups,
@@ -163,6 +167,7 @@ def input_gradient(
     weight: Tensor,
     channels: Tensor,
     tap_start: Tensor,
+    outputs: Tensor,
     input_shape: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
@@ -172,15 +177,15 @@ def input_gradient(
     """The gradient of the input, of `input_shape`, batch innermost in memory. Arguments as of `forward`."""
     geometry = _Geometry.of(input_shape, tap_start, kernel, stride, padding, dilation)
     filters = weight.shape[1]
-    outputs = geometry.groups * filters
-    dense = weight.new_zeros(geometry.taps, geometry.channels, outputs)
+    dense = weight.new_zeros(geometry.taps, geometry.channels, len(outputs))
     kernels.dense_kernel[(geometry.groups * geometry.taps,)](
         weight.contiguous(),
         channels,
         tap_start,
+        outputs,
         dense,
         geometry.channels,
-        outputs,
+        len(outputs),
         filters,
         T=geometry.taps,
         BR=32,
@@ -198,7 +203,7 @@ def input_gradient(
             dense,
             dx,
             *geometry.sizes,
-            outputs,
+            len(outputs),
             **geometry.constants,
             PRECISION=_precision(),
         )
@@ -210,6 +215,7 @@ def weight_gradient(
     dy: Tensor,
     channels: Tensor,
     tap_start: Tensor,
+    outputs: Tensor,
     filters: int,
     kernel: Sequence[int],
     stride: Sequence[int],
@@ -238,6 +244,7 @@ def weight_gradient(
             rows,
             taps,
             tap_start,
+            outputs,
             partial,
             *geometry.sizes,
             geometry.groups,
