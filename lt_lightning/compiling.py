@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from typing import Any, Final, Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,20 +12,13 @@ from torch import nn
 
 Compile = bool | Literal["graphs"]
 
-ISOLATED: Final[dict[str, Any]] = (
-    {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
-)
-"""Option of `torch.compile` from PyTorch 2.12 on; before, it shares one limit of variants among networks of a class."""
-
 _options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
 def compile_network(network: nn.Module, how: Compile = True, **options: Any) -> None:
     """Compiles a network in place, at its first call; its parameters keep their names.
 
-    Isolated from others: networks of one class share the code of `forward`, and with it PyTorch's limit of compiled
-    variants (8), beyond which a further ticket's smaller network would silently run uncompiled. What the compiler
-    makes of equal shapes is found again in its cache on disk.
+    Isolated from others (see `isolating`). What the compiler makes of equal shapes is found again in its cache on disk.
 
     Args:
         network: to compile.
@@ -37,7 +31,21 @@ def compile_network(network: nn.Module, how: Compile = True, **options: Any) -> 
     if how == "graphs":
         options = {"mode": "reduce-overhead", "dynamic": False, **options}
     _options[network] = options
-    network.compile(**ISOLATED, **options)
+    network.compile(**isolating(), **options)
+
+
+def isolating() -> dict[str, Any]:
+    """Options of `torch.compile` that let every one of many networks be compiled.
+
+    Networks of one class share the code of `forward`, and with it PyTorch's limit of compiled variants (8), beyond
+    which a further ticket's smaller network would silently run uncompiled. PyTorch has an option against it from 2.12
+    on; before, the limit is raised.
+    """
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        return {"isolate_recompiles": True}
+    config: Any = importlib.import_module("torch._dynamo.config")
+    config.recompile_limit = config.accumulated_recompile_limit = 1 << 10
+    return {}
 
 
 def compile_like(network: nn.Module, other: nn.Module) -> None:

@@ -16,7 +16,7 @@ from torch._inductor.utils import fresh_cache
 
 from lt_lightning.callback import LotteryTicketPruning
 from lt_lightning.classifier import ImageClassifier
-from lt_lightning.compiling import ISOLATED, Compile, compile_like, compile_network
+from lt_lightning.compiling import Compile, compile_like, compile_network, isolating
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.schedules import Constant
 from tests.toys import batches
@@ -113,7 +113,7 @@ def test_a_network_in_place_of_another_is_compiled_as_that(
     first, second = Small(2), Small(3)
     compile_network(first, how)
     compile_like(second, first)
-    options = [{**ISOLATED, **each} for each in expected]
+    options = [{**isolating(), **each} for each in expected]
     assert compiled == [(network, each) for network in (first, second) for each in options]
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_lightning.compiling import ISOLATED
+from lt_lightning.compiling import isolating
 from lt_lightning.evaluation import evaluating
 from lt_lightning.measure.timing import Timing, interleaved, stopwatch
 from lt_lightning.pruning.hold import HeldMasks
@@ -89,13 +89,9 @@ def network_call(
 
 
 def _compiled(network: nn.Module, images: Tensor) -> nn.Module:
-    """Compiled for these shapes alone.
-
-    Networks of one class share their code, and PyTorch stops compiling a code after eight variants without a word:
-    isolated, every network is compiled, and none is slowed by the guards of the others.
-    """
+    """Compiled for these shapes alone."""
     mode = "reduce-overhead" if images.device.type == "cuda" else None
-    compiled: Any = torch.compile(network, dynamic=False, mode=mode, **ISOLATED)
+    compiled: Any = torch.compile(network, dynamic=False, mode=mode, **isolating())
     return cast(nn.Module, compiled)
 
 
