@@ -17,6 +17,7 @@ from lt_lightning.shrink.slices import Cut, Slices
 from lt_lightning.structures.base import NMPlan
 
 SPARSE = "semi_structured"
+ROWS, COLUMNS = 32, 64  # multiples of which all of PyTorch's kernels take, in half precision
 
 
 class _Compressed:
@@ -97,12 +98,16 @@ def by_matrix(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int,
 def forms_of(layer: nn.Module) -> Mapping[str, nn.Module]:
     """The layer that computes in the 2:4 format, with copies of the values, by the name of the form; or none."""
     match layer:
-        case nn.Linear():
+        case nn.Linear() if _fits(layer.weight):
             return {SPARSE: SemiStructuredLinear(layer)}
-        case nn.Conv2d(kernel_size=(1, 1), padding=(0, 0), groups=1):
+        case nn.Conv2d(kernel_size=(1, 1), padding=(0, 0), groups=1) if _fits(layer.weight):
             return {SPARSE: SemiStructuredConv1x1(layer)}
         case _:
             return {}
+
+
+def _fits(weight: Tensor) -> bool:
+    return weight.shape[0] % ROWS == 0 and weight.shape[1] % COLUMNS == 0
 
 
 def leave_dense(name: str, layer: nn.Module, forms: Mapping[str, nn.Module]) -> str | None:

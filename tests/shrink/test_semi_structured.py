@@ -92,7 +92,15 @@ def test_a_1x1_convolution_is_a_product_with_a_matrix(stride: tuple[int, int], b
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 1, padding=1), nn.Conv2d(64, 64, 1, groups=2), nn.Conv1d(64, 64, 1)],
+    [
+        nn.Conv2d(64, 64, 3),
+        nn.Conv2d(64, 64, 1, padding=1),
+        nn.Conv2d(64, 64, 1, groups=2),
+        nn.Conv1d(64, 64, 1),
+        nn.Linear(64, 10),  # the kernels take multiples of 32 outputs and 64 inputs
+        nn.Linear(32, 64),
+        nn.Conv2d(96, 64, 1),
+    ],
 )
 def test_other_layers_have_no_such_form(layer: nn.Module) -> None:
     assert forms_of(layer) == {}
