@@ -58,6 +58,31 @@ SETTINGS = {
     "tiny_imagenet_resnet50": ("resnet50", 5e-4, 32, 95),
     "imagenet_resnet50": ("resnet50", 1e-4, 1024, 95),
 }
+# Of the paper: extreme sparsity of Refill(+) and of Regroup; 0 where there is no such ticket.
+EXTREMES = {
+    "cifar10_wrn32_2": (53, 66),
+    "cifar100_wrn32_2": (28, 36),
+    "cifar10_mobilenet_v1": (67, 72),
+    "cifar100_mobilenet_v1": (0, 56),
+    "cifar10_vgg16": (60, 80),
+    "cifar100_vgg16": (40, 80),
+    "cifar10_resnet18": (50, 78),
+    "cifar100_resnet18": (0, 78),
+    "tiny_imagenet_resnet50": (60, 74),
+    "imagenet_resnet50": (0, 31),
+}
+# Of the paper: VGG-16 on CIFAR-100, per cent that remain and accuracy, from the densest ticket to the sparsest.
+CURVES = {
+    "unstructured": ("", "73.64 73.80 73.67 74.01 74.27 74.56 74.58 74.52 74.42"),
+    "refill_paper": (
+        "80.2 64.1 51.3 41.1 32.9 26.3 21.0 16.9 13.4",
+        "73.43 72.87 72.67 71.37 70.79 71.07 69.42 68.75 67.25",
+    ),
+    "regroup": (
+        "82.4 80.0 69.5 62.6 56.1 46.5 38.2 31.0 25.3",
+        "73.63 73.81 74.31 73.94 75.05 74.98 75.24 74.68 75.25",
+    ),
+}
 FILTERS = {"match": "filters", "extra": 0.0}
 VGG = replace(DENSE, data="cifar100", model="vgg16_bn", accuracy=0.73, dense_accuracy=0.73)
 
@@ -293,6 +318,22 @@ def test_presets_name_figures_of_tickets_that_there_are(composed: Compose) -> No
             assert -2 < figure.value <= 100
             kinds = {kind.removesuffix(" reinit") for kind in figure.ticket.split("|")}
             assert kinds <= {"dense", "unstructured", "refill_paper", "plus_paper", "regroup"}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extreme_sparsities_are_the_papers(name: str, composed: Compose) -> None:
+    found = {f.ticket: f.value for f in figures_of(composed(f"experiment={name}")) if f.quantity == "extreme_sparsity"}
+    refill, regroup = EXTREMES[name]
+    assert found == {"refill_paper|plus_paper": refill, "regroup": regroup}
+
+
+@pytest.mark.parametrize("kind", CURVES)
+def test_curves_are_the_papers(kind: str, composed: Compose) -> None:
+    figures = figures_of(composed("experiment=cifar100_vgg16"))
+    points = [figure for figure in figures if (figure.quantity, figure.ticket) == ("accuracy", kind)]
+    remaining, accuracy = (list(map(float, numbers.split())) for numbers in CURVES[kind])
+    assert [point.value for point in points] == accuracy
+    assert not remaining or [point.remaining for point in points] == remaining
 
 
 def test_flops_become_shares_of_the_dense_network(composed: Compose) -> None:
