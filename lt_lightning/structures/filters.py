@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.base import Structured, Subject
+from lt_lightning.structures.channel_choice import ChannelChoice, Coupling, Floats, droppable
 from lt_lightning.structures.graph import ChannelGraph
-from lt_lightning.structures.refill import Choice, Coupling, Floats, Refill, droppable
 
 Score = Literal["l1", "scale"]
 Scope = Literal["layer", "global"]
@@ -81,12 +81,12 @@ class Filters:
         return choice.structured(choice.counts())
 
 
-class _FilterChoice(Choice):
+class _FilterChoice(ChannelChoice):
     """One call of `Filters`."""
 
     def __init__(self, filters: Filters, subject: Subject) -> None:
         self._filters = filters
-        super().__init__(Refill(coupling=filters.coupling, round_to=filters.round_to), subject)
+        super().__init__(subject, filters.coupling, filters.round_to)
 
     def rank(self, writers: Sequence[str], scored: Sequence[Layer]) -> Floats:
         weights = self.subject.weights

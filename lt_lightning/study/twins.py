@@ -19,8 +19,8 @@ from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, NMPlan, Plan, Subject
+from lt_lightning.structures.channel_choice import channel_masks, channel_plan
 from lt_lightning.structures.liveness import Flags
-from lt_lightning.structures.refill import channel_masks, channel_plan
 from lt_lightning.structures.unstructured import Unstructured
 from lt_lightning.structuring import make_ticket
 from lt_lightning.ticket import Ticket

@@ -24,7 +24,8 @@ from lt_lightning.shrink.channels import shrink_channels
 from lt_lightning.shrink.shrunk import Shrunk
 from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Structured, Subject
-from lt_lightning.structures.refill import Coupling, Refill
+from lt_lightning.structures.channel_choice import Coupling
+from lt_lightning.structures.refill import Refill
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet8": lambda: cifar_resnet(8, 10, width=8),

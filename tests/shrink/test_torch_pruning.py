@@ -21,8 +21,9 @@ from lt_lightning.shrink.channels import shrink_channels
 from lt_lightning.shrink.masked import shrink_masked
 from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Subject
+from lt_lightning.structures.channel_choice import Coupling
 from lt_lightning.structures.graph import ChannelGraph
-from lt_lightning.structures.refill import Coupling, Refill
+from lt_lightning.structures.refill import Refill
 
 torch_pruning = pytest.importorskip("torch_pruning", reason="the package torch-pruning is not installed")
 

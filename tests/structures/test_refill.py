@@ -28,8 +28,10 @@ from lt_lightning.pruning.masks import Masks, density, kept
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Subject, held_magnitude
+from lt_lightning.structures.channel_choice import Coupling
+from lt_lightning.structures.channel_scores import channel_scores
 from lt_lightning.structures.graph import ChannelGraph
-from lt_lightning.structures.refill import Coupling, Refill, channel_scores
+from lt_lightning.structures.refill import Refill
 
 ENDS = ("stem", "classifier")
 MODELS: dict[str, Callable[[], nn.Module]] = {

@@ -1,0 +1,244 @@
+"""What all structures that keep whole channels share: which may be chosen, what a choice executes, and its plan."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lt_lightning.pruning.layers import Layer
+from lt_lightning.pruning.masks import Masks, count_kept
+from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject
+from lt_lightning.structures.channel_scores import channel_scores
+from lt_lightning.structures.graph import ChannelGraph, ChannelGroup, Liveness
+from lt_lightning.structures.liveness import Flags
+
+Coupling = Literal["stream", "inner", "independent"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Channels chosen together."""
+
+    writers: tuple[str, ...]
+    scores: Floats  # by channel
+    order: NDArray[np.int64]  # channels, best first
+    places: NDArray[np.int64]  # of every channel in that order
+    density: float  # of its writers' masks
+    step: int  # counts are multiples of it
+
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return len(self.order)
+
+    def rounded(self, count: float) -> int:
+        """The next permitted number of channels that is not below `count`."""
+        steps = math.ceil(count / self.step - 1e-9)  # 0.55 * 100 is a little above 55
+        return min(self.channels, max(1, steps) * self.step)
+
+
+class ChannelChoice(ABC):
+    """One call of a structure: the units, and what a number of kept channels for each of them executes.
+
+    Args:
+        subject: what is structured.
+        coupling: which channels are chosen together; see `Refill`.
+        round_to: counts are multiples of it; see `Refill`.
+
+    Raises:
+        ValueError: if no channel may be dropped.
+    """
+
+    def __init__(self, subject: Subject, coupling: Coupling, round_to: int) -> None:
+        self.subject = subject
+        self.graph = subject.graph
+        self._coupling = coupling
+        self._round_to = round_to
+        self._executed: dict[tuple[int, ...], int] = {}
+        self.units = self._find_units(droppable(self.graph, coupling))
+        if not self.units:
+            raise ValueError("no channel may be dropped: what could be is written by layers that are not pruned")
+
+    @abstractmethod
+    def rank(self, writers: Sequence[str], scored: Sequence[Layer]) -> Floats:
+        """A score per channel of a unit.
+
+        Args:
+            writers: of its channels.
+            scored: the prunable ones of them, and the depthwise layers that follow.
+        """
+
+    @abstractmethod
+    def counts(self) -> list[int]:
+        """Kept channels per unit."""
+
+    # What may be chosen
+
+    def _find_units(self, groups: list[ChannelGroup]) -> list[Unit]:
+        units = []
+        for group in groups:
+            writers = [name for name in group.writers if self._is_prunable(name)]
+            if not writers:
+                continue
+            if self._coupling == "independent":
+                units += [self._unit((name,), [name, *self._followers(name, group.followers)]) for name in writers]
+            else:
+                units.append(self._unit(group.writers, [*writers, *self._followers(writers[0], group.followers)]))
+        return units
+
+    def _unit(self, writers: tuple[str, ...], scored: list[str]) -> Unit:
+        masks = [self.subject.masks[self.subject.layers[name].weight] for name in scored]
+        scores = self.rank(writers, [self.subject.layers[name] for name in scored])
+        wide_enough = len(scores) >= 4 * self._round_to
+        step = self._round_to if wide_enough else min(self._round_to, max(1, len(scores) // 8))
+        density = sum(count_kept(mask) for mask in masks) / sum(mask.numel() for mask in masks)
+        order = np.argsort(-scores, kind="stable")
+        return Unit(writers, scores, order, np.argsort(order), density, step)
+
+    def _followers(self, writer: str, followers: tuple[str, ...]) -> list[str]:
+        return [name for name in followers if self._is_prunable(name) and self._same_channels(writer, name)]
+
+    def _same_channels(self, writer: str, follower: str) -> bool:
+        return self.subject.layers[writer].shape[0] == self.subject.layers[follower].shape[0]
+
+    def _is_prunable(self, name: str) -> bool:
+        return name in self.subject.layers and self.subject.layers[name].weight in self.subject.masks
+
+    # What a choice executes
+
+    def executed(self, counts: Sequence[int]) -> int:
+        """Prunable weights that the smaller network executes."""
+        return self.executed_by_each([counts])[0]
+
+    def executed_by_each(self, tried: Sequence[Sequence[int]]) -> list[int]:
+        """The same of several counts, all that are new followed through the network together."""
+        keys = [tuple(counts) for counts in tried]
+        if new := list(dict.fromkeys(key for key in keys if key not in self._executed)):
+            liveness = self._liveness(np.array(new))
+            total = sum((executed_weights(layer, liveness) for layer in self.subject.prunable), np.zeros(len(new), int))
+            self._executed |= zip(new, total.tolist(), strict=True)
+        return [self._executed[key] for key in keys]
+
+    def _liveness(self, counts: NDArray[np.int64]) -> Liveness:
+        """Of counts by unit, (..., units)."""
+        keep: dict[str, Flags] = {}
+        for index, unit in enumerate(self.units):
+            keep.update(dict.fromkeys(unit.writers, unit.places < counts[..., index, None]))
+        return self.graph.propagate(keep)
+
+    # The result
+
+    def structured(self, counts: Sequence[int]) -> Structured:
+        """Masks, reports and plan for these counts."""
+        liveness = self._liveness(np.array(counts))
+        masks = channel_masks(self.subject, liveness)
+        return Structured(masks, {n: self._report(layer, masks, liveness) for n, layer in self.subject.layers.items()},
+                          channel_plan(liveness))  # fmt: skip
+
+    def _report(self, layer: Layer, masks: Masks, liveness: Liveness) -> LayerReport:
+        before = self.subject.masks.get(layer.weight)
+        after = masks.get(layer.weight)
+        executed = int(executed_weights(layer, liveness))
+        kept = layer.size if after is None else count_kept(after)
+        return LayerReport(
+            size=layer.size,
+            asked=layer.size if before is None else count_kept(before),
+            kept=kept,
+            executed=executed,
+            positions=layer.positions,
+            form="channels" if executed < layer.size else "dense",
+            held=1.0 if before is None or kept == layer.size else self._held(layer, liveness),
+            note=self._note(layer) if before is not None and executed == layer.size else "",
+        )
+
+    def _held(self, layer: Layer, liveness: Liveness) -> float:
+        """Share of a layer's surviving magnitude that is in the channels that are computed."""
+        total = float(self.magnitudes[layer.name].sum())
+        sides = [liveness.outputs[layer.name], *([liveness.inputs[layer.name]] if layer.groups == 1 else [])]
+        weight, mask = self.subject.weights[layer.weight], self.subject.masks[layer.weight]
+        for side, flags in enumerate(sides):
+            indices = torch.from_numpy(np.flatnonzero(flags))
+            weight, mask = weight.index_select(side, indices), mask.index_select(side, indices)
+        held = float(channel_scores(weight, mask, "l1").sum())
+        return min(1.0, held / total) if total else 1.0  # rounding: the sums are in different orders
+
+    @cached_property
+    def _frozen(self) -> dict[str, str]:
+        return {name: group.frozen for group in self.graph.groups for name in group.writers}
+
+    def _note(self, layer: Layer) -> str:
+        return self._frozen.get(layer.name) or "all of its channels were kept"
+
+    @cached_property
+    def magnitudes(self) -> dict[str, Floats]:
+        """The l1 norm of every channel's surviving weights, by layer."""
+        weights, masks = self.subject.weights, self.subject.masks
+        return {
+            layer.name: channel_scores(weights[layer.weight], masks[layer.weight], "l1").numpy()
+            for layer in self.subject.prunable
+        }
+
+
+def droppable(graph: ChannelGraph, coupling: Coupling) -> list[ChannelGroup]:
+    """The groups of channels that this coupling may drop from."""
+    groups = [group for group in graph.groups if not (group.frozen or (coupling == "inner" and group.joined))]
+    if not groups:
+        reasons = sorted({group.frozen for group in graph.groups if group.frozen})
+        raise ValueError(f"coupling={coupling!r} finds no channel that may be dropped: {'; '.join(reasons)}")
+    return groups
+
+
+def executed_weights(layer: Layer, liveness: Liveness) -> NDArray[np.int64]:
+    """Weights of a layer that take part when only live channels are computed: a number for each alternative."""
+    if layer.name not in liveness.outputs:
+        return np.asarray(layer.size)
+    outputs, inputs = liveness.outputs[layer.name], liveness.inputs[layer.name]
+    kernel = math.prod(layer.shape[2:])
+    if layer.groups == 1:
+        return np.asarray(np.count_nonzero(outputs, axis=-1) * np.count_nonzero(inputs, axis=-1) * kernel)
+    if layer.groups == inputs.shape[-1]:
+        return np.asarray(np.count_nonzero(outputs, axis=-1) * kernel)
+    return np.asarray(layer.size)
+
+
+def channel_masks(subject: Subject, liveness: Liveness) -> Masks:
+    """Masks that keep live channels whole, for every parameter that loses any, and for every prunable weight."""
+    masks = {name: torch.ones_like(mask) for name, mask in subject.masks.items()}
+    parameters = dict(subject.network.named_parameters())
+    for name, outputs in liveness.outputs.items():
+        keep = torch.from_numpy(outputs)
+        layer = subject.layers.get(name)
+        prefix = f"{name}." if name else ""
+        if layer is not None and not (keep.all() and liveness.inputs[name].all()):
+            masks[layer.weight] = _weight_mask(layer, keep, torch.from_numpy(liveness.inputs[name]))
+        affine = ["bias"] if layer is not None else ["weight", "bias"]
+        if not keep.all():
+            masks.update({f"{prefix}{part}": keep.clone() for part in affine if f"{prefix}{part}" in parameters})
+    return masks
+
+
+def _weight_mask(layer: Layer, outputs: Tensor, inputs: Tensor) -> Tensor:
+    columns = math.prod(layer.shape[1:])
+    row = inputs.repeat_interleave(columns // len(inputs)) if layer.groups == 1 else torch.ones(columns).bool()
+    mask = torch.zeros(layer.shape[0], columns, dtype=torch.bool)
+    mask[outputs] = row
+    return mask.view(layer.shape)
+
+
+def channel_plan(liveness: Liveness) -> ChannelPlan:
+    """The plan that computes live channels alone."""
+
+    def indices(flags: Mapping[str, Flags]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(np.flatnonzero(keep)) for name, keep in flags.items() if not keep.all()}
+
+    return ChannelPlan(indices(liveness.outputs), indices(liveness.inputs))
