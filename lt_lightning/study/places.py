@@ -124,7 +124,7 @@ def cells_of(config: DictConfig) -> list[tuple[int, str]]:
         found = [(number, name) for name, numbers in confirm.rounds.items() for number in numbers]
         return [(number, confirmed(name, confirm.epochs)) for number, name in sorted(found, key=lambda each: each[0])]
     if config.pruning.next_round_from != UNSTRUCTURED:
-        sources_of(config, ())
+        sources_of(config, ())  # refuses tickets from elsewhere
         return []
     numbers = retrained_rounds(config)
     names = [(number, name) for number in numbers for name in config.structure]
