@@ -126,7 +126,7 @@ def test_rewind_points_differ_at_smoke_scale(composed: Compose) -> None:
     name = "cifar10_resnet18_rewinding"
     epochs = composed(f"experiment={name}", "scale=smoke").trainer.max_epochs
     points = SWEPT[name]["pruning.rewind"].split(",")
-    assert {str(Step.parse(point).within(epochs)) for point in points} >= {"0ep", "1ep", "2ep"}
+    assert {str(Step.parse(point).within(epochs)) for point in points} == {"0ep", "1ep"}
 
 
 def test_structured_pruning_goes_on_from_whole_filters(composed: Compose) -> None:
