@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from lt_lightning import ImageClassifier, LotteryTicketPruning, Refill, Regroup, Ticket, TicketTraining, load_network
 from lt_lightning.data.digits import Digits
-from lt_lightning.export.network import save_network
-from lt_lightning.measure.cost import flops, parameters
-from lt_lightning.measure.networks import Setting, largest_difference, time_ratio
+from lt_lightning.execution.cost import flops, parameters
+from lt_lightning.execution.execute import execute
+from lt_lightning.execution.network_timing import Setting, largest_difference, time_ratio
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.pruning.criteria import Context
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.pruning.rewind import Restart
-from lt_lightning.shrink.execute import execute
+from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.structures.base import LayerReport, Structured, Subject, held_magnitude
+from lt_lightning.tickets.export.network_file import save_network
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")

@@ -6,24 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lt_lightning.callback import LotteryTicketPruning
-    from lt_lightning.classifier import ImageClassifier
-    from lt_lightning.export.network import load_network
-    from lt_lightning.retrain import TicketTraining
     from lt_lightning.structures.refill import Refill
     from lt_lightning.structures.regroup import Regroup
-    from lt_lightning.ticket import Ticket
+    from lt_lightning.tickets.export.network_file import load_network
+    from lt_lightning.tickets.ticket import Ticket
+    from lt_lightning.training.callback import LotteryTicketPruning
+    from lt_lightning.training.classifier import ImageClassifier
+    from lt_lightning.training.retraining import TicketTraining
 
 __all__ = ["ImageClassifier", "LotteryTicketPruning", "Refill", "Regroup", "Ticket", "TicketTraining", "load_network"]
 
 _HOMES = {
-    "ImageClassifier": "classifier",
-    "LotteryTicketPruning": "callback",
+    "ImageClassifier": "training.classifier",
+    "LotteryTicketPruning": "training.callback",
     "Refill": "structures.refill",
     "Regroup": "structures.regroup",
-    "Ticket": "ticket",
-    "TicketTraining": "retrain",
-    "load_network": "export.network",
+    "Ticket": "tickets.ticket",
+    "TicketTraining": "training.retraining",
+    "load_network": "tickets.export.network_file",
 }
 
 

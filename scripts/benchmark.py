@@ -25,17 +25,16 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import nn
 
+from benchmarks.layer_table import measure_layers
+from benchmarks.paper_protocol import measure_by_paper
+from benchmarks.record import Record, rows_of
+from benchmarks.suite import measure_networks
+from benchmarks.summary import layer_table, network_table, paper_table, slower_than_dense
+from benchmarks.variants import VARIANTS, Tickets, with_round_to
+from lt_lightning.execution.machine import environment
+from lt_lightning.execution.network_timing import Setting
+from lt_lightning.execution.timing import Effort, keep_freed_memory
 from lt_lightning.files import read_json
-from lt_lightning.measure.allocator import keep_freed_memory
-from lt_lightning.measure.environment import environment
-from lt_lightning.measure.layer_table import measure_layers
-from lt_lightning.measure.networks import Setting
-from lt_lightning.measure.paper import measure_by_paper
-from lt_lightning.measure.record import Record, rows_of
-from lt_lightning.measure.report import layer_table, network_table, paper_table, slower_than_dense
-from lt_lightning.measure.suite import measure_networks
-from lt_lightning.measure.timing import Effort
-from lt_lightning.measure.variants import VARIANTS, Tickets, with_round_to
 
 MODELS = Path(__file__).resolve().parent.parent / "conf" / "model"
 
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if given[:1] == ["training"]:
-            from lt_lightning.speed.command import main as training  # slow to import, as all that needs Lightning
+            from benchmarks.training.command import main as training  # slow to import, as all that needs Lightning
 
             training(given[1:], MODELS)
             return

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the description to this file, and send nothing")
     options = parser.parse_args(arguments)
     try:
-        from lt_lightning.study.dashboard import dashboard, described
+        from lt_lightning.experiment.logging.dashboard import dashboard, described
     except ImportError as error:
         sys.exit(f"error: {error.name} is missing: pip install -e '.[dashboard]'")
     workspace = dashboard(options.entity, options.project, options.group)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lt_lightning.study.doctor import examine, print_checks
+from lt_lightning.experiment.run.doctor import examine, print_checks
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from benchmarks.evidence import accuracy_table, comparison_table, evidence, extremes_table, results_in
 from lt_lightning.files import read_json, replacing, write_json
-from lt_lightning.study.evidence import accuracy_table, comparison_table, evidence, extremes_table, results_in
-from lt_lightning.study.verdict import STANDARD
+from lt_lightning.results.verdict import STANDARD
 
 PLACE = re.compile(r"(<!-- (accuracy|comparisons|extremes) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

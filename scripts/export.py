@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hydra.errors import InstantiationException
 
-from lt_lightning.export.export import FORMATS, export_ticket
+from lt_lightning.tickets.export.exporting import FORMATS, export_ticket
 
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, InstantiationException)
 

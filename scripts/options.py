@@ -17,8 +17,8 @@ from typing import Any, Final, get_type_hints
 import yaml
 from hydra.utils import get_object
 
+from lt_lightning.experiment.config.checks import annotated, told
 from lt_lightning.files import write_bytes
-from lt_lightning.study.options import annotated, told
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CONF: Final = ROOT / "conf"

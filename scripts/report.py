@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lt_lightning.report.write import write_report
+from lt_lightning.report.writing import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

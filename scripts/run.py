@@ -12,8 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lt_lightning.study.failures import EXPECTED, one_line
-from lt_lightning.study.shorthand import spelled_out
+from lt_lightning.experiment.config.shorthand import spelled_out
+from lt_lightning.results.failures import EXPECTED, one_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = bool(os.environ.get("HYDRA_FULL_ERROR"))  # asked for by the user
@@ -21,7 +21,7 @@ FULL_ERROR = bool(os.environ.get("HYDRA_FULL_ERROR"))  # asked for by the user
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
 def main(config: DictConfig) -> float | None:
-    from lt_lightning.study.job import do, do_in_sweep  # not needed for `--help`
+    from lt_lightning.experiment.run.job import do, do_in_sweep  # not needed for `--help`
 
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:

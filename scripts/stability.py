@@ -9,14 +9,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from lt_lightning.study.failures import EXPECTED, one_line
+from lt_lightning.results.failures import EXPECTED, one_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="stability")
 def main(config: DictConfig) -> None:
-    from lt_lightning.study.stability import measure_stability  # not needed for `--help`
+    from lt_lightning.experiment.protocols.stability import measure_stability  # not needed for `--help`
 
     measure_stability(config)
 

@@ -55,7 +55,14 @@ def _ctrl_c_is_heard() -> None:
 def forkserver() -> ForkServerContext:
     """Starts processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    modules = ("distributed.rank", "report.pngs", "study.job", "study.study", "study.work", "study.sweep")
+    modules = (
+        "training.processes",
+        "report.pngs",
+        "experiment.run.job",
+        "experiment.run.experiment",
+        "experiment.run.scheduler",
+        "experiment.sweep.sweep_end",
+    )
     context.set_forkserver_preload(["pytest", *(f"lt_lightning.{name}" for name in modules)])
     return context
 

@@ -11,13 +11,13 @@ import lt_lightning
 
 MATHEMATICS = (
     "lt_lightning.pruning.selection",
-    "lt_lightning.pruning.hold",
-    "lt_lightning.pruning.rewind",
+    "lt_lightning.pruning.enforcement",
+    "lt_lightning.pruning.rewinding",
     "lt_lightning.structures.refill",
     "lt_lightning.structures.regroup",
-    "lt_lightning.stability.line",
-    "lt_lightning.ticket",
-    "lt_lightning.structuring",
+    "lt_lightning.experiment.protocols.connectivity",
+    "lt_lightning.tickets.ticket",
+    "lt_lightning.tickets.making",
 )
 
 

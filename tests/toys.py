@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lt_lightning.study.results import Result
+from lt_lightning.results.records import Result
 
 DENSE = Result(
     data="digits", model="resnet8", seed=0, round=0, structure="dense", density_asked=1.0, density=1.0, accuracy=0.98,

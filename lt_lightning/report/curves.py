@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from scipy.special import stdtrit
 
-from lt_lightning.study.aggregate import Row
+from lt_lightning.results.aggregate import Row
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
 CONFIDENCE = 0.95

@@ -14,6 +14,8 @@ from matplotlib.ticker import NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from lt_lightning.files import replacing
+from lt_lightning.report.comparisons import Series
+from lt_lightning.report.contents import named
 from lt_lightning.report.curves import (
     Curve,
     arms,
@@ -26,13 +28,10 @@ from lt_lightning.report.curves import (
     kinds_of,
     structures_of,
 )
-from lt_lightning.report.figures import density_of
-from lt_lightning.report.found import named
-from lt_lightning.report.masks import MEANING, PALETTE, Picture
-from lt_lightning.report.published import Series
-from lt_lightning.report.styles import GREY, style_of
-from lt_lightning.study.aggregate import Row, aggregate
-from lt_lightning.study.results import Result
+from lt_lightning.report.figures import GREY, density_of, style_of
+from lt_lightning.report.mask_pictures import MEANING, PALETTE, Picture
+from lt_lightning.results.aggregate import Row, aggregate
+from lt_lightning.results.records import Result
 
 HEIGHT = 4.2  # inches, without the legend
 LARGE = 13  # points of a mark around another

@@ -1,4 +1,4 @@
-"""What a structure is given (`Subject`), what it returns (`Structured`), and the plans that can be executed."""
+"""The mask as it is: nothing that dense hardware could skip."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from lt_lightning.network_graph.graph import Anatomy, ChannelGraph
 from lt_lightning.pruning.layers import Layer as Layer
-from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.anatomy import Anatomy
-from lt_lightning.structures.graph import ChannelGraph
+from lt_lightning.pruning.masks import Masks, count_kept
 
 Batches = Callable[[int], Sequence[tuple[Tensor, Tensor]]]
 Grain = Literal["kernel_position", "input_channel"]
@@ -204,3 +203,25 @@ def in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def masked(weight: Tensor, mask: Tensor) -> Tensor:
     """The weights, zero where the mask prunes."""
     return weight * mask.view(torch.uint8)  # which is converted several times faster than flags
+
+
+# The mask as it is: nothing that dense hardware could skip.
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """Leaves every mask as it is; every layer is executed whole."""
+
+    needs_gradients: bool = False
+
+    def check(self, network: nn.Module, example: Tensor) -> None:
+        """Any network will do."""
+
+    def __call__(self, subject: Subject) -> Structured:
+        layers = {}
+        for name, layer in subject.layers.items():
+            mask = subject.masks.get(layer.weight)
+            asked = layer.size if mask is None else count_kept(mask)
+            form: Form = "dense" if asked == layer.size else "unstructured"
+            layers[name] = LayerReport(layer.size, asked, asked, layer.size, layer.positions, form)
+        return Structured({name: mask.clone() for name, mask in subject.masks.items()}, layers)

@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import numpy as np
 from torch import Tensor, nn
 
+from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.base import Structured, Subject
 from lt_lightning.structures.channel_choice import ChannelChoice, Coupling, Floats, droppable
-from lt_lightning.structures.graph import ChannelGraph
 
 Score = Literal["l1", "scale"]
 Scope = Literal["layer", "global"]

@@ -11,8 +11,19 @@ import numpy as np
 from torch import Tensor, nn
 
 from lt_lightning.structures.base import Block, Grain, Structured, Subject
-from lt_lightning.structures.columns import Chosen, Values, largest_in_each, largest_pairs
-from lt_lightning.structures.matrices import LEAST, Matrix, assembled, blocks_of, group_count, matrices_of, shared_out
+from lt_lightning.structures.matrices import (
+    LEAST,
+    Chosen,
+    Matrix,
+    Values,
+    assembled,
+    blocks_of,
+    group_count,
+    largest_in_each,
+    largest_pairs,
+    matrices_of,
+    shared_out,
+)
 
 
 @dataclass(frozen=True)

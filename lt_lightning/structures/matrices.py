@@ -1,17 +1,17 @@
-"""Weights as matrices of filters x columns, and what structures of blocks make of them."""
+"""Weights as matrices of filters x columns: which columns groups of filters keep, and how layers share a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.apportion import apportion
 from lt_lightning.structures.base import (
     Block,
     BlockPlan,
@@ -21,7 +21,113 @@ from lt_lightning.structures.base import (
     Subject,
     held_magnitude,
 )
-from lt_lightning.structures.columns import Chosen, Labels, Values
+
+Values = NDArray[np.float64]
+Labels = NDArray[np.int64]
+Chosen = NDArray[np.bool_]
+Rule = Callable[[Values], Chosen]
+
+
+def column_sums(values: Values, labels: Labels) -> Values:
+    """Sums of the columns of `values` (rows x columns) within every group: (groups x columns).
+
+    >>> column_sums(np.array([[1.0, 0.0], [2.0, 3.0], [4.0, 0.0]]), np.array([0, 1, 0]))
+    array([[5., 0.],
+           [2., 3.]])
+    """
+    sums: Values = (labels == np.arange(labels.max() + 1)[:, None]).astype(values.dtype) @ values
+    return sums
+
+
+def largest_pairs(sums: Values, count: int) -> Chosen:
+    """The `count` largest of all sums, wherever they are; of equal ones the first.
+
+    >>> largest_pairs(np.array([[5.0, 4.0, 1.0], [2.0, 4.0, 0.0]]), 2)
+    array([[ True,  True, False],
+           [False, False, False]])
+    """
+    if count >= sums.size:
+        return np.ones(sums.shape, dtype=np.bool_)
+    flat = sums.reshape(-1)
+    least = np.partition(flat, flat.size - count)[flat.size - count]
+    chosen: Chosen = flat > least
+    chosen[np.flatnonzero(flat == least)[: count - int(chosen.sum())]] = True
+    return chosen.reshape(sums.shape)
+
+
+def largest_in_each(sums: Values, count: int) -> Chosen:
+    """The `count` largest sums of every group; of equal ones the first.
+
+    >>> largest_in_each(np.array([[5.0, 4.0, 1.0], [2.0, 4.0, 0.0]]), 1)
+    array([[ True, False, False],
+           [False,  True, False]])
+    """
+    return np.stack([largest_pairs(group, count) for group in sums])
+
+
+def held(values: Values, labels: Labels, rule: Rule) -> float:
+    """Sum of the values in the pairs that the rule picks for these groups."""
+    sums = column_sums(values, labels)
+    return float(sums[rule(sums)].sum())
+
+
+# Sharing out a budget of weights over layers that can only keep whole steps of them.
+
+_HALVINGS = 60
+
+
+def apportion(asked: Sequence[int], steps: Sequence[int], most: Sequence[int], total: int) -> list[int]:
+    """How many steps every layer keeps, so that all of them together keep `total` weights.
+
+    A layer gets what it asks for, times one common factor if the layers together ask for more than there is;
+    rounded down to whole steps; what is left by the rounding goes, step by step, to the layer that is furthest
+    below its share. So the sum is never above `total`, and short of it by less than the smallest step that is
+    still free, with one exception: no layer gets less than one step, even if that exceeds `total`.
+
+    Args:
+        asked: weights by layer.
+        steps: weights of one step, by layer; all positive.
+        most: steps that a layer has, at least 1 each.
+        total: weights to share out.
+
+    Returns:
+        Steps by layer, each between 1 and `most`.
+
+    >>> apportion(asked=[50, 50], steps=[8, 8], most=[100, 100], total=100)
+    [6, 6]
+    >>> apportion(asked=[50, 50], steps=[8, 1], most=[100, 100], total=100)
+    [6, 52]
+    >>> apportion(asked=[100, 100], steps=[10, 10], most=[20, 20], total=60)
+    [3, 3]
+    """
+
+    def shares(factor: float) -> list[float]:
+        return [
+            min(max(factor * want / step, 1.0), float(high))
+            for want, step, high in zip(asked, steps, most, strict=True)
+        ]
+
+    def weights(counts: Sequence[float]) -> float:
+        return sum(count * step for count, step in zip(counts, steps, strict=True))
+
+    ideal = shares(1.0)
+    if weights(ideal) > total:
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if weights(shares(middle)) > total else (middle, high)
+        ideal = shares(low)
+
+    counts = [int(share) for share in ideal]
+    left = total - sum(count * step for count, step in zip(counts, steps, strict=True))
+    while free := [i for i, step in enumerate(steps) if step <= left and counts[i] < most[i]]:
+        layer = max(free, key=lambda i: ideal[i] - counts[i])
+        counts[layer] += 1
+        left -= steps[layer]
+    return counts
+
+
+# Weights as matrices of filters x columns, and what structures of blocks make of them.
 
 LEAST = "keeps more than asked, the least it can"
 

@@ -13,8 +13,21 @@ from torch import Tensor, nn
 
 from lt_lightning.structures.base import Block, Grain, Structured, Subject
 from lt_lightning.structures.clustering import Method, cluster
-from lt_lightning.structures.columns import Labels, Rule, Values, column_sums, largest_in_each, largest_pairs
-from lt_lightning.structures.matrices import LEAST, Matrix, assembled, blocks_of, group_count, matrices_of, shared_out
+from lt_lightning.structures.matrices import (
+    LEAST,
+    Labels,
+    Matrix,
+    Rule,
+    Values,
+    assembled,
+    blocks_of,
+    column_sums,
+    group_count,
+    largest_in_each,
+    largest_pairs,
+    matrices_of,
+    shared_out,
+)
 
 Budget = Literal["match", "threshold"]
 

@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from lt_lightning.study.study import Study
+from lt_lightning.experiment.run.experiment import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -20,7 +20,7 @@ MY_PACKAGE = """
 import torch
 from torch import nn
 from lt_lightning.data.module import Pairs, TensorData
-from lt_lightning.structures.unstructured import Unstructured
+from lt_lightning.structures.base import Unstructured
 
 class MyNet(nn.Sequential):
     def __init__(self, classes, channels):
@@ -44,7 +44,7 @@ def test_every_folder_is_named() -> None:
     folders = {path.parent.name for path in (ROOT / "lt_lightning").glob("*/__init__.py")}
     assert {folder for folder in folders if f"| `lt_lightning/{folder}/` |" not in PAGE} == set()
     picture = (ROOT / "docs" / "way_of_the_data.svg").read_text()
-    drawn = {"data", "models", "structures", "shrink", "measure", "export", "study", "report", "pruning"}
+    drawn = {"data", "models", "structures", "execution", "tickets", "experiment", "report", "pruning"}
     assert {folder for folder in drawn if f"{folder}/" not in picture} == set()
     assert drawn <= folders
 

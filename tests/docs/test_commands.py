@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
-from lt_lightning.study.places import tasks_of
-from lt_lightning.study.shorthand import spelled_out
+from lt_lightning.experiment.config.shorthand import spelled_out
+from lt_lightning.experiment.config.tasks import tasks_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

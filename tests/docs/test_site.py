@@ -28,7 +28,7 @@ def test_strict_build(tmp_path: Path) -> None:
     for text in pages.values():
         assert not re.search(r"<(?:script|img|iframe)[^>]* src=\"?(?:https?:)?//", text)
         assert not re.search(r"<link[^>]* href=\"?(?:https?:)?//[^>]*stylesheet", text)
-    assert 'id="lt_lightning.callback.LotteryTicketPruning"' in pages["api/lt_lightning"]
+    assert 'id="lt_lightning.training.callback.LotteryTicketPruning"' in pages["api/training"]
     assert "&gt;&gt;&gt;" in pages["api/pruning"]  # a doctest
     assert not re.search(r"<blockquote>\s*(<blockquote>|<p>&gt;)", pages["api/pruning"])  # that is no code
     assert not (tmp_path / "api_pages.py").exists()

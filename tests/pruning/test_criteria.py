@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from lt_lightning.pruning.at_initialisation import SNIP, GraSP, SynFlow
 from lt_lightning.pruning.criteria import Context, Criterion, Magnitude, Random
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.pruning.selection import Scope, prune
-from lt_lightning.pruning.sensitivity import SNIP, GraSP
-from lt_lightning.pruning.synflow import SynFlow
 
 CONV, HEAD = "0.weight", "5.weight"
 

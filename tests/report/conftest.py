@@ -13,11 +13,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lt_lightning.experiment.config.tasks import tasks_of
 from lt_lightning.files import write_json
+from lt_lightning.results.paths import Task
+from lt_lightning.results.records import Result
 from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Form, LayerReport, Plan
-from lt_lightning.study.places import Task, tasks_of
-from lt_lightning.study.results import Result
-from lt_lightning.ticket import Ticket
+from lt_lightning.tickets.ticket import Ticket
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ACCURACY = {"dense": (0.90, 0.92), "unstructured": (0.91, 0.93), "refill": (0.89, 0.90), "regroup": (0.90, 0.92)}

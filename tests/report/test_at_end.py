@@ -10,10 +10,10 @@ import pytest
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lt_lightning.report.at_end import report_at_end
-from lt_lightning.study import job
-from lt_lightning.study.places import search_folder, tasks_of
-from lt_lightning.study.results import Result
+from lt_lightning.experiment.config.tasks import search_folder, tasks_of
+from lt_lightning.experiment.run import job
+from lt_lightning.report.writing import report_at_end
+from lt_lightning.results.records import Result
 
 
 def _told(folder: Path) -> str:

@@ -23,9 +23,9 @@ from lt_lightning.report.curves import (
     time_saved,
     trade_points,
 )
-from lt_lightning.report.styles import style_of
-from lt_lightning.study.aggregate import aggregate
-from lt_lightning.study.results import Result
+from lt_lightning.report.figures import style_of
+from lt_lightning.results.aggregate import aggregate
+from lt_lightning.results.records import Result
 
 RESULT = Result(
     data="d", model="m", seed=0, round=1, structure="refill", density_asked=0.5, density=0.5, accuracy=0.9,

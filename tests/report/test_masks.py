@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lt_lightning.report.masks import PALETTE, Picture, block_order, order_of, pictures_of
+from lt_lightning.report.mask_pictures import PALETTE, Picture, block_order, order_of, pictures_of
 from lt_lightning.structures.base import Block, BlockPlan
-from lt_lightning.ticket import Ticket
+from lt_lightning.tickets.ticket import Ticket
 
 
 def _decoded(picture: Picture) -> list[list[int]]:

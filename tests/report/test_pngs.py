@@ -8,8 +8,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from lt_lightning.report.curves import Curve, Point
+from lt_lightning.report.figures import COLOURS, style_of
 from lt_lightning.report.pngs import draw_density
-from lt_lightning.report.styles import COLOURS, style_of
 
 
 @pytest.mark.parametrize("kinds", [1, 12, 23])

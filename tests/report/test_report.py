@@ -17,16 +17,15 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.report.collect import collect
-from lt_lightning.report.costs import costs_of
-from lt_lightning.report.layers import layer_rows
-from lt_lightning.report.tables import HEADINGS, latex, markdown
-from lt_lightning.report.write import write_report
-from lt_lightning.study.aggregate import aggregate
-from lt_lightning.study.failures import Failure
-from lt_lightning.study.places import tasks_of
-from lt_lightning.study.results import Result
-from lt_lightning.study.sweep import Job
+from lt_lightning.experiment.config.tasks import tasks_of
+from lt_lightning.experiment.sweep.sweep_end import Job
+from lt_lightning.report.contents import collect
+from lt_lightning.report.layers import costs_of, layer_rows
+from lt_lightning.report.ticket_tables import HEADINGS, latex, markdown
+from lt_lightning.report.writing import write_report
+from lt_lightning.results.aggregate import aggregate
+from lt_lightning.results.failures import Failure
+from lt_lightning.results.records import Result
 
 
 class _Places(HTMLParser):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lt_lightning.structures.apportion import apportion
+from lt_lightning.structures.matrices import apportion
 
 layer = st.tuples(st.integers(1, 60), st.integers(1, 80), st.floats(0, 1))
 

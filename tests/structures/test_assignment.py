@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from lt_lightning.structures import assignment
-from lt_lightning.structures.assignment import Floats, Integers, assign
+from lt_lightning.structures import clustering as assignment
+from lt_lightning.structures.clustering import Floats, Integers, assign
 
 
 def general(gains: Floats, size: int) -> Integers:

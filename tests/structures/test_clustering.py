@@ -21,7 +21,7 @@ from lt_lightning.structures.clustering import (
     random_groups,
     refine,
 )
-from lt_lightning.structures.columns import Labels, Rule, Values, held, largest_in_each, largest_pairs
+from lt_lightning.structures.matrices import Labels, Rule, Values, held, largest_in_each, largest_pairs
 
 METHODS: list[Method] = ["best", "hypergraph", "kmeans", "random"]
 

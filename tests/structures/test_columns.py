@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lt_lightning.structures.columns import column_sums, held, largest_in_each, largest_pairs
+from lt_lightning.structures.matrices import column_sums, held, largest_in_each, largest_pairs
 
 small = st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=4)
 

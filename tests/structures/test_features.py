@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lt_lightning.execution.execute import execute
 from lt_lightning.models.resnet import cifar_resnet
+from lt_lightning.network_graph.graph import Anatomy
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.shrink.execute import execute
-from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Batches, ChannelPlan, Subject
-from lt_lightning.structures.features import Norm, feature_norms
-from lt_lightning.structures.refill import Refill
+from lt_lightning.structures.refill import Norm, Refill, feature_norms
 
 SIZE = 5
 

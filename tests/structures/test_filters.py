@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lt_lightning.execution.channels.channels import shrink_channels
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
 from lt_lightning.models.wide_resnet import WideResNet
+from lt_lightning.network_graph.graph import Anatomy
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.shrink.channels import shrink_channels
-from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Subject
 from lt_lightning.structures.filters import Filters, Scope, Score
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from lt_lightning.execution.blocks.blocks import forms_of, swap_blocks
+from lt_lightning.network_graph.graph import Anatomy
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.shrink.blocks import forms_of, swap_blocks
-from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import BlockPlan, Grain, Structured, Subject
 from lt_lightning.structures.fixed_blocks import FixedBlocks
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lt_lightning.network_graph.graph import Anatomy
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import NMPlan, Subject
 from lt_lightning.structures.nm import NM, nm_mask
 

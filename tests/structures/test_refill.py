@@ -22,15 +22,13 @@ from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
 from lt_lightning.models.wide_resnet import WideResNet
-from lt_lightning.pruning.hold import HeldMasks
+from lt_lightning.network_graph.graph import Anatomy, ChannelGraph
+from lt_lightning.pruning.enforcement import HeldMasks
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import ChannelPlan, Subject, held_magnitude
-from lt_lightning.structures.channel_choice import Coupling
-from lt_lightning.structures.channel_scores import channel_scores
-from lt_lightning.structures.graph import ChannelGraph
+from lt_lightning.structures.channel_choice import Coupling, channel_scores
 from lt_lightning.structures.refill import Refill
 
 ENDS = ("stem", "classifier")

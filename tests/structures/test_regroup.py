@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lt_lightning.network_graph.graph import Anatomy
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures import clustering
-from lt_lightning.structures.anatomy import Anatomy
 from lt_lightning.structures.base import Block, BlockPlan, Grain, Structured, Subject
 from lt_lightning.structures.regroup import Regroup
 

@@ -1,0 +1,1 @@
+"""What measures the project itself: networks, layers, peers, a training step, a search; and its evidence."""

@@ -1,0 +1,166 @@
+"""Evidence: the results of a study in one JSON that is committed, and the tables that are made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from lt_lightning.files import read_json
+from lt_lightning.results.aggregate import Row, aggregate
+from lt_lightning.results.extremes import extremes
+from lt_lightning.results.records import Result, find_results
+from lt_lightning.results.verdict import Rule, lower_limit
+from lt_lightning.tables import markdown_table
+from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+
+Kind = tuple[str, str]  # structure, twin ("" for a ticket)
+_TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training")
+_HARDWARE = ("cpu", "gpu", "threads", "system", "python", "versions", "commit")
+
+
+def evidence(root: Path, about: Mapping[str, Any], times: bool = True) -> dict[str, Any]:
+    """All results under a root, with what their searches ran on.
+
+    Args:
+        root: as `paths.root`.
+        about: what was done, with which commands and caveats: goes in front.
+        times: whether measured times are kept; False where other work shared the machine.
+
+    Raises:
+        FileNotFoundError: if there is no result.
+    """
+    results = find_results(root)
+    if not results:
+        raise FileNotFoundError(f"{root} has no finished result: name the folder that was `paths.root`")
+    environments = [read_json(path) for path in sorted(root.glob("*/environment.json"))]
+    hardware = [{key: each[key] for key in _HARDWARE if key in each} for each in environments]
+    distinct = [each for index, each in enumerate(hardware) if each not in hardware[:index]]
+    return {**about, "environments": distinct, "rows": [_written(result, times) for result in results]}
+
+
+def _written(result: Result, times: bool) -> dict[str, Any]:
+    values = asdict(result) | ({} if times else dict.fromkeys(_TIMES, math.nan))
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value  # NaN is not JSON
+        for key, value in values.items()
+    }
+
+
+def results_in(evidence: Mapping[str, Any]) -> list[Result]:
+    """The results of an evidence's rows."""
+    return [_read(row) for row in evidence["rows"]]
+
+
+def _read(row: Mapping[str, Any]) -> Result:
+    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
+    return Result(**values)
+
+
+def accuracy_table(results: Sequence[Result], rule: Rule) -> str:
+    """Difference to the dense network, in points, a row for each kind of ticket, a column for each round; Markdown.
+
+    A cell is the mean over seeds ± the standard deviation; bold where the ticket is shown not to be worse by more than
+    the rule's margin. Rounds that hold nothing but unstructured tickets are left out.
+    """
+    rows = [row for row in aggregate([("", result) for result in results], rule) if row.structure != DENSE]
+    rounds = sorted({row.round for row in rows if (row.structure, row.twin) != (UNSTRUCTURED, "")})
+    rounds = rounds or sorted({row.round for row in rows})
+    found = {((row.structure, row.twin), row.round): row for row in rows}
+    asked = {result.round: result.density_asked for result in results}
+    lines = [["ticket", *(f"{100 * asked[number]:.0f} %" for number in rounds)]]
+    for kind in _kinds(rows):
+        cells = [_difference(found.get((kind, number)), asked[number]) for number in rounds]
+        lines.append([_name(kind), *cells])
+    return markdown_table(lines)
+
+
+def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], rule: Rule) -> str:
+    """Pairs of kinds, the first minus the second, paired over seeds; Markdown.
+
+    A cell is the mean difference in points ± the standard deviation, and `>` or `<` where the one-sided interval
+    shows that the first is better or worse. No correction is made for asking many questions.
+
+    Args:
+        results: of all seeds.
+        pairs: of names, a twin's as `refill reinit`. Every twin is compared with its ticket besides.
+        rule: its confidence counts.
+    """
+    accuracy = {(result.structure, result.twin, result.round, result.seed): result.accuracy for result in results}
+    twins = sorted({(result.structure, result.twin) for result in results if result.twin})
+    asked = [(_kind(first), _kind(second)) for first, second in pairs] + [((name, ""), (name, t)) for name, t in twins]
+    rounds = sorted({number for first, second in asked for number in _shared(accuracy, first, second)})
+    density = {result.round: result.density_asked for result in results}
+    lines = [["first, minus second", *(f"{100 * density[number]:.0f} %" for number in rounds)]]
+    for first, second in asked:
+        shared = _shared(accuracy, first, second)
+        cells = [_compared(shared.get(number, []), rule.confidence) for number in rounds]
+        lines.append([f"{_name(first)}, minus {_name(second)}", *cells])
+    return markdown_table(lines)
+
+
+def extremes_table(results: Sequence[Result], rule: Rule) -> str:
+    """Extreme ticket sparsity of each structure, by the paper's rule and as shown (see `Extreme`); Markdown.
+
+    Beside it the densities of the tickets that were trained: what others would have come to is not known.
+    """
+    rows = aggregate([("", result) for result in results], rule)
+    asked = {result.round: result.density_asked for result in results}
+    lines = [["tickets", "densities", "by the mean", "shown"]]
+    found = sorted(extremes(rows, rule), key=lambda row: (row.structure != UNSTRUCTURED, row.structure))
+    for row in found:
+        densities = ", ".join(f"{100 * asked[int(number)]:.0f}" for number in row.rounds.split())
+        sparsities = [_sparsity(value) for value in (row.sparsity_by_mean, row.sparsity_shown)]
+        lines.append([row.structure, f"{densities} %", *sparsities])
+    return markdown_table(lines)
+
+
+def _sparsity(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.0f} %"
+
+
+def _shared(accuracy: Mapping[tuple[str, str, int, int], float], first: Kind, second: Kind) -> dict[int, list[float]]:
+    """Differences by round, one for each seed that has both."""
+    found: dict[int, list[float]] = {}
+    for (structure, twin, number, seed), value in accuracy.items():
+        other = accuracy.get((*second, number, seed))
+        if (structure, twin) == first and other is not None:
+            found.setdefault(number, []).append(value - other)
+    return found
+
+
+def _compared(differences: Sequence[float], confidence: float) -> str:
+    if len(differences) < 2:
+        return "".join(f"{100 * each:+.2f}" for each in differences)
+    above = lower_limit(differences, confidence)
+    below = lower_limit([-each for each in differences], confidence)
+    sign = " >" if above is not None and above > 0 else " <" if below is not None and below > 0 else ""
+    return f"{100 * fmean(differences):+.2f} ± {100 * stdev(differences):.2f}{sign}"
+
+
+def _difference(row: Row | None, asked: float) -> str:
+    if row is None:
+        return ""
+    told = f"{100 * row.difference:+.2f}"
+    if row.difference_sd is not None:
+        told += f" ± {100 * row.difference_sd:.2f}"
+    told = f"**{told}**" if row.wins else told
+    return told if abs(row.density - asked) < 0.005 else f"{told} (at {100 * row.density:.1f} %)"
+
+
+def _kinds(rows: Sequence[Row]) -> list[Kind]:
+    """Unstructured first, each ticket before its twins."""
+    kinds = {(row.structure, row.twin) for row in rows}
+    return sorted(kinds, key=lambda kind: (kind[0] != UNSTRUCTURED, kind))
+
+
+def _kind(name: str) -> Kind:
+    structure, _, twin = name.partition(" ")
+    return structure, twin
+
+
+def _name(kind: Kind) -> str:
+    return " ".join(filter(None, kind))

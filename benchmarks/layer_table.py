@@ -1,0 +1,212 @@
+"""Every layer of a network against what executes it in a ticket, at the shapes that it runs at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.variants import Tickets, Variant
+from lt_lightning.execution.blocks.blocks import DENSE, forms_of, input_shapes
+from lt_lightning.execution.cost import flops, share_of_ideal
+from lt_lightning.execution.fastest_form import time_layers
+from lt_lightning.execution.network_timing import Setting, relative_difference
+from lt_lightning.execution.smaller_network import Cut, Shrunk
+from lt_lightning.execution.timing import Effort
+from lt_lightning.structures.base import BlockPlan
+
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class LayerMeasurement:
+    """One layer in one form.
+
+    Attributes:
+        layers: names of the layers of this geometry, of which the first was measured.
+        form: of the layer that runs: `channels` (fewer of them), or the fastest of `shrink.blocks.forms_of`.
+        variant: name of the structure.
+        density: asked of every prunable layer.
+        setting: batch size, training, precision.
+        input_shape: of one image at the dense layer.
+        dense_milliseconds: median of the dense layer.
+        milliseconds: median of the form.
+        speedup: their ratio.
+        ideal: ratio of their operations.
+        share: see `share_of_ideal`.
+        difference: to the masked layer's result, relative.
+    """
+
+    layers: Sequence[str]
+    form: str
+    variant: str
+    density: float
+    setting: Mapping[str, object]
+    input_shape: Sequence[int]
+    dense_milliseconds: float
+    milliseconds: float
+    speedup: float
+    ideal: float
+    share: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A layer that can take another's place; `channels` picks its inputs and outputs out of the full layer's."""
+
+    module: nn.Module
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+
+    def shape(self, full: tuple[int, ...]) -> tuple[int, ...]:
+        return full if self.inputs is None else (len(self.inputs), *full[1:])
+
+    def difference(self, masked: nn.Module, full: tuple[int, ...]) -> float:
+        """How far the form is from the masked layer, on images whose missing channels are zero, as they are there."""
+        images = torch.randn(2, *full, generator=torch.Generator().manual_seed(0))
+        if self.inputs is not None:
+            absent = torch.ones(full[0], dtype=torch.bool)
+            absent[self.inputs] = False
+            images[:, absent] = 0
+        with torch.inference_mode():
+            expected: Tensor = masked(images)
+            got: Tensor = self.module(images if self.inputs is None else images[:, self.inputs])
+        return relative_difference(got, expected if self.outputs is None else expected[:, self.outputs])
+
+
+def measure_layers(
+    tickets: Tickets,
+    variants: Mapping[str, Variant],
+    densities: Sequence[float],
+    setting: Setting,
+    effort: Effort,
+    device: str = "cpu",
+    only: Sequence[str] = (),
+    size: int | None = None,
+) -> list[LayerMeasurement]:
+    """Times every layer of another geometry against its forms in every ticket, by whichever form is fastest.
+
+    Args:
+        tickets: of the network.
+        variants: by name; those whose tickets have no plan are left out.
+        densities: asked of every prunable layer.
+        setting: batch size, training (forward and backward) and precision.
+        effort: how much is measured.
+        device: where to run.
+        only: names of layers; none are all that are prunable.
+        size: of images at every layer, instead of the true one.
+
+    Raises:
+        RuntimeError: if a form does not compute what the masked layer does.
+    """
+    names = list(only) or [name for name, layer in tickets.layers.items() if not layer.roles & {"stem", "classifier"}]
+    shapes = input_shapes(tickets.network, names, tickets.example)
+    if size is not None:
+        shapes = {name: (shape[0], size, size) for name, shape in shapes.items()}
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(f"{tickets.network.get_submodule(name)} {shapes[name]}", []).append(name)
+    rows = []
+    for same in alike.values():
+        rows += _measure_layer(tickets, variants, densities, setting, device, effort, same, shapes[same[0]])
+    return rows
+
+
+def _measure_layer(
+    tickets: Tickets,
+    variants: Mapping[str, Variant],
+    densities: Sequence[float],
+    setting: Setting,
+    device: str,
+    effort: Effort,
+    names: Sequence[str],
+    shape: tuple[int, ...],
+) -> list[LayerMeasurement]:
+    name, dense = names[0], tickets.network.get_submodule(names[0])
+    forms: dict[tuple[str, float], dict[str, _Form]] = {}
+    differences: dict[tuple[str, float], float] = {}
+    for variant in variants:
+        for density in densities:
+            structure = variants[variant].structure
+            masked = tickets.masked(structure, density).get_submodule(name)
+            found = _forms(tickets, variants[variant], density, name)
+            if found is None:
+                continue
+            forms[variant, density] = found
+            worst = max((form.difference(masked, shape) for form in found.values()), default=0.0)
+            if not worst <= _TOLERANCE:
+                raise RuntimeError(f"{name} as {variant} at density {density} differs by {worst:.1e}")
+            differences[variant, density] = worst
+    contenders = {
+        f"{variant} {density} {form}": (one.module, one.shape(shape))
+        for (variant, density), found in forms.items()
+        for form, one in found.items()
+    }
+    timings = time_layers(
+        {"dense": (dense, shape), **contenders},
+        setting.batch_size,
+        setting.training,
+        setting.bfloat16,
+        device,
+        effort.samples,
+        effort.slot,
+        effort.limit,
+    )
+    rows = []
+    for (variant, density), found in forms.items():
+        best = min(found, key=lambda form: timings[f"{variant} {density} {form}"].median, default=None)
+        if best is None:
+            continue
+        seconds = timings[f"{variant} {density} {best}"].median
+        speedup = timings["dense"].median / seconds
+        ideal = operations(dense, shape) / max(1, operations(found[best].module, found[best].shape(shape)))
+        rows.append(
+            LayerMeasurement(
+                names,
+                best,
+                variant,
+                density,
+                asdict(setting),
+                shape,
+                timings["dense"].median * 1e3,
+                seconds * 1e3,
+                speedup,
+                ideal,
+                share_of_ideal(speedup, ideal),
+                differences[variant, density],
+            )
+        )
+    return rows
+
+
+def operations(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of a module for one sample of a shape."""
+    return flops(module, torch.zeros(1, *shape))
+
+
+def _forms(tickets: Tickets, variant: Variant, density: float, name: str) -> dict[str, _Form] | None:
+    """What may run a layer of a ticket: none where it is gone; None where tickets have no plan."""
+    plan = tickets.ticket(variant.structure, density).plan
+    masked = tickets.masked(variant.structure, density)
+    if isinstance(plan, BlockPlan):
+        layer = masked.get_submodule(name)
+        found = forms_of(layer, plan.blocks[name], plan.grain) if name in plan.blocks else {}
+        return {form: _Form(module) for form, module in (found or {DENSE: layer}).items()}
+    shrunk = tickets.whole(variant.structure, density)
+    return None if shrunk is None else _smaller(shrunk, masked.get_submodule(name), name)
+
+
+def _smaller(shrunk: Shrunk, masked: nn.Module, name: str) -> dict[str, _Form]:
+    """The layer of fewer channels."""
+    if f"{name}.weight" not in shrunk.slices.parts:
+        return {}
+    _, cut = shrunk.slices.parts[f"{name}.weight"]
+    assert isinstance(cut, Cut)
+    outputs, inputs = (*cut.index, None, None)[:2]
+    if isinstance(masked, nn.Conv2d) and masked.groups > 1 and outputs is not None:  # depthwise
+        repeat = masked.out_channels // masked.in_channels
+        inputs = outputs[::repeat] // repeat
+    return {"channels": _Form(shrunk.network.get_submodule(name), inputs, outputs)}

@@ -1,0 +1,172 @@
+"""What logging, checkpoints and progress bars take of an epoch."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+
+from benchmarks.training.contenders import classifier_of, lottery_of, trainer_of
+from benchmarks.training.task import Task
+from lt_lightning.experiment.logging.loggers import LogRounds
+from lt_lightning.experiment.logging.metrics_file import MetricsFile
+from lt_lightning.experiment.run.checkpoints import Checkpoints
+from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
+
+STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Of an epoch of a search, as `scripts/run.py` runs it on a terminal.
+
+    Attributes:
+        steps: of the epoch.
+        step: milliseconds of one, median, with everything.
+        per_step: milliseconds of it that progress and checkpoints take, without those that save.
+        per_epoch: milliseconds of the rest of their hooks and of the metrics file, once an epoch.
+        checkpoint: milliseconds of saving one.
+        checkpoints: share of the time that they take, by the pause between two of them.
+        bars: share of the time in which the bars are drawn, beside the training.
+        share: of an epoch, of all of it.
+    """
+
+    steps: int
+    step: float
+    per_step: float
+    per_epoch: float
+    checkpoint: float
+    checkpoints: float
+    bars: float
+    share: float
+
+
+def measure_overhead(task: Task, steps: int) -> Overhead:
+    """Trains a task as a search does, and times everything that only looks on.
+
+    Args:
+        task: whose steps are run; they are fewer than an epoch has.
+        steps: of a true epoch.
+    """
+    watch, ticks = _Watch(), _Ticks()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lottery = lottery_of(task, str(folder / "tickets"))
+        file = MetricsFile(folder / "metrics.csv")
+        checkpoints = Checkpoints(folder / "checkpoints")
+        with JobProgress(2, Console(file=io.StringIO(), force_terminal=True, force_interactive=True)) as job:
+            report = ReportProgress(job, 2, lambda: lottery.timeline.round_lengths, str)
+            watched = [LogRounds(lottery), report, checkpoints]
+            for one in watched:
+                watch.hooks_of(one, pl.Callback)
+            watch.hooks_of(file, pl.loggers.Logger)
+            drawing = _Drawing()
+            trainer = trainer_of(
+                task, [lottery, *watched[:2], ticks, checkpoints], logger=[file], enable_checkpointing=True
+            )
+            trainer.fit(classifier_of(task), task.data())
+            bars = drawing.share()
+    step = median(after - before for before, after in pairwise(ticks.seconds))
+    per_step = sum(median(watch.seconds[hook]) for hook in watch.seconds if hook[1] in STEP_HOOKS)
+    once = sum(sum(seconds) for hook, seconds in watch.seconds.items() if hook[1] not in STEP_HOOKS)
+    per_epoch = once / 2  # of two
+    checkpoint = _saving(task, checkpoints)
+    pause = max(checkpoints.seconds, checkpoint * (1 / checkpoints.share - 1))
+    spent = (per_step + per_epoch / steps) / step
+    saving = checkpoint / (checkpoint + pause)
+    return Overhead(
+        steps, step * 1e3, per_step * 1e3, per_epoch * 1e3, checkpoint * 1e3, saving, bars, spent + saving + bars
+    )
+
+
+def _saving(task: Task, checkpoints: Checkpoints) -> float:
+    """Seconds of a checkpoint in a round: the third, when nothing is new any more."""
+    seconds: list[float] = []
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.current_epoch == 1 and len(seconds) < 3 and not trainer.is_last_batch:
+                start = time.perf_counter()
+                own.save(trainer)
+                seconds.append(time.perf_counter() - start)
+
+    with tempfile.TemporaryDirectory() as name:
+        own = Checkpoints(Path(name) / "checkpoints", checkpoints.share, float(1 << 30))
+        lottery = lottery_of(task, str(Path(name) / "tickets"))
+        trainer_of(task, [lottery, Save(), own], enable_checkpointing=True).fit(classifier_of(task), task.data())
+    return seconds[-1]
+
+
+class _Watch:
+    """Times hooks of callbacks and loggers.
+
+    Attributes:
+        seconds: of every call, by class and hook.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def hooks_of(self, one: Any, base: type) -> None:
+        """From now on those that the object has of its own, not of the base, are timed."""
+        for name in dir(base):
+            own = getattr(type(one), name)
+            if not name.startswith("_") and callable(own) and own is not getattr(base, name):
+                setattr(one, name, self._timed((type(one).__name__, name), getattr(one, name)))
+
+    def _timed(self, key: tuple[str, str], hook: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(hook)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return hook(*arguments, **options)
+            finally:
+                self.seconds[key].append(time.perf_counter() - start)
+
+        return timed
+
+
+class _Ticks(pl.Callback):
+    """When steps of epoch 1 begin."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seconds.append(time.perf_counter())
+
+
+class _Drawing:
+    """Processor time of the thread that draws the bars."""
+
+    def __init__(self) -> None:
+        self._clocks = [
+            time.pthread_getcpuclockid(thread.ident)
+            for thread in threading.enumerate()
+            if type(thread).__module__.startswith("rich") and thread.ident is not None
+        ]
+        self._start = time.perf_counter(), self._seconds()
+
+    def share(self) -> float:
+        """Of the time since."""
+        wall, own = self._start
+        return (self._seconds() - own) / (time.perf_counter() - wall)
+
+    def _seconds(self) -> float:
+        return sum(time.clock_gettime(clock) for clock in self._clocks)

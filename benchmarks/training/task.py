@@ -1,0 +1,188 @@
+"""What is trained in every contest: a network, masks, images, and how."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lt_lightning.data.augment import Augment
+from lt_lightning.data.cifar import Cifar10
+from lt_lightning.data.module import Loader, Pairs, TensorData
+from lt_lightning.execution.compiling import Compile
+from lt_lightning.pruning.criteria import Magnitude
+from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
+from lt_lightning.pruning.masks import Masks
+from lt_lightning.pruning.selection import prune
+
+Engine = Literal["eager", "compile", "graphs"]
+Batch = tuple[Tensor, Tensor]
+
+CLASSES = Cifar10.classes
+AUGMENT = Augment(pad=4, flip=True)
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How is trained.
+
+    Attributes:
+        batch_size: images of a step.
+        device: where to.
+        bfloat16: by autocast, with weights in float32.
+        engine: PyTorch as it is, `torch.compile`, or that with CUDA graphs (`mode="reduce-overhead"`).
+        channels_last: memory format of weights and images.
+
+    Raises:
+        ValueError: if the engine is none of them, or needs CUDA and the device is another.
+    """
+
+    batch_size: int
+    device: str = "cpu"
+    bfloat16: bool = False
+    engine: Engine = "eager"
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        if self.engine not in get_args(Engine):
+            raise ValueError(f"engine={self.engine!r} is not one of {', '.join(get_args(Engine))}")
+        if self.engine == "graphs" and torch.device(self.device).type != "cuda":
+            raise ValueError(f"engine='graphs' needs CUDA, and the device is {self.device!r}")
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of weights and images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def compile(self) -> Compile:
+        """As `classifier.compile` has it."""
+        return "graphs" if self.engine == "graphs" else self.engine == "compile"
+
+    def precision(self) -> AbstractContextManager[object]:
+        """In which forward pass and loss are computed."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, torch.bfloat16) if self.bfloat16 else nullcontext()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training of so many steps, from the same values on the same batches whoever runs it.
+
+    Epoch 0 are `warm_up` steps of the dense network. Then everything goes back to the initial values, and epoch 1
+    are the steps that count.
+
+    Attributes:
+        network: at its initial values; it is copied, never changed.
+        density: of the masks.
+        images: (N, C, H, W) uint8 on the CPU; one more than the steps need.
+        labels: (N,) int64.
+        setting: see `Setting`.
+        steps: that count, at most.
+        warm_up: steps before, at least 1.
+    """
+
+    network: nn.Module
+    density: float
+    images: Tensor
+    labels: Tensor
+    setting: Setting
+    steps: int
+    warm_up: int = 1
+
+    @cached_property
+    def example(self) -> Tensor:
+        """An image of zeros, as the classifiers' `example_input_array`."""
+        return torch.zeros(1, *self.images.shape[1:])
+
+    @cached_property
+    def masks(self) -> Masks:
+        """Of every prunable layer the share `density` of its largest initial weights."""
+        layers = prunable_layers(find_layers(self.network, self.example), ("stem", "classifier"))
+        full = full_masks(layers)
+        weights = {name: self.network.get_parameter(name).detach() for name in full}
+        return prune(full, Magnitude()(weights, full), self.density, "layer")
+
+    def copy(self) -> nn.Module:
+        """The network at its initial values, on the device and in the memory format, in training mode."""
+        network = copy.deepcopy(self.network).to(self.setting.device)
+        return network.to(memory_format=self.setting.memory_format).train()  # type: ignore[call-overload,no-any-return]  # absent from its types
+
+    def data(self) -> Images:
+        """The batches, for a `Trainer` or by hand."""
+        return Images(self)
+
+
+class Images(TensorData):
+    """A task's images as our data modules hold them, on the device. An epoch is as long as the task has it."""
+
+    name = "synthetic"
+    classes = CLASSES
+    mean = Cifar10.mean
+    std = Cifar10.std
+    files = None
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(".", task.setting.batch_size, augment=AUGMENT, validation=1)
+        self.task = task
+        _, self.channels, self.size, _ = task.images.shape
+
+    def train_dataloader(self) -> Loader:
+        """Of the epoch that begins; so the trainer has to ask anew for every epoch."""
+        return self.loader(0 if self.trainer is None else self.trainer.current_epoch)
+
+    def loader(self, epoch: int) -> Loader:
+        """Of epoch 0 or 1; without a trainer, too."""
+        self._load()
+        whole = self.parts["train"]
+        count = (self.task.warm_up if epoch == 0 else self.task.steps) * self.batch_size
+        try:
+            self.parts["train"] = Pairs(whole.images[:count], whole.labels[:count])
+            loader = self._loader("train")
+        finally:
+            self.parts["train"] = whole
+        loader.sampler.set_epoch(epoch)
+        return loader
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.task.setting.device)
+
+    def _read(self) -> tuple[Pairs, Pairs]:
+        images, labels = self.task.images, self.task.labels
+        return Pairs(images, labels), Pairs(images[:1], labels[:1])
+
+
+def synthetic(count: int, shape: Sequence[int], classes: int = CLASSES) -> Pairs:
+    """Random images and labels, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, *shape), generator=generator, dtype=torch.uint8)
+    return Pairs(images, torch.randint(classes, (count,), generator=generator))
+
+
+def real(count: int, root: Path | str) -> Pairs:
+    """CIFAR-10's training images from a folder of data sets, over and over if more are wanted.
+
+    Raises:
+        FileNotFoundError: if they are not there.
+    """
+    (images, labels), _ = Cifar10(root, 1)._read()
+    chosen = torch.arange(count) % len(images)
+    return Pairs(images[chosen], labels[chosen])
+
+
+@torch.no_grad()
+def go_back(network: nn.Module, initial: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Sets a network, pruned by PyTorch's own hooks or not, to initial values and forgets the momentum."""
+    state = network.state_dict(keep_vars=True)
+    for name, value in initial.items():
+        state[name if name in state else f"{name}_orig"].copy_(value)
+    optimizer.state.clear()

@@ -1,0 +1,163 @@
+"""What is measured against the dense network: tickets, and what else could run their masks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers import SquareBlocks, prune_by_torch_pruning, with_sparse_weights
+from lt_lightning.execution.blocks.blocks import DENSE
+from lt_lightning.execution.execute import execute
+from lt_lightning.execution.network_timing import Setting
+from lt_lightning.execution.smaller_network import Shrunk
+from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.pruning.layers import full_masks, prunable_layers
+from lt_lightning.pruning.masks import Masks
+from lt_lightning.pruning.selection import prune
+from lt_lightning.structures.base import ChannelPlan, Structure, Structured, Subject, Unstructured
+from lt_lightning.structures.refill import Refill
+from lt_lightning.structures.regroup import Regroup
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A network that computes what a ticket's masked network does.
+
+    Attributes:
+        network: that runs.
+        masks: of its weights that training keeps at zero.
+        left_dense: layers of the ticket's plan that it computes whole, since that was measured faster.
+    """
+
+    network: nn.Module
+    masks: Masks = field(default_factory=dict)
+    left_dense: tuple[str, ...] = ()
+
+
+class Tickets:
+    """A network at random weights and its tickets: every prunable layer pruned to the density by magnitude.
+
+    What is measured is time, and that depends on shapes alone.
+
+    Attributes:
+        network: the dense one.
+        example: an image of zeros.
+    """
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+        """Takes the network and the shape of an image."""
+        self.network = network.eval()
+        self.example = torch.zeros(1, *shape)
+        self.anatomy = Anatomy(network, self.example)
+        self.layers = self.anatomy.layers
+        self._tickets: dict[tuple[Structure, float], Structured] = {}
+        self._whole: dict[tuple[Structure, float], Shrunk | None] = {}
+
+    def ticket(self, structure: Structure, density: float) -> Structured:
+        """A structure's ticket, made once."""
+        key = (structure, density)
+        if key not in self._tickets:
+            weights = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+            masks = full_masks(prunable_layers(self.layers, ("stem", "classifier")))
+            masks = prune(masks, {name: weights[name].abs() for name in masks}, density, "layer")
+            self._tickets[key] = structure(Subject(self.anatomy, masks, weights))
+        return self._tickets[key]
+
+    def masked(self, structure: Structure, density: float) -> nn.Module:
+        """The full network with the ticket's pruned weights at zero."""
+        network = copy.deepcopy(self.network)
+        HeldMasks(network, self.ticket(structure, density).masks).zero_weights()
+        return network
+
+    def whole(self, structure: Structure, density: float) -> Shrunk | None:
+        """The network in which everything runs as the ticket's plan says, be it faster or not; made once."""
+        key, ticket = (structure, density), self.ticket(structure, density)
+        if key not in self._whole:
+            self._whole[key] = execute(self.masked(structure, density), ticket.plan, ticket.masks, self.example)
+        return self._whole[key]
+
+
+Execute = Callable[[nn.Module, Structured, Tensor, Setting, str], Executed]
+"""Makes the network that runs, from the masked one, the ticket, an example image, the setting and the device."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A structure and what executes its tickets.
+
+    Attributes:
+        structure: that makes the tickets.
+        execute: makes the network that runs.
+        trains: whether that network can train.
+        exports: whether ONNX Runtime is to run it, too.
+    """
+
+    structure: Structure
+    execute: Execute
+    trains: bool = True
+    exports: bool = False
+
+    def fits(self, setting: Setting) -> bool:
+        """Whether the variant can be measured in this setting."""
+        if setting.engine == "onnx":
+            return self.exports and not setting.training and not setting.bfloat16
+        return self.trains or not (setting.training or setting.bfloat16 or setting.engine == "compile")
+
+
+def as_masked(network: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str) -> Executed:
+    """Zeros are multiplied like any number: what most lottery ticket code runs."""
+    return Executed(network, ticket.masks)
+
+
+def as_planned(network: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str) -> Executed:
+    """What this package executes: each layer in the form that is measured fastest in this setting."""
+    how = (setting.batch_size, setting.training, device)
+    shrunk = execute(network, ticket.plan, ticket.masks, example, *how, bfloat16=setting.bfloat16)
+    if shrunk is None:
+        return as_masked(network, ticket, example, setting, device)
+    left = tuple(name for name, form in shrunk.choice.items() if form == DENSE)
+    return Executed(shrunk.network, shrunk.masks, left)
+
+
+def by_torch_pruning(
+    network: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str
+) -> Executed:
+    """Torch-Pruning's network with the channels of a refill ticket."""
+    assert isinstance(ticket.plan, ChannelPlan)
+    return Executed(prune_by_torch_pruning(network, ticket.plan, example))
+
+
+def _sparse(layout: torch.layout) -> Execute:
+    def run(network: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str) -> Executed:
+        return Executed(with_sparse_weights(network, ticket.masks, layout))
+
+    return run
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "masked": Variant(Unstructured(), as_masked),
+    "refill": Variant(Refill(), as_planned, exports=True),
+    "refill_inner": Variant(Refill(coupling="inner"), as_planned, exports=True),
+    "refill_independent": Variant(Refill(coupling="independent"), as_planned, exports=True),
+    "regroup_channels": Variant(Regroup(columns="input_channel", round_to=16, clustering="kmeans"), as_planned),
+    "regroup": Variant(Regroup(columns="kernel_position", clustering="kmeans"), as_planned),
+    "torch_pruning": Variant(Refill(), by_torch_pruning),
+    "csr": Variant(Unstructured(), _sparse(torch.sparse_csr), trains=False),
+    "bsr": Variant(SquareBlocks(), _sparse(torch.sparse_bsr), trains=False),
+}
+"""By name. The last three are peers; `csr` and `bsr` run in inference only, in float32, without compilation."""
+PEERS = ("torch_pruning", "csr", "bsr")
+TICKETS = tuple(name for name in VARIANTS if name not in (*PEERS, "masked"))
+
+
+def with_round_to(variant: Variant, round_to: int) -> Variant:
+    """The variant with channel counts rounded up to a multiple, where its structure rounds."""
+    structure = variant.structure
+    if isinstance(structure, Refill) or (isinstance(structure, Regroup) and structure.columns == "input_channel"):
+        return replace(variant, structure=replace(structure, round_to=round_to))
+    return variant

@@ -1,0 +1,1 @@
+"""Networks whose layers compute their blocks only."""

@@ -1,0 +1,333 @@
+"""A channel ticket as a network that really is smaller and computes the same.
+
+Dropped channels are provably zero (a refilled ticket drops a channel with its bias, its BatchNorm affine and its
+readers' inputs), so leaving them out changes nothing. Channels of one space, a residual stream for instance, stand
+in the same order everywhere; where a branch writes only part of a stream, the order puts that part first, so that
+the branch is added into a prefix.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lt_lightning.execution.channels.orders import (
+    Order,
+    Select,
+    Spread,
+    add_into_prefix,
+    channel_orders,
+    folded,
+    repeated,
+)
+from lt_lightning.execution.smaller_network import Cut, Shrunk, Slices
+from lt_lightning.network_graph.graph import ChannelGraph
+from lt_lightning.network_graph.liveness import Flags
+from lt_lightning.network_graph.operations import Operation
+from lt_lightning.pruning.layers import CONVOLUTIONS
+from lt_lightning.structures.base import ChannelPlan
+
+
+class Resizer:
+    """Cuts layers of a network.
+
+    Attributes:
+        network: whose layers are cut.
+        cuts: what is left of the parameters and buffers that were asked for, by name.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.cuts: dict[str, Cut] = {}
+
+    def layer(self, name: str, outputs: Order, inputs: Order) -> None:
+        """A convolution, linear layer or normalisation; `inputs` are the channels that it reads."""
+        module = self.network.get_submodule(name)
+        out = torch.from_numpy(outputs)
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+            grouped = isinstance(module, CONVOLUTIONS) and module.groups > 1
+            self._cut(name, "weight", (out, None if grouped else torch.from_numpy(inputs)))
+            self._cut(name, "bias", (out,))
+            if isinstance(module, nn.Linear):
+                module.in_features, module.out_features = len(inputs), len(outputs)
+            else:
+                module.groups = module.groups * len(inputs) // module.in_channels if grouped else 1
+                module.in_channels, module.out_channels = len(inputs), len(outputs)
+        else:
+            for part_name in ("weight", "bias", "running_mean", "running_var"):
+                self._cut(name, part_name, (out,))
+            module.num_features = len(outputs)  # type: ignore[assignment]
+
+    def activation(self, name: str, order: Order) -> None:
+        """An activation with parameters of its own per channel."""
+        module = self.network.get_submodule(name)
+        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
+            self._cut(name, "weight", (torch.from_numpy(order),))
+            module.num_parameters = len(order)
+
+    def _cut(self, name: str, part_name: str, index: tuple[Tensor | None, ...]) -> None:
+        module = self.network.get_submodule(name)
+        value = getattr(module, part_name, None)
+        full_name = f"{name}.{part_name}" if name else part_name
+        if value is None or full_name in self.cuts:  # a module that is called again
+            return
+        whole = all(i is None or torch.equal(i, torch.arange(n)) for i, n in zip(index, value.shape, strict=False))
+        cut = self.cuts[full_name] = Cut() if whole else Cut(index)
+        if whole:
+            return
+        smaller = _like(cut.take(value.detach()), value)
+        if isinstance(value, nn.Parameter):
+            setattr(module, part_name, nn.Parameter(smaller, requires_grad=value.requires_grad))
+        else:
+            setattr(module, part_name, smaller)
+
+
+def _like(cut: Tensor, value: Tensor) -> Tensor:
+    """In the memory format that the whole had."""
+    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous():
+        return cut.contiguous(memory_format=torch.channels_last)
+    return cut
+
+
+# A channel ticket as a network that really is smaller and computes the same.
+#
+# Dropped channels are provably zero (a refilled ticket drops a channel with its bias, its BatchNorm affine and its
+# readers' inputs), so leaving them out changes nothing. Channels of one space, a residual stream for instance, stand
+# in the same order everywhere; where a branch writes only part of a stream, the order puts that part first, so that
+# the branch is added into a prefix.
+
+
+def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Tensor) -> Shrunk:
+    """Makes the network that a channel ticket executes.
+
+    Args:
+        network: with the values to keep (of the ticket, applied); it is left as it was.
+        plan: of the ticket.
+        example: an input batch of the true shape.
+
+    Raises:
+        ValueError: if the network cannot be traced, or nothing of it would be left.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    >>> plan = ChannelPlan({"0": torch.tensor([1, 3])}, {"2": torch.tensor([1, 3])})
+    >>> shrink_channels(net, plan, torch.zeros(1, 1, 8, 8)).network[2]
+    Conv2d(2, 2, kernel_size=(3, 3), stride=(1, 1))
+    """
+    graph = ChannelGraph(network, example)
+    kept = {name: _flags(channels, _width(network, name)) for name, channels in plan.outputs.items()}
+    _, present = graph.flow.trace_channels(kept)
+    return keep_channels(network, graph, present)
+
+
+def keep_channels(network: nn.Module, graph: ChannelGraph, present: Sequence[Flags]) -> Shrunk:
+    """Makes the network that computes certain channels only.
+
+    Args:
+        network: with the values to keep; it is left as it was.
+        graph: of the network. Its trace is edited: it serves once.
+        present: per operation of the graph, the channels to compute; the others are zero, or nobody reads them.
+
+    Raises:
+        ValueError: if nothing of the network would be left.
+    """
+    return _Shrinking(network, graph, present).result()
+
+
+class _Shrinking:
+    def __init__(self, network: nn.Module, graph: ChannelGraph, present: Sequence[Flags]) -> None:
+        self.graph = graph
+        self.network = copy.deepcopy(network)
+        self.resize = Resizer(self.network)
+        self.orders = channel_orders(graph, present)
+        self.edited = False
+
+    # Building
+
+    def result(self) -> Shrunk:
+        for index, operation in enumerate(self.graph.operations):
+            if operation.channels and len(self.orders[index]) == 0:
+                self.edited = True  # a dead branch: nobody will ask for it
+            else:
+                self._rebuild(index, operation)
+        for node in self.graph.trace.graph.nodes:
+            if node.op == "output":
+                node.args = fx.node.map_arg(node.args, self._whole)
+        network = self._as_graph_module() if self.edited else self.network
+        slices = Slices({name: (name, self.resize.cuts.get(name, Cut())) for name in network.state_dict()})
+        return Shrunk(network, slices, tuple(self.graph.unknown))
+
+    def _rebuild(self, index: int, operation: Operation) -> None:
+        if index in self.graph.rigid:
+            self._connect(index, [np.arange(self.graph.operations[i].channels) for i in operation.inputs])
+            return
+        match operation.kind:
+            case "dense" | "grouped" | "depthwise" | "norm":
+                wanted = self._source_order(index, operation)
+                self._connect(index, [wanted])
+                self.resize.layer(operation.name, self.orders[index], wanted)
+            case "each" | "lift":
+                self._connect(index, [self.orders[index]])
+                if self.graph.nodes[index].op == "call_module":
+                    self.resize.activation(operation.name, self.orders[index])
+            case "flatten":
+                self._connect(index, [folded(self.orders[index], operation.repeat)])
+                self._flatten(index)
+            case "add":
+                self._add(index)
+            case "product":
+                self._connect(index, [self.orders[index]] * len(operation.inputs))
+            case "cat":
+                self._cat(index, operation)
+
+    def _source_order(self, index: int, operation: Operation) -> Order:
+        """The channels that a layer or normalisation reads."""
+        if operation.kind == "depthwise":
+            return folded(self.orders[index], operation.repeat)
+        if operation.kind == "norm":
+            return self.orders[index]
+        if operation.kind == "grouped":
+            groups = operation.channels // operation.repeat
+            inputs = self.graph.operations[operation.inputs[0]].channels
+            return repeated(folded(self.orders[index], operation.repeat), inputs // groups)
+        read = self.orders[operation.inputs[0]]
+        if len(read) == 0:
+            raise ValueError(f"every input of {operation.name} is dropped, and its bias is not: keep one of them")
+        return read
+
+    def _connect(self, index: int, wanted: Sequence[Order]) -> None:
+        """Gives an operation its inputs in the wanted orders."""
+        operation, node = self.graph.operations[index], self.graph.nodes[index]
+        for source, order in zip(operation.inputs, wanted, strict=True):
+            given = self._arranged(source, order, node)
+            if given is not self.graph.nodes[source]:
+                node.replace_input_with(self.graph.nodes[source], given)
+
+    def _whole(self, node: fx.Node) -> fx.Node:
+        """A node's result with all of its channels in their first order; for the network's output."""
+        if node not in self.graph.nodes:  # no tensor
+            return node
+        index = self.graph.nodes.index(node)
+        (output,) = (user for user in self.graph.trace.graph.nodes if user.op == "output")
+        return self._arranged(index, np.arange(self.graph.operations[index].channels), output)
+
+    def _arranged(self, source: int, order: Order, before: fx.Node) -> fx.Node:
+        """The node that gives the source's channels in an order; missing ones are zero."""
+        node, have = self.graph.nodes[source], self.orders[source]
+        if np.array_equal(have, order):
+            return node
+        if len(have) == 0:
+            raise ValueError(f"{before.name} needs {node.name}, all of whose channels are dropped: keep one of them")
+        place = {channel: position for position, channel in enumerate(have.tolist())}
+        known = np.array([channel in place for channel in order.tolist()], dtype=bool)
+        taken = np.array([place[channel] for channel in order[known].tolist()], dtype=np.int64)
+        if not np.array_equal(taken, np.arange(len(have))):
+            node = self._insert(Select(taken), node, before)
+        return node if known.all() else self._insert(Spread(np.flatnonzero(known), len(order)), node, before)
+
+    def _insert(self, module: nn.Module, node: fx.Node, before: fx.Node) -> fx.Node:
+        self.edited = True
+        kind = type(module).__name__.lower()
+        name = next(n for i in range(10**6) if not hasattr(self.network, n := f"{kind}_{i}"))
+        self.network.add_module(name, module.to(next(self.network.parameters()).device))
+        with self.graph.trace.graph.inserting_before(before):
+            # Into a graph of another root: the module is there once the graph module is made.
+            return self.graph.trace.graph.create_node("call_module", name, (node,))
+
+    # Operations
+
+    def _add(self, index: int) -> None:
+        order, node = self.orders[index], self.graph.nodes[index]
+        subtracts = "sub" in (node.target, getattr(node.target, "__name__", ""))
+        sources = [source for source in self.graph.operations[index].inputs if len(self.orders[source])]
+        if len(sources) == 1:
+            left = self._arranged(sources[0], order, node)
+            if subtracts and sources[0] != self.graph.operations[index].inputs[0]:
+                with self.graph.trace.graph.inserting_before(node):
+                    left = self.graph.trace.graph.call_function(operator.neg, (left,))
+            self._replace(node, left)
+            return
+        small, large = sorted(sources, key=lambda source: len(self.orders[source]))
+        part_order = self.orders[small]
+        if len(part_order) < len(order) and np.array_equal(part_order, order[: len(part_order)]) and not subtracts:
+            whole = self._arranged(large, order, node)
+            with self.graph.trace.graph.inserting_before(node):
+                self._replace(
+                    node, self.graph.trace.graph.call_function(add_into_prefix, (whole, self.graph.nodes[small]))
+                )
+        else:
+            self._connect(index, [order, order])
+
+    def _cat(self, index: int, operation: Operation) -> None:
+        node, order = self.graph.nodes[index], self.orders[index]
+        given: list[fx.Node] = []
+        offset = 0
+        for source in operation.inputs:
+            channels = self.graph.operations[source].channels
+            mine = order[(order >= offset) & (order < offset + channels)] - offset
+            if len(mine):
+                given.append(self._arranged(source, mine, node))
+            offset += channels
+        if given != [self.graph.nodes[source] for source in operation.inputs]:
+            self.edited = True
+            node.args = (given, *node.args[1:])
+
+    def _flatten(self, index: int) -> None:
+        """A reshape with the full network's number of features written in it flattens whatever is left."""
+        node = self.graph.nodes[index]
+        features = self.graph.operations[index].channels
+        if len(self.orders[index]) < features and features in _numbers((node.args, node.kwargs)):
+            source = node.all_input_nodes[0]
+            with self.graph.trace.graph.inserting_before(node):
+                self._replace(node, self.graph.trace.graph.call_function(torch.flatten, (source, 1)))
+
+    def _replace(self, node: fx.Node, by: fx.Node) -> None:
+        self.edited = True
+        node.replace_all_uses_with(by)
+        index = self.graph.nodes.index(node)
+        self.graph.nodes[index] = by
+
+    # Assembly
+
+    def _as_graph_module(self) -> nn.Module:
+        graph = self.graph.trace.graph
+        for node in list(graph.nodes):
+            if node.op == "call_function" and node.target in (F.dropout, F.dropout2d):
+                self._dropout_as_module(graph, node)
+        small = fx.GraphModule(self.network, graph, type(self.network).__name__)
+        small.graph.eliminate_dead_code()
+        small.delete_all_unused_submodules()
+        small.recompile()
+        small.train(self.network.training)
+        return small
+
+    def _dropout_as_module(self, graph: fx.Graph, node: fx.Node) -> None:
+        """The trace has fixed the function's mode; the module follows `train()` and `eval()`."""
+        module = nn.Dropout2d if node.target is F.dropout2d else nn.Dropout
+        share: Any = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+        source: Any = node.args[0]
+        node.replace_all_uses_with(self._insert(module(share), source, node))
+
+
+def _flags(channels: Tensor, width: int) -> Flags:
+    flags = np.zeros(width, dtype=bool)
+    flags[channels.numpy()] = True
+    return flags
+
+
+def _width(network: nn.Module, name: str) -> int:
+    weight: Any = network.get_submodule(name).weight
+    return int(weight.shape[0])
+
+
+def _numbers(arguments: Any) -> list[int]:
+    """All whole numbers in a node's arguments."""
+    found: list[int] = []
+    fx.node.map_aggregate(arguments, lambda value: found.append(value) if isinstance(value, int) else None)
+    return found

@@ -1,0 +1,1 @@
+"""Kernels of block convolutions: a reference by dense ones, the CPU's, CUDA's."""

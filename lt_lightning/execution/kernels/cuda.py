@@ -1,0 +1,350 @@
+"""Launches the kernels: forward, input gradient and weight gradient of a regrouped convolution.
+
+The packed format: `tap_start` int32 (groups * (positions + 1)), pointers into the packed columns, which are sorted by
+kernel position and then input channel within a group; `channels` int32 (columns); `weight` (columns, filters of a
+group); `outputs` int64, at g * R + r the output channel of filter r of group g.
+
+Layout. Images go in and come out as (batch, channels, height, width), but lie in memory as (height, width, channels,
+batch): see `kernels`. An input that lies otherwise is copied; what comes out lies so already, and PyTorch's pointwise
+operations and BatchNorm in eager mode keep the strides, so a chain of such layers could be converted once at its
+beginning. As operations (`block_ops`) they give channels_last, as all others, and each layer is converted both ways.
+
+The input gradient multiplies by the dense weight. A product over gathered columns would have to add each column's row
+into memory, which moves (columns x positions x batch) values twice: at 75 % and groups of 32 filters tens of times
+what the dense product moves. Zeros cost the tensor cores less than that.
+
+Nothing here waits for the device and sizes depend on shapes only, so all of it can be captured in a CUDA graph, once
+a first call has chosen the tiles for its shapes (autotuning, which does wait).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.testing import do_bench
+
+from lt_lightning.execution.kernels import triton_kernels as kernels
+from lt_lightning.execution.machine import tensor_float32
+
+_BLOCK = 64
+_PROGRAMS = 512
+"""Programs that fill a large GPU a few times over; the weight gradient is split to reach it. A constant, so that its
+order of summation, hence its result, is the same on every device."""
+
+
+_SHAPE = ("N", "C", "H", "W", "OH", "OW", "KH", "KW", "G", "R", "K", "PRECISION")
+_LARGEST = 128  # tile of filters or channels
+
+
+def _tuned(kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[tuple[int, int, int]]) -> Any:
+    """A kernel whose tiles are chosen by trying the few that suit a shape; in the interpreter, which cannot time, one.
+
+    Args:
+        kernel: to be launched.
+        size: argument of the kernel (filters of a group, or channels) that the first side of a tile goes along.
+        names: of the tile's sides.
+        tiles: sides of each.
+    """
+    configs = [
+        triton.Config(dict(zip(names, tile, strict=True)), num_warps=8 if tile[0] * tile[1] >= 8192 else 4)
+        for tile in tiles
+    ]
+    if triton.knobs.runtime.interpret:
+        configs = [triton.Config(dict.fromkeys(names, 16))]
+
+    def suitable(configs: Sequence[Any], arguments: Mapping[str, Any], **_: Any) -> list[Any]:
+        sides = [(config.kwargs[names[0]], config.kwargs[names[1]]) for config in configs]
+        chosen = suiting(sides, arguments[size], arguments["N"] if names[1] == "BN" else None)
+        return [config for config, side in zip(configs, sides, strict=True) if side in chosen]
+
+    return triton.autotune(
+        configs,
+        [name for name in _SHAPE if name in kernel.arg_names],
+        prune_configs_by={"early_config_prune": suitable},
+        do_bench=partial(do_bench, warmup=5, rep=20),
+        cache_results=True,
+    )(kernel)
+
+
+def suiting(sides: Sequence[tuple[int, int]], size: int, batch: int | None) -> list[tuple[int, int]]:
+    """Of tiles those that fill a size and a batch without leaving much of themselves empty, but one at least.
+
+    >>> suiting([(32, 64), (32, 256), (64, 64), (128, 64)], size=48, batch=128)
+    [(32, 64), (64, 64)]
+    >>> suiting([(32, 64), (64, 64)], size=64, batch=8)
+    [(32, 64)]
+    """
+    wanted = min(triton.next_power_of_2(size), _LARGEST)
+    found = [side for side in sides if side[0] <= wanted <= 2 * side[0]] or [min(sides)]
+    if batch is None:
+        return found
+    if batch < 32:  # a check, not a training: anything will do
+        return found[:1]
+    return [side for side in found if side[1] <= triton.next_power_of_2(batch)] or found[:1]
+
+
+_forward = _tuned(
+    kernels.forward_kernel,
+    "R",
+    ("BR", "BN", "BK"),
+    [
+        (32, 64, 32), (32, 128, 64), (32, 256, 32), (64, 64, 64), (64, 128, 32), (64, 128, 64), (128, 128, 32),
+        (128, 128, 64),
+    ],
+)  # fmt: skip
+_input_gradient = _tuned(
+    kernels.input_gradient_kernel,
+    "C",
+    ("BC", "BN", "BK"),
+    [(64, 64, 32), (64, 128, 32), (64, 128, 64), (128, 64, 64), (128, 128, 32), (128, 128, 64), (64, 256, 32)],
+)
+_weight_gradient = _tuned(
+    kernels.weight_gradient_kernel,
+    "R",
+    ("BR", "BM", "BK"),
+    [(32, 64, 32), (32, 64, 64), (32, 128, 64), (64, 64, 64), (64, 128, 64), (128, 64, 64), (128, 128, 32)],
+)
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    channels: Tensor,
+    tap_start: Tensor,
+    outputs: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """The convolution's output.
+
+    Args:
+        x: (batch, channels, height, width), float32, bfloat16 or float16, any strides.
+        weight: packed (columns, filters of a group), of x's type.
+        channels: input channel of every column, int32.
+        tap_start: see the module.
+        outputs: likewise.
+        kernel: height and width, like `stride`, `padding` and `dilation`.
+
+    Returns:
+        (batch, filters, output height, output width), batch innermost in memory; sums are in float32.
+    """
+    geometry = _Geometry.of(x.shape, tap_start, kernel, stride, padding, dilation)
+    filters = weight.shape[1]
+    y = _empty(geometry.batch, geometry.groups * filters, geometry.output, x)
+    rows, _ = _columns(channels, tap_start, geometry)
+
+    def grid(tile: dict[str, int]) -> tuple[int]:
+        tiles = geometry.groups * triton.cdiv(filters, tile["BR"])
+        return (tiles * geometry.positions * triton.cdiv(geometry.batch, tile["BN"]),)
+
+    if y.numel():
+        _forward[grid](
+            to_batch_innermost(x),
+            weight.contiguous(),
+            rows,
+            tap_start,
+            outputs,
+            y,
+            *geometry.sizes,
+            geometry.groups,
+            filters,
+            **geometry.constants,
+            PRECISION=_precision(),
+        )
+    return y
+
+
+def input_gradient(
+    dy: Tensor,
+    weight: Tensor,
+    channels: Tensor,
+    tap_start: Tensor,
+    outputs: Tensor,
+    input_shape: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """The gradient of the input, of `input_shape`, batch innermost in memory. Arguments as of `forward`."""
+    geometry = _Geometry.of(input_shape, tap_start, kernel, stride, padding, dilation)
+    filters = weight.shape[1]
+    dense = weight.new_zeros(geometry.taps, geometry.channels, len(outputs))
+    kernels.dense_kernel[(geometry.groups * geometry.taps,)](
+        weight.contiguous(),
+        channels,
+        tap_start,
+        outputs,
+        dense,
+        geometry.channels,
+        len(outputs),
+        filters,
+        T=geometry.taps,
+        BR=32,
+        BLOCK=_BLOCK,
+    )
+    dx = _empty(geometry.batch, geometry.channels, geometry.input, dy)
+
+    def grid(tile: dict[str, int]) -> tuple[int]:
+        tiles = triton.cdiv(geometry.channels, tile["BC"]) * triton.cdiv(geometry.batch, tile["BN"])
+        return (tiles * geometry.input[0] * geometry.input[1],)
+
+    if dx.numel():
+        _input_gradient[grid](
+            to_batch_innermost(dy),
+            dense,
+            dx,
+            *geometry.sizes,
+            len(outputs),
+            **geometry.constants,
+            PRECISION=_precision(),
+        )
+    return dx
+
+
+def weight_gradient(
+    x: Tensor,
+    dy: Tensor,
+    channels: Tensor,
+    tap_start: Tensor,
+    outputs: Tensor,
+    filters: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """The gradient of the packed weight, (columns, `filters` of a group), in float32. Arguments as of `forward`.
+
+    Parts of the output positions are summed apart and then added up in their order: no atomics.
+    """
+    geometry = _Geometry.of(x.shape, tap_start, kernel, stride, padding, dilation)
+    columns = len(channels)
+    rows, taps = _columns(channels, tap_start, geometry)
+    programs = (triton.cdiv(columns, 64) + geometry.groups) * triton.cdiv(filters, 64)
+    splits = min(triton.cdiv(_PROGRAMS, programs), max(geometry.positions, 1))
+    partial = torch.empty(splits, columns, filters, dtype=torch.float32, device=x.device)
+
+    def grid(tile: dict[str, int]) -> tuple[int]:
+        blocks = triton.cdiv(columns, tile["BM"]) + geometry.groups
+        return (blocks * triton.cdiv(filters, tile["BR"]) * splits,)
+
+    if partial.numel():
+        _weight_gradient[grid](
+            to_batch_innermost(x),
+            to_batch_innermost(dy),
+            rows,
+            taps,
+            tap_start,
+            outputs,
+            partial,
+            *geometry.sizes,
+            geometry.groups,
+            filters,
+            columns,
+            splits,
+            **geometry.constants,
+            PRECISION=_precision(),
+        )
+    return partial.sum(dim=0)
+
+
+def to_batch_innermost(x: Tensor) -> Tensor:
+    """The same values with (height, width, channels, batch) in memory; `x` itself if it lies so already.
+
+    >>> x = torch.randn(8, 3, 5, 5)
+    >>> y = to_batch_innermost(x)
+    >>> y.stride(), torch.equal(x, y), to_batch_innermost(y) is y
+    ((1, 8, 120, 24), True, True)
+    """
+    lying = x.permute(2, 3, 1, 0)
+    return x if lying.is_contiguous() else lying.contiguous().permute(3, 2, 0, 1)
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """Shapes of one convolution."""
+
+    batch: int
+    channels: int
+    input: tuple[int, int]
+    output: tuple[int, int]
+    groups: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        shape: Sequence[int],
+        tap_start: Tensor,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+    ) -> _Geometry:
+        batch, channels, height, width = shape
+        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel, stride, padding, dilation
+        output = (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+        groups = len(tap_start) // (kh * kw + 1)
+        return cls(batch, channels, (height, width), output, groups, (kh, kw), (sh, sw), (ph, pw), (dh, dw))
+
+    @property
+    def taps(self) -> int:
+        """Kernel positions."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def positions(self) -> int:
+        """Output positions of one image."""
+        return self.output[0] * self.output[1]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """N, C, H, W, OH, OW as the kernels take them."""
+        return self.batch, self.channels, *self.input, *self.output
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """What the kernels are specialised for."""
+        values = (*self.stride, *self.padding, *self.dilation, *self.kernel)
+        return dict(zip(("SH", "SW", "PH", "PW", "DH", "DW", "KH", "KW"), values, strict=True))
+
+
+def _columns(channels: Tensor, tap_start: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor]:
+    """Of every packed column the image row relative to the window's corner, and the kernel position."""
+    rows, taps = torch.empty_like(channels), torch.empty_like(channels)
+    kernels.column_kernel[(geometry.groups * geometry.taps,)](
+        channels,
+        tap_start,
+        rows,
+        taps,
+        geometry.channels,
+        geometry.input[1],
+        DH=geometry.dilation[0],
+        DW=geometry.dilation[1],
+        KW=geometry.kernel[1],
+        T=geometry.taps,
+        BLOCK=_BLOCK,
+    )
+    return rows, taps
+
+
+def _empty(batch: int, channels: int, size: tuple[int, int], like: Tensor) -> Tensor:
+    """Uninitialised images, batch innermost."""
+    return like.new_empty(*size, channels, batch).permute(3, 2, 0, 1)
+
+
+def _precision() -> str:
+    """Products of float32 in TF32 where PyTorch's own convolutions may use it."""
+    return "tf32" if tensor_float32("cuda") else "ieee"

@@ -1,0 +1,291 @@
+"""Networks and their layers as functions to be timed, and whether two networks compute the same."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lt_lightning.evaluation import evaluating
+from lt_lightning.execution.compiling import isolating
+from lt_lightning.execution.timing import Timing, interleaved, stopwatch
+from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.pruning.masks import Masks
+
+Engine = Literal["eager", "compile", "onnx"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        batch_size: images at once.
+        training: a whole training step (forward, backward, SGD with momentum), or inference.
+        bfloat16: inference with weights and images in bfloat16; training by autocast, with weights in float32. Both
+            are what is usual, and on a CPU autocast is as fast from batch 64 on, and slower at batch 1.
+        engine: PyTorch as it is; `torch.compile` (on CUDA with CUDA graphs); or ONNX Runtime (inference in float32).
+        channels_last: memory format of weights and images.
+    """
+
+    batch_size: int
+    training: bool
+    bfloat16: bool = False
+    engine: Engine = "eager"
+    channels_last: bool = True
+
+    def __str__(self) -> str:
+        what = "training step" if self.training else "inference"
+        how = [what, f"batch {self.batch_size}", "bf16" if self.bfloat16 else "fp32"]
+        how += [self.engine] * (self.engine != "eager")
+        return ", ".join(how + ["channels last"] * self.channels_last)
+
+
+def random_images(setting: Setting, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Images for a setting, the same ones every time: random, as on zeros some hardware is faster than on data."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((setting.batch_size, *shape), generator=generator).to(device)
+    if setting.bfloat16 and not setting.training:
+        images = images.bfloat16()
+    return images.contiguous(memory_format=_format(setting))
+
+
+def network_call(
+    network: nn.Module,
+    images: Tensor,
+    setting: Setting,
+    masks: Masks | None = None,
+    learning_rate: float = 1e-3,
+) -> Callable[[], Tensor]:
+    """A function that runs a network once on these images: for inference it gives the logits, else the step's loss.
+
+    Args:
+        network: on the device of the images. It is changed: mode, memory format, type; its values by training steps.
+        images: from `random_images`.
+        setting: what to measure; its engine is not `onnx`.
+        masks: of weights that every training step keeps at zero.
+        learning_rate: of the training step.
+    """
+    network.to(memory_format=_format(setting))  # type: ignore[call-overload]  # absent from its types
+    network.train(setting.training)
+    if setting.bfloat16 and not setting.training:
+        network.bfloat16()
+    forward = _compiled(network, images) if setting.engine == "compile" else network
+    if setting.training:
+        return _training_step(forward, images, setting, HeldMasks(network, masks or {}), learning_rate)
+
+    def infer() -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = forward(images)
+        return logits
+
+    return infer
+
+
+def _compiled(network: nn.Module, images: Tensor) -> nn.Module:
+    """Compiled for these shapes alone."""
+    mode = "reduce-overhead" if images.device.type == "cuda" else None
+    compiled: Any = torch.compile(network, dynamic=False, mode=mode, **isolating())
+    return cast(nn.Module, compiled)
+
+
+def _training_step(
+    network: nn.Module, images: Tensor, setting: Setting, held: HeldMasks, learning_rate: float
+) -> Callable[[], Tensor]:
+    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4, fused=True)
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def step() -> Tensor:
+        with _precision(images, setting):
+            loss: Tensor = F.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        held.zero_gradients()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def _precision(images: Tensor, setting: Setting) -> AbstractContextManager[object]:
+    if setting.bfloat16 and setting.training:
+        return torch.autocast(images.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _format(setting: Setting) -> torch.memory_format:
+    return torch.channels_last if setting.channels_last else torch.contiguous_format
+
+
+def relative_difference(got: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest expected magnitude."""
+    got, expected = got.detach().double().cpu(), expected.detach().double().cpu()
+    return float((got - expected).abs().max() / expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def largest_difference(first: nn.Module, second: nn.Module, images: Tensor) -> float:
+    """The largest difference of two networks' outputs (evaluation mode), relative to the first's largest output."""
+    with evaluating(first, second), torch.inference_mode():
+        expected, got = first(images), second(images)
+    return relative_difference(got, expected)
+
+
+def training_difference(
+    masked: nn.Module,
+    masks: Masks,
+    small: nn.Module,
+    small_masks: Masks,
+    images: Tensor,
+    setting: Setting,
+) -> float:
+    """The largest difference of two networks' logits after two training steps, as `relative_difference`.
+
+    Forward, backward and the optimizer's step have all to agree for the third forward pass to.
+
+    Args:
+        masked: the full network, pruned weights zero; both are left as they were.
+        masks: of its weights that training keeps at zero.
+        small: the network that executes the same.
+        small_masks: of its weights.
+        images: of both.
+        setting: precision and memory format; runs eagerly.
+    """
+    logits = []
+    for network, held in ((masked, masks), (small, small_masks)):
+        trained = copy.deepcopy(network)
+        # Steps large enough for a wrong gradient to be seen.
+        step = network_call(trained, images, replace(setting, engine="eager", training=True), held, learning_rate=0.02)
+        step()
+        step()
+        with torch.no_grad(), _precision(images, setting):
+            logits.append(trained(images))
+    return relative_difference(logits[1], logits[0])
+
+
+def time_ratio(
+    dense: nn.Module,
+    small: nn.Module,
+    shape: tuple[int, ...],
+    setting: Setting,
+    device: torch.device | str = "cpu",
+    samples: int = 7,
+    slot: float = 0.03,
+) -> float:
+    """Time of a network over that of the dense one; less than 1 is faster.
+
+    Args:
+        dense: the full network; both are left as they were.
+        small: to compare.
+        shape: of one image.
+        setting: what to measure.
+        device: where to run.
+        samples: see `interleaved`.
+        slot: likewise.
+    """
+    images = random_images(setting, shape, device)
+    calls: Mapping[str, Callable[[], Tensor]] = {
+        name: network_call(copy.deepcopy(network).to(device), images, setting)
+        for name, network in (("dense", dense), ("small", small))
+    }
+    timings: Mapping[str, Timing] = interleaved(calls, stopwatch(device), samples, slot)
+    return timings["small"].median / timings["dense"].median
+
+
+# Time of every layer within networks that run: what each does, where it stands, among all others.
+
+Mark = Any  # a moment: seconds of a clock, or an event of a device
+
+
+def layer_seconds(
+    networks: Mapping[str, nn.Module],
+    layers: Iterable[str],
+    shape: tuple[int, ...],
+    setting: Setting,
+    device: torch.device | str = "cpu",
+    passes: int = 5,
+) -> dict[str, dict[str, float]]:
+    """Median time of every layer in inference, in networks that run in turn.
+
+    What stands between layers (activations, normalisation, gathering channels) is no layer's.
+
+    Args:
+        networks: by name; they are left as they were.
+        layers: names of submodules; one that a network lacks, or that is not called, has no time there.
+        shape: of one image.
+        setting: of inference, eager.
+        device: where to run.
+        passes: of every network, besides one to warm up.
+
+    Returns:
+        seconds by layer and network.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    >>> seconds = layer_seconds({"a": net}, ["0", "gone"], (1, 8, 8), Setting(2, training=False))
+    >>> {name: list(each) for name, each in seconds.items()}
+    {'0': ['a'], 'gone': []}
+    """
+    images = random_images(setting, shape, device)
+    names = list(layers)
+    mark, between = _clock(device)
+    runs = {}
+    marks: dict[str, dict[str, list[tuple[Mark, Mark]]]] = {}
+    for key, network in networks.items():
+        mine = copy.deepcopy(network).to(device)
+        marks[key] = _watched(mine, names, mark)
+        runs[key] = network_call(mine, images, setting)
+    for run in runs.values():
+        run()
+    for found in marks.values():
+        for each in found.values():
+            each.clear()
+    for _ in range(passes):
+        for run in runs.values():
+            run()
+    return {
+        name: {
+            key: statistics.median(between(*pair) for pair in found[name])
+            for key, found in marks.items()
+            if found.get(name)
+        }
+        for name in names
+    }
+
+
+def _watched(network: nn.Module, names: Iterable[str], mark: Callable[[], Mark]) -> dict[str, list[tuple[Mark, Mark]]]:
+    """Where the moments before and after each call of each layer are noted."""
+    modules = dict(network.named_modules())
+    noted: dict[str, list[tuple[Mark, Mark]]] = {name: [] for name in names if name in modules}
+    began: dict[str, Mark] = {}
+
+    def watch(name: str) -> None:
+        modules[name].register_forward_pre_hook(lambda *_: began.__setitem__(name, mark()))
+        modules[name].register_forward_hook(lambda *_: noted[name].append((began[name], mark())))
+
+    for name in noted:
+        watch(name)
+    return noted
+
+
+def _clock(device: torch.device | str) -> tuple[Callable[[], Mark], Callable[[Mark, Mark], float]]:
+    """How to mark a moment, and the seconds between two."""
+    if torch.device(device).type != "cuda":
+        return time.perf_counter, lambda first, last: last - first
+
+    def mark() -> Mark:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def between(first: Mark, last: Mark) -> float:
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3
+
+    return mark, between

@@ -1,0 +1,137 @@
+"""2:4 tickets in inference on CUDA, by PyTorch's semi-structured kernels; everything else runs as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.sparse import to_sparse_semi_structured
+
+from lt_lightning.execution.blocks.blocks import DENSE, Choose, first_form
+from lt_lightning.execution.smaller_network import Cut, Shrunk, Slices
+from lt_lightning.pruning.masks import Masks
+from lt_lightning.structures.base import NMPlan
+
+SPARSE = "semi_structured"
+ROWS, COLUMNS = 32, 64  # multiples of which all of PyTorch's kernels take, in half precision
+
+
+class _Compressed:
+    """A weight matrix in the 2:4 format, made again whenever the weight has changed."""
+
+    def __init__(self) -> None:
+        self._made_from: tuple[object, ...] = ()
+        self._matrix: Tensor | None = None
+
+    def of(self, weight: Tensor) -> Tensor:
+        made_from = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
+        if self._matrix is None or self._made_from != made_from:
+            self._matrix = to_sparse_semi_structured(weight.detach().flatten(1).contiguous())
+            self._made_from = made_from
+        return self._matrix
+
+    def __deepcopy__(self, memo: object) -> _Compressed:
+        return _Compressed()
+
+
+def runs_sparse(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels are for this call: on CUDA, in half precision, without gradients."""
+    half = weight.dtype == x.dtype and x.dtype in (torch.float16, torch.bfloat16)
+    return x.is_cuda and half and not torch.is_grad_enabled()
+
+
+class SemiStructuredLinear(nn.Linear):
+    """A linear layer whose weight is 2:4; compressed where `runs_sparse`, else as any other."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        self.weight, self.bias = copy.deepcopy(layer.weight), copy.deepcopy(layer.bias)
+        self._compressed = _Compressed()
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not runs_sparse(input, self.weight):
+            return super().forward(input)
+        return F.linear(input, self._compressed.of(self.weight), self.bias)
+
+
+class SemiStructuredConv1x1(nn.Conv2d):
+    """A 1x1 convolution whose weight is 2:4; a compressed matrix where `runs_sparse`, else as any other."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(
+            layer.in_channels, layer.out_channels, 1, _pair(layer), bias=layer.bias is not None, device="meta"
+        )
+        self.weight, self.bias = copy.deepcopy(layer.weight), copy.deepcopy(layer.bias)
+        self._compressed = _Compressed()
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not runs_sparse(input, self.weight):
+            return super().forward(input)
+        return by_matrix(input, self._compressed.of(self.weight), self.bias, _pair(self))
+
+
+def _pair(convolution: nn.Conv2d) -> tuple[int, int]:
+    return convolution.stride[0], convolution.stride[1]
+
+
+def by_matrix(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int, int]) -> Tensor:
+    """A 1x1 convolution as a product with a matrix (outputs, inputs); in channels_last nothing is copied.
+
+    Args:
+        x: (n, inputs, h, w).
+        matrix: the weight.
+        bias: (outputs,).
+        stride: of the convolution.
+
+    Returns:
+        (n, outputs, h / stride, w / stride), in channels_last.
+    """
+    pixels = x[:, :, :: stride[0], :: stride[1]].permute(0, 2, 3, 1)
+    outputs = F.linear(pixels.reshape(-1, x.shape[1]), matrix, bias)
+    return outputs.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+def forms_of(layer: nn.Module) -> Mapping[str, nn.Module]:
+    """The layer that computes in the 2:4 format, with copies of the values, by the name of the form; or none."""
+    match layer:
+        case nn.Linear() if _fits(layer.weight):
+            return {SPARSE: SemiStructuredLinear(layer)}
+        case nn.Conv2d(kernel_size=(1, 1), padding=(0, 0), groups=1) if _fits(layer.weight):
+            return {SPARSE: SemiStructuredConv1x1(layer)}
+        case _:
+            return {}
+
+
+def _fits(weight: Tensor) -> bool:
+    return weight.shape[0] % ROWS == 0 and weight.shape[1] % COLUMNS == 0
+
+
+def leave_dense(name: str, layer: nn.Module, forms: Mapping[str, nn.Module]) -> str | None:
+    """Chooses the layer as it is: on the CPU, in training and in full precision."""
+    return None
+
+
+def swap_semi_structured(network: nn.Module, plan: NMPlan, masks: Masks, choose: Choose = first_form) -> Shrunk:
+    """Replaces the layers of a plan by ones that run in the 2:4 format where they can.
+
+    Args:
+        network: with the values to keep (of the ticket, applied); it is left as it was.
+        plan: of the ticket.
+        masks: of the ticket: all of them are the result's `masks`, since compressed or not, weights are held.
+        choose: as for `swap_blocks`.
+    """
+    swapped = copy.deepcopy(network)
+    choice = {}
+    for name in plan.layers:
+        layer = network.get_submodule(name)
+        forms = forms_of(layer)
+        chosen = choose(name, layer, forms)
+        choice[name] = chosen or DENSE
+        if chosen is not None and name:
+            swapped.set_submodule(name, forms[chosen].train(layer.training))
+        elif chosen is not None:
+            swapped = forms[chosen].train(layer.training)
+    return Shrunk(swapped, Slices({name: (name, Cut()) for name in swapped.state_dict()}), masks=masks, choice=choice)

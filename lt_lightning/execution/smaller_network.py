@@ -1,0 +1,159 @@
+"""What executing a ticket gives: a smaller network, its part of the full one, a rewind point cut to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lt_lightning.pruning.masks import Masks
+from lt_lightning.pruning.rewinding import RewindPoint, parameter_names
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Indices along the leading dimensions of a tensor; None for all of them in that dimension."""
+
+    index: tuple[Tensor | None, ...] = ()
+
+    def take(self, whole: Tensor) -> Tensor:
+        """The part, a copy."""
+        for dimension, chosen in enumerate(self.index):
+            if chosen is not None:
+                whole = whole.index_select(dimension, chosen.to(whole.device))
+        return whole.clone()
+
+    def put(self, value: Tensor, whole: Tensor) -> None:
+        """Writes the part back, in place."""
+        index = tuple(None if chosen is None else chosen.to(whole.device) for chosen in self.index)
+        match index:
+            case () | (None,) | (None, None):
+                whole.copy_(value)
+            case (rows,) | (rows, None) if rows is not None:
+                whole[rows] = value
+            case (None, columns) if columns is not None:
+                whole[:, columns] = value
+            case (rows, columns) if rows is not None and columns is not None:
+                whole[rows[:, None], columns] = value
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Elements of a tensor by flat index, in the shape of the part; -1 where the part has a zero of its own."""
+
+    index: Tensor
+
+    def take(self, whole: Tensor) -> Tensor:
+        """The part, a copy."""
+        index = self.index.to(whole.device)
+        return whole.reshape(-1)[index.clamp_min(0)] * (index >= 0).to(whole.dtype)
+
+    def put(self, value: Tensor, whole: Tensor) -> None:
+        """Writes the part back, in place."""
+        index = self.index.to(whole.device)
+        flat = whole.reshape(-1)  # a copy where the memory format is another
+        flat[index[index >= 0]] = value.to(whole.device)[index >= 0]
+        whole.copy_(flat.view(whole.shape))
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Of every parameter and buffer of the small network, where it stands in the full one.
+
+    Attributes:
+        parts: by the small network's name: the full network's name, and which part of that it is. Buffers that the
+            full network does not have are not in it.
+    """
+
+    parts: Mapping[str, tuple[str, Cut | Gather]]
+
+    def take(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The small network's part of a full state dict.
+
+        Raises:
+            KeyError: if the state misses a name.
+        """
+        return {name: part.take(state[source]) for name, (source, part) in self.parts.items()}
+
+    def put(self, state: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A full state dict that holds the small network's values where it has any, and zeros elsewhere.
+
+        Args:
+            state: of the small network.
+            full: of the full one, for names, shapes and types.
+        """
+        whole = {name: value.new_zeros(value.shape) for name, value in full.items()}
+        for name, (source, part) in self.parts.items():
+            part.put(state[name].to(whole[source].device, whole[source].dtype), whole[source])
+        return whole
+
+
+# What comes of executing a ticket: a smaller network, and its relation to the full one.
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A smaller network.
+
+    Attributes:
+        network: an ordinary module; of the original's class where nothing but sizes changed, else a torch.fx graph
+            module with the same submodule names.
+        slices: where its parameters and buffers stand in the full network.
+        unknown: operations that the analysis does not know, around which all channels were kept.
+        masks: of parameters of the small network that are not executed sparsely, to be held.
+        choice: what computes each layer of a block plan: a name of `blocks.forms_of`, or `dense`.
+    """
+
+    network: nn.Module
+    slices: Slices
+    unknown: tuple[str, ...] = ()
+    masks: Masks = field(default_factory=dict)
+    choice: Mapping[str, str] = field(default_factory=dict)
+
+
+# A rewind point cut to a smaller network: its weights, its statistics, and the momentum of what is left.
+
+
+def cut_point(point: RewindPoint, slices: Slices, network: nn.Module, optimizers: Sequence[Optimizer]) -> RewindPoint:
+    """The point for a smaller network.
+
+    Args:
+        point: of the full network.
+        slices: where the small network's values stand in the full one.
+        network: the small one.
+        optimizers: of the small network, freshly made, with the groups of the full one's.
+    """
+    states = [
+        _cut_state(state, names, slices, network, optimizer)
+        for state, names, optimizer in zip(point.optimizers, point.names, optimizers, strict=True)
+    ]
+    names = [parameter_names(network, optimizer) for optimizer in optimizers]
+    return RewindPoint(slices.take(point.network), states, point.schedules, names)
+
+
+def _cut_state(
+    state: dict[str, Any], names: list[str], slices: Slices, network: nn.Module, optimizer: Optimizer
+) -> dict[str, Any]:
+    averages = {}
+    parameters = dict(network.named_parameters())
+    for number, name in enumerate(parameter_names(network, optimizer)):
+        source, part = slices.parts[name]
+        if (was := state["state"].get(names.index(source))) is not None:
+            averages[number] = {key: _cut_value(value, part, parameters[name]) for key, value in was.items()}
+    groups = [
+        {**group, "params": mine["params"]}
+        for group, mine in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+    ]
+    return {**state, "state": averages, "param_groups": groups}
+
+
+def _cut_value(value: Any, part: Cut | Gather, parameter: Tensor) -> Any:
+    """An average has its parameter's shape; a counter is a single number, and stays."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    # In the parameter's memory format: fused optimizers walk both in the order of their storage.
+    return torch.empty_like(parameter, requires_grad=False).copy_(part.take(value))

@@ -1,0 +1,1 @@
+"""What a configuration asks for: its checks, its fingerprint, its tasks."""

@@ -1,0 +1,83 @@
+"""The W&B dashboard of this project's runs as code: its panels, which a user loads with `scripts/dashboard.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wandb_workspaces.reports.v2.interface as wr
+import wandb_workspaces.workspaces as ws
+
+from lt_lightning.experiment.logging.wandb_record import LAYERS
+
+NAME = "Lottery tickets"
+STRUCTURE = "ticket.structure"  # of a run's configuration
+
+
+def dashboard(entity: str, project: str, group: str | None = None) -> ws.Workspace:
+    """A workspace with accuracy over density, time and operations, learning curves, masks and tables.
+
+    Args:
+        entity: user or team that it is saved to.
+        project: likewise; `logger.wandb.project` of the runs.
+        group: show this sweep alone, by its name.
+    """
+    runs = ws.RunsetSettings(groupby=[ws.Config(STRUCTURE)])
+    if group is not None:
+        runs.filters = f'Metric("group") == "{group}"'
+    masks = [
+        wr.MediaBrowser(title=f"Layer {number} of {LAYERS}, by depth", media_keys=[f"masks/{number}"], num_columns=3)
+        for number in range(1, LAYERS + 1)
+    ]
+    tables = [wr.WeavePanelSummaryTable(table_name=f"tables/{name}") for name in ("rounds", "timings")]
+    panels = {"Tickets": _tickets(), "Learning curves": _curves(), "Time": _times(), "Masks": masks, "Tables": tables}
+    sections = [ws.Section(name=name, panels=each, is_open=True) for name, each in panels.items()]
+    return ws.Workspace(entity=entity, project=project, name=NAME, sections=sections, runset_settings=runs)
+
+
+def described(workspace: ws.Workspace) -> dict[str, Any]:
+    """The workspace as W&B keeps it: JSON values."""
+    view: dict[str, Any] = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+    return view
+
+
+def _tickets() -> list[Any]:
+    return [
+        _scatter("Accuracy over density", "density"),
+        _scatter("Accuracy over the time of inference (dense = 1)", "time_ratio_inference"),
+        _scatter("Accuracy over the time of a training step (dense = 1)", "time_ratio_training"),
+        _scatter("Accuracy over operations (dense = 1)", "flops_ratio"),
+        wr.LinePlot(
+            title="Accuracy over density, by structure",
+            x="density",
+            y=["ticket/accuracy"],
+            groupby=wr.Config(STRUCTURE),
+        ),
+    ]
+
+
+def _curves() -> list[Any]:
+    metrics = {
+        "Validation accuracy": "val/accuracy",
+        "Training accuracy": "train/accuracy",
+        "Validation loss": "val/loss",
+        "Training loss": "train/loss",
+        "Learning rate": "lr",
+        "Density": "density",
+    }
+    return [wr.LinePlot(title=title, x="epoch", y=[metric]) for title, metric in metrics.items()]
+
+
+def _times() -> list[Any]:
+    metrics = {
+        "Time of inference (dense = 1)": "time_ratio_inference",
+        "Time of a training step (dense = 1)": "time_ratio_training",
+        "Seconds of training": "train_seconds",
+    }
+    return [
+        wr.BarPlot(title=title, metrics=[metric], groupby=wr.Config(STRUCTURE)) for title, metric in metrics.items()
+    ]
+
+
+def _scatter(title: str, over: str) -> wr.ScatterPlot:
+    """A dot for every run: its last ticket."""
+    return wr.ScatterPlot(title=title, x=wr.SummaryMetric(over), y=wr.SummaryMetric("accuracy"))

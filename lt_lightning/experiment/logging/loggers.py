@@ -1,0 +1,151 @@
+"""Loggers of one training: our CSV always, W&B and TensorBoard by choice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from lt_lightning.experiment.config.tasks import hash_of
+from lt_lightning.experiment.logging.metrics_file import MetricsFile
+from lt_lightning.experiment.logging.wandb_record import Entry, define_axes, record_tickets
+from lt_lightning.experiment.sweep.multirun import Multirun
+from lt_lightning.pruning.masks import density
+from lt_lightning.training.callback import LotteryTicketPruning
+
+
+class LogRounds(pl.Callback):
+    """Logs round and density at every epoch of a search, so that curves can be drawn over them."""
+
+    def __init__(self, pruning: LotteryTicketPruning) -> None:
+        self._pruning = pruning
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        values = {"round": float(self._pruning.round), "density": density(self._pruning.masks)}
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+
+
+class Mirror(Logger):
+    """Gives another logger the rows of the metrics file, each once, and whole: when a later one has begun.
+
+    Args:
+        source: file to be mirrored; it stands before this logger in the trainer's list.
+        target: logger that gets its rows.
+        known: step up to which it has them already.
+    """
+
+    def __init__(self, source: MetricsFile, target: Logger, known: int = -1) -> None:
+        super().__init__()
+        self.target = target
+        self._source = source
+        self._known = known
+
+    @property
+    def name(self) -> str | None:
+        return self.target.name
+
+    @property
+    def version(self) -> int | str | None:
+        return self.target.version
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._hand_over(sorted(self._source.rows)[:-1])
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.target.log_hyperparams(params)
+
+    def save(self) -> None:
+        self.target.save()
+
+    def finalize(self, status: str) -> None:
+        self._hand_over(sorted(self._source.rows))
+        self.target.finalize(status)
+
+    def _hand_over(self, steps: list[int]) -> None:
+        for step in steps:
+            if step > self._known:
+                self.target.log_metrics(self._source.rows[step], step)
+                self._known = step
+
+
+def make_loggers(
+    config: DictConfig, place: Path, root: Path, name: str, job_type: str, ticket: Mapping[str, Any]
+) -> list[Logger]:
+    """The loggers of one training.
+
+    What an earlier, killed attempt has given to W&B (offline) and TensorBoard is removed: they get it again from
+    `metrics.csv`, as far as it holds. So each step stands there once. W&B online goes on with the same run.
+
+    Args:
+        config: of the job; `logger` in it names the loggers beside the CSV file.
+        place: folder of the training; `metrics.csv` is written there.
+        root: folder under which W&B and TensorBoard write.
+        name: of the run.
+        job_type: `search` or `retrain`.
+        ticket: what is trained (round, structure, twin), to choose and to group runs by.
+    """
+    file = MetricsFile(place / "metrics.csv")
+    mirrors: list[Logger] = []
+    for choice, node in config.logger.items():
+        extra: dict[str, Any] = {"save_dir": str(root if choice == "wandb" else root / "tensorboard"), "name": name}
+        if choice == "wandb":
+            os.environ.setdefault("WANDB_SILENT", "true")  # its summary would drown ours
+            # A service shared with other processes holds the run of a killed one for ever, as one in use.
+            os.environ.pop("WANDB_SERVICE", None)
+            (root / "wandb").mkdir(parents=True, exist_ok=True)
+            extra |= {"job_type": job_type, "id": hash_of({"place": str(place.resolve())}), "group": _group(config)}
+            earlier = list((root / "wandb").glob(f"offline-run-*-{extra['id']}*"))
+        else:
+            earlier = [root / "tensorboard" / name]
+        for folder in earlier:
+            shutil.rmtree(folder, ignore_errors=True)
+        logger: Logger = instantiate(node, **extra)
+        logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), "ticket": dict(ticket)})  # type: ignore[dict-item]
+        known = -1
+        if isinstance(logger, WandbLogger):
+            define_axes(logger.experiment)
+            known = logger.experiment.summary.get("trainer/global_step", -1)  # it was killed, and went on online
+        mirrors.append(Mirror(file, logger, known))
+    return [file, *mirrors]
+
+
+def _group(config: DictConfig) -> str:
+    """What a sweep's runs share, also when it is started again; or data and network of a single job."""
+    group = config.logger.wandb.get("group")
+    if group is None and (sweep := Multirun.of(config)) is not None:
+        return sweep.name
+    return group or f"{config.labels.data}-{config.labels.model}"
+
+
+@contextmanager
+def closing_wandb() -> Iterator[None]:
+    """Ends the W&B run whatever happens, so that the next one does not go on writing into it."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+            wandb.finish(exit_code=int(failed))
+
+
+def record(loggers: Sequence[Logger], entries: Sequence[Entry]) -> None:
+    """Mirrors results and tickets to W&B: figures, tables, tickets as artifacts, mask pictures.
+
+    Args:
+        loggers: of the training that has ended.
+        entries: the tickets that it yielded.
+    """
+    for logger in loggers:
+        if isinstance(logger, Mirror) and isinstance(logger.target, WandbLogger):
+            logger.finalize("success")  # all rows, where nothing was trained in this attempt
+            record_tickets(logger.target.experiment, entries)

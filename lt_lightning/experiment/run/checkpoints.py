@@ -1,0 +1,207 @@
+"""Checkpoints of a running training: from the last of them the same command goes on, to the same result."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from lightning_fabric.plugins import TorchCheckpointIO
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.utilities import rank_zero_warn
+
+from lt_lightning.experiment.logging.metrics_file import MetricsFile
+from lt_lightning.experiment.run.stopping import Stopped, Wish
+from lt_lightning.files import write_tensors
+from lt_lightning.training.lightning_internals import restore_running, running_state
+
+KEY = "lt_lightning"  # of our part in Lightning's checkpoint
+# Several processes look together whether to save or to end: about so many seconds apart, and at most so many steps.
+LOOK, STEPS = 0.5, 16
+
+
+class Checkpoints(Checkpoint):
+    """Saves the training between two steps, now and then and when the job is asked to end.
+
+    A checkpoint holds everything: weights, optimizer, schedule, callbacks, random states, the loader's position and
+    the epoch's means so far. So a resumed training is bit for bit the uninterrupted one, and no moment is special: not
+    an epoch's end, nor a round's. After an epoch's last step, and where a validation follows, none is written; the
+    next step is soon enough.
+
+    How often: as often as `share` of the time allows, given what the last one cost, and at most every `seconds`. What
+    a `kill -9` loses is at most that much work. After SIGTERM or Ctrl-C the step is finished, a checkpoint saved and
+    the job ended; several processes agree on the step.
+
+    A checkpoint is a file of its own, whole or not there; the one before is removed when the next but one is there.
+
+    Args:
+        folder: of the checkpoints; it is removed when the training's result is complete.
+        share: of the training's time that checkpoints may take at most.
+        seconds: between two of them, at least.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, folder: Path, share: float = 0.01, seconds: float = 10.0) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"checkpoint.share={share}: must be a share of the time in (0, 1]")
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"checkpoint.seconds={seconds}: must be 0 or more")
+        self.folder = folder
+        self.share = share
+        self.seconds = seconds
+        self._wish = Wish()
+        self._resumed: dict[str, Any] | None = None
+        self._last = self._looked = 0.0
+        self._pause = seconds
+        self._steps, self._next_look = 0, 1
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint; None if there is none. One that is damaged is passed over with a warning."""
+        for path in reversed(self._files()):
+            if _is_whole(path):
+                return path
+            rank_zero_warn(f"{path} is damaged: the training goes on from before it")
+        return None
+
+    def finish(self) -> None:
+        """The training's result is on disk: removes the checkpoints, and ends the job if that was asked for.
+
+        Raises:
+            Stopped: if a signal came since the last step.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._wish.check()
+
+    def _files(self) -> list[Path]:
+        """The oldest first."""
+        return sorted(self.folder.glob("step-*.pt"))
+
+    # Hooks
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = _WholeFiles()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        checkpoint[KEY] = {"processes": _of_all(running_state(trainer, pl_module)), "step": step}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if KEY not in checkpoint:
+            raise ValueError(f"{trainer.ckpt_path} is no checkpoint of a study")
+        state = checkpoint[KEY]
+        if (was := len(state["processes"])) != trainer.world_size:
+            raise ValueError(
+                f"{self.folder} was written by {was} process{'es' * (was > 1)} and cannot be continued with "
+                f"{trainer.world_size}: use trainer.devices={was}, or remove it to train from the start"
+            )
+        self._resumed = state
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last callback to be called, so nothing draws a random number before the first step."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.drop_after(-1 if self._resumed is None else self._resumed["step"])
+        if self._resumed is not None:
+            restore_running(trainer, pl_module, self._resumed["processes"][trainer.global_rank])
+            self._resumed = None
+        self._wish.listen()  # in Lightning's place, which would end with exit code 0; it takes all handlers back itself
+        self._last = self._looked = time.monotonic()
+        self._steps, self._next_look = 0, 1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._steps += 1
+        if trainer.world_size > 1 and self._steps < self._next_look:
+            return
+        now = time.monotonic()
+        own = (self._wish.number or 0, now - self._last >= self._pause, (now - self._looked) / self._steps)
+        signal, due, seconds = _largest(trainer, *own)
+        self._looked, self._steps = now, 0
+        self._next_look = min(max(1, int(LOOK / max(seconds, 1e-6))), STEPS)
+        if not (signal or due):
+            return
+        if not _between_steps(trainer):
+            self._next_look = 1
+            return
+        self.save(trainer)
+        if signal:  # in all processes, wherever it came
+            raise Stopped(int(signal))
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes a checkpoint, between two steps.
+
+        Raises:
+            OSError: if that is impossible; the one before is intact.
+        """
+        start = time.monotonic()
+        trainer._logger_connector.update_train_step_metrics()  # of this step: Lightning would do so right after it
+        step = trainer.fit_loop.epoch_loop.total_batch_idx
+        older = self._files()[:-1]
+        trainer.save_checkpoint(self.folder / f"step-{step:09d}.pt")
+        if trainer.is_global_zero:
+            for path in older:
+                path.unlink(missing_ok=True)
+        self._last = time.monotonic()
+        self._pause = max(self.seconds, (self._last - start) * (1 / self.share - 1))
+
+
+def checkpoints_in(place: Path, config: DictConfig) -> Checkpoints:
+    """The checkpoints of the training that has its place there."""
+    return Checkpoints(place / "checkpoints", config.checkpoint.share, config.checkpoint.seconds)
+
+
+def _between_steps(trainer: pl.Trainer) -> bool:
+    """Whether the next thing to do is another step of this epoch."""
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return not (loop._is_training_done or loop._should_check_val_fx(fetcher) or loop._should_accumulate())
+
+
+def _largest(trainer: pl.Trainer, *values: float) -> list[float]:
+    """Each value's maximum over all processes."""
+    if trainer.world_size == 1:
+        return list(values)
+    both = torch.tensor(values, device=trainer.strategy.root_device)
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    return both.tolist()
+
+
+def _of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of all processes, by rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [state]
+    states: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(states, state)
+    return states
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, to its own folder first rather than to the system's temporary one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_tensors(Path(path), checkpoint)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part of the file has its checksum."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError):
+        return False

@@ -1,0 +1,114 @@
+"""What is still to be trained, and how long that takes at the speed that is measured here and now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, pairwise
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf, open_dict
+
+from lt_lightning.experiment.config.tasks import hash_of
+from lt_lightning.experiment.protocols.bisection import at_most, bisects
+from lt_lightning.experiment.run.device_processes import devices_of
+from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.plan import Cost
+from lt_lightning.results.paths import Task
+from lt_lightning.results.records import results_of
+from lt_lightning.results.status import rounds_done
+
+STEPS = 16  # steps that are timed, and validation batches
+WARM_UP = 3  # of them, left out
+LIMIT = 20.0  # seconds after which no further step is timed
+
+_measured: dict[str, float] = {}
+
+
+def costs_of(study: Study, tasks: Sequence[Task], bound: bool = False) -> list[Cost]:
+    """What the tasks that are not finished will cost; with bisection, at most.
+
+    Args:
+        study: of the tasks.
+        tasks: of a job.
+        bound: whether the job may do without the retrainings among them.
+    """
+    bisect = bisects(study.config)
+    costs = []
+    for task in at_most(tasks, bisect):
+        if results_of(task) is None:
+            done = () if task.structure else rounds_done(task.folder)
+            length = study.expected_length(0 if task.whole_schedule else task.number)
+            left = [each for i, each in enumerate(study.search_lengths()) if i not in done]
+            epochs = [length] if task.structure else list(chain.from_iterable(left))
+            at_most_it = (bisect or bound) and bool(task.structure)
+            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(study), at_most_it))
+    return costs
+
+
+def seconds_per_epoch(study: Study) -> float:
+    """Measured: a few steps and validation batches of the dense network, by the real trainer, for a whole epoch.
+
+    Of several devices one is measured, with its part of a batch. Measured once for everything that is alike.
+    """
+    keys = ("dataset", "data", "model", "classifier", "trainer", "threads")
+    whole: Any = OmegaConf.to_container(study.config, resolve=True)
+    whole["data"].pop("seed", None)
+    whole["trainer"].pop("max_epochs")
+    key = hash_of({key: whole[key] for key in keys})
+    if key not in _measured:
+        _measured[key] = _measure(study)
+    return _measured[key]
+
+
+def _measure(study: Study) -> float:
+    devices = len(devices_of(study.config))
+    config = study.config.copy()
+    with open_dict(config):
+        config.trainer.update(max_epochs=1, devices=1, limit_train_batches=STEPS, limit_val_batches=STEPS)
+    study.data.setup("fit")
+    steps, checks = len(study.data.train_dataloader()), len(study.data.val_dataloader())
+    batch_size = study.data.batch_size
+    watch = _Watch()
+    try:
+        study.data.batch_size = max(1, batch_size // devices)
+        replace(study, config=config).trainer([watch], []).fit(study.classifier(), study.data)
+    finally:
+        study.data.batch_size = batch_size
+    return steps * watch.seconds("train") + checks * watch.seconds("validation")
+
+
+class _Watch(pl.Callback):
+    """Times the steps of a fit."""
+
+    def __init__(self) -> None:
+        self._ticks: dict[str, list[float]] = {"train": [], "validation": []}
+
+    def seconds(self, part: str) -> float:
+        """Of a step."""
+        ticks = self._ticks[part]
+        steps = [after - before for before, after in pairwise(ticks)]
+        return median(steps[min(WARM_UP, len(steps) - 1) :]) if steps else 0.0
+
+    def _tick(self, part: str) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._ticks[part].append(time.perf_counter())
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tick("train")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._tick("train")
+        if self._ticks["train"][-1] - self._ticks["train"][0] > LIMIT:
+            trainer.should_stop = True
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tick("validation")
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._tick("validation")

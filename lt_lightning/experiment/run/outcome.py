@@ -1,0 +1,105 @@
+"""What a trained ticket is worth: its accuracy on the test set, and the time of the network that executes it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lt_lightning.execution.execute import execute
+from lt_lightning.execution.machine import is_bfloat16
+from lt_lightning.execution.network_timing import Setting, largest_difference, layer_seconds, time_ratio
+from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.files import write_json
+from lt_lightning.results.records import Result
+from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.classifier import ImageClassifier
+from lt_lightning.training.processes import together
+
+LAYER_TIMES = "layer_times.json"
+
+
+def evaluate(study: Study, classifier: ImageClassifier, ticket: Ticket) -> float:
+    """Accuracy of a trained ticket on the test set."""
+    ticket.apply(classifier.network, "trained")
+    return together(run_test, study, ticket.card.get("width"), classifier=classifier)
+
+
+def run_test(study: Study, width: int | None, classifier: ImageClassifier | None = None) -> float:
+    """Accuracy on the test set, in every process: each tests its part by process 0's weights."""
+    (metrics,) = study.trainer([], []).test(classifier or study.classifier(width), study.data, verbose=False)
+    return float(metrics["test/accuracy"])
+
+
+def measure(study: Study, ticket: Ticket, folder: Path) -> tuple[float, float]:
+    """Time of the network that executes a ticket over the dense one's, in inference and in a step, as it was trained.
+
+    The time of every layer in inference is written beside the ticket.
+    """
+    options = study.config.measure
+    width = ticket.card.get("width")
+    if ticket.plan is None and width is None:
+        return 1.0, 1.0
+    if options is None:
+        return math.nan, math.nan
+    dense = study.classifier().network
+    network = ticket.apply(study.classifier(width).network, "trained")
+    trainer = study.trainer([], [])
+    device, bfloat16 = str(trainer.strategy.root_device), is_bfloat16(trainer.precision)
+    ratios = []
+    for training in (False, True):
+        small = network
+        choice: dict[str, str] = {}
+        if ticket.plan is not None:
+            made = execute(
+                network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device,
+                bfloat16=bfloat16,
+            )  # fmt: skip
+            assert made is not None
+            small, choice = made.network, dict(made.choice)
+            _check_same(network, small, study)
+        setting = Setting(options.batch_size, training, bfloat16)
+        ratios.append(time_ratio(dense, small, study.shape, setting, device, options.samples, options.slot))
+        if not training:
+            both = {"dense": dense, "ticket": small}
+            seconds = layer_seconds(both, ticket.layers, study.shape, setting, device)
+            told = {
+                "batch_size": options.batch_size, "bfloat16": bfloat16, "device": device, "seconds": seconds,
+                "choice": choice,
+            }  # fmt: skip
+            write_json(folder / LAYER_TIMES, told)
+    return ratios[0], ratios[1]
+
+
+def _check_same(network: nn.Module, small: nn.Module, study: Study) -> None:
+    """A time counts only if it is that of the same function."""
+    images = torch.randn(4, *study.shape, generator=torch.Generator().manual_seed(0))
+    if (difference := largest_difference(network, small, images)) > 1e-3:
+        raise RuntimeError(f"the network that executes the ticket differs from the masked one by {difference:.1e}")
+
+
+def make_result(study: Study, ticket: Ticket, accuracy: float, dense_accuracy: float, folder: Path) -> Result:
+    """The row of a trained and tested ticket."""
+    inference, training = measure(study, ticket, folder)
+    card = ticket.card
+    asked = {name: ticket.layers[name] for name in card["prunable"]}
+    weights = sum(report.asked for report in asked.values())
+    return Result(
+        **study.labels,
+        round=card["round"],
+        structure=card["structure"],
+        **{key: card[key] for key in ("density_asked", "density", "params_ratio", "flops_ratio", "best_epoch")},
+        accuracy=accuracy,
+        dense_accuracy=dense_accuracy,
+        train_seconds=card["train_seconds"],
+        val_accuracy=card["metrics"].get("val/accuracy", float("nan")),
+        held=sum(report.held * report.asked for report in asked.values()) / weights,
+        time_ratio_inference=inference,
+        time_ratio_training=training,
+        search=study.search_folder.name,
+        place=str(folder.relative_to(study.root)),
+        executed=sum(report.executed for report in asked.values()) / sum(report.size for report in asked.values()),
+        twin=card.get("twin", ""),
+    )

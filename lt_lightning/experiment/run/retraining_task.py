@@ -1,0 +1,189 @@
+"""The cells of a study: tickets structured and retrained alone, or found again if they are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+
+from lt_lightning.execution.machine import is_bfloat16
+from lt_lightning.experiment.config.tasks import cell_label, hash_of, screened_folder
+from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
+from lt_lightning.experiment.logging.wandb_record import Entry
+from lt_lightning.experiment.protocols.controls import randomly_masked, reinitialised, shuffled, small_dense
+from lt_lightning.experiment.protocols.sources import sources_of
+from lt_lightning.experiment.protocols.transfers import confirmed_ticket, restart_for, transferred_ticket
+from lt_lightning.experiment.run.checkpoints import Checkpoints, checkpoints_in
+from lt_lightning.experiment.run.experiment import TICKET, Study
+from lt_lightning.experiment.run.outcome import evaluate, make_result
+from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
+from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.results.paths import FROM_START, Task, is_confirmed, parted, round_folder, unconfirmed
+from lt_lightning.results.records import Result
+from lt_lightning.ticket_names import UNSTRUCTURED
+from lt_lightning.tickets.making import structure_ticket
+from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.processes import processes, together
+from lt_lightning.training.retraining import TicketTraining, decide
+
+
+def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, job: JobProgress) -> Result:
+    """Structures one round's ticket and trains it alone, unless that is done, and returns its result."""
+    folder = study.cell_folder(number, structure)
+    label = cell_label(study.config, number, structure)
+    if is_confirmed(structure):
+        made_from = _confirmed_from(study, number, structure)
+    else:
+        theirs = (search for search in sources_of(study.config, [number]) if search.name == parted(structure)[1])
+        made_from = round_folder(next(theirs, study.search_folder), number) / UNSTRUCTURED
+    return _run(study, number, folder, label, lambda: _ticket(study, number, structure), made_from, dense_accuracy, job)
+
+
+def run_twin(study: Study, task: Task, dense_accuracy: float, job: JobProgress) -> Result:
+    """Makes a ticket's twin and trains it, unless that is done, and returns its result."""
+    assert task.source is not None
+    make = partial(_twin, study, task)
+    return _run(study, task.number, task.folder, task.label, make, task.source, dense_accuracy, job)
+
+
+def _run(
+    study: Study,
+    number: int,
+    folder: Path,
+    label: str,
+    make: Callable[[], Ticket],
+    made_from: Path,
+    dense_accuracy: float,
+    job: JobProgress,
+) -> Result:
+    if (done := Result.load(folder)) is not None:
+        return done
+    ticket = _prepared(study, folder / TICKET, make)
+    with closing_wandb():
+        name = f"{study.search_folder.name}-round_{number:02d}-{folder.name}"
+        told = {"round": number, "structure": ticket.card["structure"], "twin": ticket.card.get("twin", "")}
+        loggers = make_loggers(study.config, folder, study.root, name, "retrain", told)
+        if ticket.trained is None:
+            ticket = _train(study, number, folder / TICKET, label, job, loggers)
+        accuracy = evaluate(study, study.classifier(ticket.card.get("width")), ticket)  # of full size again
+        result = make_result(study, ticket, accuracy, dense_accuracy, folder)
+        record(loggers, [Entry(result, ticket, folder, made_from)])
+    result.save(folder)
+    return result
+
+
+def _prepared(study: Study, path: Path, make: Callable[[], Ticket]) -> Ticket:
+    """The cell's ticket, with what computes its layers decided; what a killed job left is taken, perhaps trained."""
+    if path.with_name(f"{path.name}.safetensors").is_file():
+        return Ticket.load(path)
+    ticket = make()
+    if study.config.execution == "shrunk":
+        trainer = study.trainer([], [])
+        network = study.classifier(ticket.card.get("width")).network
+        batch_size, device = study.data.batch_size // processes(), str(trainer.strategy.root_device)
+        ticket = decide(ticket, network, study.example, batch_size, device, is_bfloat16(trainer.precision))
+    ticket.save(path)
+    return ticket
+
+
+def _train(study: Study, number: int, path: Path, label: str, job: JobProgress, loggers: Sequence[Logger]) -> Ticket:
+    """The ticket, trained; it is on disk then."""
+    callback = ticket_training(study, path)
+    checkpoints = checkpoints_in(path.parent, study.config)
+    epochs = expected = study.expected_length(0)
+    if callback.restart is not None:
+        epochs, expected = callback.restart.epochs, study.expected_length(number)
+    report = ReportProgress(job, expected, lambda: [epochs], lambda _: label)
+    together(train_ticket, study, str(path), callback=callback, checkpoints=checkpoints, own=[report], loggers=loggers)
+    assert callback.trained is not None
+    callback.trained.save(path)
+    checkpoints.finish()
+    return callback.trained
+
+
+def ticket_training(study: Study, path: Path) -> TicketTraining:
+    """The callback that trains a ticket of this study."""
+    config, ticket = study.config, Ticket.load(path)
+    from_start = ticket.card.get("twin") in FROM_START
+    restart = None if from_start else restart_for(ticket, Restart.load(study.search_folder / "restart.pt"))
+    return TicketTraining(
+        ticket,
+        restart,
+        config.execution,
+        study.data.batch_size // processes(),
+        config.pruning.monitor,
+        config.pruning.monitor_mode,
+    )
+
+
+def train_ticket(
+    study: Study,
+    path: str,
+    callback: TicketTraining | None = None,
+    checkpoints: Checkpoints | None = None,
+    own: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> None:
+    """The fit of one ticket, from the last checkpoint on, in every process; process 0 alone has what it is given."""
+    callback = callback or ticket_training(study, Path(path))
+    checkpoints = checkpoints or checkpoints_in(Path(path).parent, study.config)
+    trainer = study.trainer([callback, *own, checkpoints], list(loggers))
+    classifier = study.classifier(callback.ticket.card.get("width"))
+    trainer.fit(classifier, study.data, ckpt_path=checkpoints.latest(), weights_only=True)
+
+
+def _ticket(study: Study, number: int, structure: str) -> Ticket:
+    network = study.classifier().network
+    if is_confirmed(structure):
+        place = _confirmed_from(study, number, structure)
+        made = place.name != UNSTRUCTURED or unconfirmed(structure) == UNSTRUCTURED
+        ticket = Ticket.load(place / TICKET) if made else _structured(study, place, unconfirmed(structure), network)
+        return confirmed_ticket(study, ticket, structure)
+    if parted(structure)[1]:
+        return transferred_ticket(study, number, structure, network)
+    return _structured(study, round_folder(study.search_folder, number) / UNSTRUCTURED, structure, network)
+
+
+def _confirmed_from(study: Study, number: int, structure: str) -> Path:
+    """Folder of the screened ticket, or of the unstructured one where another seed's screening chose the round."""
+    screened = screened_folder(study.config, number, structure)
+    return screened if (screened / f"{TICKET}.safetensors").is_file() else screened.parent / UNSTRUCTURED
+
+
+def _twin(study: Study, task: Task) -> Ticket:
+    assert task.source is not None
+    ticket = Ticket.load(task.source / TICKET)
+    # Of its own for each twin, so that no two share their initial values or their permutations.
+    seed = int(hash_of({"seed": study.config.seed, "twin": [task.number, task.structure, task.twin]}), 16)
+    generator = torch.Generator().manual_seed(seed)
+    match task.twin:
+        case "reinit":
+            twin = reinitialised(ticket, study.network(seed))
+        case "small_dense":
+            twin = small_dense(
+                ticket, lambda width: study.network(seed, width), study.config.model.width, study.example
+            )
+        case "random":
+            twin = randomly_masked(ticket, study.network(seed), study.example, generator)
+        case _:
+            twin = shuffled(ticket, study.network(seed), study.example, generator)
+    return replace(twin, card={**twin.card, "twin": task.twin, "twin_seed": seed})
+
+
+def _structured(study: Study, folder: Path, structure: str, network: nn.Module) -> Ticket:
+    """The unstructured ticket of a folder, structured."""
+    ticket = Ticket.load(folder / TICKET)
+    path = folder.parent / "gradients.pt"
+    gradients = torch.load(path, weights_only=True) if path.is_file() else None
+
+    def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+        device = study.trainer([], []).strategy.root_device
+        return [(images.to(device), labels.to(device)) for images, labels in study.data.plain_batches(count)]
+
+    return structure_ticket(ticket, structure, study.structures[structure], network, study.example, gradients, batches)

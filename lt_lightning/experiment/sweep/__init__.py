@@ -1,0 +1,1 @@
+"""A multirun as its jobs see it, and its end."""

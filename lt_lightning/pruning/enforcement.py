@@ -1,0 +1,200 @@
+"""Mask enforcement: pruned weights stay exactly zero while a network trains, and the masks stay as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lt_lightning.pruning.masks import Masks, pack, unpack
+
+
+class HeldMasks:
+    """Masks bound to the parameters of a network, on its device.
+
+    Attributes:
+        parameters: that are held, by name.
+        factors: 1 where a weight is kept and 0 where it is pruned, likewise.
+
+    A pruned weight that is zero, whose gradient is zero and whose optimizer state is zero stays zero through any
+    step of SGD, Adam and their like, weight decay included. So a training step costs one fused multiply of
+    the gradients, and nothing in the network changes: no hooks, no extra parameters.
+    """
+
+    def __init__(self, network: nn.Module, masks: Masks) -> None:
+        """Binds the masks; they are copied to the parameters' devices.
+
+        Raises:
+            ValueError: if a mask's parameter is missing or has another shape.
+        """
+        parameters = dict(network.named_parameters())
+        for name, mask in masks.items():
+            if name not in parameters:
+                raise ValueError(f"the network has no parameter {name!r} that a mask could hold")
+            if parameters[name].shape != mask.shape:
+                raise ValueError(
+                    f"the mask of {name} has the shape {tuple(mask.shape)}, "
+                    f"the parameter {tuple(parameters[name].shape)}"
+                )
+        self.parameters: dict[str, Tensor] = {name: parameters[name] for name in masks}
+        # In the parameters' type and memory format, so that a fused multiply needs no conversion.
+        self.factors: dict[str, Tensor] = {
+            name: torch.empty_like(parameter, requires_grad=False).copy_(masks[name])
+            for name, parameter in self.parameters.items()
+        }
+
+    @torch.no_grad()
+    def zero_weights(self) -> None:
+        """Sets the pruned weights to zero, in place."""
+        if self.parameters:
+            torch._foreach_mul_(list(self.parameters.values()), list(self.factors.values()))
+
+    def zero_gradients(self) -> None:
+        """Sets the gradients of pruned weights to zero: once a step, between backward and the optimizer."""
+        gradients: list[Tensor] = []
+        factors: list[Tensor] = []
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+                factors.append(self.factors[name])
+        if gradients:
+            torch._foreach_mul_(gradients, factors)
+
+    @torch.no_grad()
+    def zero_optimizer_state(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Sets the running averages (momentum) of pruned weights to zero, in place."""
+        for optimizer in optimizers:
+            for name, parameter in self.parameters.items():
+                for value in optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        value.mul_(self.factors[name].to(value.dtype))
+
+
+# Mask integrity: what a mask prunes stays exactly zero, and the mask itself stays as it was.
+#
+# Looked at between steps, never within one: a check costs about one multiplication of every pruned parameter.
+
+# Of the shape of the weights, and rightly not zero where these are: Rprop's step sizes.
+NOT_AVERAGES = frozenset({"step_size"})
+DIVERGED = "the training has diverged, a lower learning rate may help"
+
+
+def packed(masks: Masks) -> dict[str, Tensor]:
+    """Masks by value, a bit a weight: what `check_masks` compares with."""
+    return {name: pack(mask) for name, mask in masks.items()}
+
+
+def collapsed(masks: Mapping[str, Tensor]) -> list[str]:
+    """Names of the parameters of which no weight is left (layer collapse).
+
+    >>> collapsed({"a": torch.tensor([False, False]), "b": torch.tensor([True, False])})
+    ['a']
+    """
+    return [name for name, mask in masks.items() if not mask.any()]
+
+
+def check_masks(masks: Masks, reference: Mapping[str, Tensor], whose: str) -> None:
+    """Compares masks with what they were.
+
+    Args:
+        masks: as they are now.
+        reference: as they were, from `packed`.
+        whose: what holds them, for the message.
+
+    Raises:
+        ValueError: if a mask is missing, added or has changed; names it and counts the weights.
+
+    >>> mask = torch.tensor([True, False, True])
+    >>> check_masks({"w": mask}, packed({"w": ~mask}), "held")
+    Traceback (most recent call last):
+        ...
+    ValueError: mask integrity: the held mask of w has changed in 3 of 3 weights
+    """
+    if wrong := sorted(set(masks) ^ set(reference)):
+        state = "was added" if wrong[0] in masks else "is gone"
+        raise ValueError(f"mask integrity: the {whose} mask of {wrong[0]} {state}")
+    for name, mask in masks.items():
+        if not torch.equal(pack(mask), reference[name]):
+            count = int((mask.cpu() ^ unpack(reference[name], tuple(mask.shape))).count_nonzero())
+            raise ValueError(
+                f"mask integrity: the {whose} mask of {name} has changed in {count} of {mask.numel()} weights"
+            )
+
+
+def check_zeros(what: str, values: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Looks whether values are exactly zero where masks prune.
+
+    Args:
+        what: the values are, for the message.
+        values: by parameter name.
+        masks: bool or of the values' type, by parameter name; a parameter without values is passed over.
+
+    Raises:
+        ValueError: if a value is not zero; names the parameter, the number of such values and the largest.
+        FloatingPointError: if it is not a number.
+
+    >>> check_zeros("the weight", {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([True, False])})
+    """
+    for name, mask in masks.items():
+        value = values.get(name)
+        if value is None:
+            continue
+        mask = mask.to(value.device)  # after a resume the best epoch's values are on the CPU
+        if torch.equal(value * mask.to(value.dtype), value):
+            continue
+        pruned = value[mask == 0]  # after a difference only: a choice by mask is slow
+        if pruned.isnan().any() or not bool(pruned.count_nonzero()):
+            raise FloatingPointError(f"{what} of {name} is not finite: {DIVERGED}")
+        largest = float(pruned[pruned.abs().argmax()])
+        raise ValueError(
+            f"mask integrity: {what} of {name} is not zero at {int(pruned.count_nonzero())} of {pruned.numel()} "
+            f"pruned places, the largest is {largest:.3g}: an optimizer or a callback writes there"
+        )
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Refuses a trained network that is no network any more.
+
+    Raises:
+        FloatingPointError: if a value is infinite or not a number; names the parameter and counts.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            count = int((~value.isfinite()).count_nonzero())
+            raise FloatingPointError(f"{count} of {value.numel()} values of {name} are not finite: {DIVERGED}")
+
+
+@torch.no_grad()
+def check_held(held: HeldMasks, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Looks whether weights and their running averages (momentum) are zero where they are held.
+
+    Raises:
+        ValueError: see `check_zeros`.
+        FloatingPointError: likewise.
+    """
+    check_zeros("the weight", held.parameters, held.factors)
+    for optimizer in optimizers:
+        for key, values in _averages(optimizer, held.parameters).items():
+            check_zeros(f"{type(optimizer).__name__}'s {key}", values, held.factors)
+
+
+def check_gradients(held: HeldMasks) -> None:
+    """Looks whether gradients are zero where weights are held; to be called after a step, before the next backward.
+
+    Raises:
+        ValueError: see `check_zeros`.
+    """
+    # A step that a gradient scaler left out has gradients that are not finite, and no consequences.
+    found = {name: p.grad.nan_to_num(0.0) for name, p in held.parameters.items() if p.grad is not None}
+    check_zeros("the gradient", found, held.factors)
+
+
+def _averages(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What an optimizer keeps for each weight: by what it is, by parameter name."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and key not in NOT_AVERAGES:
+                found.setdefault(key, {})[name] = value
+    return found

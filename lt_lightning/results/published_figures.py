@@ -1,0 +1,205 @@
+"""Figures that a paper published, set beside ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from lt_lightning.results.aggregate import Row, aggregate
+from lt_lightning.results.paths import unconfirmed
+from lt_lightning.results.records import Result
+from lt_lightning.results.verdict import not_below
+
+Quantity = Literal["accuracy", "versus_dense", "flops", "time_saved", "extreme_sparsity"]
+
+NEAR = math.sqrt(0.8)  # half a round of pruning a fifth
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published one.
+
+    Attributes:
+        quantity: `accuracy` on the test set and `versus_dense` (its difference to the dense network's) in per cent;
+            `flops` executed, over the dense network's, in per cent; `time_saved` in inference in per cent;
+            `extreme_sparsity`, the highest in per cent at which a ticket is as accurate as the dense network.
+        ticket: kind of ticket, as in `Result.structure`, followed by a space and the `twin` if it is one; several,
+            joined by `|`: the best of them.
+        remaining: share of the prunable weights that it keeps in per cent, as the paper counts; None if not told.
+        value: of the quantity.
+    """
+
+    quantity: Quantity
+    ticket: str
+    remaining: float | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published figure and ours.
+
+    Attributes:
+        figure: the published one.
+        remaining: of our ticket, counted as the paper does; None where we found no ticket.
+        value: ours: the mean over the seeds.
+        seeds: that ours is a mean of.
+    """
+
+    figure: Figure
+    remaining: float | None
+    value: float
+    seeds: int
+
+    @property
+    def difference(self) -> float:
+        """Ours less the published one, in points."""
+        return self.value - self.figure.value
+
+
+def figures_of(config: DictConfig) -> list[Figure]:
+    """The figures that stand under `published` in a job's configuration.
+
+    Raises:
+        ValueError: naming the key, if what stands there is no figure.
+    """
+    tree: Any = OmegaConf.to_container(config.published, resolve=True) if config.published else {}
+    return [figure for quantity, tickets in tree.items() for figure in _figures_of(quantity, tickets)]
+
+
+def _figures_of(quantity: Any, tickets: Any) -> list[Figure]:
+    key = f"published.{quantity}"
+    if quantity not in get_args(Quantity):
+        raise ValueError(f"{key}: the quantity must be one of {', '.join(get_args(Quantity))}")
+    if not isinstance(tickets, Mapping):
+        raise ValueError(f"{key}={tickets!r}: must name tickets")
+    for ticket, pairs in tickets.items():
+        if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
+            raise ValueError(f"{key}.{ticket}={pairs}: must be a list of [per cent that remain or null, value]")
+    figures = [Figure(quantity, ticket, *pair) for ticket, pairs in tickets.items() for pair in pairs]
+    if quantity != "flops":
+        return figures
+    dense = next((figure.value for figure in figures if figure.ticket == "dense"), 0.0)
+    if dense <= 0:
+        raise ValueError(f"{key}.dense: must be [[100, what the dense network executes]], to which all are related")
+    return [replace(figure, value=100 * figure.value / dense) for figure in figures if figure.ticket != "dense"]
+
+
+def _is_pair(pair: Any) -> bool:
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    remaining, value = pair
+    return _is_number(value) and (remaining is None or (_is_number(remaining) and 0 < remaining <= 100))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def counted_density(result: Result, options: Mapping[str, Any] | None) -> float:
+    """What remains in [0, 1] as the paper counts: for its refill the share of filters, else that of weights.
+
+    Args:
+        result: of the ticket.
+        options: of its structure; None if it has none.
+
+    Source: Chen et al., ICML 2022, section 3.2: as many filters as the mask has weights for, and of those that would
+    be dropped the share `extra`.
+    """
+    if options is None or options.get("match") != "filters":
+        return result.density
+    return result.density_asked + float(options["extra"]) * (1 - result.density_asked)
+
+
+def compare(
+    figures: Iterable[Figure], results: Sequence[Result], structures: Mapping[str, Mapping[str, Any]]
+) -> list[Comparison]:
+    """Sets each figure beside our ticket of its kind that is nearest in what remains, if one is within half a round.
+
+    A figure that does not tell what remains stands beside our extreme ticket: the sparsest that is on average at
+    least as accurate as the dense network. Without any, our extreme sparsity is 0.
+
+    Args:
+        figures: published ones.
+        results: of one setting; those of several seeds are averaged.
+        structures: options of each, by name.
+    """
+    rows = aggregate(
+        ("", replace(result, density=counted_density(result, structures.get(result.structure))))
+        for result in (replace(result, structure=unconfirmed(result.structure)) for result in results)
+    )
+    compared = [_compared(figure, rows) for figure in figures]
+    return [comparison for comparison in compared if comparison is not None]
+
+
+def _compared(figure: Figure, rows: Sequence[Row]) -> Comparison | None:
+    kinds = figure.ticket.split("|")
+    mine = [row for row in rows if f"{row.structure} {row.twin}".rstrip() in kinds]
+    if not mine:
+        return None
+    row = _extreme(mine) if figure.remaining is None else _nearest(mine, figure.remaining / 100)
+    if row is None:
+        extreme = figure.quantity == "extreme_sparsity"
+        return Comparison(figure, None, 0.0, max(row.seeds for row in mine)) if extreme else None
+    value = _value_of(row, figure.quantity)
+    return None if math.isnan(value) else Comparison(figure, 100 * row.density, value, row.seeds)
+
+
+def _extreme(rows: Sequence[Row]) -> Row | None:
+    winning = [row for row in rows if not_below(row.difference)]
+    return min(winning, key=lambda row: row.density, default=None)
+
+
+def _nearest(rows: Sequence[Row], density: float) -> Row | None:
+    row = min(rows, key=lambda row: abs(math.log(row.density / density)))
+    return row if NEAR <= row.density / density <= 1 / NEAR else None
+
+
+def _value_of(row: Row, quantity: Quantity) -> float:
+    """In per cent."""
+    values: dict[Quantity, float] = {
+        "accuracy": row.accuracy,
+        "versus_dense": row.difference,
+        "flops": row.flops_ratio,
+        "time_saved": 1 - row.time_ratio_inference,
+        "extreme_sparsity": 1 - row.density,
+    }
+    return 100 * values[quantity]
+
+
+def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
+    """For people: theirs, ours, and the difference in points."""
+    caption = (
+        "Remaining: per cent of the prunable weights, by the paper's count. Values in per cent, FLOPs and time over "
+        "the dense network's. The paper timed its convolutions alone, on larger images than the network's own."
+    )
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("published", "ticket", "remaining", "value", "ours: remaining", "value", "difference", "seeds"):
+        left = heading in ("published", "ticket")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for each in comparisons:
+        figure = each.figure
+        table.add_row(
+            figure.quantity.replace("_", " "), figure.ticket, _told(figure.remaining), f"{figure.value:.2f}",
+            _told(each.remaining), f"{each.value:.2f}", f"{each.difference:+.2f}", str(each.seeds),
+        )  # fmt: skip
+    return table
+
+
+def print_comparison(config: DictConfig, results: Sequence[Result], title: str, console: Console) -> None:
+    """Prints the table, if the configuration names figures that ours can be set beside."""
+    structures: Any = OmegaConf.to_container(config.structure)
+    if comparisons := compare(figures_of(config), results, structures):
+        wide = console if console.is_terminal else Console(width=200)  # a file or pipe has no width to keep to
+        wide.print(comparison_table(comparisons, f"{title}: published, and ours"))
+
+
+def _told(remaining: float | None) -> str:
+    return "" if remaining is None else f"{remaining:.1f}"

@@ -1,0 +1,126 @@
+"""Results: one JSON beside each finished ticket, and `summary.csv`, one row for each of them."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lt_lightning.files import read_json, replacing, write_json
+from lt_lightning.results.paths import Task
+
+FILE = "result.json"
+SUMMARY = "summary.csv"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one trained ticket reached.
+
+    Attributes:
+        data: name of the data set.
+        model: name of the network.
+        seed: of initialisation, split and order.
+        round: pruning round; 0 is the dense network.
+        structure: `dense`, `unstructured`, or a structure's name.
+        density_asked: share of the prunable weights that the round's unstructured mask keeps.
+        density: share that the ticket executes (an unstructured one: keeps).
+        accuracy: on the test set, in [0, 1], at the best validation epoch.
+        dense_accuracy: of the same search's dense network.
+        params_ratio: parameters to store, over the dense network's.
+        flops_ratio: multiply-adds executed, over the dense network's.
+        train_seconds: wall time of its training.
+        val_accuracy: at the best validation epoch.
+        best_epoch: counted from 0 at the start of its training.
+        held: share of the surviving magnitude of the unstructured mask that the ticket keeps.
+        time_ratio_inference: measured time of the whole network that executes the ticket over the dense one's, in
+            inference at the training batch size; 1 for an unstructured ticket, which runs whole; NaN if not measured.
+        time_ratio_training: likewise of a training step.
+        search: folder of the search, under the root; tells apart what the other columns do not.
+        place: folder of the ticket, under the root.
+        executed: share of the prunable weights that take part when the plan is executed; 1 for what runs whole.
+        twin: which control of the ticket it is (`reinit`, ...); empty for a ticket. `held` of a twin that keeps other
+            weights is NaN.
+    """
+
+    data: str
+    model: str
+    seed: int
+    round: int
+    structure: str
+    density_asked: float
+    density: float
+    accuracy: float
+    dense_accuracy: float
+    params_ratio: float
+    flops_ratio: float
+    train_seconds: float
+    val_accuracy: float
+    best_epoch: int
+    held: float
+    time_ratio_inference: float
+    time_ratio_training: float
+    search: str
+    place: str
+    executed: float = 1.0
+    twin: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Marks the folder as finished."""
+        write_json(folder / FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Result | None:
+        """The folder's result; None if it is not finished. A damaged one counts as missing, with a warning."""
+        path = folder / FILE
+        try:
+            return cls._from_json(read_json(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError) as error:
+            warnings.warn(f"{error}; {path} counts as missing", stacklevel=2)
+            return None
+
+    @classmethod
+    def _from_json(cls, values: Any) -> Result:
+        if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
+            raise ValueError("not the columns of a result")
+        for field in fields(cls):
+            kinds = {"str": (str,), "int": (int,), "float": (float, int)}[str(field.type)]
+            if not isinstance(values[field.name], kinds):
+                raise ValueError(f"{field.name} is {values[field.name]!r}")
+        return cls(**values)
+
+
+def find_results(root: Path) -> list[Result]:
+    """Every finished result under a folder, ordered by data, model, seed, search, round, structure and twin."""
+    paths = root.glob(f"*/round_*/*/{FILE}")
+    results = [result for path in paths if (result := Result.load(path.parent)) is not None]
+    return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.structure, r.twin, r.place))
+
+
+def results_of(task: Task) -> list[Result] | None:
+    """What a task yielded; None if it is not finished."""
+    results = [Result.load(folder) for folder in task.parts]
+    return [result for result in results if result is not None] if all(results) else None
+
+
+def write_summary(root: Path) -> Path:
+    """Writes `summary.csv`, made anew from all results under the root, and returns its path."""
+    path = root / SUMMARY
+    known: list[Result] | None = None
+    while known != (found := find_results(root)):  # again, if another process finished something meanwhile
+        write_table(path, found)
+        known = found
+    return path
+
+
+def write_table(path: Path, results: Sequence[Result]) -> None:
+    """Writes results as CSV, a column for each attribute."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
+        writer.writeheader()
+        writer.writerows(asdict(result) for result in results)

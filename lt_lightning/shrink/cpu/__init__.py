@@ -1,1 +1,0 @@
-"""The compiled kernel of block convolutions on the CPU."""

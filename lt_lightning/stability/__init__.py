@@ -1,1 +1,0 @@
-"""Linear mode connectivity: whether trainings that part at a point end in one connected valley."""

@@ -1,0 +1,279 @@
+"""Writes a finished ticket's network in every format, each checked against the masked network, with a card."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from lt_lightning.execution.blocks.blocks import DENSE
+from lt_lightning.execution.cost import parameters
+from lt_lightning.execution.execute import execute
+from lt_lightning.files import read_json, write_bytes, write_json
+from lt_lightning.structures.base import BlockPlan, Plan
+from lt_lightning.tickets.export import onnx_file
+from lt_lightning.tickets.export import torch_program as program
+from lt_lightning.tickets.export.network_file import (
+    BATCHES,
+    RECIPE,
+    WEIGHTS,
+    checked,
+    load_network,
+    save_network,
+    targets,
+)
+from lt_lightning.tickets.export.torch_program import block_layers
+from lt_lightning.tickets.ticket import Ticket
+
+# What is exported: a finished ticket of a search, and the network that it executes.
+
+
+@dataclass(frozen=True)
+class Source:
+    """A ticket and its network.
+
+    Attributes:
+        ticket: trained.
+        model: configuration of the full network, resolved.
+        shape: of one image.
+        mean: of the pixels scaled to [0, 1], by channel, which the data module subtracts; None where it does not tell.
+        std: that it divides them by, likewise.
+        masked: the full network with the ticket's trained weights, in evaluation mode.
+    """
+
+    ticket: Ticket
+    model: Mapping[str, Any]
+    shape: tuple[int, ...]
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    masked: nn.Module
+
+    @classmethod
+    def read(cls, folder: Path) -> Source:
+        """Reads a ticket's folder, `SEARCH/round_NN/STRUCTURE`.
+
+        Raises:
+            FileNotFoundError: if there is no ticket, or no `config.yaml` in the search's folder.
+            ValueError: if a file is damaged, the ticket is not trained, or it is for another network.
+        """
+        ticket = Ticket.load(folder / "ticket")
+        if ticket.trained is None:
+            raise ValueError(f"the ticket in {folder} is not trained yet: there are no weights to export")
+        config = folder.resolve().parents[1] / "config.yaml"
+        if not config.is_file():
+            raise FileNotFoundError(
+                f"there is no {config}: the ticket must be in SEARCH/round_NN/STRUCTURE of its search"
+            )
+        model, shape, data = _read_config(config)
+        network: nn.Module = instantiate(model)
+        module = get_class(data["_target_"])
+        mean, std = getattr(module, "mean", None), getattr(module, "std", None)
+        return cls(ticket, model, shape, mean, std, ticket.apply(network, "trained").eval())
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], tuple[int, ...], dict[str, Any]]:
+    """Configuration of the network, the shape of an image, and configuration of the data module."""
+    try:
+        whole: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        dataset = whole["dataset"]
+        shape = (int(dataset["channels"]), int(dataset["size"]), int(dataset["size"]))
+        return whole["model"], shape, whole["data"]
+    except Exception as error:  # whatever the parsers stumble over
+        told = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} is damaged or no configuration of a search: {told}") from None
+
+
+@dataclass(frozen=True)
+class Executed:
+    """The network that executes a ticket.
+
+    Attributes:
+        network: on the CPU, in evaluation mode.
+        plan: that it executes; None if it is the full network.
+        choice: what computes each layer of a plan of blocks, see `shrink.shrunk.Shrunk`.
+        unknown: operations that the analysis does not know, around which all channels were kept.
+    """
+
+    network: nn.Module
+    plan: Plan | None
+    choice: Mapping[str, str]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def left_dense(self) -> list[str]:
+        """Layers of a plan of blocks that run dense."""
+        return [name for name, form in self.choice.items() if form == DENSE]
+
+
+def executed(source: Source, batch_size: int | None = None, choice: Mapping[str, str] | None = None) -> Executed:
+    """Makes the network that executes a ticket's plan; the masked one where it has none.
+
+    Args:
+        source: the ticket.
+        batch_size: a layer of blocks is computed by what is measured fastest, on this machine, at that batch size, the
+            dense layer included; None: by blocks wherever it is possible.
+        choice: what is to compute each layer, instead of measuring.
+    """
+    ticket = source.ticket
+    shrunk = execute(source.masked, ticket.plan, ticket.masks, torch.zeros(1, *source.shape), batch_size, choice=choice)
+    if shrunk is None:
+        return Executed(source.masked, None, {})
+    return Executed(shrunk.network.eval(), ticket.plan, shrunk.choice, shrunk.unknown)
+
+
+# Writes a finished ticket's network in every format, each checked against the masked network, with a card.
+
+PROGRAM: Final = "network.pt2"
+ONNX: Final = "network.onnx"
+CARD: Final = "card.json"
+
+Facts = dict[str, Any]
+
+
+def export_ticket(
+    ticket: Path | str, output: Path | str, formats: Sequence[str] | None = None, batch_size: int | None = None
+) -> Facts:
+    """Exports the network that a ticket executes, with its trained weights.
+
+    `safetensors`: weights and a recipe, for `network.load_network`. `pt2`: a program of torch.export; a group ticket
+    of single kernel positions calls our operator, which `import lt_lightning.execution.blocks.operators` registers.
+    `onnx`: for any runtime; layers that call our operator run dense there, and the card names them. All take any number
+    of images.
+
+    Args:
+        ticket: folder of a finished ticket, `SEARCH/round_NN/STRUCTURE`.
+        output: folder to write; it must be new or empty, and is whole or not there.
+        formats: of `FORMATS`; None for all.
+        batch_size: a layer of blocks is computed by what is measured fastest, on this machine, at that batch size, the
+            dense layer included; None: by blocks wherever it is possible.
+
+    Returns:
+        the card, as it is in `card.json`: the ticket's card, formats, sizes in bytes, largest differences of the
+        logits, versions.
+
+    Raises:
+        FileNotFoundError: if there is no ticket, or no configuration of its search.
+        FileExistsError: if there is something in the output folder.
+        ImportError: if ONNX is asked for without the extra `export`; before anything is written.
+        ValueError: if a file is damaged, the ticket is not trained, or there is no such format.
+        RuntimeError: if a format computes other logits than the masked network.
+    """
+    chosen = list(FORMATS) if formats is None else list(formats)
+    if wrong := [name for name in chosen if name not in FORMATS]:
+        raise ValueError(f"there is no format {wrong[0]!r}: must be of {', '.join(FORMATS)}")
+    if "onnx" in chosen:
+        onnx_file.require_extra()
+    source = Source.read(Path(ticket))
+    small = executed(source, batch_size)
+    with _new_folder(Path(output)) as folder:
+        written = {name: FORMATS[name](source, small, folder) for name in FORMATS if name in chosen}
+        card = _card(Path(ticket), source, small, written)
+        write_json(folder / CARD, card)
+    return card
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` if the block ends without an error."""
+    path = path.resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} is not empty: export to a new folder")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_safetensors(source: Source, small: Executed, folder: Path) -> Facts:
+    save_network(folder, small.network, source.model, source.shape, small.plan, small.choice)
+    own = {str(target).partition(".")[0] for target in targets(source.model)}
+    apart = checked(WEIGHTS, load_network(folder, sorted(own)), source.masked, source.shape)
+    return {"difference": apart, "bytes": _sizes(folder, WEIGHTS, RECIPE)}
+
+
+def _write_pt2(source: Source, small: Executed, folder: Path) -> Facts:
+    content = program.to_bytes(program.to_program(small.network, source.shape))
+    apart = checked(PROGRAM, program.from_bytes(content), source.masked, source.shape)
+    write_bytes(folder / PROGRAM, content)
+    needs = [program.OPERATORS] if block_layers(small.network) else []
+    return {"difference": apart, "bytes": _sizes(folder, PROGRAM), "needs_import": needs}
+
+
+def _write_onnx(source: Source, small: Executed, folder: Path) -> Facts:
+    network = _for_onnx(source, small)
+    content = onnx_file.to_onnx(network, source.shape)
+    session = onnx_file.make_session(content, threads=torch.get_num_threads())
+    apart = checked(ONNX, lambda images: onnx_file.run_session(session, images), source.masked, source.shape)
+    write_bytes(folder / ONNX, content)
+    # No standard operator computes blocks of single kernel positions.
+    return {"difference": apart, "bytes": _sizes(folder, ONNX), "run_dense": block_layers(network)}
+
+
+def _for_onnx(source: Source, small: Executed) -> nn.Module:
+    """The network; groups of whole input channels in plain PyTorch, whatever was faster here."""
+    plan = small.plan
+    if not isinstance(plan, BlockPlan) or plan.grain != "input_channel":
+        return small.network
+    choice = {name: form if form == DENSE else "grouped" for name, form in small.choice.items()}
+    return executed(source, choice=choice).network
+
+
+FORMATS: Final[Mapping[str, Callable[[Source, Executed, Path], Facts]]] = {
+    "safetensors": _write_safetensors,
+    "pt2": _write_pt2,
+    "onnx": _write_onnx,
+}
+
+
+def _card(folder: Path, source: Source, small: Executed, written: Mapping[str, Facts]) -> Facts:
+    result = folder / "result.json"
+    return {
+        "ticket": dict(source.ticket.card),
+        "place": "/".join(folder.resolve().parts[-3:]),
+        "result": read_json(result) if result.is_file() else None,
+        "layers": {name: asdict(report) for name, report in source.ticket.layers.items()},
+        "input": {
+            "shape": ["batch", *source.shape],
+            "pixels": "scaled to [0, 1], mean subtracted, divided by std",
+            "mean": source.mean and list(source.mean),
+            "std": source.std and list(source.std),
+        },
+        "network": {
+            "model": dict(source.model),
+            "parameters": parameters(small.network),
+            "parameters_dense": parameters(source.masked),
+            "computed_by": dict(small.choice),
+            "left_dense": small.left_dense,
+            "unknown": list(small.unknown),
+        },
+        "formats": dict(written),
+        "checked": {
+            "against": "the full network with the ticket's masks, on random images",
+            "batch_sizes": list(BATCHES),
+            "difference": "largest of the logits, relative to the largest logit",
+        },
+        "versions": _versions("onnx" in written),
+    }
+
+
+def _sizes(folder: Path, *names: str) -> dict[str, int]:
+    return {name: (folder / name).stat().st_size for name in names}
+
+
+def _versions(with_onnx: bool) -> dict[str, str]:
+    packages = ["lt-lightning", "torch", *(onnx_file.EXTRA if with_onnx else ())]
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -1,0 +1,245 @@
+"""The network that a ticket executes as weights and a recipe: rebuilt anywhere, without the search that made it.
+
+`network.safetensors` is the state dict. `network.json` tells how to make the module that it fits: the configuration of
+the full network and the plan that makes it smaller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from torch import Tensor, nn
+
+from lt_lightning.execution.execute import execute
+from lt_lightning.files import read_json, write_bytes
+from lt_lightning.structures.base import Plan
+from lt_lightning.structures.plan_json import plan_from_json, plan_to_json
+
+OURS = "lt_lightning.models"
+
+
+def build(model: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
+    """Instantiates a configuration node (`_target_` and arguments) whose origin need not be trusted.
+
+    Args:
+        model: JSON values.
+        allow: packages or modules, besides `lt_lightning.models`, whose functions and classes it may name.
+
+    Raises:
+        ValueError: if it names anything else, before anything is imported or called, or if it builds no network.
+
+    >>> build({"_target_": "lt_lightning.models.vgg.VGG", "depth": 11, "classes": 10, "width": 2}).classifier
+    Linear(in_features=16, out_features=10, bias=True)
+    >>> build({"_target_": "os.system", "command": "echo hello"})
+    Traceback (most recent call last):
+    ValueError: the file names 'os.system', which is not of lt_lightning.models: allow its package if you trust it
+    """
+    packages = (OURS, *allow)
+    for target in targets(model):
+        _check(target, packages)
+    try:
+        network = instantiate(dict(model))
+    except InstantiationException as error:
+        told = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"the network {model.get('_target_')!r} cannot be built: {told}") from None
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"the file names {model.get('_target_')!r}, which makes no network")
+    return network
+
+
+def targets(value: Any) -> Iterator[Any]:
+    """Every `_target_` at any depth."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield value["_target_"]
+        for inner in value.values():
+            yield from targets(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from targets(inner)
+    elif isinstance(value, str) and "${" in value:  # resolvers can be any function
+        raise ValueError(f"the file's configuration has the interpolation {value!r}: it must be resolved")
+
+
+def _check(target: Any, packages: Sequence[str]) -> None:
+    """Raises ValueError unless a target is of the packages, by its name and by where it is defined.
+
+    The name alone does not tell: whatever a module has imported can be reached through it.
+    """
+    if isinstance(target, str) and _within(target, packages):
+        try:
+            home = getattr(get_object(target), "__module__", None)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"the file names {target!r}, which is not there: {error}") from None
+        if isinstance(home, str) and _within(home, packages):
+            return
+    raise ValueError(
+        f"the file names {target!r}, which is not of {', '.join(packages)}: allow its package if you trust it"
+    )
+
+
+def _within(name: str, packages: Sequence[str]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+# The network that a ticket executes as weights and a recipe: rebuilt anywhere, without the search that made it.
+#
+# `network.safetensors` is the state dict. `network.json` tells how to make the module that it fits: the configuration
+# of the full network and the plan that makes it smaller.
+
+SCHEMA = 1
+WEIGHTS, RECIPE = "network.safetensors", "network.json"
+
+
+def save_network(
+    folder: Path,
+    network: nn.Module,
+    model: Mapping[str, Any],
+    shape: tuple[int, ...],
+    plan: Plan | None = None,
+    choice: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a network's weights and recipe.
+
+    Args:
+        folder: to write to.
+        network: that executes the plan, on the CPU, in evaluation mode.
+        model: configuration of the full network (`_target_` and arguments), resolved.
+        shape: of one image.
+        plan: that the network executes; None for the full network.
+        choice: what computes each layer of a plan of blocks, see `shrink.shrunk.Shrunk`.
+    """
+    state = {name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    with torch.no_grad():
+        logits: Tensor = network(_probe(shape))
+    recipe = {
+        "schema": SCHEMA,
+        "lt_lightning": version("lt-lightning"),
+        "model": dict(model),
+        "shape": list(shape),
+        "plan": plan_to_json(plan),
+        "choice": dict(choice or {}),
+        "weights": hashlib.sha256(weights).hexdigest(),
+        "logits": logits[0].tolist(),
+    }
+    write_bytes(folder / WEIGHTS, weights)
+    write_bytes(folder / RECIPE, json.dumps(recipe).encode())
+
+
+def load_network(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
+    """Rebuilds an exported network: an ordinary module on the CPU, in evaluation mode; it can be trained further.
+
+    The files are data: nothing of them is executed but the constructor of the network that they name, which must be of
+    `lt_lightning.models` or of a package that the caller allows. The result is checked to give the logits that the
+    exported network gave.
+
+    Args:
+        folder: with `network.safetensors` and `network.json`.
+        allow: packages whose classes and functions may make the network: those of a network of your own, for example.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: in one line, if a file is damaged, altered, of a newer schema, names anything that is not allowed,
+            or if this version makes another network of it than the one that wrote it.
+    """
+    folder = Path(folder)
+    recipe, weights = _read(folder)
+    try:
+        network = _rebuilt(recipe, safetensors.torch.load(weights), allow)
+        with torch.no_grad():
+            apart = difference(torch.tensor(recipe["logits"]), network(_probe(recipe["shape"]))[0])
+    except ValueError as error:
+        raise ValueError(f"{folder / RECIPE}: {error}") from None
+    except Exception as error:  # whatever parts that do not fit each other make stumble
+        told = str(error).strip().splitlines()[0]
+        raise ValueError(f"{folder / RECIPE} makes no network that fits {WEIGHTS}: {told}") from None
+    if apart > TOLERANCE:
+        raise ValueError(
+            f"{folder / RECIPE}: lt_lightning {version('lt-lightning')} makes a network of other logits than "
+            f"{recipe['lt_lightning']}, which wrote it (they differ by {apart:.1e}): use the version that wrote it"
+        )
+    return network
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """The recipe and the content of the file of weights, which is the one that the recipe is for."""
+    for path in (folder / RECIPE, folder / WEIGHTS):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no exported network in {folder}: {path.name} is missing")
+    recipe = read_json(folder / RECIPE)
+    schema = recipe.get("schema") if isinstance(recipe, dict) else None
+    if type(schema) is not int:
+        raise ValueError(f"{folder / RECIPE} is no recipe of a network: it has no schema version")
+    if schema > SCHEMA:
+        raise ValueError(f"{folder / RECIPE} has the schema {schema}; this version reads up to {SCHEMA}: upgrade")
+    weights = (folder / WEIGHTS).read_bytes()
+    if hashlib.sha256(weights).hexdigest() != recipe.get("weights"):
+        raise ValueError(f"{folder / WEIGHTS} is damaged or was altered: its content does not match {RECIPE}")
+    return recipe, weights
+
+
+def _rebuilt(recipe: Mapping[str, Any], state: Mapping[str, Tensor], allow: Sequence[str]) -> nn.Module:
+    network = build(recipe["model"], allow).eval()
+    plan = plan_from_json(recipe["plan"])
+    if plan is not None:
+        shrunk = execute(network, plan, {}, torch.zeros(1, *recipe["shape"]), choice=recipe["choice"])
+        assert shrunk is not None
+        network = shrunk.network
+    network.load_state_dict(dict(state))
+    return network.eval()
+
+
+def _probe(shape: Sequence[int]) -> Tensor:
+    """An image that is the same on every machine and in every version."""
+    pixels = torch.Size(shape).numel()
+    return torch.arange(pixels, dtype=torch.float64).sin().float().view(1, *shape)
+
+
+# Whether what was written computes the same logits.
+
+BATCHES: Final = (1, 3)
+TOLERANCE: Final = 1e-4
+"""Of float32, over a whole network; an error of ours is of the order of the logits."""
+
+Call = Callable[[Tensor], Tensor]
+
+
+def difference(expected: Tensor, got: Tensor) -> float:
+    """The largest difference of two networks' logits, relative to the largest of the first's.
+
+    >>> difference(torch.tensor([1.0, -4.0]), torch.tensor([1.0, -3.0]))
+    0.25
+    """
+    if expected.shape != got.shape:
+        return float("inf")
+    largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    return float(((got - expected).abs().max() / largest).nan_to_num(float("inf")))
+
+
+def checked(what: str, call: Call, reference: Call, shape: tuple[int, ...]) -> float:
+    """The largest difference over batches of one and of several random images.
+
+    Raises:
+        RuntimeError: if it is more than rounding.
+    """
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    with torch.no_grad():
+        for batch in BATCHES:
+            images = torch.randn(batch, *shape, generator=generator)
+            worst = max(worst, difference(reference(images), call(images)))
+    if worst > TOLERANCE:
+        raise RuntimeError(
+            f"{what} computes other logits than the masked network: they differ by {worst:.1e} of the largest"
+        )
+    return worst

@@ -1,0 +1,119 @@
+"""Networks in operators that every runtime has, and as `torch.export` programs for any number of images."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
+from lt_lightning.execution.channels.orders import Spread, add_into_prefix
+
+
+def block_layers(network: nn.Module) -> list[str]:
+    """Names of the layers that run our own operator, `lt_lightning::block_conv2d`."""
+    ours = RegroupedConv2d | RegroupedLinear
+    found = {name for name, module in network.named_modules() if isinstance(module, ours)}
+    return sorted(name for name in found if name.rpartition(".")[0] not in found)  # a linear one has a convolution
+
+
+def for_inference(network: nn.Module) -> nn.Module:
+    """A copy on the CPU, in evaluation mode and PyTorch's standard memory format."""
+    alone = copy.deepcopy(network).cpu().eval()
+    return alone.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+
+
+def in_standard_operators(network: nn.Module) -> nn.Module:
+    """A copy for inference (`for_inference`) without operators of our own.
+
+    Layers whose blocks are of single kernel positions run dense, with zeros outside the blocks: no standard operator
+    computes such blocks, and every formulation by several is slower than the dense convolution. Writing into parts of
+    a tensor becomes padding and concatenation, which need no transposed copies in ONNX.
+    """
+    standard = for_inference(network)
+    swaps: dict[str, nn.Module] = {name: _dense(standard.get_submodule(name)) for name in block_layers(standard)}
+    spreads = {name: module for name, module in standard.named_modules() if isinstance(module, Spread)}
+    swaps |= {name: _PaddedSpread(module) for name, module in spreads.items()}
+    for name, module in swaps.items():
+        if not name:
+            return module.eval()
+        standard.set_submodule(name, module.eval())
+    if isinstance(standard, fx.GraphModule):
+        for node in standard.graph.nodes:
+            if node.target is add_into_prefix:
+                node.target = _concatenated_sum
+        standard.recompile()
+    return standard
+
+
+def _dense(layer: nn.Module) -> nn.Conv2d | nn.Linear:
+    """The ordinary layer that computes what one of ours does."""
+    conv = layer.conv if isinstance(layer, RegroupedLinear) else layer
+    assert isinstance(conv, RegroupedConv2d)
+    weight = conv.to_dense_weight().detach()
+    filters, inputs, height, width = conv.shape
+    dense: nn.Conv2d | nn.Linear
+    if isinstance(layer, RegroupedLinear):
+        dense, weight = nn.Linear(inputs, filters), weight.flatten(1)
+    else:
+        dense = nn.Conv2d(inputs, filters, (height, width), conv.stride, conv.padding, conv.dilation)
+    dense.weight, dense.bias = nn.Parameter(weight), conv.bias
+    return dense
+
+
+class _PaddedSpread(nn.Module):
+    """`Spread` as a gather from the channels and, behind them, one that is zero."""
+
+    index: Tensor
+
+    def __init__(self, spread: Spread) -> None:
+        super().__init__()
+        places = torch.full((spread.channels,), len(spread.index))
+        places[spread.index] = torch.arange(len(spread.index))
+        self.register_buffer("index", places, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (*[0, 0] * (x.dim() - 2), 0, 1)).index_select(1, self.index)
+
+
+def _concatenated_sum(whole: Tensor, first: Tensor) -> Tensor:
+    size = first.shape[1]
+    return torch.cat([whole[:, :size] + first, whole[:, size:]], 1)
+
+
+# Networks as `torch.export` programs, for any number of images.
+
+# Registers the operator that programs of group tickets call.
+OPERATORS = "lt_lightning.execution.blocks.operators"
+
+
+def to_program(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
+    """What the network does in evaluation mode, on the CPU.
+
+    Args:
+        network: one tensor to one tensor; it is left as it was.
+        shape: of one image.
+    """
+    # Two images: a single one would be taken for a fixed size.
+    images = torch.zeros(2, *shape)
+    with torch.no_grad():
+        return torch.export.export(for_inference(network), (images,), dynamic_shapes=({0: Dim("batch")},))
+
+
+def to_bytes(program: ExportedProgram) -> bytes:
+    """The content of a `.pt2` file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, about its own code
+        torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> nn.Module:
+    """The module of a `.pt2` file's content."""
+    return torch.export.load(io.BytesIO(content)).module()

@@ -1,0 +1,260 @@
+"""ImageClassifier: hosts any network for training, validation and test in Lightning."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from lt_lightning.execution.compiling import Compile, compile_network
+from lt_lightning.training.schedules import Milestones, Schedule
+
+
+class EpochMean(Metric):
+    """Sum over count, over all processes.
+
+    Logged once (`first`), as Lightning computes, writes and resets a metric at the epoch's end: `self.log` of a value
+    costs some 0.4 ms at every step, more than the operations of a small network.
+
+    >>> mean = EpochMean()
+    >>> mean.update(torch.tensor(3.0), 2)
+    >>> mean.update(torch.tensor(1.0), 2)
+    >>> mean.compute()
+    tensor(1.)
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0), "sum")  # takes the type of what is added
+        self.add_state("count", torch.tensor(0), "sum")
+
+    @property
+    def first(self) -> bool:
+        """Whether it was updated once since it was reset."""
+        return self.update_count == 1
+
+    def update(self, total: Tensor, count: int) -> None:
+        """Adds a batch.
+
+        Args:
+            total: sum over its samples.
+            count: of them.
+        """
+        if total.is_floating_point() and total.dtype.itemsize < 4:
+            total = total.float()
+        self.total = self.total + total
+        self.count = self.count + count
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        return self.total / self.count
+
+
+# ImageClassifier: hosts any network for training, validation and test in Lightning.
+
+Batch = tuple[Tensor, Tensor]
+Decay = Literal["all", "weights"]
+
+PAPER_SCHEDULE = Milestones(shares=(0.5, 0.75))
+
+
+class ImageClassifier(pl.LightningModule):
+    """Trains a network by SGD with momentum on cross-entropy, and measures its accuracy.
+
+    A batch is images (n, channels, h, w), float, and labels (n,), int64. Logged, as means over an epoch: `lr`,
+    `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`, `test/accuracy` (accuracy in [0, 1]).
+    Nothing in a step waits for the device.
+
+    The schedule spans the fit as `trainer.max_epochs` stands when the optimizer is made: one training. Whoever
+    repeats trainings within a fit restores the state of optimizer and scheduler at the beginning of each.
+
+    Args:
+        network: images to logits (n, classes). It is the attribute `network`, so parameters are `network.*`.
+        classes: number of classes.
+        learning_rate: the base rate, which `schedule` multiplies.
+        momentum: of SGD, in [0, 1).
+        nesterov: Nesterov's form of momentum.
+        weight_decay: of SGD, added to the gradient.
+        decay: which parameters decay: `all`, or `weights`, those of two dimensions and more, which leaves out biases
+            and normalisation.
+        schedule: of the learning rate; the paper's milestones at half and three quarters if it is None.
+        label_smoothing: in the training loss only, in [0, 1).
+        channels_last: run convolutions in this memory format, which most devices compute faster.
+        compile: compile the network with `torch.compile` at its first call; `graphs`: and replay it from CUDA graphs.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: int,
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 1e-4,
+        decay: Decay = "all",
+        schedule: Schedule | None = None,
+        label_smoothing: float = 0.0,
+        channels_last: bool = True,
+        compile: Compile = False,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"classifier.classes={classes}: must be 2 or more")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"classifier.learning_rate={learning_rate}: must be positive")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"classifier.momentum={momentum}: must be in [0, 1)")
+        if nesterov and momentum == 0:
+            raise ValueError(f"classifier.nesterov={nesterov}: needs a positive classifier.momentum")
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"classifier.weight_decay={weight_decay}: must be 0 or more")
+        if decay not in get_args(Decay):
+            raise ValueError(f"classifier.decay={decay!r}: must be one of {', '.join(get_args(Decay))}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"classifier.label_smoothing={label_smoothing}: must be in [0, 1)")
+        self.network = network
+        self.classes = classes
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.weight_decay = weight_decay
+        self.decay = decay
+        self.schedule = PAPER_SCHEDULE if schedule is None else schedule
+        self.label_smoothing = label_smoothing
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # absent from its types
+        self.graphs = compile == "graphs"
+        compile_network(self.network, compile)
+        self.train_loss, self.train_accuracy = EpochMean(), EpochMean()
+        self.val_loss, self.val_accuracy = EpochMean(), EpochMean()
+        self.test_loss, self.test_accuracy = EpochMean(), EpochMean()
+
+    def check_device(self, trainer: pl.Trainer) -> None:
+        """Sees that the network can be compiled as it is to be where it will be trained.
+
+        Raises:
+            ValueError: if CUDA graphs are asked for on another device, or beside what they overwrite.
+        """
+        if self.graphs and (device := trainer.strategy.root_device.type) != "cuda":
+            raise ValueError(f"classifier.compile='graphs' needs CUDA, and the device is {device!r}: use true or false")
+        if self.graphs and trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                "classifier.compile='graphs' overwrites gradients at the next batch, and "
+                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} adds to them: use true or false"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, channels, h, w) to logits (n, classes).
+
+        Raises:
+            ValueError: if the network gives another shape.
+        """
+        logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
+        if logits.shape != (len(images), self.classes):
+            raise ValueError(
+                f"classifier.classes={self.classes}: the network gives {tuple(logits.shape)} for {len(images)} images"
+            )
+        return logits
+
+    def setup(self, stage: str) -> None:
+        """Forget what a run that was broken off has left."""
+        self.check_device(self.trainer)
+        for module in self.children():
+            if isinstance(module, EpochMean):
+                module.reset()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of a batch."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self._measure("train", loss, logits, labels)
+        if batch_idx == 0:
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.log("lr", rate, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a training that has diverged; once an epoch, since looking at the loss waits for the device.
+
+        Raises:
+            FloatingPointError: if the epoch's mean loss is not finite.
+        """
+        loss = float(self.trainer.callback_metrics["train/loss"])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"train/loss={loss} in epoch {self.current_epoch}: the training has diverged; "
+                f"try less than classifier.learning_rate={self.learning_rate}"
+            )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy of a batch."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy of a batch."""
+        self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images)
+        self._measure(stage, F.cross_entropy(logits, labels), logits, labels)
+
+    @torch.no_grad()
+    def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Means over the epoch and all ranks; nothing is read before its end."""
+        count = len(labels)
+        for name, total in (("loss", loss * count), ("accuracy", (logits.argmax(1) == labels).sum())):
+            mean: EpochMean = getattr(self, f"{stage}_{name}")
+            mean.update(total, count)
+            if mean.first:
+                self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, batch_size=count)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """SGD, and the schedule step by step over one training.
+
+        Raises:
+            ValueError: if the training has no end, or the schedule does not fit into it.
+        """
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise ValueError(f"trainer.max_epochs={self.trainer.max_epochs}: must be a positive number")
+        total_steps = int(total)
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+
+        def factor(step: int) -> float:
+            return self.schedule(step, total_steps, steps_per_epoch)
+
+        optimizer = torch.optim.SGD(
+            self._parameter_groups(),
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            # One kernel for all parameters; where there is none, PyTorch's own choice.
+            fused=True if self.device.type in ("cpu", "cuda") else None,
+        )
+        # LambdaLR keeps nothing of a plain function in its state, so checkpoints load weights-only.
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, object]]:
+        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        if self.decay == "all":
+            return [{"params": parameters, "weight_decay": self.weight_decay}]
+        weights = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        groups = ((weights, self.weight_decay), (others, 0.0))
+        return [{"params": group, "weight_decay": decay} for group, decay in groups if group]

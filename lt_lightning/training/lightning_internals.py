@@ -1,0 +1,160 @@
+"""The part of a running epoch that Lightning's checkpoints leave out: random states, means so far, the loader."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def running_state(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+    """The state of this process within an epoch, between two steps: tensors and builtins."""
+    loader: Any = trainer.train_dataloader
+    return {
+        "random": random_states(pl_module.device),
+        "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
+        "metrics": _metrics_state(pl_module),
+        "logged": _logged_state(trainer),
+    }
+
+
+def restore_running(trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any]) -> None:
+    """The inverse of `running_state`, to be called when everything but the first step is done."""
+    loader: Any = trainer.train_dataloader
+    if state["loader"] is not None:  # Lightning has asked the loader for its iterator already, but for no batch
+        loader.load_state_dict(state["loader"])
+    _restore_metrics(pl_module, state["metrics"])
+    _restore_logged(trainer, pl_module, state["logged"])
+    restore_random_states(state["random"], pl_module.device)
+
+
+# Random states
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """Of every global generator: PyTorch's (the CPU's and the device's), NumPy's, Python's."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, np.int64)), *(float(value) for value in rest)],
+        "python": random.getstate(),
+    }
+
+
+def restore_random_states(state: dict[str, Any], device: torch.device) -> None:
+    """The inverse of `random_states`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
+    version, words, gauss_next = state["python"]
+    random.setstate((version, tuple(words), gauss_next))
+
+
+# Metrics of torchmetrics: their states are not part of a module's state dict
+
+
+def _metrics_state(pl_module: pl.LightningModule) -> dict[str, Any]:
+    return {
+        name: {"values": _copy(module.metric_state), "updates": module._update_count}
+        for name, module in pl_module.named_modules()
+        if isinstance(module, Metric)
+    }
+
+
+def _restore_metrics(pl_module: pl.LightningModule, state: dict[str, Any]) -> None:
+    for name, module in pl_module.named_modules():
+        if name in state:
+            for key, value in state[name]["values"].items():
+                setattr(module, key, _copy(value, pl_module.device))
+            module._update_count = state[name]["updates"]
+
+
+def _copy(value: Any, device: torch.device | None = None) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to(device or value.device, copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(each, device) for key, each in value.items()}
+    return [_copy(each, device) for each in value] if isinstance(value, list) else value
+
+
+# Means over the epoch of what was logged. Lightning has no public name for them; the tests of resuming tell if it
+# changes its own.
+
+
+def _logged_state(trainer: pl.Trainer) -> dict[str, Any]:
+    connector = trainer._logger_connector
+    return {
+        "entries": [_entry(each) for each in trainer.fit_loop.epoch_loop._results.values() if not each.has_reset],
+        "first_batch": connector._first_loop_iter,
+        "hook": connector._current_fx,
+    }
+
+
+def _entry(each: Any) -> dict[str, Any]:
+    meta = each.meta
+    return {
+        "log": {
+            "fx": meta.fx, "name": meta.name, "prog_bar": meta.prog_bar, "logger": meta.logger,
+            "on_step": meta.on_step, "on_epoch": meta.on_epoch, "enable_graph": meta.enable_graph,
+            "add_dataloader_idx": meta.add_dataloader_idx, "metric_attribute": meta.metric_attribute,
+            "sync_dist": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only,
+        },
+        "reduce": meta.reduce_fx.__name__,
+        "value": _copy(each.value) if each.is_tensor else None,
+        "count": _copy(each.cumulated_batch_size) if each.is_tensor and meta.is_mean_reduction else None,
+    }  # fmt: skip
+
+
+def _restore_logged(trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any]) -> None:
+    results = trainer.fit_loop.epoch_loop._results
+    device = pl_module.device
+    for entry in state["entries"]:
+        log = entry["log"]
+        value = torch.zeros((), device=device) if entry["value"] is not None else _metric(pl_module, log)
+        results.log(
+            **log, value=value, reduce_fx=getattr(torch, entry["reduce"]), sync_dist_fn=trainer.strategy.reduce,
+            batch_size=1,
+        )  # fmt: skip
+        restored: Any = results[f"{log['fx']}.{log['name']}"]
+        if entry["value"] is not None:
+            restored.value = _copy(entry["value"], device)
+        if entry["count"] is not None:
+            restored.cumulated_batch_size = _copy(entry["count"], device)
+    connector = trainer._logger_connector
+    connector._first_loop_iter = state["first_batch"]
+    connector._current_fx = state["hook"]
+
+
+def _metric(pl_module: pl.LightningModule, log: dict[str, Any]) -> Metric:
+    metric = pl_module.get_submodule(log["metric_attribute"])
+    assert isinstance(metric, Metric)
+    return metric
+
+
+# The terminal
+
+MESSAGES = (
+    ".*does not have many workers.*",
+    ".*LeafSpec.*",
+    ".*smaller than the logging interval.*",
+    ".*in distributed setting to accumulate.*",  # of what is the same in every process: round, density, learning rate
+    ".*Grad strides do not match bucket view strides.*",  # of 1x1 convolutions, whose strides can be told in two ways
+)
+
+
+def quieten() -> None:
+    """Silences what Lightning tells of each trainer and warns of by design."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for message in MESSAGES:
+        warnings.filterwarnings("ignore", message)

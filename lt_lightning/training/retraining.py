@@ -1,0 +1,175 @@
+"""Training one ticket alone, from its rewound values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lt_lightning.execution.compiling import compile_like
+from lt_lightning.execution.execute import execute
+from lt_lightning.execution.machine import is_bfloat16
+from lt_lightning.execution.smaller_network import Shrunk, cut_point
+from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.masked_training import MaskedTraining, extend_to, schedules_of
+
+Execution = Literal["shrunk", "masked"]
+
+
+class TicketTraining(MaskedTraining):
+    """Starts a fit from a ticket and trains it as a round of the search would have.
+
+    `Trainer(max_epochs=E)` is the length of the dense training, for which schedules are set up; the fit is as long
+    as what lies behind the rewind point. After the fit `trained` is the ticket with its trained weights, under the
+    full network's names.
+
+    What computes a layer's blocks is measured when the fit begins, and may come out differently another time. A fit
+    that may be resumed needs a ticket on whose card it stands: `decide` puts it there.
+
+    Args:
+        ticket: to train.
+        restart: how its search rewinds (`restart.pt` in the search's folder); None trains from the start of the
+            schedule for all of `max_epochs`.
+        execution: `shrunk` replaces the LightningModule's network by the one that the ticket's plan makes (fewer
+            channels, or layers that compute their blocks), and trains that; without a plan a ticket is trained masked.
+        batch_size: layers compute their blocks only where that is measured faster at this batch size; None: wherever
+            it is possible.
+        monitor: see `MaskedTraining`.
+        monitor_mode: likewise.
+        network: likewise.
+    """
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        restart: Restart | None = None,
+        execution: Execution = "shrunk",
+        batch_size: int | None = None,
+        monitor: str | None = "val/accuracy",
+        monitor_mode: Literal["max", "min"] = "max",
+        network: str | None = None,
+    ) -> None:
+        if execution not in get_args(Execution):
+            raise ValueError(f"execution={execution!r} is not one of {', '.join(get_args(Execution))}")
+        super().__init__(monitor, monitor_mode, network)
+        self.ticket = ticket
+        self.restart = restart
+        self.execution = execution
+        self.batch_size = batch_size
+        self.trained: Ticket | None = None
+        self._shrunk: Shrunk | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Before optimizers are made: puts the ticket into the network, and a smaller network in its place."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        network = self.network_of(pl_module)
+        self.ticket.apply(network)
+        if self.execution == "shrunk" and self.ticket.plan is not None:
+            device = str(trainer.strategy.root_device)
+            example = _example(pl_module, network)
+            bfloat16 = is_bfloat16(trainer.precision)
+            self._shrunk = _execute(self.ticket, network, example, self.batch_size, device, bfloat16)
+            assert self._shrunk is not None
+            self._put_in_place(pl_module, network, self._shrunk.network)
+
+    def _put_in_place(self, pl_module: pl.LightningModule, network: nn.Module, small: nn.Module) -> None:
+        (path,) = (name for name, module in pl_module.named_modules() if module is network)
+        if not path:
+            raise ValueError(
+                f"execution='shrunk' replaces the network within the LightningModule, and {type(pl_module).__name__} "
+                "is the network itself: make the network an attribute, or train with execution='masked'"
+            )
+        compile_like(small, network)
+        pl_module.set_submodule(path, small)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.restart is not None:
+            extend_to(trainer, self.restart.epochs)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        network = self.network_of(pl_module)
+        if trainer.global_step > 0:  # resumed
+            self.start_clock()
+        else:
+            self.start_training()
+            if self.restart is not None:
+                self._fitting_restart(network, trainer.optimizers).restore(trainer.optimizers, schedules_of(trainer))
+        self.hold(trainer, network, self.ticket.masks if self._shrunk is None else self._shrunk.masks)
+
+    def _fitting_restart(self, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Restart:
+        assert self.restart is not None
+        if self._shrunk is None:
+            return self.restart
+        return replace(self.restart, point=cut_point(self.restart.point, self._shrunk.slices, network, optimizers))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.restart is not None:
+            self.restart.fix_rates(trainer.optimizers)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        best = self.finish_training(self.network_of(pl_module), trainer.current_epoch - 1)
+        self.trained = self.ticket.with_training(
+            self._under_full_names({name: value.cpu() for name, value in best["state"].items()}),
+            best_epoch=best["epoch"],
+            metrics=dict(best["metrics"]),
+            train_seconds=self.seconds(),
+            execution="masked" if self._shrunk is None else "shrunk",
+            choice={} if self._shrunk is None else dict(self._shrunk.choice),
+            left_dense=[] if self._shrunk is None else [name.rpartition(".")[0] for name in self._shrunk.masks],
+            kept_whole=[] if self._shrunk is None else list(self._shrunk.unknown),
+        )
+
+    def _under_full_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return state if self._shrunk is None else self._shrunk.slices.put(state, self.ticket.rewind)
+
+
+def decide(
+    ticket: Ticket,
+    network: nn.Module,
+    example: Tensor,
+    batch_size: int | None,
+    device: str = "cpu",
+    bfloat16: bool = False,
+) -> Ticket:
+    """The ticket with what computes each of its layers on its card (`choice`), so that every fit computes the same.
+
+    Args:
+        ticket: to be trained with `execution="shrunk"`.
+        network: the ticket's; its values are overwritten.
+        example: an input batch of the true shape.
+        batch_size: see `TicketTraining`.
+        device: to measure on.
+        bfloat16: measure in bfloat16 rather than float32.
+    """
+    shrunk = _execute(ticket, ticket.apply(network), example, batch_size, device, bfloat16)
+    return replace(ticket, card={**ticket.card, "choice": {} if shrunk is None else dict(shrunk.choice)})
+
+
+def _execute(
+    ticket: Ticket, network: nn.Module, example: Tensor, batch_size: int | None, device: str, bfloat16: bool
+) -> Shrunk | None:
+    return execute(
+        network, ticket.plan, ticket.masks, example, batch_size, training=True, device=device,
+        choice=ticket.card.get("choice"), bfloat16=bfloat16,
+    )  # fmt: skip
+
+
+def _example(pl_module: pl.LightningModule, network: nn.Module) -> Tensor:
+    """An input of the true shape, before the trainer has loaded data or moved the network."""
+    example: Any = pl_module.example_input_array
+    if not isinstance(example, Tensor):
+        raise ValueError(
+            "execution='shrunk' needs the input's shape: set example_input_array on the LightningModule, or train with "
+            "execution='masked'"
+        )
+    parameter = next(network.parameters())
+    return example[:1].to(parameter.device, parameter.dtype)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.evidence import accuracy_table, comparison_table, evidence, extremes_table, results_in
+from lt_lightning.results.records import Result
+from lt_lightning.results.verdict import STANDARD
+
+ROOT = Path(__file__).resolve().parents[2]
+DENSE_ACCURACY = 0.9
+
+
+def result(structure: str, seed: int, number: int, difference: float, twin: str = "", density: float = 0.26) -> Result:
+    folder = f"{structure}-{twin}" if twin else structure
+    return Result(
+        data="d", model="m", seed=seed, round=number, structure=structure, density_asked=0.26, density=density,
+        accuracy=DENSE_ACCURACY + difference, dense_accuracy=DENSE_ACCURACY, params_ratio=0.3, flops_ratio=0.4,
+        train_seconds=3.0, val_accuracy=0.9, best_epoch=3, held=0.5, time_ratio_inference=0.5,
+        time_ratio_training=math.nan, search=f"s{seed}", place=f"s{seed}/round_{number:02d}/{folder}",
+        executed=density, twin=twin,
+    )  # fmt: skip
+
+
+def some() -> list[Result]:
+    return [
+        *(result("unstructured", seed, 3, 0.01) for seed in (0, 1, 2)),
+        *(result("unstructured", seed, 1, 0.02) for seed in (0, 1, 2)),  # a round with nothing structured
+        *(result("refill", seed, 3, each) for seed, each in enumerate((0.001, 0.0, 0.002))),
+        *(result("refill", seed, 3, each, "reinit") for seed, each in enumerate((-0.01, -0.012, -0.008))),
+        *(result("regroup", seed, 3, each, density=0.3) for seed, each in enumerate((-0.02, 0.01, 0.04))),
+    ]
+
+
+def test_accuracy_in_points_with_deviation_and_verdict() -> None:
+    # refill: mean 0.1, deviation 0.1; lower end 0.1 - 2.92 * 0.1 / sqrt(3) = -0.07: above -0.5, so bold.
+    assert accuracy_table(some(), STANDARD).splitlines() == [
+        "| ticket | 26 % |",
+        "|-|-|",
+        "| unstructured | +1.00 ± 0.00 |",  # seeds that differ by the same tell nothing of others: no verdict
+        "| refill | **+0.10 ± 0.10** |",
+        "| refill reinit | -1.00 ± 0.20 |",
+        "| regroup | +1.00 ± 3.00 (at 30.0 %) |",
+    ]
+
+
+def test_comparisons_are_paired_over_seeds() -> None:
+    # refill minus its twin: 1.1, 1.2, 1.0 by seed. Refill minus regroup: 2.1, -1.0, -3.8: nothing is shown.
+    assert comparison_table(some(), [["refill", "regroup"], ["refill reinit", "refill"]], STANDARD).splitlines() == [
+        "| first, minus second | 26 % |",
+        "|-|-|",
+        "| refill, minus regroup | -0.90 ± 2.95 |",
+        "| refill reinit, minus refill | -1.10 ± 0.10 < |",
+        "| refill, minus refill reinit | +1.10 ± 0.10 > |",
+    ]
+
+
+def test_extreme_sparsities_by_both_rules() -> None:
+    # refill: 0.1 on average, shown. regroup: 1.0 on average, by an interval down to -4. unstructured: no spread.
+    assert extremes_table(some(), STANDARD).splitlines() == [
+        "| tickets | densities | by the mean | shown |",
+        "|-|-|-|-|",
+        "| unstructured | 26, 26 % | 74 % | none |",
+        "| refill | 26 % | 74 % | 74 % |",
+        "| regroup | 26 % | 70 % | none |",
+    ]
+
+
+def test_a_seed_that_only_one_of_a_pair_has_does_not_count() -> None:
+    rows = [*some(), result("refill", 3, 3, 0.5)]
+    assert "| refill, minus refill reinit | +1.10 ± 0.10 > |" in comparison_table(rows, [], STANDARD)
+
+
+@pytest.mark.parametrize("times", [True, False])
+def test_results_come_back(tmp_path: Path, times: bool) -> None:
+    for each in some():
+        each.save(tmp_path / each.place)
+    (tmp_path / "s0" / "environment.json").write_text(json.dumps({"cpu": "c", "threads": 1, "pid": 7}))
+    (tmp_path / "s1" / "environment.json").write_text(json.dumps({"cpu": "c", "threads": 1, "pid": 8}))
+    written = json.loads(json.dumps(evidence(tmp_path, {"what": "w"}, times), allow_nan=False))
+    assert written["what"] == "w"
+    assert written["environments"] == [{"cpu": "c", "threads": 1}]
+    read = results_in(written)
+    assert accuracy_table(read, STANDARD) == accuracy_table(some(), STANDARD)
+    assert {each.place for each in read} == {each.place for each in some()}
+    assert all((each.train_seconds == 3.0) is times for each in read)
+    assert all(math.isnan(each.time_ratio_training) for each in read)
+
+
+def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} has no finished result"):
+        evidence(tmp_path, {})
+
+
+def run_script(*arguments: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["evidence.py", *map(str, arguments)])
+        runpy.run_path(str(ROOT / "scripts" / "evidence.py"), run_name="__main__")
+
+
+def test_the_readmes_tables_are_those_of_the_files(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    run_script("tables", copy)
+    assert copy.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
+    for each in some():
+        each.save(tmp_path / "runs" / each.place)
+    about, page = tmp_path / "about.yaml", tmp_path / "page.md"
+    about.write_text("what: w\npairs:\n- [refill, regroup]\n")
+    page.write_text(
+        "a\n<!-- accuracy e.json -->\nold\n<!-- end -->\nb\n<!-- comparisons e.json -->\n<!-- end -->\n"
+        "<!-- extremes e.json -->\n<!-- end -->\nc\n"
+    )
+    run_script("record", tmp_path / "runs", tmp_path / "e.json", "--about", about)
+    run_script("tables", page)
+    first, second = accuracy_table(some(), STANDARD), comparison_table(some(), [["refill", "regroup"]], STANDARD)
+    marks = (
+        "a\n<!-- accuracy e.json -->\n{}<!-- end -->\nb\n<!-- comparisons e.json -->\n{}<!-- end -->\n"
+        "<!-- extremes e.json -->\n{}<!-- end -->\nc\n"
+    )
+    assert page.read_text() == marks.format(first, second, extremes_table(some(), STANDARD))

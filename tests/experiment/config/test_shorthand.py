@@ -1,0 +1,49 @@
+"""What may be written shorter comes to what is written in full."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lt_lightning.experiment.config.shorthand import spelled_out
+
+SMALL = ("model.width=8", "trainer.max_epochs=2", "trainer.accelerator=cpu", "retrain_rounds=[1]", "structure=[]")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["seeds=1"], ["seed=0"]),
+        (["-m", "seeds=2"], ["-m", "seed=0,1"]),
+        (["density=null"], ["pruning.density=null"]),
+        (["--multirun", "density=0.5,0.1"], ["--multirun", "pruning.density=[0.5,0.1]"]),
+        (["density=[0.5]"], ["pruning.density=[0.5]"]),
+        (["seed=0,1", "a.seeds=3", "pruning.density=0.5"], ["seed=0,1", "a.seeds=3", "pruning.density=0.5"]),
+    ],
+)
+def test_only_what_is_shorter_is_replaced(given: list[str], expected: list[str]) -> None:
+    assert spelled_out(given) == expected
+
+
+@pytest.mark.parametrize("wrong", [["seeds=0"], ["seeds=some"], ["seeds=3,4"], ["seeds="], ["seeds=2", "seed=7"]])
+def test_seeds_that_cannot_be_counted_end_in_one_line(
+    wrong: list[str], script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", *wrong])
+    with pytest.raises(SystemExit, match=r"^error: .*seed=3,4|one of the two$"):
+        script.run_main()
+
+
+def test_seeds_are_a_sweep_without_saying_so_and_densities_one_search(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for short in (["seeds=2", "density=0.5,0.25"], ["-m", "seed=0,1", "pruning.density=[0.25,0.5]"]):
+        monkeypatch.setattr(sys, "argv", ["run.py", *short, f"paths.root={tmp_path}", *SMALL, "status=true"])
+        script.run_main()
+        told.append([line for line in capsys.readouterr().out.splitlines() if "digits-resnet8-s" in line])
+    assert told[0] == told[1]
+    assert len(told[0]) == 2

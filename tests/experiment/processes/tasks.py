@@ -1,0 +1,166 @@
+"""What the processes do in the tests: they import it by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lt_lightning.experiment.run.device_processes import take_part
+from lt_lightning.pruning.masks import Masks
+from lt_lightning.training.agreement import DisagreementError, SyncBatchNormOnCpu, check_agreement
+from lt_lightning.training.launcher import FOR_THE_CALLER
+from lt_lightning.training.processes import rank, tell
+
+WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.chmod", "os.truncate")
+
+
+def run_rank(read: Connection, message: dict[str, Any], environment: dict[str, str], folder: str) -> None:
+    """What `python -m lt_lightning.training.processes` does, with these on its standard input, in its environment."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*FOR_THE_CALLER, signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    import_module("lt_lightning.training.processes").run(message, read.fileno())
+
+
+def add_ranks(job: dict[str, Any]) -> dict[str, Any]:
+    """The sum of ranks, and what the process is told by its environment."""
+    total = torch.tensor([float(dist.get_rank())])
+    dist.all_reduce(total)
+    environment = {key: os.environ[key] for key in ("LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")}
+    blocked = sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    return {"sum": float(total), "size": dist.get_world_size(), "job": job, "blocked": blocked, **environment}
+
+
+def fail_on_one(job: dict[str, Any]) -> None:
+    """Process 1 fails as the job says; process 0 is busy, and notices nothing."""
+    if rank() == 0:
+        tell("the task in hand")
+    dist.barrier()
+    if dist.get_rank() == 1:
+        if job["how"] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise FloatingPointError("train/loss=nan: told by process 1")
+    time.sleep(600)
+
+
+def wait_long(job: dict[str, Any]) -> None:
+    """Writes its process id, and waits."""
+    Path(job["folder"], str(dist.get_rank())).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def disagree(job: dict[str, Any]) -> list[str]:
+    """What `check_agreement` says in process 0 of values that process 1 has altered in one bit; "" where all agree."""
+    told = []
+    for name in ("", "b"):
+        tensors = {"a": torch.ones(3), "b": torch.tensor([True, False]), "c": torch.tensor(1.0, dtype=torch.bfloat16)}
+        if name and dist.get_rank() == 1:
+            tensors[name][0] = False
+        try:
+            check_agreement("masks in round 2", tensors)
+            told.append("")
+        except DisagreementError as error:
+            told.append(str(error))
+    both: list[list[str]] = [[], []]
+    dist.all_gather_object(both, told)
+    assert both[0] == both[1]  # all processes stop
+    return told
+
+
+def normalise(job: dict[str, Any]) -> list[float]:
+    """Largest differences of a synchronised BatchNorm on halves of a batch from an ordinary one on the whole."""
+    generator = torch.Generator().manual_seed(0)
+    images = 3 + 2 * torch.randn(6, 4, 5, 5, generator=generator)
+    upstream = torch.randn(6, 4, 5, 5, generator=generator)
+    whole, part = (torch.nn.Sequential(torch.nn.BatchNorm2d(4, momentum=0.3)) for _ in range(2))
+    sync = SyncBatchNormOnCpu()
+    sync.apply(part)
+    mine = slice(2) if dist.get_rank() == 0 else slice(2, 6)  # of unequal size
+    all_images, my_images = images.clone().requires_grad_(), images[mine].clone().requires_grad_()
+    (whole(all_images) * upstream).sum().backward()
+    (part(my_images) * upstream[mine]).sum().backward()
+    assert all_images.grad is not None
+    assert my_images.grad is not None
+    gradients = []
+    for own, reference in zip(part.parameters(), whole.parameters(), strict=True):
+        assert own.grad is not None
+        assert reference.grad is not None
+        dist.all_reduce(own.grad)
+        gradients.append(own.grad - reference.grad)
+    buffers = [own.float() - other.float() for own, other in zip(part.buffers(), whole.buffers(), strict=True)]
+    sync.revert(part)
+    assert type(part[0]) is torch.nn.BatchNorm2d
+    evaluated = part.eval()(images) - whole.eval()(images)
+    different = [my_images.grad - all_images.grad[mine], *gradients, *buffers, evaluated]
+    return [float(each.abs().max()) for each in different]
+
+
+def take_part_watched(job: dict[str, Any]) -> Any:
+    """A job in which nothing but process 0 may write, make, rename or remove anything under the root."""
+    root = job["config"]["paths"]["root"]
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if event in WRITES and not reads and str(arguments[0]).startswith(root):
+            raise AssertionError(f"process {rank()} may not {event} {arguments}")
+
+    if rank() > 0:
+        sys.addaudithook(audit)
+    return take_part(job)
+
+
+def take_part_stopped(job: dict[str, Any]) -> Any:
+    """A job in which process 0, in its ninth step, sends the watching process a SIGTERM, and waits until it is told."""
+    checkpoints: Any = import_module("lt_lightning.experiment.run.checkpoints").Checkpoints
+    step_done = checkpoints.on_train_batch_end
+
+    def wrong(self: Any, trainer: Any, *arguments: Any) -> None:
+        if rank() == 0 and trainer.global_step == 9:
+            os.kill(int(os.environ["WATCHING"]), signal.SIGTERM)
+            while self._wish.number is None:
+                time.sleep(0.01)
+        step_done(self, trainer, *arguments)
+
+    checkpoints.on_train_batch_end = wrong
+    return take_part(job)
+
+
+def take_part_diverging(job: dict[str, Any]) -> Any:
+    """A job in which the loss of process 1 alone is NaN, in every retraining of `refill`."""
+    training: Any = import_module("lt_lightning.training.retraining").TicketTraining
+    start = training.on_train_start
+
+    def wrong(self: Any, *arguments: Any) -> None:
+        start(self, *arguments)
+        if dist.get_rank() == 1 and self.ticket.card["structure"] == "refill":
+            raise FloatingPointError("train/loss=nan: told by process 1")
+
+    training.on_train_start = wrong
+    return take_part(job)
+
+
+def take_part_corrupted(job: dict[str, Any]) -> Any:
+    """A job in which process 1 prunes one weight more than process 0."""
+    callback: Any = import_module("lt_lightning.training.callback")
+    prune = callback.prune
+
+    def wrong(*arguments: Any) -> Masks:
+        masks: Masks = prune(*arguments)
+        if dist.get_rank() == 1:
+            next(iter(masks.values())).view(-1)[0] ^= True
+        return masks
+
+    callback.prune = wrong
+    return take_part(job)

@@ -1,0 +1,113 @@
+"""The preset for SLURM: what it asks the cluster for, and that a preempted job goes on; on a SLURM of our own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+
+from lt_lightning.results.records import find_results
+
+ROOT = Path(__file__).resolve().parents[3]
+TINY = (
+    "model.width=8", "data.limit=0.2", "trainer.max_epochs=6", "pruning.rounds=1", "pruning.rewind=0ep", "structure=[]",
+    "measure=null", "trainer=ddp_sim", "report=false", "checkpoint.seconds=1e9",
+)  # fmt: skip
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that has one; its state."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    commands, state = tmp_path / "bin", tmp_path / "slurm"
+    commands.mkdir()
+    state.mkdir()
+    for name in ("sbatch", "srun", "scontrol", "sacct"):
+        path = commands / name
+        path.write_text(f"#!{sys.executable}\n" + (Path(__file__).parent / "slurm.py").read_text())
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(state))
+    return state
+
+
+def test_what_is_asked_of_the_cluster(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of time, a signal before it is over, one task a node, and to be put back into the queue."""
+    import submitit
+
+    asked: list[str] = []
+
+    def map_array(executor: submitit.AutoExecutor, *_: object) -> list[object]:
+        own: Any = executor._executor
+        asked.extend(own._make_submission_file_text("command", "id").splitlines())
+        return []
+
+    monkeypatch.setattr(submitit.AutoExecutor, "map_array", map_array)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        overrides = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", f"paths.root={tmp_path}"]
+        config = compose("run", [*overrides, "hydra.job.name=run", "hydra.job.num=0"], return_hydra_config=True)
+    launcher = instantiate(config.hydra.launcher)
+    launcher.config = config
+    launcher.launch([["seed=0"], ["seed=1"]], 0)
+    assert {
+        "#SBATCH --time=240", "#SBATCH --signal=USR2@120", "#SBATCH --requeue", "#SBATCH --partition=gpu",
+        "#SBATCH --ntasks-per-node=1", "#SBATCH --gpus-per-node=1", "#SBATCH --cpus-per-task=8", "#SBATCH --mem=32GB",
+        "#SBATCH --job-name=lt-lightning", "#SBATCH --open-mode=append",
+    } <= set(asked)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_preempted_job_of_two_processes_goes_on_from_where_it_was(slurm: Path, tmp_path: Path) -> None:
+    """SLURM signals all its processes. No checkpoint is written but for that."""
+    command = [sys.executable, str(ROOT / "scripts" / "run.py"), "-m", "paths.root=runs", *TINY, "seed=1,2"]
+    command += ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    sweep = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    runs = tmp_path / "runs"
+    wait_for(lambda: any(len(path.read_text().splitlines()) > 2 for path in runs.glob("digits-*/metrics.csv")))
+    assert not list(runs.rglob("step-*.pt"))
+    preempt()
+    printed, _ = sweep.communicate(timeout=400)
+    assert sweep.returncode == 0, printed
+    assert [path.name for path in slurm.glob("again-*")] == ["again-77_0"]
+    first, second = (path.read_text() for path in sorted(runs.rglob("77_*_0_log.out")))
+    assert first.count("the dense network and") == 2
+    assert "goes on in epoch" in first
+    assert "goes on in epoch" not in second
+    assert "2 jobs: 2 done" in printed
+    assert len(find_results(runs)) == 4
+    assert not list(runs.rglob("step-*.pt"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "runs", "slurm"]
+
+
+def preempt() -> None:
+    """Every process of the running job step is told that it has to go, as SLURM does."""
+    told = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"\0FAKE_STEP=1\0" in (path / "environ").read_bytes():
+                os.kill(int(path.name), signal.SIGUSR2)
+                told += 1
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue
+    assert told >= 3  # the one that watches, and the two that train
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

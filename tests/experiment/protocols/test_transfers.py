@@ -1,0 +1,237 @@
+"""Tickets of one data set retrained on another: found, fitted, trained as long as the study's own, told apart."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.experiment.config.tasks import tasks_of
+from lt_lightning.experiment.protocols.stages import tasks_under
+from lt_lightning.experiment.protocols.transfers import restart_for
+from lt_lightning.experiment.run.run import run
+from lt_lightning.pruning.rewinding import Restart, RewindPoint
+from lt_lightning.results.records import Result
+from lt_lightning.tickets.ticket import Ticket
+
+Compose = Callable[..., DictConfig]
+SMALL = (
+    "model.width=4",
+    "data.limit=0.2",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "pruning.rounds=1",
+    "structure=[refill]",
+    "structure.refill.round_to=2",
+    "measure=null",
+)
+COLOURS = (
+    "data._target_=colours.Colours", "labels.data=colours", "dataset.classes=4", "dataset.channels=3",
+    "dataset.size=6", "data.validation=40",
+)  # fmt: skip
+
+
+class Colours(TensorData):
+    """Images of one channel bright, or none: three channels, four classes, 6x6 pixels."""
+
+    name, classes, channels, size = "colours", 4, 3, 6
+    mean, std, files = (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), None
+
+    def _read(self) -> tuple[Pairs, Pairs]:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(640) % 4
+        images = torch.randint(100, (640, 3, 6, 6), generator=generator, dtype=torch.uint8)
+        for channel in range(3):
+            images[labels == channel, channel] += 100
+        return Pairs(images[:600], labels[:600]), Pairs(images[600:], labels[600:])
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("colours")
+    module.Colours = Colours  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "colours", module)
+
+
+def test_tickets_of_digits_are_retrained_on_colours(composed: Compose, tmp_path: Path) -> None:
+    first = run(composed(*SMALL))
+    root, source = tmp_path / "runs", first[0].search
+    own = run(composed(*SMALL, *COLOURS))
+    with_digits = composed(*SMALL, *COLOURS, f"transfer.from={root / source}")
+    results = run(with_digits)
+    assert [result.structure for result in results] == [
+        "dense", "unstructured", "refill", "unstructured from digits", "refill from digits",
+    ]  # fmt: skip
+    assert [result.place for result in results[:3]] == [result.place for result in own]
+    with (root / "summary.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["data"] == "colours"]
+    assert sorted(row["structure"] for row in rows) == sorted(result.structure for result in results)
+
+    theirs = {result.structure: _ticket(root, result) for result in first}
+    for result in results[3:]:
+        _check_lineage(_ticket(root, result), theirs["unstructured"], source)
+    refilled, original = _ticket(root, results[4]), theirs["refill"]
+    for name, mask in original.masks.items():  # the same structure from the same masks and weights
+        if refilled.masks[name].shape == mask.shape:
+            assert torch.equal(refilled.masks[name], mask), name
+    assert results[4].density == pytest.approx(first[2].density)
+
+    assert [result.place for result in run(with_digits)] == [result.place for result in results]
+    assert tasks_of(composed(*SMALL, *COLOURS, "transfer.from=others")) == tasks_of(with_digits)
+    listed = {task.folder for task in tasks_under(root) if task.folder.is_relative_to(root / results[0].search)}
+    assert listed == {task.folder for task in tasks_of(with_digits)}
+
+
+def _ticket(root: Path, result: Result) -> Ticket:
+    return Ticket.load(root / result.place / "ticket")
+
+
+def _check_lineage(ticket: Ticket, origin: Ticket, source: str) -> None:
+    replaced = ["stem.conv.weight", "classifier.weight", "classifier.bias"]
+    assert ticket.card["transferred_from"] == {
+        "search": source, "data": "digits", "model": "resnet8", "seed": 0, "round": 1, "replaced": replaced,
+        "resized": False,
+    }  # fmt: skip
+    assert (ticket.card["data"], ticket.card["round"]) == ("colours", 1)
+    for name, value in origin.rewind.items():
+        assert (ticket.rewind[name].shape != value.shape) == (name in replaced)
+        assert name in replaced or torch.equal(ticket.rewind[name], value)
+    assert ticket.trained is not None
+
+
+def test_a_ticket_from_elsewhere_has_no_momentum_but_the_same_place_in_the_schedule() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    schedule.step()
+    module = torch.nn.Module()
+    module.weight = parameter
+    restart = Restart("weights", RewindPoint.capture(module, [optimizer], [schedule]), 3, [[0.1]])
+    assert restart_for(Ticket({}, {}), restart) is restart
+    elsewhere = restart_for(Ticket({}, {}, card={"transferred_from": {}}), restart)
+    optimizer.step()
+    schedule.step()
+    elsewhere.restore([optimizer], [schedule])
+    assert not optimizer.state_dict()["state"]
+    assert (schedule.last_epoch, optimizer.param_groups[0]["lr"], elsewhere.epochs) == (1, 0.5, 3)
+
+
+def _a_search(root: Path, name: str, config: DictConfig, rounds: int = 1) -> Path:
+    """What of a search is looked at to tell whether its tickets can be taken."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    for number in range(1, rounds + 1):
+        place = folder / f"round_{number:02d}" / "unstructured"
+        place.mkdir(parents=True)
+        (place / "ticket.safetensors").touch()
+    told = ", ".join(f'{{"round": {number}}}' for number in range(rounds + 1))
+    (folder / "rounds.json").write_text(f"[{told}]")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    return folder
+
+
+def test_others_are_searches_alike_on_other_data_that_are_trained_far_enough(composed: Compose, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for name, rounds, options in (
+        ("alike", 1, COLOURS),
+        ("untrained", 0, COLOURS),
+        ("seed", 1, (*COLOURS, "seed=1")),
+        ("rate", 1, (*COLOURS, "pruning.rate=0.3")),
+        ("model", 1, (*COLOURS, "model=resnet14")),
+        ("width", 1, (*COLOURS, "model.width=8")),
+        ("epochs", 1, (*COLOURS, "trainer.max_epochs=3")),
+        ("learning rate", 1, (*COLOURS, "classifier.learning_rate=0.9")),
+        ("limit", 1, (*COLOURS, "data.limit=0.1")),
+        ("same", 1, ()),
+    ):
+        _a_search(root, name, composed(*SMALL, *options), rounds)
+    labels = [task.structure for task in tasks_of(composed(*SMALL, "transfer.from=others"))]
+    assert labels == ["", "refill", "unstructured from alike", "refill from alike"]
+
+
+def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_own(
+    composed: Compose, tmp_path: Path
+) -> None:
+    """The ten digits are not these ten."""
+    options = tuple(option for option in SMALL if not option.startswith("structure"))
+    options += ("structure=[]",)
+    source = tmp_path / "runs" / run(composed(*options))[0].search
+    same = run(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
+    other = run(composed(*options, "labels.data=letters", f"transfer.from={source}"))
+    replaced = [
+        _ticket(tmp_path / "runs", results[-1]).card["transferred_from"]["replaced"] for results in (same, other)
+    ]
+    assert replaced == [[], ["classifier.weight", "classifier.bias"]]
+
+
+@pytest.mark.parametrize("asked", ["others", "[{root}/decay,{root}/alike]"])
+def test_two_sources_that_no_table_could_tell_apart_are_refused(asked: str, composed: Compose, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    _a_search(root, "alike", composed(*SMALL, *COLOURS))
+    # Weight decay may differ: presets have a value for each data set.
+    _a_search(root, "decay", composed(*SMALL, *COLOURS, "classifier.weight_decay=0.01"))
+    with pytest.raises(ValueError, match=r"same data set \(colours\) and width as .*: name one of the two"):
+        tasks_of(composed(*SMALL, f"transfer.from={asked.format(root=root)}"))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "overrides", "told"),
+    [
+        (None, [], "is no folder of a search"),
+        (1, ["pruning.rounds=2"], "has no trained unstructured ticket of round 2"),
+        (1, ["pruning.next_round_from=refill"], "needs pruning.next_round_from=unstructured"),
+    ],
+)
+def test_impossible_sources_are_refused(
+    rounds: int | None, overrides: list[str], told: str, composed: Compose, tmp_path: Path
+) -> None:
+    folder = tmp_path / "source"
+    if rounds is not None:
+        _a_search(tmp_path, "source", composed(*SMALL), rounds)
+    with pytest.raises(ValueError, match=f"transfer.from={folder}.*{told}"):
+        run(composed(*SMALL, *overrides, f"transfer.from={folder}"))
+
+
+def test_scores_by_feature_maps_are_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
+    source = _a_search(tmp_path, "source", composed(*SMALL))
+    told = r"structure\.refill\.score='feature_l1' looks at feature maps.*set it to l1, l2, count or saliency"
+    with pytest.raises(ValueError, match=told):
+        run(composed(*SMALL, "structure.refill.score=feature_l1", f"transfer.from={source}"))
+
+
+def test_another_network_is_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    source = run(composed(*SMALL, "retrain_rounds=[]"))[0].search
+    with pytest.raises(ValueError, match=f"transfer.from=.*{source}: the ticket is for another network than ResNet"):
+        run(composed(*SMALL, "model=resnet14", f"transfer.from={root / source}"))
+    assert [path.name for path in root.glob("digits-*")] == [source]
+
+
+def test_a_ticket_of_another_width_is_trained_from_the_networks_own_rewind_point(
+    composed: Compose, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    narrow = run(composed(*SMALL))
+    by_gradients = ("structure.refill.score=saliency", "pruning.gradient_batches=1")
+    with pytest.raises(ValueError, match=r"structure\.refill scores by gradients, which do not fit another width"):
+        run(composed(*SMALL, "model.width=8", *by_gradients, f"transfer.from={root / narrow[0].search}"))
+    results = run(composed(*SMALL, "model.width=8", f"transfer.from={root / narrow[0].search}"))
+    assert [result.structure for result in results[3:]] == [
+        "unstructured from digits at width 4", "refill from digits at width 4",
+    ]  # fmt: skip
+    taken, own = _ticket(root, results[3]), _ticket(root, results[1])
+    for name, value in own.rewind.items():
+        assert torch.equal(taken.rewind[name], value)
+    assert taken.card["transferred_from"]["resized"]
+    assert results[3].density == pytest.approx(narrow[1].density)
+    assert results[4].density <= results[3].density
+    assert any(not torch.equal(taken.masks[name], own.masks[name]) for name in own.masks)

@@ -1,0 +1,90 @@
+"""A ticket retrained as the smaller network learns as the masked one does."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from lt_lightning.execution.fastest_form import FastestForm
+from lt_lightning.execution.network_timing import Setting
+from lt_lightning.experiment.run.run import run
+from lt_lightning.results.records import Result
+from lt_lightning.tickets.ticket import Ticket
+
+SMALL = (
+    "model.width=8",
+    "data.limit=0.3",
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "trainer.precision=64-true",
+    "pruning.rounds=2",
+    "structure=[refill]",
+    "structure.refill.round_to=2",
+    "retrain_rounds=[2]",
+)
+
+
+def curve(root: Path, result: Result) -> list[dict[str, float]]:
+    with (root / result.place / "metrics.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("coupling", ["stream", "independent"])
+@pytest.mark.parametrize("decay", ["all", "weights"])
+def test_shrunk_training_equals_masked_training(
+    coupling: str, decay: str, composed: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    options = (*SMALL, f"structure.refill.coupling={coupling}", f"classifier.decay={decay}")
+    masked, shrunk = (run(composed(*options, f"execution={how}"))[-1] for how in ("masked", "shrunk"))
+    assert masked.place != shrunk.place
+    assert masked.accuracy == shrunk.accuracy
+
+    root = tmp_path / "runs"
+    for expected, row in zip(curve(root, masked), curve(root, shrunk), strict=True):
+        assert row == pytest.approx(expected, abs=1e-7)
+    tickets = [Ticket.load(root / result.place / "ticket") for result in (masked, shrunk)]
+    assert [ticket.card["execution"] for ticket in tickets] == ["masked", "shrunk"]
+    first, second = (ticket.trained for ticket in tickets)
+    assert first is not None
+    assert second is not None
+    assert set(first) == set(second)
+    for name, mask in tickets[0].masks.items():
+        torch.testing.assert_close(second[name][mask], first[name][mask], rtol=0, atol=1e-9)
+        assert not second[name][~mask].any()
+
+
+@pytest.mark.parametrize(("precision", "bfloat16"), [("bf16-mixed", True), ("32-true", False)])
+def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
+    precision: str, bfloat16: bool, composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[bool, bool]] = []
+
+    def watched(*arguments: Any) -> FastestForm:
+        form = FastestForm(*arguments)
+        measured.append((form.training, form.bfloat16))
+        return form
+
+    timed: list[Setting] = []
+
+    def time_ratio(*arguments: Any) -> float:
+        timed.append(arguments[3])
+        return 1.0
+
+    monkeypatch.setattr("lt_lightning.execution.execute.FastestForm", watched)
+    monkeypatch.setattr("lt_lightning.experiment.run.outcome.time_ratio", time_ratio)
+    options = [option for option in SMALL if not option.startswith(("structure", "trainer.precision"))]
+    structured = ("structure=[regroup]", "structure.regroup.group_size=4", f"trainer.precision={precision}")
+    run(composed(*options, *structured))
+    assert measured == [(True, bfloat16), (False, bfloat16), (True, bfloat16)]  # for the training; for both times
+    assert [(setting.training, setting.bfloat16) for setting in timed] == [(False, bfloat16), (True, bfloat16)]
+
+
+def test_unknown_execution_is_refused(composed: Callable[..., DictConfig]) -> None:
+    with pytest.raises(ValueError, match="execution='sparse' is not one of shrunk, masked"):
+        run(composed(*SMALL, "execution=sparse"))

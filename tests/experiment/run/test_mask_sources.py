@@ -1,0 +1,122 @@
+"""Every mask source of `conf/pruning` with structures, and densities asked for directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from lt_lightning.execution.execute import execute
+from lt_lightning.experiment.config.tasks import cells_of, rounds_of, search_folder, tasks_of
+from lt_lightning.experiment.run import scheduler as work
+from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.job import _costs
+from lt_lightning.experiment.run.run import run
+from lt_lightning.results.records import results_of
+from lt_lightning.tickets.making import structure_ticket
+from lt_lightning.tickets.ticket import Ticket
+
+Compose = Callable[..., DictConfig]
+CONF = Path(__file__).resolve().parents[3] / "conf"
+SOURCES, STRUCTURES = (sorted(p.stem for p in (CONF / group).glob("*.yaml")) for group in ("pruning", "structure"))
+SMALL = (
+    "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "pruning.rewind=0ep",
+    "structure.refill.round_to=1", "measure=null", "threads=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_source_goes_with_every_structure(source: str, composed: Compose) -> None:
+    """Two of them are retrained; of each the network that executes the ticket computes what the masked one does."""
+    config = composed(*SMALL, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")
+    results = run(config)
+    assert [result.structure for result in results] == ["dense", "unstructured", "refill", "regroup"]
+    study = Study.from_config(composed(*SMALL, f"structure=[{','.join(STRUCTURES)}]"))
+    tickets = {result.structure: Ticket.load(study.root / result.place / "ticket") for result in results}
+    masks = tickets["unstructured"].masks
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(0.4 * total)
+    for name in ("refill", "regroup"):
+        assert tickets[name].plan is not None
+        assert tickets[name].trained is not None
+    network, images = study.classifier().network.eval(), torch.rand(2, *study.shape)
+    for name, structure in study.structures.items():
+        ticket = structure_ticket(tickets["unstructured"], name, structure, network, study.example)
+        ticket.apply(network)
+        small = execute(network, ticket.plan, ticket.masks, study.example)
+        if small is None:  # no layer claims a structure
+            assert {report.form for report in ticket.layers.values()} <= {"unstructured", "dense"}, name
+        else:
+            torch.testing.assert_close(small.network(images), network(images), msg=name)
+
+
+def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(composed: Compose) -> None:
+    options = (*SMALL, "pruning.rate=0.5", "pruning.density=[0.4,0.2]", "structure=[refill]", "retrain_rounds=[]")
+    magnitude, random = (composed(*options, f"pruning={source}") for source in ("imp", "random"))
+    assert len(_costs(random)) == 2
+    found = {result.round: result for result in run(random)}
+    assert list(found) == [0, 1, 2]  # at once, where magnitude takes rounds: 50, 40, 20 %
+    search = tasks_of(magnitude)[0]
+    assert results_of(search) is not None
+    for number, theirs in ((1, 2), (2, 3)):
+        mine = Ticket.load(search_folder(random) / f"round_{number:02d}/unstructured/ticket").masks
+        masks = Ticket.load(search.folder / f"round_{theirs:02d}/unstructured/ticket").masks
+        assert {n: int(m.sum()) for n, m in mine.items()} == {n: int(m.sum()) for n, m in masks.items()}
+        assert not any(torch.equal(mine[name], masks[name]) for name in masks)
+    before = {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")}
+    run(composed(*options, "pruning=random", "pruning.criterion.seed=5"))
+    assert {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")} == before  # one search serves both
+
+
+def test_without_the_search_nothing_goes_on(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed(*SMALL, "pruning=random", "pruning.rounds=1", "structure=[refill]")
+
+    def broken(study: Study, job: object) -> None:
+        raise RuntimeError("no power")
+
+    monkeypatch.setattr(work, "run_search", broken)
+    with pytest.raises(RuntimeError, match="no power"):
+        run(config)
+    assert not search_folder(config).exists()
+
+
+def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:
+    expected = {"imp": {0.5: 4, 0.25: 7, 0.1: 11, 0.64: 2}, "omp": {0.5: 1, 0.1: 1}, "snip": {0.25: 1}}
+    for source, counts in expected.items():
+        for density, rounds in counts.items():
+            config = composed(f"pruning={source}", f"pruning.density={density}")
+            assert rounds_of(config) == rounds == Study.from_config(config).pruning().rounds
+            assert len(tasks_of(config)[0].parts) == rounds + 1
+            assert cells_of(config) == [(rounds, "refill"), (rounds, "regroup")]
+
+
+def test_a_sparsifier_has_a_training_of_its_own_in_every_round(composed: Compose) -> None:
+    study = Study.from_config(composed("pruning=agp", "trainer.max_epochs=5", "pruning.rounds=2"))
+    assert study.search_lengths() == [[5], [4, 4], [4, 4]]
+    assert [study.expected_length(number) for number in range(3)] == [5, 4, 4]  # what the retraining of a ticket lasts
+    assert Study.from_config(composed("trainer.max_epochs=5", "pruning.rounds=2")).search_lengths() == [[5], [4], [4]]
+
+
+def test_rounds_do_not_tell_searches_of_one_density_apart(composed: Compose) -> None:
+    place = search_folder(composed("pruning.density=0.1"))
+    assert search_folder(composed("pruning.density=0.1", "pruning.rounds=3")) == place
+    others = ("pruning.density=0.2", "pruning.rounds=11", "pruning=omp", "pruning.scope=erk")
+    assert len({place, *(search_folder(composed(each)) for each in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("pruning.density=1.5", "pruning.density=1.5 is not a share in (0, 1)"),
+        ("pruning.density=half", "pruning.density='half': must be a number"),
+        ("pruning.rate=much", "pruning.rate='much': must be a number"),
+        ("pruning.rate=1", "pruning.rate=1 is not a share in (0, 1)"),
+    ],
+)
+def test_impossible_densities_are_refused_by_name(override: str, told: str, composed: Compose) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        tasks_of(composed(override))
+    assert told in str(error.value)

@@ -1,0 +1,331 @@
+"""The real script, killed at any moment and started again by the same command, ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+
+from lt_lightning.tickets.ticket import Ticket
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
+OPTIONS = [
+    "model.width=8", "data.limit=0.15", "data.batch_size=32", "trainer.max_epochs=2", "trainer.accelerator=cpu",
+    "trainer.deterministic=true", "threads=1", "pruning.rounds=2", "pruning.rewind=1ep", "pruning.gradient_batches=2",
+    "structure=[refill,regroup,regroup_channels]", "structure.refill.round_to=2", "structure.refill.score=saliency",
+    "structure.regroup.group_size=4", "structure.regroup_channels.group_size=4", "measure.samples=2",
+    "measure.slot=0.001", "checkpoint.share=1", "checkpoint.seconds=0", "retrain_rounds=[2]", "report=false",
+]  # fmt: skip
+
+Kill = Callable[[int, Path], None]
+Start = Callable[..., Any]  # see `conftest.py`
+
+
+class Starter:
+    """Starts the script and ends it as asked."""
+
+    def __init__(self, start: Start, folder: Path) -> None:
+        self.log = folder / "log.txt"
+        self._start = start
+
+    def run(
+        self, root: Path, kill: Kill | None = None, delay: float = 0.0, *more: str, options: Sequence[str] = OPTIONS
+    ) -> int:
+        """The exit code: negative for a signal. `kill` is called with the script's process while it runs."""
+        process = self._start(self.log, f"paths.root={root}", *options, *more, delay=delay)
+        if kill is not None:
+            kill(process.pid, root)
+        code: int = process.wait()
+        return code
+
+
+@pytest.fixture(scope="module")
+def starter(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Starter:
+    return Starter(start, tmp_path_factory.mktemp("starter"))
+
+
+def after(seconds: float, number: int = signal.SIGKILL) -> Kill:
+    """Sends a signal at a time."""
+
+    def kill(pid: int, root: Path) -> None:
+        time.sleep(seconds)
+        _send(pid, number)
+
+    return kill
+
+
+def when(pattern: str, times: int = 1, number: int = signal.SIGKILL) -> Kill:
+    """Sends a signal when a file appears that was not there before, for the n-th time."""
+
+    def kill(pid: int, root: Path) -> None:
+        seen = _found(root, pattern)
+        left = times
+        while left and _alive(pid):
+            new = _found(root, pattern) - seen
+            left -= bool(new)
+            seen |= new
+            time.sleep(0.002)
+        _send(pid, number)
+
+    return kill
+
+
+def _found(root: Path, pattern: str) -> set[Path]:
+    try:
+        return set(root.rglob(pattern))
+    except FileNotFoundError:  # a folder went away meanwhile
+        return set()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _send(pid: int, number: int) -> None:
+    if _alive(pid):
+        os.kill(pid, number)
+
+
+# What is left, but for times
+
+TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training", "digest")
+
+
+def left_in(root: Path) -> dict[str, Any]:
+    (search,) = root.glob("digits-*")
+    left: dict[str, Any] = {}
+    for path in sorted(search.rglob("*")):
+        name = str(path.relative_to(search))
+        match path.name:
+            case "metrics.csv":
+                left[name] = path.read_text()
+                _check_steps(path)
+            case "rounds.json":
+                left[name] = [_timeless(facts) for facts in json.loads(path.read_text())]
+            case "result.json":
+                left[name] = _timeless(json.loads(path.read_text()))
+            case "ticket.safetensors":
+                ticket = Ticket.load(path)
+                left[f"{name} card"] = _timeless(dict(ticket.card))
+                left[name] = [_bits(part or {}) for part in (ticket.masks, ticket.rewind, ticket.trained)]
+            case "restart.pt" | "gradients.pt":
+                left[name] = _bits(torch.load(path, weights_only=True))
+            case "environment.json":  # the checkout may be worked on meanwhile
+                left[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "commit"}
+            case "ticket.json" | "config.yaml" | "accuracy.png" | "trained.json" | "layer_times.json":
+                left[name] = "there"
+            case _:
+                left[name] = "folder" if path.is_dir() else path.read_bytes()
+    with (root / "summary.csv").open() as file:
+        left["summary"] = [_timeless(row) for row in csv.DictReader(file)]
+    return left
+
+
+def _timeless(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key not in TIMES}
+
+
+def _bits(value: Any) -> Any:
+    match value:
+        case torch.Tensor():
+            return value.contiguous().numpy().tobytes()
+        case dict():
+            return {key: _bits(each) for key, each in value.items()}
+        case list():
+            return [_bits(each) for each in value]
+        case _:
+            return value
+
+
+def _check_steps(path: Path) -> None:
+    with path.open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == sorted(set(steps)), "a step stands twice"
+
+
+@pytest.fixture(scope="module")
+def whole(starter: Starter, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run leaves that nobody disturbed, and that writes no checkpoint; and how long it takes."""
+    root = tmp_path_factory.mktemp("whole")
+    start = time.monotonic()
+    assert starter.run(root, None, 0.0, "checkpoint.seconds=1e9") == 0, starter.log.read_text()
+    left = left_in(root)
+    assert len([name for name in left if name.endswith("result.json")]) == 3 + 3
+    return {"left": left, "seconds": time.monotonic() - start}
+
+
+def test_killed_at_random_moments_it_ends_the_same(starter: Starter, whole: dict[str, Any], tmp_path: Path) -> None:
+    random.seed(0)
+    for _ in range(3):
+        starter.run(tmp_path, after(random.uniform(0.2, 0.8) * whole["seconds"]))
+    assert starter.run(tmp_path) == 0, starter.log.read_text()
+    assert left_in(tmp_path) == whole["left"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "times"),
+    [
+        (".step-*.partial", 5),
+        (".ticket.safetensors.*.partial", 3),
+        pytest.param(".result.json.*.partial", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_while_a_file_is_written_it_ends_the_same(
+    pattern: str, times: int, starter: Starter, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """Twice in a row, with the file half there."""
+    for _ in range(2):
+        assert starter.run(tmp_path, when(pattern, times), 0.05) == -signal.SIGKILL
+        assert list(tmp_path.rglob(".*.partial"))
+    assert starter.run(tmp_path) == 0, starter.log.read_text()
+    assert not list(tmp_path.rglob(".*.partial"))
+    assert left_in(tmp_path) == whole["left"]
+
+
+def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(
+    starter: Starter, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """In the search, in a retraining, and with Ctrl-C in between."""
+    assert starter.run(tmp_path, when("round_01", 1, signal.SIGTERM), 0.0, "checkpoint.seconds=1e9") == 143
+    assert "stopped by SIGTERM: the same command goes on" in starter.log.read_text()
+    assert "Traceback" not in starter.log.read_text()
+    assert len(list(tmp_path.rglob("step-*.pt"))) == 1
+    assert starter.run(tmp_path, when("round_02", 1, signal.SIGINT)) == 130
+    assert starter.run(tmp_path, when("regroup-*/checkpoints/step-*", 2, signal.SIGTERM)) == 143
+    assert starter.run(tmp_path) == 0, starter.log.read_text()
+    assert "goes on in epoch" in starter.log.read_text()
+    assert left_in(tmp_path) == whole["left"]
+
+
+def test_a_twin_killed_in_its_training_ends_the_same(starter: Starter, tmp_path: Path) -> None:
+    """One that is trained for the whole schedule from other initial values, and one with other weights kept."""
+    options = [each for each in OPTIONS if "regroup" not in each]
+    options += ["structure=[refill]", "twins=[reinit,shuffle]", "retrain_rounds=[1]", "pruning.rounds=1"]
+    assert starter.run(tmp_path / "whole", options=options) == 0, starter.log.read_text()
+    for name in ("reinit", "shuffle"):
+        kill = when(f"refill-{name}-*/checkpoints/step-*", 2)
+        assert starter.run(tmp_path / "killed", kill, options=options) == -signal.SIGKILL
+        (checkpoints,) = (tmp_path / "killed").rglob("checkpoints")
+        assert name in checkpoints.parent.name
+    assert starter.run(tmp_path / "killed", options=options) == 0, starter.log.read_text()
+    left = left_in(tmp_path / "killed")
+    assert left == left_in(tmp_path / "whole")
+    assert len([name for name in left if name.endswith("ticket.safetensors")]) == 2 + 1 + 3
+
+
+@pytest.fixture
+def shared_service() -> Iterator[None]:
+    """A W&B service that processes inherit and that outlives them: it would hold a killed one's run as one in use."""
+    wandb.teardown()
+    wandb.setup()
+    assert "WANDB_SERVICE" in os.environ
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("shared_service")
+def test_wandb_holds_each_step_and_ticket_once_after_kills(
+    starter: Starter, wandb_records: Callable[[Path], list[Any]], tmp_path: Path
+) -> None:
+    options = ("logger=wandb",)
+    for count in (2, 6):
+        ended = starter.run(tmp_path, when("step-*.pt", count), 0.0, *options)
+        assert ended == -signal.SIGKILL, starter.log.read_text()
+    assert starter.run(tmp_path, when("regroup-*/checkpoints/step-*.pt", 3), 0.0, *options) == -signal.SIGKILL
+    assert starter.run(tmp_path, None, 0.0, *options) == 0, starter.log.read_text()
+    runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(runs) == 4
+    records = [wandb_records(path) for path in runs]
+    recorded = sorted(map(_history, records))
+    assert recorded == sorted(_rows(path) for path in tmp_path.glob("digits-*/**/metrics.csv"))
+    assert all(len(rows) >= 1 for rows in recorded)
+    assert sorted(map(_tickets, records)) == [[0, 1, 2], [2], [2], [2]]
+    names = [each.artifact.name for own in records for each in own if each.WhichOneof("record_type") == "artifact"]
+    shrunk = [name for name in names if name.endswith("-shrunk")]
+    assert len(shrunk) == len(set(shrunk)) == 3
+
+
+def _history(records: list[Any]) -> list[tuple[int, list[tuple[str, float]]]]:
+    """Rows of the training; those of the finished tickets, and their tables, stand behind the last step."""
+    rows = []
+    for record in records:
+        items = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+        step = items.pop("trainer/global_step", None)
+        if "train/loss" in items:
+            rows.append((step, sorted((key, value) for key, value in items.items() if not key.startswith("_"))))
+    return rows
+
+
+def _tickets(records: list[Any]) -> list[int]:
+    """Rounds of the finished tickets."""
+    rows = [
+        {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+    ]
+    return [row["round"] for row in rows if "ticket/accuracy" in row]
+
+
+def _rows(path: Path) -> list[tuple[int, list[tuple[str, float]]]]:
+    with path.open() as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [(int(row.pop("step")), sorted(row.items())) for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_killed_again_and_again_it_ends_the_same(
+    seed: int, starter: Starter, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """At random moments and while random files are written, by SIGKILL, SIGTERM and Ctrl-C."""
+    draw = random.Random(seed)
+    patterns = (
+        "*.partial",
+        "step-*.pt",
+        "ticket.safetensors",
+        "metrics.csv",
+        "restart.pt",
+        "gradients.pt",
+        "result.json",
+    )
+    for _ in range(12):
+        number = draw.choices((signal.SIGKILL, signal.SIGTERM, signal.SIGINT), (4, 1, 1))[0]
+        if draw.random() < 0.5:
+            kill = after(draw.uniform(0, 1) * whole["seconds"], number)
+        else:
+            kill = when(draw.choice(patterns), draw.randint(1, 4), number)
+        seconds = draw.choice((0, 0, 0.5, 1e9))
+        starter.run(tmp_path, kill, draw.choice((0.0, 0.02)), f"checkpoint.seconds={seconds}")
+    assert starter.run(tmp_path) == 0, starter.log.read_text()
+    assert left_in(tmp_path) == whole["left"]
+
+
+@pytest.mark.slow
+def test_the_script_itself_killed_by_the_system_goes_on(tmp_path: Path) -> None:
+    """Without any preparation: a process of its own each time."""
+
+    def command(root: Path) -> list[str]:
+        return [sys.executable, str(SCRIPT), f"paths.root={root}", *OPTIONS, "execution=masked"]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
+    for times in (2, 6, 8):
+        process = subprocess.Popen(command(tmp_path / "killed"), env=environment, stdout=subprocess.DEVNULL)
+        when("step-*.pt", times)(process.pid, tmp_path)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command(tmp_path / "killed"), check=True, env=environment, capture_output=True)
+    assert left_in(tmp_path / "killed") == left_in(tmp_path / "whole")

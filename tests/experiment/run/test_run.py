@@ -1,0 +1,246 @@
+"""A whole small study: what it leaves on disk, and that a second run finds it again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+
+from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.run import run
+from lt_lightning.results.records import Result, find_results
+from lt_lightning.structures.refill import Refill
+from lt_lightning.tickets.making import structure_ticket
+from lt_lightning.tickets.ticket import Ticket
+
+Compose = Callable[..., DictConfig]
+TINY = ("model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=2")
+SMALL = (*TINY, "measure=null")
+MEASURED = (*TINY, "measure.samples=2", "measure.slot=0.001")
+REFILL = ("structure=[refill]", "structure.refill.round_to=2")
+BOTH = ("structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4")
+
+
+def test_study_leaves_tickets_results_table_and_plot(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = composed(*MEASURED, *BOTH)
+    results = run(config)
+    root = tmp_path / "runs"
+
+    wanted = {(0, "dense")} | {(n, s) for n in (1, 2) for s in ("unstructured", "refill", "regroup")}
+    assert {(result.round, result.structure) for result in results} == wanted
+    with (root / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(int(row["round"]), row["structure"]) for row in rows} == wanted
+    first = "data model seed round structure density_asked density accuracy dense_accuracy params_ratio flops_ratio"
+    assert set(f"{first} train_seconds".split()) <= set(rows[0])
+
+    for result in results:
+        folder = root / result.place
+        ticket = Ticket.load(folder / "ticket")
+        assert ticket.trained is not None
+        _check_against_weights(ticket, result)
+        layers = json.loads((folder / "ticket.json").read_text())["layers"]
+        assert all(0 < layer["density"] <= 1 and 0 < layer["density_asked"] <= 1 for layer in layers.values())
+    (search,) = {result.search for result in results}
+    assert (root / search / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "One seed: no verdict" in printed
+    assert "search, round 2 of 2" in printed
+
+
+def _check_against_weights(ticket: Ticket, result: Result) -> None:
+    """The density told is that of the trained weights themselves."""
+    assert ticket.trained is not None
+    prunable = [f"{name}.weight" for name in ticket.card["prunable"]]
+    alive = sum(int(ticket.trained[name].count_nonzero()) for name in prunable)
+    total = sum(ticket.trained[name].numel() for name in prunable)
+    assert alive / total == pytest.approx(result.density, abs=2 / total)  # a trained weight may be zero by chance
+
+
+def test_accuracy_is_that_of_the_ticket_on_disk(composed: Compose, tmp_path: Path) -> None:
+    config = composed(*SMALL, *REFILL, "retrain_rounds=[2]")
+    results = run(config)
+    assert [r.round for r in results if r.structure == "refill"] == [2]
+    study = Study.from_config(config)
+    study.data.setup("test")
+    network = study.classifier().network.eval()
+    for result in results:
+        Ticket.load(tmp_path / "runs" / result.place / "ticket").apply(network, "trained")
+        right = total = 0
+        with torch.no_grad():
+            for images, labels in study.data.test_dataloader():
+                right += int((network(images).argmax(1) == labels).sum())
+                total += len(labels)
+        assert right / total == pytest.approx(result.accuracy, abs=1e-6)
+
+
+def test_finished_study_trains_nothing_and_a_wider_one_only_what_is_new(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(composed(*SMALL, *REFILL))
+    fits: list[pl.Trainer] = []
+    fit = pl.Trainer.fit
+
+    def counted(self: pl.Trainer, *args: object, **kwargs: object) -> None:
+        fits.append(self)
+        fit(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pl.Trainer, "fit", counted)
+    # As a job leaves it that is killed in its last moment.
+    root, last = tmp_path / "runs", tmp_path / "runs" / first[-1].place
+    summary = (root / "summary.csv").read_text()
+    (root / "summary.csv").write_text("")
+    os.utime(root / "summary.csv", (0, 0))
+    (root / first[0].search / "accuracy.png").unlink()
+    (last / ".lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 1, "since": 0}))
+    assert str(run(composed(*SMALL, *REFILL))) == str(first)  # times, which were not measured, are NaN
+    assert fits == []
+    assert (root / "summary.csv").read_text() == summary
+    assert (root / first[0].search / "accuracy.png").is_file()
+    assert not list(root.rglob(".lock"))
+    wider = run(composed(*SMALL, *BOTH))
+    assert len(fits) == 2  # regroup in two rounds; the search and refill are found again
+    assert {r.place for r in first} < {r.place for r in wider}
+    run(composed(*SMALL, *REFILL, "structure.refill.coupling=inner"))
+    assert len(fits) == 4  # other options are another ticket, of the same search
+    assert len({r.search for r in find_results(tmp_path / "runs")}) == 1
+
+
+def test_group_aware_search_trains_the_structure(composed: Compose, tmp_path: Path) -> None:
+    results = run(composed(*SMALL, *REFILL, "pruning.next_round_from=refill", "structure.refill.score=feature_l2"))
+    assert [(r.round, r.structure) for r in results] == [(0, "dense"), (1, "refill"), (2, "refill")]
+    densities = [r.density for r in results]
+    assert densities == sorted(densities, reverse=True)
+    for result in results[1:]:
+        ticket = Ticket.load(tmp_path / "runs" / result.place / "ticket")
+        _check_against_weights(ticket, result)
+
+
+def test_saliency_uses_the_gradients_of_the_search(composed: Compose, tmp_path: Path) -> None:
+    options = (*REFILL, "structure.refill.score=saliency", "retrain_rounds=[2]")
+    with pytest.raises(ValueError, match="gradient_batches"):
+        run(composed(*SMALL, *options))
+    results = run(composed(*SMALL, *options, "pruning.gradient_batches=3"))
+    assert results[-1].structure == "refill"
+    assert (tmp_path / "runs" / results[-1].search / "round_02" / "gradients.pt").is_file()
+
+
+def test_feature_maps_score_the_same_wherever_the_ticket_is_made(composed: Compose, tmp_path: Path) -> None:
+    """By a cell after its search, by one that finds the search, and by the callback within the fit."""
+    config = composed(*SMALL, *REFILL, "structure.refill.score=feature_l1", "pruning.rounds=1")
+    root = tmp_path / "runs"
+    _, plain, refill = run(config)
+    after = Ticket.load(root / refill.place / "ticket")
+    shutil.rmtree(root / refill.place)
+    assert run(config)[-1].place == refill.place
+    found = Ticket.load(root / refill.place / "ticket")
+
+    study = Study.from_config(config)
+    callback = study.pruning()
+    callback.directory, callback.structures = tmp_path / "own", dict(study.structures)
+    study.trainer([callback], []).fit(study.classifier(), study.data)
+    within = Ticket.load(tmp_path / "own" / "round_01" / "refill" / "ticket")
+    assert after.card["mask_digest"] == found.card["mask_digest"] == within.card["mask_digest"]
+
+    made_from = Ticket.load(root / plain.place / "ticket")
+    arguments = ("refill", Refill(round_to=2), study.classifier().network, study.example)
+    assert structure_ticket(made_from, *arguments).card["mask_digest"] != after.card["mask_digest"]
+
+
+@pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
+def test_loggers_record_the_study(logger: str, composed: Compose, tmp_path: Path) -> None:
+    run(composed(*SMALL, *REFILL, "retrain_rounds=[1]", f"logger={logger}"))
+    metrics = next((tmp_path / "runs").glob("digits-*/metrics.csv"))
+    with metrics.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["round"] for row in rows] == ["0.0", "0.0", "1.0", "2.0"]
+    assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
+    if logger == "tensorboard":
+        assert list((tmp_path / "runs" / "tensorboard").rglob("events.*"))
+    else:
+        import wandb
+
+        assert wandb.run is None  # closed, so that the next job does not go on in it
+        search, retraining = sorted((tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb"))
+        _check_record(search, b"search", (b"round_00-dense", b"round_01-unstructured", b"round_02-unstructured"))
+        _check_record(retraining, b"retrain", (b"round_01-refill",))
+
+
+def _check_record(path: Path, job_type: bytes, tickets: tuple[bytes, ...]) -> None:
+    """What stands in W&B's offline record, a log of protocol buffers with plain strings in it."""
+    content = path.read_bytes()
+    assert job_type in content
+    assert b"val/accuracy" in content
+    assert b"train_seconds" in content
+    assert b"learning_rate" in content  # the configuration
+    assert all(ticket in content for ticket in tickets)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pruning.rate=1.5"], "pruning.rate=1.5"),
+        (["pruning.rounds=-1"], "pruning.rounds=-1"),
+        (["pruning.rewind=soon"], "pruning.rewind='soon'"),
+        (["pruning.scope=everywhere"], "pruning.scope='everywhere'"),
+        (["pruning.mode=all"], "pruning.mode='all'"),
+        (["pruning.next_round_from=regroup"], "pruning.next_round_from='regroup'"),
+        (["retrain_rounds=[3]"], "retrain_rounds"),
+        (["threads=0"], "threads=0"),
+        (["dataset.classes=7"], "dataset.classes=7"),
+        (["structure.refill.extra=2"], "structure.refill.extra=2"),
+        (["structure.refill.coupling=loose"], "structure.refill.coupling='loose'"),
+        (["classifier.learning_rate=-1"], "learning_rate"),
+        (["data.batch_size=0"], "batch_size"),
+        (["trainer.max_epochs=0"], "max_epochs"),
+        (["pruning.rewind=2ep"], "pruning.rewind=2ep"),
+        (["pruning.rounds=60"], "pruning.rounds=60"),
+        (["pruning.exempt=[nowhere]"], "nowhere"),
+    ],
+    ids=str,
+)
+def test_bad_configuration_stops_before_training_and_names_the_key(
+    overrides: list[str], message: str, composed: Compose, tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, InstantiationException)) as caught:
+        run(composed(*SMALL, *BOTH, *overrides))
+    told = str(caught.value.__cause__ or caught.value)
+    assert message in told
+    assert "\n" not in told
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+def test_diverging_training_stops_and_leaves_no_result(composed: Compose, tmp_path: Path) -> None:
+    import wandb
+
+    with pytest.raises(FloatingPointError, match="loss"):
+        run(composed(*SMALL, *REFILL, "classifier.learning_rate=1e30", "logger=wandb"))
+    assert wandb.run is None
+    assert find_results(tmp_path / "runs") == []
+
+
+def test_search_on_digits_finds_tickets_that_match_the_dense_network(composed: Compose) -> None:
+    """The main job in small. 360 test images: a point is about twice the standard error of a difference."""
+    results = run(composed("trainer.max_epochs=8", "pruning.rounds=1", "measure=null", "trainer.accelerator=cpu"))
+    dense = results[0].accuracy
+    assert dense > 0.97
+    winners = [result for result in results if result.round == 1]
+    assert len(winners) == 3
+    for result in winners:
+        assert result.accuracy > dense - 0.015, result
+    refill, regroup = (next(r for r in results if r.structure == name) for name in ("refill", "regroup"))
+    assert refill.density <= 0.8 < refill.density + 0.05
+    assert regroup.density == pytest.approx(0.8, abs=0.003)
+    assert max(refill.flops_ratio, regroup.flops_ratio) < 0.95

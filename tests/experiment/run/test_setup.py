@@ -1,0 +1,143 @@
+"""What is printed at the start, and that a terminal, a file and NO_COLOR each get what is for them."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+
+from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.progress import JobProgress
+from lt_lightning.experiment.run.setup import (
+    configuration_lines,
+    configuration_table,
+    layers_line,
+    layers_table,
+    show_setup,
+)
+from lt_lightning.pruning.layers import find_layers
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
+
+
+def test_layers_are_told_with_their_share_and_why_they_are_exempt(conv_net: Callable[[], nn.Module]) -> None:
+    """By hand: 36 weights at 36 positions, 216 at 36, 18 at one: 9090 multiply-adds."""
+    layers = list(find_layers(conv_net(), torch.zeros(1, 1, 6, 6)).values())
+    console = Console(file=io.StringIO(), width=80)
+    console.print(layers_table(layers, ["stem", "8"]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [line.split() for line in text.splitlines() if re.match(r" *\d", line)][:3]
+    assert rows == [
+        ["0", "4x1x3x3", "36", "14.3%", "no:", "stem"],
+        ["3", "6x4x3x3", "216", "85.5%", "yes"],
+        ["8", "3x6", "18", "0.2%", "no:", "8"],
+    ]
+    told = "1 of 3 layers are pruned: 80.0% of 270 weights, 85.5% of the FLOPs; exempt: stem, 8"
+    assert layers_line(layers, ["stem", "8"]) == told
+    assert " ".join(text.split()).endswith(told)
+
+
+def test_choices_and_changes_are_told(composed: Callable[..., DictConfig]) -> None:
+    study = Study.from_config(
+        composed("model=resnet14", "model.width=8", "structure=[refill]", "+trainer.detect_anomaly=false")
+    )
+    choices, changed, where = configuration_lines(study)
+    assert {"data=digits", "model=resnet14", "pruning=imp"} <= set(choices.split())
+    assert "hydra" not in choices
+    assert set(changed.split()) >= {"changed:", "model.width=8", "+trainer.detect_anomaly=false"}
+    assert "model=resnet14" not in changed
+    assert where == f"Configuration: {study.search_folder / 'config.yaml'}"
+
+
+def test_the_whole_configuration_is_told_within_eighty_columns(composed: Callable[..., DictConfig]) -> None:
+    config = composed("model.width=8", "structure=[refill]", "retrain_rounds=[1,2]")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(configuration_table(config))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {line.split()[0] for line in text.splitlines() if re.match(r"  ?\w", line)}
+    assert {"data", "model", "classifier", "pruning", "structure", "trainer", "paths"} <= rows
+    assert {
+        "seed=0", "retrain_rounds=[1,2]", "threads=1", "report=true", "width=8", "rounds=6", "refill.round_to=16",
+    } <= set(text.split())  # fmt: skip
+
+
+def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[..., DictConfig]) -> None:
+    study = Study.from_config(composed("model.width=8"))
+    for environment in ({}, {"TERM": "dumb"}):
+        text = shown(study, environment, terminal=bool(environment))
+        assert "stages.0.0.conv1" not in text
+        assert "7 of 9 layers are pruned" in text or "layers are pruned" in text
+        assert "\x1b" not in text
+        assert "[2/2 epochs, " in text
+
+
+def test_a_terminal_gets_the_table_and_bars(composed: Callable[..., DictConfig]) -> None:
+    study = Study.from_config(composed("model.width=8"))
+    text = shown(study, {}, terminal=True)
+    assert "stages.0.0.conv1" in text
+    assert "whole job" in text
+    assert COLOUR.search(text)
+    assert not COLOUR.search(shown(study, {"NO_COLOR": "1"}, terminal=True))
+
+
+def test_bars_tell_all_in_eighty_columns() -> None:
+    """A long name is shortened, not what stands behind it."""
+    file = io.StringIO()
+    with JobProgress(362, Console(file=file, width=80, force_terminal=True, no_color=True)) as job:
+        job.start("reinit of regroup_channels_random, round 5 of 5", 20)
+        job.advance(17, 20, 0.25)
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).splitlines()[-2:]
+    assert all(line.endswith("0:00:00 time left unknown") for line in last)
+    assert "0/362 epochs" in last[0]
+    assert last[1].startswith("reinit of regroup_c")
+    assert "epoch 18/20" in last[1]
+
+
+def shown(study: Study, environment: Mapping[str, str], terminal: bool) -> str:
+    """What is printed at the start and by a training, in colours of a terminal that has them."""
+    file = io.StringIO()
+    env = {"TERM": "xterm-256color", **environment}
+    console = Console(file=file, width=100, force_terminal=terminal, _environ=env)
+    show_setup(study, console)
+    with JobProgress(2, console) as job:
+        job.start("dense network", 2)
+        job.advance(0, 2, 2.0)
+        job.finish("dense network")
+    return file.getvalue()
+
+
+def test_the_script_in_a_terminal_without_colour(tmp_path: Path) -> None:
+    """From end to end in a pseudo-terminal: everything is there, and no escape code for a colour."""
+    command = [sys.executable, str(SCRIPT), "debug=fdr", f"paths.root={tmp_path}", "model.width=8", "structure=[]"]
+    environment = {"NO_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+    main, other = pty.openpty()
+    with subprocess.Popen(command, stdout=other, stderr=other, env={**os.environ, **environment}) as process:
+        os.close(other)
+        written = b""
+        while True:
+            try:
+                if not (part := os.read(main, 1 << 16)):
+                    break
+            except OSError:  # the other end is closed
+                break
+            written += part
+    os.close(main)
+    text = written.decode()
+    assert process.returncode == 0, text
+    for told in ("debug=fdr", "changed: ", "Configuration", "width=8", "What is pruned", "no: stem", "whole job"):
+        assert told in text
+    assert "epoch 1/1" in text
+    assert "unstructured" in text
+    assert not COLOUR.search(text)

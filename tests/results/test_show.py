@@ -1,0 +1,114 @@
+"""What a user sees: progress, table, plot, metrics file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from lt_lightning.experiment.logging.metrics_file import MetricsFile
+from lt_lightning.experiment.run.progress import JobProgress
+from lt_lightning.report.pngs import draw_results
+from lt_lightning.results.records import Result, find_results, write_summary
+from lt_lightning.results.table import results_table
+from tests.toys import DENSE
+
+REFILL = replace(
+    DENSE, round=1, structure="refill", density_asked=0.8, density=0.79, accuracy=0.97, time_ratio_training=0.5,
+    place="search-0/round_01/r",
+)  # fmt: skip
+
+
+def rendered(results: list[Result]) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table(results, "title"))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_table_tells_accuracy_and_difference_within_eighty_columns() -> None:
+    text = rendered([REFILL, DENSE])
+    dense, refill = (line for line in text.splitlines() if "%" in line)
+    assert dense.split()[:2] == ["0", "dense"]
+    assert refill.split() == ["1", "refill", "79.0%", "97.00%", "-1.00", "1.00", "1.00", "1.00", "0.50"]
+    assert "…" not in text
+    assert "One seed: no verdict" in text
+    assert "no verdict" not in rendered([DENSE, replace(DENSE, seed=1)])
+    unmeasured = replace(REFILL, time_ratio_inference=math.nan, time_ratio_training=math.nan)
+    assert "nan" not in rendered([unmeasured])
+
+
+def test_summary_has_a_row_for_each_finished_ticket_and_survives_unfinished_folders(tmp_path: Path) -> None:
+    for result in (DENSE, REFILL):
+        result.save(tmp_path / result.place)
+    (tmp_path / "search-0" / "round_02" / "refill").mkdir(parents=True)
+    assert find_results(tmp_path) == [DENSE, REFILL]
+    with write_summary(tmp_path).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["structure"], float(row["density"])) for row in rows] == [("dense", 1.0), ("refill", 0.79)]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"data": ', "", "[]", "{}", json.dumps({**asdict(DENSE), "accuracy": "high"}), "\xff\xfe"]
+)
+def test_a_damaged_result_counts_as_missing_with_a_warning(content: str, tmp_path: Path) -> None:
+    for result in (DENSE, REFILL):
+        result.save(tmp_path / result.place)
+    (tmp_path / REFILL.place / "result.json").write_bytes(content.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"r.result\.json counts as missing"):
+        assert find_results(tmp_path) == [DENSE]
+
+
+def test_plot_draws_every_structure(tmp_path: Path) -> None:
+    draw_results(tmp_path / "a.png", "title", [DENSE, REFILL])
+    more = replace(REFILL, structure="regroup", accuracy=0.975)
+    draw_results(tmp_path / "b.png", "title", [DENSE, REFILL, more])
+    first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
+    assert first.shape == second.shape
+    assert (first != second).any()
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal() -> None:
+    file = io.StringIO()
+    job = JobProgress(4, Console(file=file, width=100))
+    with job:
+        job.start("search, round 1 of 2", 2)
+        assert job.time_left() == "time left unknown"
+        job.advance(0, 2, 1.0)
+        job.advance(1, 2, 1.0)
+        job.finish("search, round 1 of 2")
+    (line,) = file.getvalue().splitlines()
+    assert line.startswith("[2/4 epochs, 0:00 left] search, round 1 of 2")
+
+
+def test_progress_counts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    job = JobProgress(11, Console(file=io.StringIO()))
+    clock[0] = 600.0
+    job.advance(0, 11, 1.0)
+    assert job.time_left() == "1:40:00 left"
+    job.skip(9)
+    assert job.time_left() == "10:00 left"
+
+
+def test_metrics_of_one_step_share_a_row_and_new_names_get_a_column(tmp_path: Path) -> None:
+    logger = MetricsFile(tmp_path / "deep" / "metrics.csv")
+    logger.log_metrics({"val/loss": 0.5}, step=19)
+    logger.log_metrics({"train/loss": 0.25}, step=19)
+    logger.save()
+    logger.log_metrics({"train/loss": 0.125, "round": 1}, step=39)
+    logger.finalize("success")
+    with (tmp_path / "deep" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"step": "19", "val/loss": "0.5", "train/loss": "0.25", "round": ""},
+        {"step": "39", "val/loss": "", "train/loss": "0.125", "round": "1.0"},
+    ]
