@@ -17,7 +17,7 @@ from lt_lightning.results.verdict import Rule, lower_limit
 from lt_lightning.tables import markdown_table
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
-Kind = tuple[str, str]  # structure, twin ("" for a ticket)
+Kind = tuple[str, str]  # structure, control ("" for a ticket)
 _TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training")
 _HARDWARE = ("cpu", "gpu", "threads", "system", "python", "versions", "commit")
 
@@ -67,10 +67,10 @@ def accuracy_table(results: Sequence[Result], rule: Rule) -> str:
     the rule's margin. Rounds that hold nothing but unstructured tickets are left out.
     """
     rows = [row for row in aggregate([("", result) for result in results], rule) if row.structure != DENSE]
-    rounds = sorted({row.round for row in rows if (row.structure, row.twin) != (UNSTRUCTURED, "")})
+    rounds = sorted({row.round for row in rows if (row.structure, row.control) != (UNSTRUCTURED, "")})
     rounds = rounds or sorted({row.round for row in rows})
-    found = {((row.structure, row.twin), row.round): row for row in rows}
-    asked = {result.round: result.density_asked for result in results}
+    found = {((row.structure, row.control), row.round): row for row in rows}
+    asked = {result.round: result.target_density for result in results}
     lines = [["ticket", *(f"{100 * asked[number]:.0f} %" for number in rounds)]]
     for kind in _kinds(rows):
         cells = [_difference(found.get((kind, number)), asked[number]) for number in rounds]
@@ -86,14 +86,16 @@ def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], 
 
     Args:
         results: of all seeds.
-        pairs: of names, a twin's as `refill reinit`. Every twin is compared with its ticket besides.
+        pairs: of names, a control's as `refill reinit`. Every control is compared with its ticket besides.
         rule: its confidence counts.
     """
-    accuracy = {(result.structure, result.twin, result.round, result.seed): result.accuracy for result in results}
-    twins = sorted({(result.structure, result.twin) for result in results if result.twin})
-    asked = [(_kind(first), _kind(second)) for first, second in pairs] + [((name, ""), (name, t)) for name, t in twins]
+    accuracy = {(result.structure, result.control, result.round, result.seed): result.accuracy for result in results}
+    controls = sorted({(result.structure, result.control) for result in results if result.control})
+    asked = [(_kind(first), _kind(second)) for first, second in pairs] + [
+        ((name, ""), (name, t)) for name, t in controls
+    ]
     rounds = sorted({number for first, second in asked for number in _shared(accuracy, first, second)})
-    density = {result.round: result.density_asked for result in results}
+    density = {result.round: result.target_density for result in results}
     lines = [["first, minus second", *(f"{100 * density[number]:.0f} %" for number in rounds)]]
     for first, second in asked:
         shared = _shared(accuracy, first, second)
@@ -108,7 +110,7 @@ def extremes_table(results: Sequence[Result], rule: Rule) -> str:
     Beside it the densities of the tickets that were trained: what others would have come to is not known.
     """
     rows = aggregate([("", result) for result in results], rule)
-    asked = {result.round: result.density_asked for result in results}
+    asked = {result.round: result.target_density for result in results}
     lines = [["tickets", "densities", "by the mean", "shown"]]
     found = sorted(extremes(rows, rule), key=lambda row: (row.structure != UNSTRUCTURED, row.structure))
     for row in found:
@@ -125,9 +127,9 @@ def _sparsity(value: float | None) -> str:
 def _shared(accuracy: Mapping[tuple[str, str, int, int], float], first: Kind, second: Kind) -> dict[int, list[float]]:
     """Differences by round, one for each seed that has both."""
     found: dict[int, list[float]] = {}
-    for (structure, twin, number, seed), value in accuracy.items():
+    for (structure, control, number, seed), value in accuracy.items():
         other = accuracy.get((*second, number, seed))
-        if (structure, twin) == first and other is not None:
+        if (structure, control) == first and other is not None:
             found.setdefault(number, []).append(value - other)
     return found
 
@@ -152,14 +154,14 @@ def _difference(row: Row | None, asked: float) -> str:
 
 
 def _kinds(rows: Sequence[Row]) -> list[Kind]:
-    """Unstructured first, each ticket before its twins."""
-    kinds = {(row.structure, row.twin) for row in rows}
+    """Unstructured first, each ticket before its controls."""
+    kinds = {(row.structure, row.control) for row in rows}
     return sorted(kinds, key=lambda kind: (kind[0] != UNSTRUCTURED, kind))
 
 
 def _kind(name: str) -> Kind:
-    structure, _, twin = name.partition(" ")
-    return structure, twin
+    structure, _, control = name.partition(" ")
+    return structure, control
 
 
 def _name(kind: Kind) -> str:

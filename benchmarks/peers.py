@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import ChannelPlan, Structured, Subject, Unstructured
+from lt_lightning.structures.base import ChannelPlan, StructureInput, StructureResult, Unstructured
 
 _SQUARE = 16
 
@@ -34,14 +34,14 @@ class SquareBlocks:
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Any network will do."""
 
-    def __call__(self, subject: Subject) -> Structured:
-        unstructured = Unstructured()(subject)
+    def __call__(self, given: StructureInput) -> StructureResult:
+        unstructured = Unstructured()(given)
         masks = dict(unstructured.masks)
-        for layer in subject.prunable:
+        for layer in given.prunable:
             mask = masks[layer.weight]
             if len(mask) % self.size == 0 and mask[0].numel() % self.size == 0:
-                masks[layer.weight] = self._squares(subject.weights[layer.weight], int(mask.count_nonzero()))
-        return Structured(masks, unstructured.layers)
+                masks[layer.weight] = self._squares(given.weights[layer.weight], int(mask.count_nonzero()))
+        return StructureResult(masks, unstructured.layers)
 
     def _squares(self, weight: Tensor, keep: int) -> Tensor:
         size, rows = self.size, len(weight) // self.size

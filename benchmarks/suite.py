@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.energy import joules, nvml_counter
 from benchmarks.onnx_runtime import onnx_call
 from benchmarks.variants import Executed, Tickets, Variant
 from lt_lightning.execution.cost import file_bytes, flops, parameters, peak_bytes, saved_bytes, share_of_ideal
+from lt_lightning.execution.energy import joules, nvml_counter
 from lt_lightning.execution.machine import tensor_float32
 from lt_lightning.execution.network_timing import (
     Engine,

@@ -14,12 +14,12 @@ from lt_lightning.execution.blocks.blocks import DENSE
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.network_timing import Setting
 from lt_lightning.execution.smaller_network import Shrunk
-from lt_lightning.network_graph.graph import Anatomy
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, Structure, Structured, Subject, Unstructured
+from lt_lightning.structures.base import ChannelPlan, Structure, StructureInput, StructureResult, Unstructured
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
 
@@ -53,25 +53,25 @@ class Tickets:
         """Takes the network and the shape of an image."""
         self.network = network.eval()
         self.example = torch.zeros(1, *shape)
-        self.anatomy = Anatomy(network, self.example)
-        self.layers = self.anatomy.layers
-        self._tickets: dict[tuple[Structure, float], Structured] = {}
+        self.traced = TracedNetwork(network, self.example)
+        self.layers = self.traced.layers
+        self._tickets: dict[tuple[Structure, float], StructureResult] = {}
         self._whole: dict[tuple[Structure, float], Shrunk | None] = {}
 
-    def ticket(self, structure: Structure, density: float) -> Structured:
+    def ticket(self, structure: Structure, density: float) -> StructureResult:
         """A structure's ticket, made once."""
         key = (structure, density)
         if key not in self._tickets:
             weights = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
             masks = full_masks(prunable_layers(self.layers, ("stem", "classifier")))
             masks = prune(masks, {name: weights[name].abs() for name in masks}, density, "layer")
-            self._tickets[key] = structure(Subject(self.anatomy, masks, weights))
+            self._tickets[key] = structure(StructureInput(self.traced, masks, weights))
         return self._tickets[key]
 
     def masked(self, structure: Structure, density: float) -> nn.Module:
         """The full network with the ticket's pruned weights at zero."""
         network = copy.deepcopy(self.network)
-        HeldMasks(network, self.ticket(structure, density).masks).zero_weights()
+        EnforcedMasks(network, self.ticket(structure, density).masks).zero_weights()
         return network
 
     def whole(self, structure: Structure, density: float) -> Shrunk | None:
@@ -82,7 +82,7 @@ class Tickets:
         return self._whole[key]
 
 
-Execute = Callable[[nn.Module, Structured, Tensor, Setting, str], Executed]
+Execute = Callable[[nn.Module, StructureResult, Tensor, Setting, str], Executed]
 """Makes the network that runs, from the masked one, the ticket, an example image, the setting and the device."""
 
 
@@ -109,12 +109,12 @@ class Variant:
         return self.trains or not (setting.training or setting.bfloat16 or setting.engine == "compile")
 
 
-def as_masked(network: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str) -> Executed:
+def as_masked(network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str) -> Executed:
     """Zeros are multiplied like any number: what most lottery ticket code runs."""
     return Executed(network, ticket.masks)
 
 
-def as_planned(network: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str) -> Executed:
+def as_planned(network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str) -> Executed:
     """What this package executes: each layer in the form that is measured fastest in this setting."""
     how = (setting.batch_size, setting.training, device)
     shrunk = execute(network, ticket.plan, ticket.masks, example, *how, bfloat16=setting.bfloat16)
@@ -125,7 +125,7 @@ def as_planned(network: nn.Module, ticket: Structured, example: Tensor, setting:
 
 
 def by_torch_pruning(
-    network: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str
+    network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str
 ) -> Executed:
     """Torch-Pruning's network with the channels of a refill ticket."""
     assert isinstance(ticket.plan, ChannelPlan)
@@ -133,7 +133,7 @@ def by_torch_pruning(
 
 
 def _sparse(layout: torch.layout) -> Execute:
-    def run(network: nn.Module, ticket: Structured, example: Tensor, setting: Setting, device: str) -> Executed:
+    def run(network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str) -> Executed:
         return Executed(with_sparse_weights(network, ticket.masks, layout))
 
     return run

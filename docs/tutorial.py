@@ -29,7 +29,7 @@ from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.pruning.criteria import Context
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart
-from lt_lightning.structures.base import LayerReport, Structured, Subject, held_magnitude
+from lt_lightning.structures.base import LayerReport, StructureInput, StructureResult, retained_magnitude
 from lt_lightning.tickets.export.network_file import save_network
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -122,7 +122,8 @@ for name, ticket in tickets.items():
     print(f"{name}: asked {asked / size:.2f}, executed {executed / size:.2f}, plan {type(ticket.plan).__name__}")
 
 for name, report in tickets["refill"].layers.items():
-    print(f"  {name}: {report.form}, {report.density:.2f} executed, {report.held:.2f} of the magnitude held")
+    retained = report.retained_magnitude
+    print(f"  {name}: {report.form}, {report.density:.2f} executed, {retained:.2f} of the magnitude retained")
 
 # %% [markdown]
 # An unstructured ticket has no plan: dense hardware can skip nothing of it, so it executes every weight.
@@ -220,20 +221,20 @@ class HalfOfTheFilters:
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Any network will do."""
 
-    def __call__(self, subject: Subject) -> Structured:
+    def __call__(self, given: StructureInput) -> StructureResult:
         masks, reports = {}, {}
-        for layer in subject.prunable:
-            before = subject.masks[layer.weight]
+        for layer in given.prunable:
+            before = given.masks[layer.weight]
             surviving = before.flatten(1).sum(1)
             best = surviving.argsort(descending=True)[: len(surviving) // 2]
             after = torch.zeros_like(before)
             after[best] = True
             masks[layer.weight] = after
             kept, asked = int(after.count_nonzero()), int(before.count_nonzero())
-            held = held_magnitude(subject.weights[layer.weight], before, after)
+            held = retained_magnitude(given.weights[layer.weight], before, after)
             # Without a plan the layer runs whole: all of its weights are executed.
             reports[layer.name] = LayerReport(layer.size, asked, kept, layer.size, layer.positions, "dense", held)
-        return Structured(masks, reports)
+        return StructureResult(masks, reports)
 
 
 own = LotteryTicketPruning(

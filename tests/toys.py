@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from lt_lightning.results.records import Result
 
 DENSE = Result(
-    data="digits", model="resnet8", seed=0, round=0, structure="dense", density_asked=1.0, density=1.0, accuracy=0.98,
+    data="digits", model="resnet8", seed=0, round=0, structure="dense", target_density=1.0, density=1.0, accuracy=0.98,
     dense_accuracy=0.98, params_ratio=1.0, flops_ratio=1.0, train_seconds=4.0, val_accuracy=0.99, best_epoch=3,
-    held=1.0, time_ratio_inference=1.0, time_ratio_training=1.0, search="search-0", place="search-0/round_00/dense",
+    retained_magnitude=1.0, time_ratio_inference=1.0, time_ratio_training=1.0, search="search-0",
+    place="search-0/round_00/dense",
 )  # fmt: skip
 
 

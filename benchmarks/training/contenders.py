@@ -267,8 +267,8 @@ class _SameMasks(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch == 1:
-            ours, held = self._masks, self._lottery.held_masks
-            if ours.keys() != held.keys() or any(not torch.equal(ours[name], held[name]) for name in ours):
+            ours, enforced = self._masks, self._lottery.enforced_masks
+            if ours.keys() != enforced.keys() or any(not torch.equal(ours[name], enforced[name]) for name in ours):
                 raise RuntimeError("the lottery holds other masks than the task has")
 
 

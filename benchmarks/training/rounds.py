@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.criteria import Magnitude
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import Structure, Subject, Unstructured
+from lt_lightning.structures.base import Structure, StructureInput, Unstructured
 from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.making import make_ticket
 
@@ -67,15 +67,15 @@ def measure_round(
     weights = {name: parameter.detach().cpu().clone() for name, parameter in network.named_parameters()}
     values = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     trained = copy.deepcopy(values)
-    anatomy = Anatomy(network, example)
-    full = full_masks(prunable_layers(anatomy.layers, ("stem", "classifier")))
+    traced = TracedNetwork(network, example)
+    full = full_masks(prunable_layers(traced.layers, ("stem", "classifier")))
     masks = prune(full, Magnitude()(weights, full), density)
-    subject = Subject(anatomy, masks, weights)
-    ticket = make_ticket(UNSTRUCTURED, Unstructured(), subject, values)
+    given = StructureInput(traced, masks, weights)
+    ticket = make_ticket(UNSTRUCTURED, Unstructured(), given, values)
 
     def rewind() -> None:
         point.restore_network(network)
-        held = HeldMasks(network, masks)
+        held = EnforcedMasks(network, masks)
         held.zero_weights()
         held.zero_optimizer_state([optimizer])
 
@@ -87,7 +87,7 @@ def measure_round(
         )
         parts = dict(zip(COMMON, common, strict=True))
         for name, structure in structures.items():
-            parts[name] = partial(make_ticket, name, structure, subject, values)
+            parts[name] = partial(make_ticket, name, structure, given, values)
         return [_timed(name, call, samples) for name, call in parts.items()]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lt_lightning.evaluation import evaluating
 from lt_lightning.execution.compiling import isolating
 from lt_lightning.execution.timing import Timing, interleaved, stopwatch
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.masks import Masks
 
 Engine = Literal["eager", "compile", "onnx"]
@@ -80,7 +80,7 @@ def network_call(
         network.bfloat16()
     forward = _compiled(network, images) if setting.engine == "compile" else network
     if setting.training:
-        return _training_step(forward, images, setting, HeldMasks(network, masks or {}), learning_rate)
+        return _training_step(forward, images, setting, EnforcedMasks(network, masks or {}), learning_rate)
 
     def infer() -> Tensor:
         with torch.inference_mode():
@@ -98,7 +98,7 @@ def _compiled(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _training_step(
-    network: nn.Module, images: Tensor, setting: Setting, held: HeldMasks, learning_rate: float
+    network: nn.Module, images: Tensor, setting: Setting, held: EnforcedMasks, learning_rate: float
 ) -> Callable[[], Tensor]:
     optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4, fused=True)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)

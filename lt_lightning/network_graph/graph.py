@@ -296,7 +296,7 @@ def _merge(flags: dict[str, Flags], name: str, more: Flags) -> None:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class TracedNetwork:
     """A network's layers and channels. They stay what they are while values change in place and nothing else does.
 
     Attributes:

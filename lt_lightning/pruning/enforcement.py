@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lt_lightning.pruning.masks import Masks, pack, unpack
 
 
-class HeldMasks:
+class EnforcedMasks:
     """Masks bound to the parameters of a network, on its device.
 
     Attributes:
@@ -106,10 +106,10 @@ def check_masks(masks: Masks, reference: Mapping[str, Tensor], whose: str) -> No
         ValueError: if a mask is missing, added or has changed; names it and counts the weights.
 
     >>> mask = torch.tensor([True, False, True])
-    >>> check_masks({"w": mask}, packed({"w": ~mask}), "held")
+    >>> check_masks({"w": mask}, packed({"w": ~mask}), "enforced")
     Traceback (most recent call last):
         ...
-    ValueError: mask integrity: the held mask of w has changed in 3 of 3 weights
+    ValueError: mask integrity: the enforced mask of w has changed in 3 of 3 weights
     """
     if wrong := sorted(set(masks) ^ set(reference)):
         state = "was added" if wrong[0] in masks else "is gone"
@@ -166,7 +166,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def check_held(held: HeldMasks, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+def check_enforced(held: EnforcedMasks, optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """Looks whether weights and their running averages (momentum) are zero where they are held.
 
     Raises:
@@ -179,7 +179,7 @@ def check_held(held: HeldMasks, optimizers: Iterable[torch.optim.Optimizer]) -> 
             check_zeros(f"{type(optimizer).__name__}'s {key}", values, held.factors)
 
 
-def check_gradients(held: HeldMasks) -> None:
+def check_gradients(held: EnforcedMasks) -> None:
     """Looks whether gradients are zero where weights are held; to be called after a step, before the next backward.
 
     Raises:

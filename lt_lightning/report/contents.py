@@ -160,8 +160,8 @@ class Search:
 
     def setting_of(self, result: Result) -> str:
         """That of the search; and of the ticket's options, where the same round has several of that name."""
-        key = (result.round, result.structure, result.twin)
-        alike = [each for each in self.results if (each.round, each.structure, each.twin) == key]
+        key = (result.round, result.structure, result.control)
+        alike = [each for each in self.results if (each.round, each.structure, each.control) == key]
         name = Path(result.place).name
         return self.setting if len(alike) < 2 else ", ".join(filter(None, (self.setting, f"ticket={name}")))
 
@@ -235,17 +235,17 @@ def groups_of(found: Found, rows: Sequence[Row]) -> list[Group]:
 
 
 def name_of(ticket: Row | Result) -> str:
-    """Of a ticket; that of a twin says so.
+    """Of a ticket; that of a control says so.
 
-    >>> name_of(Result(**{**dict.fromkeys(Result.__dataclass_fields__, 0), "structure": "refill", "twin": "reinit"}))
-    'refill (reinit twin)'
+    >>> name_of(Result(**{**dict.fromkeys(Result.__dataclass_fields__, 0), "structure": "refill", "control": "reinit"}))
+    'refill (reinit control)'
     """
-    return named(ticket.structure, ticket.twin)
+    return named(ticket.structure, ticket.control)
 
 
-def named(structure: str, twin: str) -> str:
+def named(structure: str, control: str) -> str:
     """Likewise, from its parts."""
-    return f"{structure} ({twin} twin)" if twin else structure
+    return f"{structure} ({control} control)" if control else structure
 
 
 # What has been run: searches, results, cards and failures under a folder, and what of it is missing.

@@ -15,7 +15,7 @@ from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 CONFIDENCE = 0.95
 
 Kind = tuple[str, str]
-"""Structure, and twin or nothing."""
+"""Structure, and control or nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def half_width(deviation: float | None, seeds: int, confidence: float = CONFIDEN
 
 
 def density_curves(rows: Sequence[Row], marks: Mapping[str, tuple[int | None, int | None]]) -> list[Curve]:
-    """Accuracy over density, a curve for each kind of ticket, the unstructured first; twins have no marks.
+    """Accuracy over density, a curve for each kind of ticket, the unstructured first; controls have no marks.
 
     Args:
         rows: of one data set, network and setting.
@@ -139,8 +139,8 @@ def dense_row(rows: Sequence[Row]) -> Row | None:
 
 
 def kinds_of(rows: Sequence[Row]) -> list[Kind]:
-    """Kinds of tickets in the order that figures show them: all tickets, the unstructured first; then their twins."""
-    kinds = sorted({(row.structure, row.twin) for row in rows if row.structure != DENSE})
+    """Kinds of tickets in the order that figures show them: tickets, the unstructured first; then their controls."""
+    kinds = sorted({(row.structure, row.control) for row in rows if row.structure != DENSE})
     return sorted(kinds, key=lambda kind: (bool(kind[1]), kind[0] != UNSTRUCTURED))
 
 
@@ -174,14 +174,16 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def front_of(points: Sequence[tuple[float, Row]], dense: Row | None) -> list[tuple[float, Row]]:
-    """The Pareto front of tickets and the dense network, with what each saves; twins are no tickets."""
+    """The Pareto front of tickets and the dense network, with what each saves; controls are no tickets."""
     told = [] if dense is None else [(0.0, dense)]
-    told += [(x, row) for x, row in points if not row.twin]
+    told += [(x, row) for x, row in points if not row.control]
     return [told[index] for index in pareto([(x, row.accuracy) for x, row in told])]
 
 
 def _of(rows: Sequence[Row], kind: Kind) -> list[Row]:
-    return sorted((row for row in rows if (row.structure, row.twin) == kind), key=lambda row: (-row.density, row.round))
+    return sorted(
+        (row for row in rows if (row.structure, row.control) == kind), key=lambda row: (-row.density, row.round)
+    )
 
 
 def _point(row: Row, x: float, marked: tuple[int | None, int | None]) -> Point:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from lt_lightning.experiment.config.checks import TWINS
+from lt_lightning.experiment.config.checks import CONTROLS
 from lt_lightning.report.comparisons import Series
 from lt_lightning.report.contents import name_of, named
 from lt_lightning.report.curves import (
@@ -32,8 +32,8 @@ from lt_lightning.results.aggregate import Row
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A0522D", "#332288")
 SYMBOLS = (("circle", "o"), ("square", "s"), ("triangle-up", "^"), ("diamond", "D"), ("triangle-down", "v"),
            ("pentagon", "p"), ("hexagon", "h"))  # fmt: skip
-# Of twins: reinit has its structure's symbol, hollow.
-TWIN_SYMBOLS = {"shuffle": ("x", "X"), "random": ("cross", "P"), "small_dense": ("star-diamond", "d")}
+# Of controls: reinit has its structure's symbol, hollow.
+CONTROL_SYMBOLS = {"shuffle": ("x", "X"), "random": ("cross", "P"), "small_dense": ("star-diamond", "d")}
 DASHES = (("dash", "--"), ("dot", ":"), ("dashdot", "-."), ("longdash", (0, (8, 3))))
 GREY = "#666666"
 
@@ -66,13 +66,13 @@ def style_of(kind: Kind, structures: Sequence[str]) -> Style:
         kind: in question.
         structures: all that the figure shows, in order.
     """
-    structure, twin = kind
+    structure, control = kind
     index = structures.index(structure)
     # Where colours begin again, symbols are one further: no two structures have both in common.
-    symbol, marker = TWIN_SYMBOLS.get(twin, SYMBOLS[(index + index // len(COLOURS)) % len(SYMBOLS)])
-    dash, line = DASHES[TWINS.index(twin) % len(DASHES)] if twin in TWINS else ("solid", "-")
+    symbol, marker = CONTROL_SYMBOLS.get(control, SYMBOLS[(index + index // len(COLOURS)) % len(SYMBOLS)])
+    dash, line = DASHES[CONTROLS.index(control) % len(DASHES)] if control in CONTROLS else ("solid", "-")
     colour = COLOURS[index % len(COLOURS)]
-    return Style(colour, f"{symbol}-open" if twin else symbol, marker, dash, line, bool(twin))
+    return Style(colour, f"{symbol}-open" if control else symbol, marker, dash, line, bool(control))
 
 
 def ramp(count: int) -> list[str]:
@@ -95,7 +95,7 @@ PATTERNS = ("", "/", ".", "x")
 
 
 def density_figure(curves: Sequence[Curve], dense: Row | None) -> Figure:
-    """Accuracy over density, intervals as bars, the dense network as a band, extreme tickets ringed, twins hollow."""
+    """Accuracy over density: intervals as bars, the dense network as a band, extremes ringed, controls hollow."""
     structures = structures_of([curve.kind for curve in curves])
     places = beside_each_other(curves)
     traces = _dense_traces(places, dense) if dense is not None else []
@@ -132,7 +132,7 @@ def trade_figure(points: Sequence[tuple[float, Row]], dense: Row | None, saved: 
     kinds = kinds_of([row for _, row in points])
     for kind in kinds:
         style = style_of(kind, structures_of(kinds))
-        mine = [(x, row) for x, row in points if (row.structure, row.twin) == kind]
+        mine = [(x, row) for x, row in points if (row.structure, row.control) == kind]
         traces.append(_scatter(named(*kind), mine, style.colour, style.symbol))
     return _figure(traces, {"title": {"text": saved}, "zeroline": True}, "test accuracy in %")
 

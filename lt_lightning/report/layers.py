@@ -118,10 +118,10 @@ def costs_of(search: Search) -> list[Cost]:
         if (seconds := _seconds(facts)) is not None:
             parts.setdefault(ROUNDS if facts["round"] else DENSE_TRAINING, []).append(seconds)
     dense = next(iter(parts.get(DENSE_TRAINING, [])), math.nan)
-    for twin in (False, True):
+    for control in (False, True):
         for result in search.results:
-            if bool(result.twin) == twin and retrained_alone(result.place):
-                parts.setdefault(named(result.structure, result.twin), []).append(result.train_seconds)
+            if bool(result.control) == control and retrained_alone(result.place):
+                parts.setdefault(named(result.structure, result.control), []).append(result.train_seconds)
     costs = [_cost(part, seconds, dense) for part, seconds in parts.items()]
     return [*costs, _cost(WHOLE, [each for seconds in parts.values() for each in seconds], dense)] if costs else []
 

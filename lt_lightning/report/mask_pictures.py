@@ -87,7 +87,7 @@ def order_of(plan: Plan | None, layer: str, shape: Sequence[int]) -> tuple[Tenso
     columns = int(np.prod(shape[1:], dtype=int))
     if isinstance(plan, BlockPlan) and layer in plan.blocks:
         blocks = plan.blocks[layer]
-        if plan.grain == "input_channel":
+        if plan.granularity == "input_channel":
             blocks = [Block(block.rows, _expanded(block.columns, taps)) for block in blocks]
         return block_order(blocks, shape[0], columns)
     if isinstance(plan, ChannelPlan) and (layer in plan.outputs or layer in plan.inputs):
@@ -120,7 +120,9 @@ def pictures_of(layer: str, before: Ticket, after: Sequence[Ticket]) -> list[Pic
 
 def _title(ticket: Ticket) -> str:
     structure = str(ticket.card.get("structure", "structured"))
-    return "search (unstructured)" if structure == UNSTRUCTURED else named(structure, str(ticket.card.get("twin", "")))
+    return (
+        "search (unstructured)" if structure == UNSTRUCTURED else named(structure, str(ticket.card.get("control", "")))
+    )
 
 
 def _expanded(channels: Tensor, taps: int) -> Tensor:

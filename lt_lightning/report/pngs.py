@@ -45,7 +45,7 @@ def draw_results(path: Path, title: str, results: Sequence[Result]) -> None:
 
 
 def draw_density(path: Path, title: str, curves: Sequence[Curve], dense: Row | None) -> None:
-    """Accuracy over density, intervals as bars, the dense network as a band, extreme tickets ringed, twins hollow."""
+    """Accuracy over density: intervals as bars, the dense network as a band, extremes ringed, controls hollow."""
     figure, axes = _new()
     if dense is not None:
         half = 100 * (half_width(dense.accuracy_sd, dense.seeds) or 0.0)
@@ -91,7 +91,7 @@ def draw_trade(path: Path, title: str, points: Sequence[tuple[float, Row]], dens
     kinds = kinds_of([row for _, row in points])
     for kind in kinds:
         style = style_of(kind, structures_of(kinds))
-        mine = [(x, row) for x, row in points if (row.structure, row.twin) == kind]
+        mine = [(x, row) for x, row in points if (row.structure, row.control) == kind]
         axes.scatter(
             [100 * x for x, _ in mine], [100 * row.accuracy for _, row in mine], label=named(*kind),
             edgecolors=style.colour, facecolors="none" if style.hollow else style.colour, marker=style.marker,

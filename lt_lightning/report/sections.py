@@ -73,7 +73,7 @@ def add_overview(page: Page, found: Found, rows: Sequence[Row], rule: Rule) -> N
             "Density: share of the prunable weights that a ticket executes (an unstructured one: keeps). "
             "± 95 %: half of Student's interval of the mean over seeds. vs dense: points of accuracy, paired by seed. "
             f"Wins: {rule}. FLOPs and measured times of inference and of a training step: whole network, dense = 1. "
-            "Twins are controls: as their tickets, but with other values or masks, or a smaller dense network."
+            "Controls are like their tickets, but with other values or masks, or a smaller dense network."
         ))  # fmt: skip
     page.add("overview", "Overview", *blocks)
 
@@ -103,7 +103,7 @@ def add_accuracy(page: Page, found: Found, groups: Sequence[Group], rule: Rule) 
     blocks = [paragraph(
         "Bars and the band: 95 % interval of the mean over seeds, cut at 100 %; with one seed there is none. A ring "
         "marks the sparsest ticket that is on average at least as accurate as dense, a star the sparsest shown to be "
-        "by the interval of the difference. Hollow marks on broken lines: twins, which are controls. Where there are "
+        "by the interval of the difference. Hollow marks on broken lines are controls. Where there are "
         "bars, tickets of one round stand beside each other; their exact density is told on pointing at them."
     )]  # fmt: skip
     for group in groups:
@@ -160,7 +160,7 @@ def add_trade(page: Page, groups: Sequence[Group]) -> None:
     """Adds the part."""
     blocks = [paragraph(
         "The dotted line is the Pareto front: no ticket is above it, which is both more accurate and saves more; its "
-        "corners are told by their density. Hollow marks are twins, which are controls and stand on no front. Time of "
+        "corners are told by their density. Hollow marks are controls, which stand on no front. Time of "
         "the whole network, against the dense one's."
     )]  # fmt: skip
     for group in groups:
@@ -302,7 +302,7 @@ def _ratio(after: float | None, before: float | None) -> str:
 # The masks as pictures: before, after each structure, and in the order of what is executed.
 
 LAYERS = 6  # shown of a network, evenly spaced: pictures are large
-OTHER_MASKS = ("shuffle", "random")  # twins that keep other weights than their tickets
+OTHER_MASKS = ("shuffle", "random")  # controls that keep other weights than their tickets
 
 
 Pictures = dict[str, dict[str, list[Picture]]]
@@ -335,7 +335,7 @@ def add_masks(page: Page, pictures: Mapping[str, Mapping[str, Sequence[Picture]]
     )
     blocks = [paragraph(
         "A layer's weights as a matrix: a row is a filter, a column one of its weights. Reordered: rows and columns in "
-        "the order of the blocks that are executed. Tickets first; then twins that keep other weights, against the "
+        "the order of the blocks that are executed. Tickets first; then controls that keep other weights, against the "
         "same mask of the search. Drag to zoom, double-click to go back."
     ), f'<p class="key">{key}</p>']  # fmt: skip
     blocks += map(paragraph, problems)
@@ -378,8 +378,8 @@ def _masks_of(search: Search) -> tuple[int, dict[str, list[Picture]]]:
 
 
 def _shown(results: Sequence[Result]) -> list[Result]:
-    """Tickets, then the twins whose masks are their own."""
-    return [each for each in results if not each.twin] + [each for each in results if each.twin in OTHER_MASKS]
+    """Tickets, then the controls whose masks are their own."""
+    return [each for each in results if not each.control] + [each for each in results if each.control in OTHER_MASKS]
 
 
 # Where the time of the search went, and what it cost in dense trainings.

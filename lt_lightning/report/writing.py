@@ -93,10 +93,10 @@ def _summary(found: Found) -> str:
     kinds = sorted({", ".join(search.kind) for search in found.searches})
     seeds = sorted({search.seed for search in found.searches if search.seed is not None})
     tickets = [result for search in found.searches for result in search.results]
-    twins = sum(bool(result.twin) for result in tickets)
-    told = f"{_count(len(found.searches), 'search', 'searches')}, {_count(len(tickets) - twins, 'finished ticket')}"
-    if twins:
-        told += f", {_count(twins, 'twin')}"
+    controls = sum(bool(result.control) for result in tickets)
+    told = f"{_count(len(found.searches), 'search', 'searches')}, {_count(len(tickets) - controls, 'finished ticket')}"
+    if controls:
+        told += f", {_count(controls, 'control')}"
     if kinds:
         told += f"; {'; '.join(kinds)}"
     if seeds:

@@ -28,7 +28,7 @@ class Row:
         setting: what else tells the sweep's jobs apart, besides the seed: `pruning.rate=0.2`.
         round: of the ticket.
         structure: likewise.
-        twin: which control of the ticket it is; empty for a ticket.
+        control: of the ticket that it is; empty for the ticket itself.
         seeds: number of them.
         density: that the ticket executes (an unstructured one: keeps).
         executed: share of the prunable weights that take part when the plan is executed.
@@ -50,7 +50,7 @@ class Row:
     setting: str
     round: int
     structure: str
-    twin: str
+    control: str
     seeds: int
     density: float
     executed: float
@@ -73,7 +73,7 @@ class Row:
 
 
 def aggregate(results: Iterable[tuple[str, Result]], rule: Rule = STANDARD) -> list[Row]:
-    """Rows of results that are told apart by setting, data, model, round, structure and twin.
+    """Rows of results that are told apart by setting, data, model, round, structure and control.
 
     Args:
         results: with the setting of the job that they belong to; one that jobs of the same setting share may come
@@ -82,7 +82,7 @@ def aggregate(results: Iterable[tuple[str, Result]], rule: Rule = STANDARD) -> l
     """
     groups: dict[Key, dict[str, Result]] = {}
     for setting, result in results:
-        key = (result.data, result.model, setting, result.round, result.structure, result.twin)
+        key = (result.data, result.model, setting, result.round, result.structure, result.control)
         groups.setdefault(key, {})[result.place] = result
     return [_row(key, list(groups[key].values()), rule) for key in sorted(groups)]
 
@@ -168,8 +168,8 @@ def short(setting: str) -> str:
 
 
 def name_of(ticket: Row | Result) -> str:
-    """Of a ticket, or of a twin under its ticket."""
-    return f"  {ticket.twin}" if ticket.twin else ticket.structure
+    """Of a ticket, or of a control under its ticket."""
+    return f"  {ticket.control}" if ticket.control else ticket.structure
 
 
 def _lower(row: Row) -> str:

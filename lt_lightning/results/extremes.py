@@ -53,7 +53,7 @@ def extremes(rows: Sequence[Row], rule: Rule) -> list[ExtremeRow]:
     """One for each structure of each data set, network and setting, in the order of the rows."""
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
-        if row.structure != DENSE and not row.twin:
+        if row.structure != DENSE and not row.control:
             groups.setdefault((row.data, row.model, row.setting, row.structure), []).append(row)
     return [_extreme(key, group, rule) for key, group in groups.items()]
 

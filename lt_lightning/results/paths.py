@@ -19,8 +19,8 @@ class Task:
         number: round whose ticket is retrained; 0 for a search.
         structure: name of the structure; empty for a search.
         parts: folders, each with a result when the task is finished.
-        twin: of `TWINS`, if it is the control of a ticket; else empty.
-        source: folder of the ticket that a twin is made from.
+        control: of `CONTROLS`, if it is the control of a ticket; else empty.
+        source: folder of the ticket that a control is made from.
     """
 
     folder: Path
@@ -28,13 +28,13 @@ class Task:
     number: int
     structure: str
     parts: tuple[Path, ...]
-    twin: str = ""
+    control: str = ""
     source: Path | None = None
 
     @property
     def whole_schedule(self) -> bool:
         """Whether a retraining lasts as long as the dense one, whatever the rewind point."""
-        return self.twin in FROM_START
+        return self.control in FROM_START
 
 
 def round_folder(search: Path, number: int) -> Path:

@@ -30,7 +30,7 @@ class Figure:
         quantity: `accuracy` on the test set and `versus_dense` (its difference to the dense network's) in per cent;
             `flops` executed, over the dense network's, in per cent; `time_saved` in inference in per cent;
             `extreme_sparsity`, the highest in per cent at which a ticket is as accurate as the dense network.
-        ticket: kind of ticket, as in `Result.structure`, followed by a space and the `twin` if it is one; several,
+        ticket: kind of ticket, as in `Result.structure`, followed by a space and the `control` if it is one; several,
             joined by `|`: the best of them.
         remaining: share of the prunable weights that it keeps in per cent, as the paper counts; None if not told.
         value: of the quantity.
@@ -115,7 +115,7 @@ def counted_density(result: Result, options: Mapping[str, Any] | None) -> float:
     """
     if options is None or options.get("match") != "filters":
         return result.density
-    return result.density_asked + float(options["extra"]) * (1 - result.density_asked)
+    return result.target_density + float(options["extra"]) * (1 - result.target_density)
 
 
 def compare(
@@ -141,7 +141,7 @@ def compare(
 
 def _compared(figure: Figure, rows: Sequence[Row]) -> Comparison | None:
     kinds = figure.ticket.split("|")
-    mine = [row for row in rows if f"{row.structure} {row.twin}".rstrip() in kinds]
+    mine = [row for row in rows if f"{row.structure} {row.control}".rstrip() in kinds]
     if not mine:
         return None
     row = _extreme(mine) if figure.remaining is None else _nearest(mine, figure.remaining / 100)

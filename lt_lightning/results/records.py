@@ -26,7 +26,7 @@ class Result:
         seed: of initialisation, split and order.
         round: pruning round; 0 is the dense network.
         structure: `dense`, `unstructured`, or a structure's name.
-        density_asked: share of the prunable weights that the round's unstructured mask keeps.
+        target_density: share of the prunable weights that the round's unstructured mask keeps.
         density: share that the ticket executes (an unstructured one: keeps).
         accuracy: on the test set, in [0, 1], at the best validation epoch.
         dense_accuracy: of the same search's dense network.
@@ -42,8 +42,8 @@ class Result:
         search: folder of the search, under the root; tells apart what the other columns do not.
         place: folder of the ticket, under the root.
         executed: share of the prunable weights that take part when the plan is executed; 1 for what runs whole.
-        twin: which control of the ticket it is (`reinit`, ...); empty for a ticket. `held` of a twin that keeps other
-            weights is NaN.
+        control: of the ticket that it is (`reinit`, ...); empty for the ticket itself. The `retained_magnitude` of a
+            control that keeps other weights is NaN.
     """
 
     data: str
@@ -51,7 +51,7 @@ class Result:
     seed: int
     round: int
     structure: str
-    density_asked: float
+    target_density: float
     density: float
     accuracy: float
     dense_accuracy: float
@@ -60,13 +60,13 @@ class Result:
     train_seconds: float
     val_accuracy: float
     best_epoch: int
-    held: float
+    retained_magnitude: float
     time_ratio_inference: float
     time_ratio_training: float
     search: str
     place: str
     executed: float = 1.0
-    twin: str = ""
+    control: str = ""
 
     def save(self, folder: Path) -> None:
         """Marks the folder as finished."""
@@ -96,10 +96,10 @@ class Result:
 
 
 def find_results(root: Path) -> list[Result]:
-    """Every finished result under a folder, ordered by data, model, seed, search, round, structure and twin."""
+    """Every finished result under a folder, ordered by data, model, seed, search, round, structure and control."""
     paths = root.glob(f"*/round_*/*/{FILE}")
     results = [result for path in paths if (result := Result.load(path.parent)) is not None]
-    return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.structure, r.twin, r.place))
+    return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.structure, r.control, r.place))
 
 
 def results_of(task: Task) -> list[Result] | None:

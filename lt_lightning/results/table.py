@@ -13,7 +13,7 @@ from lt_lightning.tables import number
 
 
 def results_table(results: Sequence[Result], title: str) -> Table:
-    """One row per ticket, its twins below it, ordered by round.
+    """One row per ticket, its controls below it, ordered by round.
 
     Accuracies are in per cent, differences to the dense network in points.
     """
@@ -21,7 +21,7 @@ def results_table(results: Sequence[Result], title: str) -> Table:
     for heading in ("round", "ticket", "density", "accuracy", "vs dense", "params", "FLOPs", "infer", "train"):
         table.add_column(heading, justify="left" if heading == "ticket" else "right", no_wrap=True)
     structures = list(dict.fromkeys(result.structure for result in results))
-    ordered = sorted(results, key=lambda r: (r.round, structures.index(r.structure), bool(r.twin)))
+    ordered = sorted(results, key=lambda r: (r.round, structures.index(r.structure), bool(r.control)))
     for index, result in enumerate(ordered):
         last_of_round = index + 1 == len(ordered) or ordered[index + 1].round != result.round
         table.add_row(*_row(result), end_section=last_of_round)

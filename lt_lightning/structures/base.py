@@ -9,19 +9,19 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import Anatomy, ChannelGraph
+from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
 from lt_lightning.pruning.layers import Layer as Layer
 from lt_lightning.pruning.masks import Masks, count_kept
 
 Batches = Callable[[int], Sequence[tuple[Tensor, Tensor]]]
-Grain = Literal["kernel_position", "input_channel"]
+Granularity = Literal["kernel_position", "input_channel"]
 Form = Literal["channels", "blocks", "dense", "unstructured"]
 
 _BLOCK = 1 << 18  # weights
 
 
 @dataclass(frozen=True)
-class Subject:
+class StructureInput:
     """A network at the moment a structure looks at it.
 
     Attributes:
@@ -33,7 +33,7 @@ class Subject:
         batches: gives that many training batches (inputs, targets), the same at every call; None where there are none.
     """
 
-    anatomy: Anatomy
+    traced: TracedNetwork
     masks: Masks
     weights: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor] | None = None
@@ -42,12 +42,12 @@ class Subject:
     @property
     def network(self) -> nn.Module:
         """The module itself."""
-        return self.anatomy.network
+        return self.traced.network
 
     @property
     def layers(self) -> Mapping[str, Layer]:
         """Every convolution and linear layer, by name, in the order of the network."""
-        return self.anatomy.layers
+        return self.traced.layers
 
     @property
     def graph(self) -> ChannelGraph:
@@ -56,7 +56,7 @@ class Subject:
         Raises:
             ValueError: if the network cannot be traced.
         """
-        return self.anatomy.graph
+        return self.traced.graph
 
     @property
     def prunable(self) -> list[Layer]:
@@ -70,7 +70,7 @@ class Block:
 
     Attributes:
         rows: output channels, int64.
-        columns: int64, ascending; input channels for the grain `input_channel`, indices into the flattened
+        columns: int64, ascending; input channels for the granularity `input_channel`, indices into the flattened
             (inputs x kernel) axis of one filter for `kernel_position`.
     """
 
@@ -85,7 +85,7 @@ class BlockPlan:
     Blocks of a layer may share rows (their results are added up) but never a weight.
     """
 
-    grain: Grain
+    granularity: Granularity
     blocks: Mapping[str, Sequence[Block]]
 
 
@@ -145,7 +145,7 @@ class LayerReport:
     executed: int
     positions: int
     form: Form
-    held: float = 1.0
+    retained_magnitude: float = 1.0
     note: str = ""
 
     @property
@@ -155,7 +155,7 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
-class Structured:
+class StructureResult:
     """A structure's result.
 
     Attributes:
@@ -180,10 +180,10 @@ class Structure(Protocol):
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Raises ValueError if the structure cannot be applied to this network; called before any training."""
 
-    def __call__(self, subject: Subject) -> Structured: ...
+    def __call__(self, given: StructureInput) -> StructureResult: ...
 
 
-def held_magnitude(weight: Tensor, before: Tensor, after: Tensor) -> float:
+def retained_magnitude(weight: Tensor, before: Tensor, after: Tensor) -> float:
     """Share of the magnitude surviving in the mask `before` that the mask `after` keeps; 1 if none survives."""
     total = held = 0.0
     for values, old, new in in_blocks(weight, before, after):
@@ -217,11 +217,11 @@ class Unstructured:
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Any network will do."""
 
-    def __call__(self, subject: Subject) -> Structured:
+    def __call__(self, given: StructureInput) -> StructureResult:
         layers = {}
-        for name, layer in subject.layers.items():
-            mask = subject.masks.get(layer.weight)
+        for name, layer in given.layers.items():
+            mask = given.masks.get(layer.weight)
             asked = layer.size if mask is None else count_kept(mask)
             form: Form = "dense" if asked == layer.size else "unstructured"
             layers[name] = LayerReport(layer.size, asked, asked, layer.size, layer.positions, form)
-        return Structured({name: mask.clone() for name, mask in subject.masks.items()}, layers)
+        return StructureResult({name: mask.clone() for name, mask in given.masks.items()}, layers)

@@ -18,7 +18,7 @@ from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Livenes
 from lt_lightning.network_graph.liveness import Flags
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import Masks, count_kept
-from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject, in_blocks, masked
+from lt_lightning.structures.base import ChannelPlan, LayerReport, StructureInput, StructureResult, in_blocks, masked
 
 WeightScore = Literal["l1", "l2", "count", "saliency"]
 
@@ -96,9 +96,9 @@ class ChannelChoice(ABC):
         ValueError: if no channel may be dropped.
     """
 
-    def __init__(self, subject: Subject, coupling: Coupling, round_to: int) -> None:
-        self.subject = subject
-        self.graph = subject.graph
+    def __init__(self, given: StructureInput, coupling: Coupling, round_to: int) -> None:
+        self.given = given
+        self.graph = given.graph
         self._coupling = coupling
         self._round_to = round_to
         self._executed: dict[tuple[int, ...], int] = {}
@@ -134,8 +134,8 @@ class ChannelChoice(ABC):
         return units
 
     def _unit(self, writers: tuple[str, ...], scored: list[str]) -> Unit:
-        masks = [self.subject.masks[self.subject.layers[name].weight] for name in scored]
-        scores = self.rank(writers, [self.subject.layers[name] for name in scored])
+        masks = [self.given.masks[self.given.layers[name].weight] for name in scored]
+        scores = self.rank(writers, [self.given.layers[name] for name in scored])
         wide_enough = len(scores) >= 4 * self._round_to
         step = self._round_to if wide_enough else min(self._round_to, max(1, len(scores) // 8))
         density = sum(count_kept(mask) for mask in masks) / sum(mask.numel() for mask in masks)
@@ -146,10 +146,10 @@ class ChannelChoice(ABC):
         return [name for name in followers if self._is_prunable(name) and self._same_channels(writer, name)]
 
     def _same_channels(self, writer: str, follower: str) -> bool:
-        return self.subject.layers[writer].shape[0] == self.subject.layers[follower].shape[0]
+        return self.given.layers[writer].shape[0] == self.given.layers[follower].shape[0]
 
     def _is_prunable(self, name: str) -> bool:
-        return name in self.subject.layers and self.subject.layers[name].weight in self.subject.masks
+        return name in self.given.layers and self.given.layers[name].weight in self.given.masks
 
     # What a choice executes
 
@@ -162,7 +162,7 @@ class ChannelChoice(ABC):
         keys = [tuple(counts) for counts in tried]
         if new := list(dict.fromkeys(key for key in keys if key not in self._executed)):
             liveness = self._liveness(np.array(new))
-            total = sum((executed_weights(layer, liveness) for layer in self.subject.prunable), np.zeros(len(new), int))
+            total = sum((executed_weights(layer, liveness) for layer in self.given.prunable), np.zeros(len(new), int))
             self._executed |= zip(new, total.tolist(), strict=True)
         return [self._executed[key] for key in keys]
 
@@ -175,15 +175,15 @@ class ChannelChoice(ABC):
 
     # The result
 
-    def structured(self, counts: Sequence[int]) -> Structured:
+    def structured(self, counts: Sequence[int]) -> StructureResult:
         """Masks, reports and plan for these counts."""
         liveness = self._liveness(np.array(counts))
-        masks = channel_masks(self.subject, liveness)
-        return Structured(masks, {n: self._report(layer, masks, liveness) for n, layer in self.subject.layers.items()},
-                          channel_plan(liveness))  # fmt: skip
+        masks = channel_masks(self.given, liveness)
+        reports = {name: self._report(layer, masks, liveness) for name, layer in self.given.layers.items()}
+        return StructureResult(masks, reports, channel_plan(liveness))
 
     def _report(self, layer: Layer, masks: Masks, liveness: Liveness) -> LayerReport:
-        before = self.subject.masks.get(layer.weight)
+        before = self.given.masks.get(layer.weight)
         after = masks.get(layer.weight)
         executed = int(executed_weights(layer, liveness))
         kept = layer.size if after is None else count_kept(after)
@@ -194,7 +194,7 @@ class ChannelChoice(ABC):
             executed=executed,
             positions=layer.positions,
             form="channels" if executed < layer.size else "dense",
-            held=1.0 if before is None or kept == layer.size else self._held(layer, liveness),
+            retained_magnitude=1.0 if before is None or kept == layer.size else self._held(layer, liveness),
             note=self._note(layer) if before is not None and executed == layer.size else "",
         )
 
@@ -202,7 +202,7 @@ class ChannelChoice(ABC):
         """Share of a layer's surviving magnitude that is in the channels that are computed."""
         total = float(self.magnitudes[layer.name].sum())
         sides = [liveness.outputs[layer.name], *([liveness.inputs[layer.name]] if layer.groups == 1 else [])]
-        weight, mask = self.subject.weights[layer.weight], self.subject.masks[layer.weight]
+        weight, mask = self.given.weights[layer.weight], self.given.masks[layer.weight]
         for side, flags in enumerate(sides):
             indices = torch.from_numpy(np.flatnonzero(flags))
             weight, mask = weight.index_select(side, indices), mask.index_select(side, indices)
@@ -219,10 +219,10 @@ class ChannelChoice(ABC):
     @cached_property
     def magnitudes(self) -> dict[str, Floats]:
         """The l1 norm of every channel's surviving weights, by layer."""
-        weights, masks = self.subject.weights, self.subject.masks
+        weights, masks = self.given.weights, self.given.masks
         return {
             layer.name: channel_scores(weights[layer.weight], masks[layer.weight], "l1").numpy()
-            for layer in self.subject.prunable
+            for layer in self.given.prunable
         }
 
 
@@ -248,13 +248,13 @@ def executed_weights(layer: Layer, liveness: Liveness) -> NDArray[np.int64]:
     return np.asarray(layer.size)
 
 
-def channel_masks(subject: Subject, liveness: Liveness) -> Masks:
+def channel_masks(given: StructureInput, liveness: Liveness) -> Masks:
     """Masks that keep live channels whole, for every parameter that loses any, and for every prunable weight."""
-    masks = {name: torch.ones_like(mask) for name, mask in subject.masks.items()}
-    parameters = dict(subject.network.named_parameters())
+    masks = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
+    parameters = dict(given.network.named_parameters())
     for name, outputs in liveness.outputs.items():
         keep = torch.from_numpy(outputs)
-        layer = subject.layers.get(name)
+        layer = given.layers.get(name)
         prefix = f"{name}." if name else ""
         if layer is not None and not (keep.all() and liveness.inputs[name].all()):
             masks[layer.weight] = _weight_mask(layer, keep, torch.from_numpy(liveness.inputs[name]))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.base import Structured, Subject
+from lt_lightning.structures.base import StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import ChannelChoice, Coupling, Floats, droppable
 
 Score = Literal["l1", "scale"]
@@ -71,25 +71,25 @@ class Filters:
                 for writers in units:
                     _norms_behind(graph, writers)
 
-    def __call__(self, subject: Subject) -> Structured:
+    def __call__(self, given: StructureInput) -> StructureResult:
         """Structures one round's mask.
 
         Raises:
             ValueError: if the network cannot be traced, or has no channel that may be dropped.
         """
-        choice = _FilterChoice(self, subject)
+        choice = _FilterChoice(self, given)
         return choice.structured(choice.counts())
 
 
 class _FilterChoice(ChannelChoice):
     """One call of `Filters`."""
 
-    def __init__(self, filters: Filters, subject: Subject) -> None:
+    def __init__(self, filters: Filters, given: StructureInput) -> None:
         self._filters = filters
-        super().__init__(subject, filters.coupling, filters.round_to)
+        super().__init__(given, filters.coupling, filters.round_to)
 
     def rank(self, writers: Sequence[str], scored: Sequence[Layer]) -> Floats:
-        weights = self.subject.weights
+        weights = self.given.weights
         if self._filters.score == "scale":
             norms = _norms_behind(self.graph, writers)
             scales: Floats = np.mean([weights[f"{name}.weight"].double().abs().numpy() for name in norms], axis=0)
@@ -100,7 +100,7 @@ class _FilterChoice(ChannelChoice):
 
     def counts(self) -> list[int]:
         """The most channels, taken in one order over all units, that execute no more weights than the mask keeps."""
-        target = kept(self.subject.masks)
+        target = kept(self.given.masks)
         units, ranks, keys = [], [], []
         for index, unit in enumerate(self.units):
             units.append(np.full(unit.channels, index))

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 from torch import Tensor, nn
 
-from lt_lightning.structures.base import Block, Grain, Structured, Subject
+from lt_lightning.structures.base import Block, Granularity, StructureInput, StructureResult
 from lt_lightning.structures.matrices import (
     LEAST,
     Chosen,
@@ -49,13 +49,15 @@ class FixedBlocks:
         ValueError: on construction, for a value out of range; on the call, for weights that are not finite.
     """
 
-    columns: Grain = "input_channel"
+    columns: Granularity = "input_channel"
     filters: int = 32
     channels: int = 16
 
     def __post_init__(self) -> None:
-        if self.columns not in get_args(Grain):
-            raise ValueError(f"fixed_blocks.columns={self.columns!r}: must be one of {', '.join(get_args(Grain))}")
+        if self.columns not in get_args(Granularity):
+            raise ValueError(
+                f"fixed_blocks.columns={self.columns!r}: must be one of {', '.join(get_args(Granularity))}"
+            )
         for name in ("filters", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fixed_blocks.{name}={getattr(self, name)}: must be at least 1")
@@ -68,17 +70,17 @@ class FixedBlocks:
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Any network will do: a layer that cannot be divided is reported dense."""
 
-    def __call__(self, subject: Subject) -> Structured:
+    def __call__(self, given: StructureInput) -> StructureResult:
         """The ticket of `subject`."""
-        matrices = matrices_of(subject, self.columns)
-        return assembled(subject, self.columns, zip(matrices, self._chosen(subject, matrices), strict=True))
+        matrices = matrices_of(given, self.columns)
+        return assembled(given, self.columns, zip(matrices, self._chosen(given, matrices), strict=True))
 
-    def _chosen(self, subject: Subject, matrices: Sequence[Matrix]) -> Iterator[tuple[list[Block], str]]:
+    def _chosen(self, given: StructureInput, matrices: Sequence[Matrix]) -> Iterator[tuple[list[Block], str]]:
         """Blocks and a note for every layer."""
         in_each = self.columns == "input_channel"
         tiles = [_Tiles.of(matrix, self) for matrix in matrices]
         steps = [each.size * (each.groups if in_each else 1) for each in tiles]
-        counts = shared_out(subject, matrices, steps)
+        counts = shared_out(given, matrices, steps)
         for matrix, each, step, count in zip(matrices, tiles, steps, counts, strict=True):
             sums = each.sums(matrix)
             chosen = largest_in_each(sums, count) if in_each else largest_pairs(sums, count)

@@ -15,11 +15,11 @@ from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.base import (
     Block,
     BlockPlan,
-    Grain,
+    Granularity,
     LayerReport,
-    Structured,
-    Subject,
-    held_magnitude,
+    StructureInput,
+    StructureResult,
+    retained_magnitude,
 )
 
 Values = NDArray[np.float64]
@@ -144,15 +144,15 @@ class Matrix:
     survives: Tensor
 
     @classmethod
-    def of(cls, layer: Layer, subject: Subject, grain: Grain) -> Matrix:
+    def of(cls, layer: Layer, given: StructureInput, granularity: Granularity) -> Matrix:
         """The matrix of a layer.
 
         Raises:
             ValueError: if a weight is not finite.
         """
-        rows, columns = _shape(layer, grain)
-        survives = subject.masks[layer.weight]
-        magnitude = (subject.weights[layer.weight].detach() * survives).abs_().double()
+        rows, columns = _shape(layer, granularity)
+        survives = given.masks[layer.weight]
+        magnitude = (given.weights[layer.weight].detach() * survives).abs_().double()
         if not bool(magnitude.amax().isfinite()):
             raise ValueError(f"{layer.weight}: holds values that are not finite, so it cannot be regrouped")
         return cls(layer, rows, columns, layer.size // (rows * columns), magnitude, survives)
@@ -176,12 +176,12 @@ class Matrix:
         return inside.repeat_interleave(self.taps, dim=1).reshape(self.layer.shape)
 
 
-def matrices_of(subject: Subject, grain: Grain) -> list[Matrix]:
+def matrices_of(given: StructureInput, granularity: Granularity) -> list[Matrix]:
     """Of the prunable layers that can be divided into blocks."""
-    return [Matrix.of(layer, subject, grain) for layer in subject.prunable if _why_dense(layer, grain) is None]
+    return [Matrix.of(layer, given, granularity) for layer in given.prunable if _why_dense(layer, granularity) is None]
 
 
-def shared_out(subject: Subject, matrices: Sequence[Matrix], steps: Sequence[int]) -> list[int]:
+def shared_out(given: StructureInput, matrices: Sequence[Matrix], steps: Sequence[int]) -> list[int]:
     """How many steps every layer keeps, so that all keep as many weights as the unstructured masks; see `apportion`.
 
     Args:
@@ -191,21 +191,23 @@ def shared_out(subject: Subject, matrices: Sequence[Matrix], steps: Sequence[int
     """
     most = [matrix.layer.size // step for matrix, step in zip(matrices, steps, strict=True)]
     divided = {matrix.layer.weight for matrix in matrices}
-    dense = sum(mask.numel() for name, mask in subject.masks.items() if name not in divided)
-    return apportion([matrix.asked for matrix in matrices], steps, most, total=kept(subject.masks) - dense)
+    dense = sum(mask.numel() for name, mask in given.masks.items() if name not in divided)
+    return apportion([matrix.asked for matrix in matrices], steps, most, total=kept(given.masks) - dense)
 
 
-def assembled(subject: Subject, grain: Grain, found: Iterable[tuple[Matrix, tuple[list[Block], str]]]) -> Structured:
+def assembled(
+    given: StructureInput, granularity: Granularity, found: Iterable[tuple[Matrix, tuple[list[Block], str]]]
+) -> StructureResult:
     """The ticket of these blocks.
 
     Args:
         subject: that was structured.
-        grain: of the blocks' columns.
+        granularity: of the blocks' columns.
         found: blocks of each layer that was divided, and a note. One without blocks, or all of whose weights are in
             some, is executed dense.
     """
-    masks = {name: torch.ones_like(mask) for name, mask in subject.masks.items()}
-    reports = {layer.name: _dense(layer, subject, grain) for layer in subject.layers.values()}
+    masks = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
+    reports = {layer.name: _dense(layer, given, granularity) for layer in given.layers.values()}
     blocks: dict[str, Sequence[Block]] = {}
     for matrix, (of_layer, note) in found:
         layer = matrix.layer
@@ -215,7 +217,7 @@ def assembled(subject: Subject, grain: Grain, found: Iterable[tuple[Matrix, tupl
         if not whole:
             masks[layer.weight] = mask
             blocks[layer.name] = of_layer
-        weight, before = subject.weights[layer.weight], subject.masks[layer.weight]
+        weight, before = given.weights[layer.weight], given.masks[layer.weight]
         reports[layer.name] = LayerReport(
             size=layer.size,
             asked=matrix.asked,
@@ -223,10 +225,10 @@ def assembled(subject: Subject, grain: Grain, found: Iterable[tuple[Matrix, tupl
             executed=layer.size if whole else count,
             positions=layer.positions,
             form="dense" if whole else "blocks",
-            held=1.0 if whole else held_magnitude(weight, before, mask),
+            retained_magnitude=1.0 if whole else retained_magnitude(weight, before, mask),
             note=note,
         )
-    return Structured(masks, reports, BlockPlan(grain, blocks) if blocks else None)
+    return StructureResult(masks, reports, BlockPlan(granularity, blocks) if blocks else None)
 
 
 def group_count(rows: int, size: int) -> int:
@@ -242,31 +244,31 @@ def blocks_of(labels: Labels, chosen: Chosen) -> list[Block]:
     ]
 
 
-def _shape(layer: Layer, grain: Grain) -> tuple[int, int]:
+def _shape(layer: Layer, granularity: Granularity) -> tuple[int, int]:
     """Rows and columns of a layer's matrix."""
     rows, inputs = layer.shape[:2]
-    return rows, inputs if grain == "input_channel" else layer.size // rows
+    return rows, inputs if granularity == "input_channel" else layer.size // rows
 
 
-def _why_dense(layer: Layer, grain: Grain) -> str | None:
+def _why_dense(layer: Layer, granularity: Granularity) -> str | None:
     """Why a layer cannot be grouped; None if it can."""
     if layer.groups > 1:
         return "grouped convolution: its filters share no inputs"
-    rows, columns = _shape(layer, grain)
+    rows, columns = _shape(layer, granularity)
     if min(rows, columns) < 2:
         return f"a matrix of {rows} x {columns} cannot be grouped"
     return None
 
 
-def _dense(layer: Layer, subject: Subject, grain: Grain) -> LayerReport:
+def _dense(layer: Layer, given: StructureInput, granularity: Granularity) -> LayerReport:
     """The report of a layer that is executed whole."""
-    prunable = layer.weight in subject.masks
+    prunable = layer.weight in given.masks
     return LayerReport(
         size=layer.size,
-        asked=int(subject.masks[layer.weight].count_nonzero()) if prunable else layer.size,
+        asked=int(given.masks[layer.weight].count_nonzero()) if prunable else layer.size,
         kept=layer.size,
         executed=layer.size,
         positions=layer.positions,
         form="dense",
-        note=(_why_dense(layer, grain) or "") if prunable else "",
+        note=(_why_dense(layer, granularity) or "") if prunable else "",
     )

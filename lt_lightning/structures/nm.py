@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import Layer, find_layers
-from lt_lightning.structures.base import LayerReport, NMPlan, Structured, Subject, held_magnitude
+from lt_lightning.structures.base import LayerReport, NMPlan, StructureInput, StructureResult, retained_magnitude
 
 # Multiples that both of PyTorch's 2:4 kernels (CUTLASS, cuSPARSELt) take in half precision.
 _ROWS, _COLUMNS = 32, 64
@@ -58,17 +58,15 @@ class NM:
         if not any(self._fits(layer) for layer in find_layers(network, example).values()):
             raise ValueError(f"structure.nm.m={self.m}: no layer of the network has a multiple of {self.m} inputs")
 
-    def __call__(self, subject: Subject) -> Structured:
+    def __call__(self, given: StructureInput) -> StructureResult:
         """The N:M ticket of `subject`."""
-        masks = {name: torch.ones_like(mask) for name, mask in subject.masks.items()}
-        for layer in subject.prunable:
+        masks = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
+        for layer in given.prunable:
             if self._fits(layer):
-                masks[layer.weight] = nm_mask(self._scores(layer, subject), self.n, self.m)
-        executable = tuple(layer.name for layer in subject.prunable if self._is_executable(layer))
-        reports = {
-            name: self._report(layer, subject, masks.get(layer.weight)) for name, layer in subject.layers.items()
-        }
-        return Structured(masks, reports, NMPlan(self.n, self.m, executable) if executable else None)
+                masks[layer.weight] = nm_mask(self._scores(layer, given), self.n, self.m)
+        executable = tuple(layer.name for layer in given.prunable if self._is_executable(layer))
+        reports = {name: self._report(layer, given, masks.get(layer.weight)) for name, layer in given.layers.items()}
+        return StructureResult(masks, reports, NMPlan(self.n, self.m, executable) if executable else None)
 
     def _fits(self, layer: Layer) -> bool:
         return layer.shape[1] % self.m == 0
@@ -77,18 +75,18 @@ class NM:
         matrix = layer.groups == 1 and layer.size == layer.shape[0] * layer.shape[1]
         return (self.n, self.m) == (2, 4) and matrix and layer.shape[0] % _ROWS == layer.shape[1] % _COLUMNS == 0
 
-    def _scores(self, layer: Layer, subject: Subject) -> Tensor:
+    def _scores(self, layer: Layer, given: StructureInput) -> Tensor:
         """Magnitudes; those of pruned weights, mostly zero, below all that survive."""
-        magnitude = subject.weights[layer.weight].detach().double().abs()
+        magnitude = given.weights[layer.weight].detach().double().abs()
         if not bool(magnitude.isfinite().all()):
             raise ValueError(f"{layer.weight}: holds values that are not finite, so none of them can be chosen")
-        return magnitude + (magnitude.max() + 1) * subject.masks[layer.weight]
+        return magnitude + (magnitude.max() + 1) * given.masks[layer.weight]
 
-    def _report(self, layer: Layer, subject: Subject, mask: Tensor | None) -> LayerReport:
-        before = subject.masks.get(layer.weight)
+    def _report(self, layer: Layer, given: StructureInput, mask: Tensor | None) -> LayerReport:
+        before = given.masks.get(layer.weight)
         if before is None or mask is None:
             return LayerReport(layer.size, layer.size, layer.size, layer.size, layer.positions, "dense")
-        held = held_magnitude(subject.weights[layer.weight], before, mask)
+        held = retained_magnitude(given.weights[layer.weight], before, mask)
         return LayerReport(
             size=layer.size,
             asked=int(before.count_nonzero()),
@@ -96,7 +94,7 @@ class NM:
             executed=layer.size,
             positions=layer.positions,
             form="unstructured" if self._fits(layer) else "dense",
-            held=held,
+            retained_magnitude=held,
             note=self._note(layer),
         )
 

@@ -15,14 +15,14 @@ def plan_to_json(plan: Plan | None) -> dict[str, Any] | None:
     """The plan as JSON values.
 
     >>> plan_to_json(BlockPlan("input_channel", {"conv": [Block(torch.tensor([0, 2]), torch.tensor([1]))]}))
-    {'kind': 'blocks', 'grain': 'input_channel', 'blocks': {'conv': [[[0, 2], [1]]]}}
+    {'kind': 'blocks', 'granularity': 'input_channel', 'blocks': {'conv': [[[0, 2], [1]]]}}
     """
     match plan:
         case BlockPlan():
             blocks = {
                 name: [[b.rows.tolist(), b.columns.tolist()] for b in found] for name, found in plan.blocks.items()
             }
-            return {"kind": "blocks", "grain": plan.grain, "blocks": blocks}
+            return {"kind": "blocks", "granularity": plan.granularity, "blocks": blocks}
         case ChannelPlan():
             return {"kind": "channels", "outputs": _lists(plan.outputs), "inputs": _lists(plan.inputs)}
         case NMPlan():
@@ -49,7 +49,7 @@ def plan_from_json(values: Mapping[str, Any] | None) -> Plan | None:
                 name: [Block(_indices(rows), _indices(columns)) for rows, columns in found]
                 for name, found in values["blocks"].items()
             }
-            return BlockPlan(values["grain"], blocks)
+            return BlockPlan(values["granularity"], blocks)
         case _:
             raise ValueError(f"there is no plan of the kind {values.get('kind')!r}: must be channels, blocks or n_m")
 

@@ -17,7 +17,7 @@ from lt_lightning.evaluation import evaluating
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.base import Structured, Subject
+from lt_lightning.structures.base import StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import (
     ChannelChoice,
     Coupling,
@@ -31,7 +31,7 @@ from lt_lightning.structures.channel_choice import (
 Norm = Literal["l1", "l2"]
 
 
-def feature_norms(subject: Subject, norm: Norm, count: int) -> dict[str, Floats]:
+def feature_norms(given: StructureInput, norm: Norm, count: int) -> dict[str, Floats]:
     """The norm of every channel of what each prunable layer puts out, over some batches (paper, section 3.2, ablation).
 
     That is the layer's own output: with its bias, before BatchNorm and activation. The network is a copy with the
@@ -48,29 +48,29 @@ def feature_norms(subject: Subject, norm: Norm, count: int) -> dict[str, Floats]
     Raises:
         ValueError: if batches, or values of the network, are missing.
     """
-    if subject.batches is None:
+    if given.batches is None:
         raise ValueError(
             f"structure.refill.score='feature_{norm}' needs training batches, and none were given: pass `batches`, or "
             "score by l1, l2, count or saliency"
         )
-    network = _masked(subject)
+    network = _masked(given)
     sums: dict[str, Tensor] = {}
-    for layer in subject.prunable:
+    for layer in given.prunable:
         network.get_submodule(layer.name).register_forward_hook(_adding_up(sums, layer.name, norm))
     dtype = next(network.parameters()).dtype
     with evaluating(network):
-        for images, _ in subject.batches(count):
+        for images, _ in given.batches(count):
             network.to(images.device)(images.to(dtype) if images.is_floating_point() else images)
     return {name: (total if norm == "l1" else total.sqrt()).cpu().numpy() for name, total in sums.items()}
 
 
-def _masked(subject: Subject) -> nn.Module:
+def _masked(given: StructureInput) -> nn.Module:
     """A copy of the network with the values that are looked at, and their type."""
-    network: nn.Module = copy.deepcopy(subject.network)
-    if missing := sorted(network.state_dict().keys() - subject.weights.keys()):
+    network: nn.Module = copy.deepcopy(given.network)
+    if missing := sorted(network.state_dict().keys() - given.weights.keys()):
         raise ValueError(f"feature maps need every parameter and buffer of the network: {missing[0]} is not in weights")
-    state = {name: subject.weights[name].contiguous() for name in network.state_dict()}  # else it is rounded otherwise
-    state |= {name: state[name] * mask for name, mask in subject.masks.items()}
+    state = {name: given.weights[name].contiguous() for name in network.state_dict()}  # else it is rounded otherwise
+    state |= {name: state[name] * mask for name, mask in given.masks.items()}
     network.load_state_dict(state, assign=True)
     return network
 
@@ -161,23 +161,23 @@ class Refill:
         """
         droppable(ChannelGraph(network, example), self.coupling)
 
-    def __call__(self, subject: Subject) -> Structured:
+    def __call__(self, given: StructureInput) -> StructureResult:
         """Structures one round's mask.
 
         Raises:
             ValueError: if the network cannot be traced, has no channel that may be dropped, or gradients or batches are
                 missing.
         """
-        choice = _RefillChoice(self, subject)
+        choice = _RefillChoice(self, given)
         return choice.structured(choice.counts())
 
 
 class _RefillChoice(ChannelChoice):
     """One call of `Refill`."""
 
-    def __init__(self, options: Refill, subject: Subject) -> None:
+    def __init__(self, options: Refill, given: StructureInput) -> None:
         self.options = options
-        super().__init__(subject, options.coupling, options.round_to)
+        super().__init__(given, options.coupling, options.round_to)
 
     # Which channels
 
@@ -192,18 +192,18 @@ class _RefillChoice(ChannelChoice):
             return self._feature_norms[layer.name]
         if score == "l1":
             return self.magnitudes[layer.name]
-        mask = self.subject.masks[layer.weight]
-        gradients = self.subject.gradients
+        mask = self.given.masks[layer.weight]
+        gradients = self.given.gradients
         if self.options.needs_gradients and gradients is None:
             raise ValueError("structure.refill.score='saliency' needs gradients, and none were given")
         gradient = gradients[layer.weight] if gradients is not None else None
-        scores: Floats = channel_scores(self.subject.weights[layer.weight], mask, score, gradient).numpy()
+        scores: Floats = channel_scores(self.given.weights[layer.weight], mask, score, gradient).numpy()
         return scores
 
     @cached_property
     def _feature_norms(self) -> dict[str, Floats]:
         norm: Norm = "l1" if self.options.score == "feature_l1" else "l2"
-        return feature_norms(self.subject, norm, self.options.batches)
+        return feature_norms(self.given, norm, self.options.batches)
 
     # How many channels
 
@@ -211,7 +211,7 @@ class _RefillChoice(ChannelChoice):
         if self.options.match == "filters":
             counts = [unit.rounded(unit.density * unit.channels) for unit in self.units]
         else:
-            counts = self._counts_for(kept(self.subject.masks))
+            counts = self._counts_for(kept(self.given.masks))
         return [self._with_extra(unit, count) for unit, count in zip(self.units, counts, strict=True)]
 
     def _with_extra(self, unit: Unit, count: int) -> int:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from torch import Tensor, nn
 
-from lt_lightning.structures.base import Block, Grain, Structured, Subject
+from lt_lightning.structures.base import Block, Granularity, StructureInput, StructureResult
 from lt_lightning.structures.clustering import Method, cluster
 from lt_lightning.structures.matrices import (
     LEAST,
@@ -77,7 +77,7 @@ class Regroup:
         ValueError: on construction, for a value out of range; on the call, for weights that are not finite.
     """
 
-    columns: Grain = "kernel_position"
+    columns: Granularity = "kernel_position"
     group_size: int = 32
     clustering: Method = "best"
     budget: Budget = "match"
@@ -89,7 +89,7 @@ class Regroup:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("columns", Grain), ("clustering", Method), ("budget", Budget)):
+        for name, allowed in (("columns", Granularity), ("clustering", Method), ("budget", Budget)):
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(
                     f"regroup.{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(allowed))}"
@@ -114,13 +114,13 @@ class Regroup:
         """False: columns are chosen by magnitude."""
         return False
 
-    def __call__(self, subject: Subject) -> Structured:
+    def __call__(self, given: StructureInput) -> StructureResult:
         """The regrouped ticket of `subject`."""
-        matrices = matrices_of(subject, self.columns)
-        found = self._match(matrices, subject) if self.budget == "match" else self._threshold(matrices)
-        return assembled(subject, self.columns, zip(matrices, found, strict=True))
+        matrices = matrices_of(given, self.columns)
+        found = self._match(matrices, given) if self.budget == "match" else self._threshold(matrices)
+        return assembled(given, self.columns, zip(matrices, found, strict=True))
 
-    def _match(self, matrices: Sequence[Matrix], subject: Subject) -> Iterator[tuple[list[Block], str]]:
+    def _match(self, matrices: Sequence[Matrix], given: StructureInput) -> Iterator[tuple[list[Block], str]]:
         """Blocks and a note for every layer; together they keep as many weights as the masks."""
         in_each = self.columns == "input_channel"
         units = [self._unit(matrix) for matrix in matrices]
@@ -128,7 +128,7 @@ class Regroup:
             unit * matrix.taps * (matrix.rows if in_each else self._length(matrix))
             for unit, matrix in zip(units, matrices, strict=True)
         ]
-        counts = shared_out(subject, matrices, steps)
+        counts = shared_out(given, matrices, steps)
 
         for matrix, unit, step, count in zip(matrices, units, steps, counts, strict=True):
             rule = partial(largest_in_each if in_each else largest_pairs, count=unit * count)

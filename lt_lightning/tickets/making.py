@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from lt_lightning.files import write_json, write_tensors
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.masks import Masks, count_kept, digest
-from lt_lightning.structures.base import Batches, LayerReport, Structure, Subject, Unstructured
+from lt_lightning.structures.base import Batches, LayerReport, Structure, StructureInput, Unstructured
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 
@@ -22,7 +22,7 @@ class Ratios:
     """Of a ticket to the dense network.
 
     Attributes:
-        density_asked: share of the prunable weights that the round's unstructured mask keeps.
+        target_density: share of the prunable weights that the round's unstructured mask keeps.
         density: share of the prunable weights that the ticket executes; for an unstructured ticket, which cannot be
             executed sparsely, the share that it keeps.
         params_ratio: parameters to store, over all of the network's.
@@ -30,7 +30,7 @@ class Ratios:
             unstructured ticket.
     """
 
-    density_asked: float
+    target_density: float
     density: float
     params_ratio: float
     flops_ratio: float
@@ -94,14 +94,14 @@ def structure_ticket(
     """
     if ticket.trained is None:
         raise ValueError(f"structure {name!r} scores trained weights, and the ticket holds none")
-    subject = Subject(Anatomy(network, example), ticket.masks, ticket.trained, gradients, batches)
-    return make_ticket(name, structure, subject, ticket.rewind, _lineage(ticket.card))
+    given = StructureInput(TracedNetwork(network, example), ticket.masks, ticket.trained, gradients, batches)
+    return make_ticket(name, structure, given, ticket.rewind, _lineage(ticket.card))
 
 
 def make_ticket(
     name: str,
     structure: Structure,
-    subject: Subject,
+    given: StructureInput,
     rewind: Mapping[str, Tensor],
     card: Mapping[str, Any] | None = None,
 ) -> Ticket:
@@ -117,14 +117,14 @@ def make_ticket(
     Raises:
         ValueError: if gradients or batches are needed and missing.
     """
-    if structure.needs_gradients and subject.gradients is None:
+    if structure.needs_gradients and given.gradients is None:
         raise ValueError(
             f"structure {name!r} needs gradients: set pruning.gradient_batches to the number of batches "
             "to sum them over"
         )
-    structured = structure(subject)
-    prunable = [layer.name for layer in subject.prunable]
-    parameters = {key: parameter.numel() for key, parameter in subject.network.named_parameters()}
+    structured = structure(given)
+    prunable = [layer.name for layer in given.prunable]
+    parameters = {key: parameter.numel() for key, parameter in given.network.named_parameters()}
     facts = {
         **(card or {}),
         "structure": name,
@@ -159,9 +159,9 @@ class RoundTickets:
     trained: str
     card: Mapping[str, Any]
 
-    def make(self, number: int, subject: Subject, rewind: Mapping[str, Tensor]) -> Ticket:
+    def make(self, number: int, given: StructureInput, rewind: Mapping[str, Tensor]) -> Ticket:
         """The ticket that a round trains, from the masks of its beginning."""
-        return self._made(number, self._trained_in(number), subject, rewind)
+        return self._made(number, self._trained_in(number), given, rewind)
 
     def begin(self, number: int, ticket: Ticket) -> None:
         """Writes the ticket that a round is about to train."""
@@ -179,7 +179,7 @@ class RoundTickets:
             raise ValueError(f"mask integrity: {path} holds other masks than round {number} trains")
         return ticket
 
-    def end(self, number: int, ticket: Ticket, subject: Subject, training: Mapping[str, Any]) -> None:
+    def end(self, number: int, ticket: Ticket, given: StructureInput, training: Mapping[str, Any]) -> None:
         """Writes what a round came to: its ticket, trained to the subject's weights, and one for each structure.
 
         Args:
@@ -188,12 +188,12 @@ class RoundTickets:
             subject: the network with the round's masks and trained weights.
             training: `best_epoch`, `metrics` and `train_seconds`, for the trained ticket's card.
         """
-        ticket.with_training(subject.weights, **training).save(self._path(number, self._trained_in(number)))
-        if subject.gradients is not None:
-            write_tensors(self._folder(number) / "gradients.pt", subject.gradients)
+        ticket.with_training(given.weights, **training).save(self._path(number, self._trained_in(number)))
+        if given.gradients is not None:
+            write_tensors(self._folder(number) / "gradients.pt", given.gradients)
         if number > 0 and self.trained == UNSTRUCTURED:
             for name in self.structures:
-                self._made(number, name, subject, ticket.rewind).save(self._path(number, name))
+                self._made(number, name, given, ticket.rewind).save(self._path(number, name))
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes `rounds.json`: what every round reached. Tickets of rounds that it lacks are not to be taken."""
@@ -208,9 +208,9 @@ class RoundTickets:
     def _history(self) -> Path:
         return self.directory / "rounds.json"
 
-    def _made(self, number: int, name: str, subject: Subject, rewind: Mapping[str, Tensor]) -> Ticket:
+    def _made(self, number: int, name: str, given: StructureInput, rewind: Mapping[str, Tensor]) -> Ticket:
         structure = self.structures.get(name, Unstructured())
-        return make_ticket(name, structure, subject, rewind, {"round": number, **self.card})
+        return make_ticket(name, structure, given, rewind, {"round": number, **self.card})
 
     def _trained_in(self, number: int) -> str:
         return self.trained if number > 0 else DENSE

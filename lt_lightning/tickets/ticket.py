@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lt_lightning.files import write_bytes, write_json
 from lt_lightning.pruning.masks import Masks, digest, pack, unpack
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Form, Grain, LayerReport, NMPlan, Plan
+from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Form, Granularity, LayerReport, NMPlan, Plan
 
 SCHEMA = 1
 LONGEST_HEADER = 100_000_000  # bytes; what safetensors allows, too
@@ -160,7 +160,7 @@ class Ticket:
 
     def _readable_layers(self) -> dict[str, Any]:
         return {
-            name: {"density_asked": report.asked / report.size, "density": report.density, **asdict(report)}
+            name: {"target_density": report.asked / report.size, "density": report.density, **asdict(report)}
             for name, report in self.layers.items()
         }
 
@@ -253,7 +253,7 @@ def _plan_card(plan: Plan | None) -> dict[str, Any] | None:
     match plan:
         case BlockPlan():
             counts = {name: len(blocks) for name, blocks in plan.blocks.items()}
-            return {"kind": "blocks", "grain": plan.grain, "blocks": counts}
+            return {"kind": "blocks", "granularity": plan.granularity, "blocks": counts}
         case ChannelPlan():
             return {"kind": "channels"}
         case NMPlan():
@@ -292,8 +292,8 @@ def _plan_from(card: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) ->
     elif card is not None and card["kind"] == "n_m":
         plan = NMPlan(card["n"], card["m"], tuple(card["layers"]))
     elif card is not None:
-        if card["kind"] != "blocks" or card["grain"] not in get_args(Grain):
-            raise ValueError(f"there is no plan of the kind {card['kind']}, {card.get('grain')}")
+        if card["kind"] != "blocks" or card["granularity"] not in get_args(Granularity):
+            raise ValueError(f"there is no plan of the kind {card['kind']}, {card.get('granularity')}")
         blocks = {
             name: [
                 Block(tensors[f"{name}/{index}/rows"].long(), tensors[f"{name}/{index}/columns"].long())
@@ -301,7 +301,7 @@ def _plan_from(card: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) ->
             ]
             for name, count in card["blocks"].items()
         }
-        plan = BlockPlan(card["grain"], blocks)
+        plan = BlockPlan(card["granularity"], blocks)
     _agree("the plan's indices", _plan_tensors(plan), tensors)
     if any(values.ndim != 1 or values.dtype != torch.int32 for values in tensors.values()):
         raise ValueError("the plan's indices are no lists of int32")
@@ -314,7 +314,7 @@ def _plan_indices(plan: Plan | None) -> Iterator[tuple[str, Limit, Tensor]]:
         for name, blocks in plan.blocks.items():
             for block in blocks:
                 yield name, _outputs, block.rows
-                yield name, _inputs if plan.grain == "input_channel" else _columns, block.columns
+                yield name, _inputs if plan.granularity == "input_channel" else _columns, block.columns
     elif isinstance(plan, ChannelPlan):
         for name, channels in plan.outputs.items():
             yield name, _outputs, channels

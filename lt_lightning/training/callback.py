@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.criteria import Context, Criterion, Magnitude
 from lt_lightning.pruning.densities import densities
 from lt_lightning.pruning.enforcement import check_masks, collapsed, packed
@@ -22,7 +22,7 @@ from lt_lightning.pruning.masks import Masks, density, kept, size
 from lt_lightning.pruning.rewinding import Mode, Restart, RewindPoint, Step
 from lt_lightning.pruning.selection import Scope, prune, prune_each
 from lt_lightning.pruning.sparsifiers import Aim, Sparsification, Sparsifier
-from lt_lightning.structures.base import Structure, Subject
+from lt_lightning.structures.base import Structure, StructureInput
 from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.layer_counts import layer_counts
 from lt_lightning.tickets.making import RoundTickets
@@ -158,7 +158,7 @@ class LotteryTicketPruning(MaskedTraining):
         self._sparsify_seconds = 0.0
         self._last_rates: list[list[float]] = []
         self._example = torch.empty(0)
-        self._anatomy: Anatomy | None = None
+        self._traced: TracedNetwork | None = None
         self.timeline = Timeline()
 
     # Hooks
@@ -178,9 +178,9 @@ class LotteryTicketPruning(MaskedTraining):
         check_precision(trainer, self.sparsifier)
         self.timeline = Timeline(trainer.max_epochs, rewind, self.rounds, 1 if self.sparsifier is None else 2)
         self._example = example_input(trainer, pl_module)
-        self._anatomy = Anatomy(self.network_of(pl_module), self._example)
+        self._traced = TracedNetwork(self.network_of(pl_module), self._example)
         if not self.masks:
-            self.masks = self._full_masks(self._anatomy)
+            self.masks = self._full_masks(self._traced)
         for structure in self.structures.values():
             structure.check(self.network_of(pl_module), self._example)
         extend_to(trainer, self.timeline.total_epochs)
@@ -193,8 +193,8 @@ class LotteryTicketPruning(MaskedTraining):
                 self._sparsification = Sparsification.resumed(self.sparsifier, network, self._sparsification_state)
                 self._sparsification_state = None
             elif self.round > 0 and trainer.is_global_zero:
-                self._tickets.begun(self.round, self.held_masks)
-            self.hold(trainer, network, self.held_masks)
+                self._tickets.begun(self.round, self.enforced_masks)
+            self.hold(trainer, network, self.enforced_masks)
             self.start_clock()
         else:
             self.start_training()
@@ -234,7 +234,7 @@ class LotteryTicketPruning(MaskedTraining):
             self._capture(trainer, pl_module)
         if self._sparsification is not None and self._sparsification.after_step():
             self.masks = self._sparsification.masks
-            self.hold(trainer, self.network_of(pl_module), self.held_masks | self.masks)
+            self.hold(trainer, self.network_of(pl_module), self.enforced_masks | self.masks)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -289,7 +289,7 @@ class LotteryTicketPruning(MaskedTraining):
             trainer.optimizers, schedules_of(trainer), momentum=self.scores_from == "rewound"
         )
         # A structure that the last round trained holds more than weights.
-        self.hold(trainer, network, (self.held_masks if self.scores_from == "trained" else {}) | self.masks)
+        self.hold(trainer, network, (self.enforced_masks if self.scores_from == "trained" else {}) | self.masks)
         self._gradients = {}
         steps = self.timeline.epochs_per_training * steps_per_epoch(trainer)
         self._sparsification = Sparsification(sparsifier, network, Aim(self.masks, wanted, self._scope, steps))
@@ -377,10 +377,10 @@ class LotteryTicketPruning(MaskedTraining):
             )
         rank_zero_warn(told)
 
-    def _subject(self, trainer: pl.Trainer, weights: Mapping[str, Tensor]) -> Subject:
-        assert self._anatomy is not None
+    def _subject(self, trainer: pl.Trainer, weights: Mapping[str, Tensor]) -> StructureInput:
+        assert self._traced is not None
         batches = partial(plain_batches, trainer)
-        return Subject(self._anatomy, self.masks, weights, self._summed_gradients(), batches)
+        return StructureInput(self._traced, self.masks, weights, self._summed_gradients(), batches)
 
     def _end_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = self.network_of(pl_module)
@@ -402,15 +402,15 @@ class LotteryTicketPruning(MaskedTraining):
         self.best = {}
 
     def _save_round(self, trainer: pl.Trainer, trained: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        subject = self._subject(trainer, trained)
+        given = self._subject(trainer, trained)
         if self.round == 0:
             assert self._point is not None
             start = {name: value.cpu() for name, value in self._point.network.items()}
-            ticket = self._tickets.make(0, subject, start)
+            ticket = self._tickets.make(0, given, start)
         else:
-            ticket = self._tickets.begun(self.round, self.held_masks)
+            ticket = self._tickets.begun(self.round, self.enforced_masks)
         training = {key: facts[key] for key in ("best_epoch", "metrics", "train_seconds")}
-        self._tickets.end(self.round, ticket, subject, training)
+        self._tickets.end(self.round, ticket, given, training)
         self._tickets.write_history(self.history)
 
     @property
@@ -420,8 +420,8 @@ class LotteryTicketPruning(MaskedTraining):
 
     # Parts
 
-    def _full_masks(self, anatomy: Anatomy) -> Masks:
-        masks = full_masks(prunable_layers(anatomy.layers, self.exempt))
+    def _full_masks(self, traced: TracedNetwork) -> Masks:
+        masks = full_masks(prunable_layers(traced.layers, self.exempt))
         if self.densities and round(self.densities[-1] * size(masks)) < 1:
             raise ValueError(
                 f"pruning.rounds={self.rounds} at pruning.rate={self.rate} would leave none of {size(masks)} weights"

@@ -13,10 +13,10 @@ from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 
 from lt_lightning.pruning.enforcement import (
-    HeldMasks,
+    EnforcedMasks,
+    check_enforced,
     check_finite,
     check_gradients,
-    check_held,
     check_masks,
     check_zeros,
     packed,
@@ -53,8 +53,8 @@ class MaskedTraining(pl.Callback):
     def _reset(self) -> None:
         """Forgets every fit before."""
         self.best: dict[str, Any] = {}
-        self.held_masks: Masks = {}
-        self._held: HeldMasks | None = None
+        self.enforced_masks: Masks = {}
+        self._held: EnforcedMasks | None = None
         self._reference: dict[str, Tensor] = {}
         self._stepped = True
         self._seconds = 0.0
@@ -75,9 +75,9 @@ class MaskedTraining(pl.Callback):
 
     def hold(self, trainer: pl.Trainer, network: nn.Module, masks: Masks) -> None:
         """From now on these weights are zero: in the network, in the optimizers, and after every step."""
-        self.held_masks = masks
+        self.enforced_masks = masks
         self._reference = packed(masks)
-        self._held = HeldMasks(network, masks)
+        self._held = EnforcedMasks(network, masks)
         self._held.zero_weights()
         self._held.zero_gradients()  # of the step before, which nobody needs any more
         self._held.zero_optimizer_state(trainer.optimizers)
@@ -128,10 +128,10 @@ class MaskedTraining(pl.Callback):
         """
         if self._held is None:
             return
-        check_masks(self.held_masks, self._reference, "held")
+        check_masks(self.enforced_masks, self._reference, "enforced")
         applied = {name: factor.bool() for name, factor in self._held.factors.items()}
         check_masks(applied, self._reference, "applied")
-        check_held(self._held, trainer.optimizers)
+        check_enforced(self._held, trainer.optimizers)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -174,10 +174,10 @@ class MaskedTraining(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins only, since Lightning loads checkpoints weights-only."""
-        return {"held_masks": self.held_masks, "best": self.best, "seconds": self.seconds()}
+        return {"enforced_masks": self.enforced_masks, "best": self.best, "seconds": self.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.held_masks = state_dict["held_masks"]
+        self.enforced_masks = state_dict["enforced_masks"]
         self.best = state_dict["best"]
         self._seconds = state_dict["seconds"]
 

@@ -20,7 +20,7 @@ from benchmarks.training.stepwise import Pause, Stepwise
 from benchmarks.training.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Setting, Task, real, synthetic
 from lt_lightning.data.augment import crop, flip, normalise
 from lt_lightning.data.cifar import Cifar10
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.pruning.enforcement import EnforcedMasks
 
 SAMPLES = 3
 
@@ -72,7 +72,7 @@ def test_losses_are_those_of_a_loop_with_masks(steps: Mapping[str, Step]) -> Non
     """Written anew here: from the initial values, masked, on the batches of epoch 1."""
     whole = task()
     trained = whole.copy()
-    held = HeldMasks(trained, whole.masks)
+    held = EnforcedMasks(trained, whole.masks)
     held.zero_weights()
     optimizer = torch.optim.SGD(trained.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY)
     losses = []

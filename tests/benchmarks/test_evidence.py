@@ -16,14 +16,16 @@ ROOT = Path(__file__).resolve().parents[2]
 DENSE_ACCURACY = 0.9
 
 
-def result(structure: str, seed: int, number: int, difference: float, twin: str = "", density: float = 0.26) -> Result:
-    folder = f"{structure}-{twin}" if twin else structure
+def result(
+    structure: str, seed: int, number: int, difference: float, control: str = "", density: float = 0.26
+) -> Result:
+    folder = f"{structure}-{control}" if control else structure
     return Result(
-        data="d", model="m", seed=seed, round=number, structure=structure, density_asked=0.26, density=density,
+        data="d", model="m", seed=seed, round=number, structure=structure, target_density=0.26, density=density,
         accuracy=DENSE_ACCURACY + difference, dense_accuracy=DENSE_ACCURACY, params_ratio=0.3, flops_ratio=0.4,
-        train_seconds=3.0, val_accuracy=0.9, best_epoch=3, held=0.5, time_ratio_inference=0.5,
+        train_seconds=3.0, val_accuracy=0.9, best_epoch=3, retained_magnitude=0.5, time_ratio_inference=0.5,
         time_ratio_training=math.nan, search=f"s{seed}", place=f"s{seed}/round_{number:02d}/{folder}",
-        executed=density, twin=twin,
+        executed=density, control=control,
     )  # fmt: skip
 
 
@@ -50,7 +52,7 @@ def test_accuracy_in_points_with_deviation_and_verdict() -> None:
 
 
 def test_comparisons_are_paired_over_seeds() -> None:
-    # refill minus its twin: 1.1, 1.2, 1.0 by seed. Refill minus regroup: 2.1, -1.0, -3.8: nothing is shown.
+    # refill minus its control: 1.1, 1.2, 1.0 by seed. Refill minus regroup: 2.1, -1.0, -3.8: nothing is shown.
     assert comparison_table(some(), [["refill", "regroup"], ["refill reinit", "refill"]], STANDARD).splitlines() == [
         "| first, minus second | 26 % |",
         "|-|-|",

@@ -13,7 +13,7 @@ from torch.nn.utils import prune as peer
 
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.densities import density_after
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.masks import Masks, kept, size
 from lt_lightning.pruning.selection import prune
 
@@ -66,7 +66,7 @@ def test_masked_gradients_train_as_pytorchs_parametrisation_does(conv_net: Make,
     ours, theirs = conv_net().double(), conv_net().double()
     generator = torch.Generator().manual_seed(0)
     masks = {name: torch.rand(m.shape, generator=generator) > 0.6 for name, m in full_masks(ours).items()}
-    held = HeldMasks(ours, masks)
+    held = EnforcedMasks(ours, masks)
     held.zero_weights()
     for name in LAYERS:
         peer.custom_from_mask(theirs.get_submodule(name), "weight", masks[f"{name}.weight"])  # type: ignore[no-untyped-call]
@@ -95,7 +95,7 @@ def test_our_networks_keep_plain_keys(conv_net: Make) -> None:
     """Their parametrisation renames weights, so that a checkpoint no longer loads; ours leaves them alone."""
     ours, theirs = conv_net(), conv_net()
     before = list(ours.state_dict())
-    HeldMasks(ours, full_masks(ours)).zero_weights()
+    EnforcedMasks(ours, full_masks(ours)).zero_weights()
     peer.identity(theirs.get_submodule("0"), "weight")  # type: ignore[no-untyped-call]
     assert list(ours.state_dict()) == before
     assert list(theirs.state_dict()) != before

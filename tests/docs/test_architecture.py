@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -67,9 +67,9 @@ def test_the_examples_of_extending_work(tmp_path: Path, monkeypatch: pytest.Monk
         HydraConfig.instance().set_config(config)
         with open_dict(config):
             del config["hydra"]
-        study = Study.from_config(config)
+        experiment = Experiment.from_config(config)
     HydraConfig.instance().cfg = None
-    study.data.setup()
-    images, _ = next(iter(study.data.train_dataloader()))
-    assert study.classifier()(images).shape == (128, 5)
-    assert [type(structure).__name__ for structure in study.structures.values()] == ["HalfOfTheFilters", "Refill"]
+    experiment.data.setup()
+    images, _ = next(iter(experiment.data.train_dataloader()))
+    assert experiment.classifier()(images).shape == (128, 5)
+    assert [type(structure).__name__ for structure in experiment.structures.values()] == ["HalfOfTheFilters", "Refill"]

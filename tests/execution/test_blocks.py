@@ -15,24 +15,26 @@ from lt_lightning.execution.cost import flops
 from lt_lightning.execution.smaller_network import cut_point
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
-from lt_lightning.network_graph.graph import Anatomy
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import BlockPlan, Grain, Structured, Subject
+from lt_lightning.structures.base import BlockPlan, Granularity, StructureInput, StructureResult
 from lt_lightning.structures.regroup import Regroup
 
 
-def regrouped(network: nn.Module, example: Tensor, grain: Grain, density: float = 0.3) -> Structured:
+def regrouped(network: nn.Module, example: Tensor, granularity: Granularity, density: float = 0.3) -> StructureResult:
     layers = find_layers(network, example)
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density)
-    return Regroup(columns=grain, group_size=4, clustering="kmeans")(Subject(Anatomy(network, example), masks, weights))
+    return Regroup(columns=granularity, group_size=4, clustering="kmeans")(
+        StructureInput(TracedNetwork(network, example), masks, weights)
+    )
 
 
-def train(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, held: HeldMasks | None) -> None:
+def train(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, held: EnforcedMasks | None) -> None:
     for _ in range(3):
         optimizer.zero_grad()
         loss: Tensor = F.cross_entropy(network(images), torch.arange(len(images)) % 10)
@@ -44,11 +46,11 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, 
 
 @pytest.mark.parametrize("refuse", [False, True])
 @pytest.mark.parametrize(
-    ("grain", "form"),
+    ("granularity", "form"),
     [("kernel_position", "blocks"), *(("input_channel", form) for form in ("grouped", "loop", "blocks"))],
 )
 def test_training_on_blocks_equals_masked_training_from_the_same_momentum(
-    grain: Grain, form: str, refuse: bool
+    granularity: Granularity, form: str, refuse: bool
 ) -> None:
     torch.manual_seed(0)
     masked = cifar_resnet(8, 10, width=8).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -56,8 +58,8 @@ def test_training_on_blocks_equals_masked_training_from_the_same_momentum(
     optimizer = torch.optim.SGD(masked.parameters(), 0.02, momentum=0.9, weight_decay=1e-2)
     train(masked, optimizer, images, None)
     point = RewindPoint.capture(masked, [optimizer], [])
-    structured = regrouped(masked, images[:1], grain)
-    held = HeldMasks(masked, structured.masks)
+    structured = regrouped(masked, images[:1], granularity)
+    held = EnforcedMasks(masked, structured.masks)
     held.zero_weights()
     held.zero_optimizer_state([optimizer])
 
@@ -80,7 +82,7 @@ def test_training_on_blocks_equals_masked_training_from_the_same_momentum(
 
     smaller = torch.optim.SGD(small.parameters(), 0.02, momentum=0.9, weight_decay=1e-2)
     cut_point(point, shrunk.slices, small, [smaller]).restore_schedule([smaller], [])
-    rest = HeldMasks(small, shrunk.masks)
+    rest = EnforcedMasks(small, shrunk.masks)
     rest.zero_optimizer_state([smaller])
     train(masked, optimizer, images, held)
     train(small, smaller, images, rest)
@@ -89,12 +91,12 @@ def test_training_on_blocks_equals_masked_training_from_the_same_momentum(
         torch.testing.assert_close(whole[name], value, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("grain", get_args(Grain))
-def test_parameters_stored_are_those_kept(grain: Grain) -> None:
+@pytest.mark.parametrize("granularity", get_args(Granularity))
+def test_parameters_stored_are_those_kept(granularity: Granularity) -> None:
     network = VGG(11, 10, width=8).double()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    structured = regrouped(network, images[:1], grain)
-    HeldMasks(network, structured.masks).zero_weights()
+    structured = regrouped(network, images[:1], granularity)
+    EnforcedMasks(network, structured.masks).zero_weights()
     assert isinstance(structured.plan, BlockPlan)
     shrunk = swap_blocks(network, structured.plan, structured.masks)
     kept = sum(
@@ -112,11 +114,11 @@ def test_input_shapes_are_those_of_the_run() -> None:
     assert network.training
 
 
-@pytest.mark.parametrize("grain", get_args(Grain))
-def test_operations_counted_are_those_of_the_blocks(grain: Grain) -> None:
+@pytest.mark.parametrize("granularity", get_args(Granularity))
+def test_operations_counted_are_those_of_the_blocks(granularity: Granularity) -> None:
     network = VGG(11, 10, width=8)
     example = torch.zeros(1, 3, 32, 32)
-    structured = regrouped(network, example, grain)
+    structured = regrouped(network, example, granularity)
     assert isinstance(structured.plan, BlockPlan)
     shrunk = swap_blocks(network, structured.plan, structured.masks)
     by_hand = sum(report.executed * report.positions for report in structured.layers.values())

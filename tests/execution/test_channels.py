@@ -19,11 +19,11 @@ from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
 from lt_lightning.models.wide_resnet import WideResNet
-from lt_lightning.network_graph.graph import Anatomy
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, Structured, Subject
+from lt_lightning.structures.base import ChannelPlan, StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import Coupling
 from lt_lightning.structures.refill import Refill
 
@@ -41,13 +41,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 RATES = {"resnet50": 1e-5, "mobilenet": 1e-5}
 
 
-def refilled(network: nn.Module, example: Tensor, density: float, coupling: Coupling) -> Structured:
+def refilled(network: nn.Module, example: Tensor, density: float, coupling: Coupling) -> StructureResult:
     """A refilled ticket of a network at random values."""
     layers = find_layers(network, example)
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density)
-    return Refill(coupling=coupling, round_to=2)(Subject(Anatomy(network, example), masks, weights))
+    return Refill(coupling=coupling, round_to=2)(StructureInput(TracedNetwork(network, example), masks, weights))
 
 
 def in_float64(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -62,12 +62,12 @@ def in_float64(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 
 def check_equal(
-    network: nn.Module, structured: Structured, images: Tensor, steps: int, tolerance: float, rate: float = 0.01
+    network: nn.Module, structured: StructureResult, images: Tensor, steps: int, tolerance: float, rate: float = 0.01
 ) -> Shrunk:
     """Trains both side by side and compares outputs, gradients and all that they hold."""
     assert isinstance(structured.plan, ChannelPlan)
     masked = copy.deepcopy(network)
-    held = HeldMasks(masked, structured.masks)
+    held = EnforcedMasks(masked, structured.masks)
     held.zero_weights()
     shrunk = shrink_channels(masked, structured.plan, images[:1])
     small = shrunk.network
@@ -107,7 +107,7 @@ def check_equal(
     return shrunk
 
 
-def _check_put_back(masked: nn.Module, shrunk: Shrunk, structured: Structured) -> None:
+def _check_put_back(masked: nn.Module, shrunk: Shrunk, structured: StructureResult) -> None:
     """The small network's state under the full network's names computes the same again."""
     whole = shrunk.slices.put(shrunk.network.state_dict(), masked.state_dict())
     assert {name: value.shape for name, value in whole.items()} == {
@@ -172,7 +172,7 @@ class Branches(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x, 1).view(-1, 8))  # type: ignore[no-any-return]
 
 
-def plan_and_masks(network: nn.Module, keep: dict[str, list[int]]) -> Structured:
+def plan_and_masks(network: nn.Module, keep: dict[str, list[int]]) -> StructureResult:
     """A ticket that keeps given output channels of given layers, masks made by hand from the names."""
     masks = {}
     for name, channels in keep.items():
@@ -182,7 +182,7 @@ def plan_and_masks(network: nn.Module, keep: dict[str, list[int]]) -> Structured
             mask[channels] = True
             masks[f"{name}.{part_name}"] = mask
     plan = ChannelPlan({name: torch.tensor(channels, dtype=torch.int64) for name, channels in keep.items()}, {})
-    return Structured(masks, {}, plan)
+    return StructureResult(masks, {}, plan)
 
 
 def test_nested_branches_are_added_into_a_prefix() -> None:

@@ -20,7 +20,7 @@ from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
 from lt_lightning.models.wide_resnet import WideResNet
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.selection import prune
@@ -78,11 +78,11 @@ def random_masks(network: nn.Module, dead: float, seed: int) -> Masks:
 def compare(network: nn.Module, masks: Masks, images: Tensor, steps: int = 20, rate: float = 0.01) -> Shrunk:
     """Trains the masked and the shrunk network side by side; outputs, gradients and parameters stay equal."""
     masked = copy.deepcopy(network)
-    held = HeldMasks(masked, masks)
+    held = EnforcedMasks(masked, masks)
     held.zero_weights()
     shrunk = shrink_masked(masked, images[:1], masks)
     small = shrunk.network
-    holds = [held, HeldMasks(small, shrunk.masks)]
+    holds = [held, EnforcedMasks(small, shrunk.masks)]
     assert all(parameter.numel() for parameter in small.parameters())
     optimizers = [torch.optim.SGD(net.parameters(), rate, momentum=0.9, weight_decay=1e-2) for net in (masked, small)]
     labels = torch.arange(len(images)) % 2
@@ -163,7 +163,7 @@ def test_channels_are_kept_if_and_only_if_they_matter() -> None:
             if isinstance(child, nn.ReLU):  # which may kill a channel by chance
                 setattr(module, key, nn.Tanh())
     masks = random_masks(network, 0.4, 3)
-    HeldMasks(network, masks).zero_weights()
+    EnforcedMasks(network, masks).zero_weights()
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     seen: dict[nn.Module, Tensor] = {}
 
@@ -282,7 +282,7 @@ def test_random_graphs(parts: list[str], dead: float, seed: int) -> None:
     masks = random_masks(network, dead, seed)
     compare(network, masks, images, steps=20)
 
-    HeldMasks(network, masks).zero_weights()
+    EnforcedMasks(network, masks).zero_weights()
     by_value = shrink_masked(network, images[:1])
     assert by_value.masks == {}
     torch.testing.assert_close(by_value.network.eval()(images), network.eval()(images), rtol=0, atol=1e-10)
@@ -355,7 +355,7 @@ def test_a_result_that_is_also_read_inside_is_kept() -> None:
     images = torch.randn(4, 1, 3, 3, dtype=torch.float64)
     compare(in_float64(Heads), masks, images, steps=2)
     network = in_float64(Tuple)
-    HeldMasks(network, masks).zero_weights()
+    EnforcedMasks(network, masks).zero_weights()
     for got, expected in zip(shrink_masked(network, images, masks).network(images), network(images), strict=True):
         torch.testing.assert_close(got, expected)
 

@@ -20,7 +20,7 @@ from lt_lightning.execution.network_timing import (
     training_difference,
 )
 from lt_lightning.execution.timing import by_clock
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.pruning.enforcement import EnforcedMasks
 
 Make = Callable[[], nn.Module]
 
@@ -60,7 +60,7 @@ def test_inference_gives_the_networks_logits(conv_net: Make, bfloat16: bool, cha
 def test_a_training_step_is_sgd_on_held_masks(conv_net: Make) -> None:
     network = conv_net()
     masks = {"3.weight": torch.rand(6, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5}
-    HeldMasks(network, masks).zero_weights()
+    EnforcedMasks(network, masks).zero_weights()
     before = network[3].weight.detach().clone()  # type: ignore[index]
     step = network_call(network, random_images(Setting(4, True), (1, 6, 6)), Setting(4, True), masks)
     first, second = float(step()), float(step())

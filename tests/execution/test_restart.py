@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from lt_lightning.execution.channels.channels import shrink_channels
 from lt_lightning.execution.smaller_network import cut_point
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph.graph import Anatomy
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, Subject
+from lt_lightning.structures.base import ChannelPlan, StructureInput
 from lt_lightning.structures.refill import Refill
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
@@ -28,7 +28,9 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]]
 }
 
 
-def steps(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, held: HeldMasks | None, n: int) -> None:
+def steps(
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, held: EnforcedMasks | None, n: int
+) -> None:
     for _ in range(n):
         optimizer.zero_grad()
         loss: Tensor = F.cross_entropy(network(images), torch.arange(len(images)) % 10)
@@ -53,8 +55,10 @@ def test_training_goes_on_from_the_momentum_of_the_full_network(kind: str, memor
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach().clone() for name, parameter in masked.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, 0.3)
-    structured = Refill(coupling="independent", round_to=2)(Subject(Anatomy(masked, images[:1]), masks, weights))
-    held = HeldMasks(masked, structured.masks)
+    structured = Refill(coupling="independent", round_to=2)(
+        StructureInput(TracedNetwork(masked, images[:1]), masks, weights)
+    )
+    held = EnforcedMasks(masked, structured.masks)
     held.zero_weights()
     assert isinstance(structured.plan, ChannelPlan)
     shrunk = shrink_channels(copy.deepcopy(masked), structured.plan, images[:1])

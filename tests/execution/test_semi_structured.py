@@ -21,16 +21,16 @@ from lt_lightning.execution.semi_structured import (
     leave_dense,
     swap_semi_structured,
 )
-from lt_lightning.network_graph.graph import Anatomy
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
-from lt_lightning.structures.base import NMPlan, Structured, Subject
+from lt_lightning.structures.base import NMPlan, StructureInput, StructureResult
 from lt_lightning.structures.nm import NM
 from lt_lightning.structures.plan_json import plan_from_json, plan_to_json
 from lt_lightning.tickets.ticket import Ticket
 
 
-def network_and_ticket() -> tuple[nn.Sequential, Structured]:
+def network_and_ticket() -> tuple[nn.Sequential, StructureResult]:
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 128, 1, stride=2, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
@@ -40,8 +40,8 @@ def network_and_ticket() -> tuple[nn.Sequential, Structured]:
     layers = find_layers(network, example)
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    ticket = NM()(Subject(Anatomy(network, example), masks, weights))
-    HeldMasks(network, ticket.masks).zero_weights()
+    ticket = NM()(StructureInput(TracedNetwork(network, example), masks, weights))
+    EnforcedMasks(network, ticket.masks).zero_weights()
     return network, ticket
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.energy import counter_of, joules, nvml_counter
+from lt_lightning.execution.energy import counter_of, joules, nvml_counter
 from lt_lightning.execution.timing import by_clock, by_events, interleaved, stopwatch
 
 

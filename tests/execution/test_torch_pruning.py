@@ -16,11 +16,11 @@ from lt_lightning.execution.cost import flops, parameters
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet, resnet50
 from lt_lightning.models.vgg import VGG
-from lt_lightning.network_graph.graph import Anatomy, ChannelGraph
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, Subject
+from lt_lightning.structures.base import ChannelPlan, StructureInput
 from lt_lightning.structures.channel_choice import Coupling
 from lt_lightning.structures.refill import Refill
 
@@ -69,9 +69,9 @@ def test_same_channels_same_network(name: str, coupling: Coupling) -> None:
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {key: parameter.detach() for key, parameter in network.named_parameters()}
     masks = prune(masks, {key: weights[key].abs() for key in masks}, 0.3)
-    ticket = Refill(coupling=coupling, round_to=2)(Subject(Anatomy(network, images[:1]), masks, weights))
+    ticket = Refill(coupling=coupling, round_to=2)(StructureInput(TracedNetwork(network, images[:1]), masks, weights))
     assert isinstance(ticket.plan, ChannelPlan)
-    HeldMasks(network, ticket.masks).zero_weights()
+    EnforcedMasks(network, ticket.masks).zero_weights()
 
     ours = shrink_channels(network, ticket.plan, images[:1]).network
     peers = pruned_by_peer(network, ticket.plan, images[:1])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lt_lightning.pruning.enforcement import HeldMasks, check_gradients, check_held
+from lt_lightning.pruning.enforcement import EnforcedMasks, check_enforced, check_gradients
 from lt_lightning.pruning.masks import Masks
 
 Make = Callable[[], nn.Module]
@@ -35,7 +35,7 @@ def random_masks(network: nn.Module, seed: int = 0) -> Masks:
     }
 
 
-def step(network: nn.Module, optimizer: torch.optim.Optimizer, held: HeldMasks | None, seed: int) -> None:
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, held: EnforcedMasks | None, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     images, labels = torch.randn(4, 1, 6, 6, generator=generator), torch.randint(3, (4,), generator=generator)
     optimizer.zero_grad()
@@ -55,9 +55,9 @@ def test_pruned_weights_and_their_averages_are_zero_after_every_step(
     for seed in range(3):
         step(network, optimizer, None, seed)  # so that there are averages to zero
     masks = random_masks(network)
-    held = HeldMasks(network, masks)
+    held = EnforcedMasks(network, masks)
     with pytest.raises(ValueError, match=r"the weight of 0\.weight is not zero"):
-        check_held(held, [optimizer])
+        check_enforced(held, [optimizer])
     held.zero_weights()
     held.zero_optimizer_state([optimizer])
     parameters = dict(network.named_parameters())
@@ -65,7 +65,7 @@ def test_pruned_weights_and_their_averages_are_zero_after_every_step(
     for seed in range(10, 16):
         before = {key: parameters[key].detach().clone() for key in masks}
         step(network, optimizer, held, seed)
-        check_held(held, [optimizer])
+        check_enforced(held, [optimizer])
         check_gradients(held)
         for key, mask in masks.items():
             assert int(parameters[key][~mask].count_nonzero()) == 0
@@ -82,7 +82,7 @@ def test_negative_weights_are_trained() -> None:
     """A well-known one-file implementation masks gradients where `w < eps`, so that negative weights stand still."""
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[-1.0, 1.0]])
-    held = HeldMasks(layer, {"weight": torch.ones(1, 2, dtype=torch.bool)})
+    held = EnforcedMasks(layer, {"weight": torch.ones(1, 2, dtype=torch.bool)})
     layer(torch.ones(1, 2)).sum().backward()
     held.zero_gradients()
     assert layer.weight.grad is not None
@@ -92,7 +92,7 @@ def test_negative_weights_are_trained() -> None:
 def test_a_surviving_weight_that_is_zero_is_trained() -> None:
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.zeros(1, 2)
-    held = HeldMasks(layer, {"weight": torch.tensor([[True, False]])})
+    held = EnforcedMasks(layer, {"weight": torch.tensor([[True, False]])})
     layer(torch.ones(1, 2)).sum().backward()
     held.zero_gradients()
     assert layer.weight.grad is not None
@@ -104,7 +104,7 @@ def test_full_masks_change_no_bit_of_a_training(conv_net: Make) -> None:
     for network, masked in zip(networks, (True, False), strict=True):
         optimizer = OPTIMIZERS["sgd"](network.parameters())
         masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in network.named_parameters()}
-        held = HeldMasks(network, masks if masked else {})
+        held = EnforcedMasks(network, masks if masked else {})
         held.zero_weights()
         for seed in range(4):
             step(network, optimizer, held, seed)
@@ -116,7 +116,7 @@ def test_factors_have_the_layout_of_their_parameters() -> None:
     """Equal strides let the multiplication of all gradients run as one kernel."""
     network = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 4, 3)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     masks = random_masks(network)
-    held = HeldMasks(network, masks)
+    held = EnforcedMasks(network, masks)
     network(torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)).sum().backward()
     for (name, parameter), factor in zip(
         [(n, p) for n, p in network.named_parameters() if n in masks], held.factors.values(), strict=True
@@ -130,7 +130,7 @@ def test_factors_have_the_layout_of_their_parameters() -> None:
 
 def test_parameters_without_a_gradient_are_passed_over(conv_net: Make) -> None:
     network = conv_net()
-    held = HeldMasks(network, random_masks(network))
+    held = EnforcedMasks(network, random_masks(network))
     held.zero_gradients()
     network[0].weight.requires_grad_(False)  # type: ignore[index]
     network(torch.randn(2, 1, 6, 6)).sum().backward()
@@ -141,7 +141,7 @@ def test_parameters_without_a_gradient_are_passed_over(conv_net: Make) -> None:
 def test_masks_are_copied_at_the_beginning(conv_net: Make) -> None:
     network = conv_net()
     masks = random_masks(network)
-    held = HeldMasks(network, masks)
+    held = EnforcedMasks(network, masks)
     original = copy.deepcopy(masks)
     for mask in masks.values():
         mask.fill_(True)
@@ -151,6 +151,6 @@ def test_masks_are_copied_at_the_beginning(conv_net: Make) -> None:
 
 def test_masks_of_another_network_are_refused(conv_net: Make) -> None:
     with pytest.raises(ValueError, match=r"no parameter '7\.weight' that a mask could hold"):
-        HeldMasks(conv_net(), {"7.weight": torch.ones(1, dtype=torch.bool)})
+        EnforcedMasks(conv_net(), {"7.weight": torch.ones(1, dtype=torch.bool)})
     with pytest.raises(ValueError, match=r"mask of 0\.weight has the shape \(4, 1\), the parameter \(4, 1, 3, 3\)"):
-        HeldMasks(conv_net(), {"0.weight": torch.ones(4, 1, dtype=torch.bool)})
+        EnforcedMasks(conv_net(), {"0.weight": torch.ones(4, 1, dtype=torch.bool)})

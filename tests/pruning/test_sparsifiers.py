@@ -270,7 +270,7 @@ class Spy(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self.masks.append({name: mask.clone() for name, mask in self.pruning.masks.items()})
-        for name, mask in self.pruning.held_masks.items():
+        for name, mask in self.pruning.enforced_masks.items():
             parameter = self.pruning.network_of(pl_module).get_parameter(name)
             momentum = trainer.optimizers[0].state[parameter]["momentum_buffer"]
             self.leaks += int(parameter[~mask].count_nonzero()) + int(momentum[~mask].count_nonzero())

@@ -25,9 +25,9 @@ ACCURACY = {"dense": (0.90, 0.92), "unstructured": (0.91, 0.93), "refill": (0.89
 RATIOS = {"dense": 1.0, "unstructured": 1.0, "refill": 0.5, "regroup": 0.8}
 
 RESULT = Result(
-    data="digits", model="resnet8", seed=0, round=0, structure="dense", density_asked=1.0, density=1.0, accuracy=0.9,
-    dense_accuracy=0.9, params_ratio=1.0, flops_ratio=1.0, train_seconds=10.0, val_accuracy=0.9, best_epoch=1, held=1.0,
-    time_ratio_inference=1.0, time_ratio_training=1.0, search="", place="",
+    data="digits", model="resnet8", seed=0, round=0, structure="dense", target_density=1.0, density=1.0, accuracy=0.9,
+    dense_accuracy=0.9, params_ratio=1.0, flops_ratio=1.0, train_seconds=10.0, val_accuracy=0.9, best_epoch=1,
+    retained_magnitude=1.0, time_ratio_inference=1.0, time_ratio_training=1.0, search="", place="",
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def everything(runs: Path, configs: list[DictConfig]) -> Path:
-    """The same with twins, published figures, times of layers, commands, and a measurement of stability."""
+    """The same with controls, published figures, times of layers, commands, and a measurement of stability."""
     for index, config in enumerate(configs):
         search, *cells = tasks_of(config)
         with_published = OmegaConf.load(search.folder / "config.yaml")
@@ -83,9 +83,14 @@ def everything(runs: Path, configs: list[DictConfig]) -> Path:
         }
         OmegaConf.save(with_published, search.folder / "config.yaml")
         for cell in cells:
-            for twin in ("reinit", "shuffle"):
+            for control in ("reinit", "shuffle"):
                 _finish(
-                    search, cell.folder.with_name(f"{cell.structure}-{twin}-0123abcd"), cell.structure, 1, index, twin
+                    search,
+                    cell.folder.with_name(f"{cell.structure}-{control}-0123abcd"),
+                    cell.structure,
+                    1,
+                    index,
+                    control,
                 )
             choice = {"conv": "dense"} if cell.structure == "regroup" else {}
             times = {"seconds": {"conv": {"dense": 0.004, "ticket": 0.001}}, "choice": choice}
@@ -100,15 +105,15 @@ def everything(runs: Path, configs: list[DictConfig]) -> Path:
     return runs
 
 
-def _finish(search: Task, folder: Path, structure: str, number: int, seed: int, twin: str = "") -> None:
+def _finish(search: Task, folder: Path, structure: str, number: int, seed: int, control: str = "") -> None:
     ratio = RATIOS[structure]
     replace(
         RESULT, seed=seed, round=number, structure=structure, density=1.0 if number == 0 else 0.5,
         accuracy=ACCURACY[structure][seed], dense_accuracy=ACCURACY["dense"][seed], flops_ratio=ratio,
         time_ratio_inference=ratio, time_ratio_training=ratio, search=search.folder.name,
-        place=str(folder.relative_to(search.folder.parent)), twin=twin,
+        place=str(folder.relative_to(search.folder.parent)), control=control,
     ).save(_made(folder))  # fmt: skip
-    _ticket(structure, number, twin).save(folder / "ticket")
+    _ticket(structure, number, control).save(folder / "ticket")
 
 
 @pytest.fixture
@@ -117,7 +122,7 @@ def ticket_of() -> Callable[[str], Ticket]:
     return lambda structure: _ticket(structure, 1)
 
 
-def _ticket(structure: str, number: int, twin: str = "") -> Ticket:
+def _ticket(structure: str, number: int, control: str = "") -> Ticket:
     """One layer of 4 filters of 4 weights; the mask of the search is a chessboard."""
     mask = (torch.arange(16).reshape(4, 4, 1, 1) + torch.arange(4).reshape(4, 1, 1, 1)) % 2 == 0
     plan: Plan | None = None
@@ -136,7 +141,7 @@ def _ticket(structure: str, number: int, twin: str = "") -> Ticket:
     form = forms.get(structure, "unstructured")
     executed = kept if structure == "refill" else 16
     report = LayerReport(16, 8, kept, executed, 10, form, note="too few" if form == "dense" else "")
-    card = {"structure": structure, "round": number, "prunable": ["conv"], "twin": twin}
+    card = {"structure": structure, "round": number, "prunable": ["conv"], "control": control}
     return Ticket({"conv.weight": mask}, {"conv.weight": torch.ones(4, 4, 1, 1)}, None, plan, {"conv": report}, card)
 
 

@@ -28,9 +28,9 @@ from lt_lightning.results.aggregate import aggregate
 from lt_lightning.results.records import Result
 
 RESULT = Result(
-    data="d", model="m", seed=0, round=1, structure="refill", density_asked=0.5, density=0.5, accuracy=0.9,
-    dense_accuracy=0.9, params_ratio=0.5, flops_ratio=0.25, train_seconds=1.0, val_accuracy=0.9, best_epoch=1, held=1.0,
-    time_ratio_inference=0.75, time_ratio_training=1.0, search="s", place="a",
+    data="d", model="m", seed=0, round=1, structure="refill", target_density=0.5, density=0.5, accuracy=0.9,
+    dense_accuracy=0.9, params_ratio=0.5, flops_ratio=0.25, train_seconds=1.0, val_accuracy=0.9, best_epoch=1,
+    retained_magnitude=1.0, time_ratio_inference=0.75, time_ratio_training=1.0, search="s", place="a",
 )  # fmt: skip
 
 
@@ -75,12 +75,12 @@ def test_savings_leave_out_what_was_not_measured_and_the_dense_network() -> None
     assert kinds_of(rows) == [("refill", ""), ("regroup", "")]
 
 
-def test_twins_have_curves_of_their_own_no_marks_and_no_place_on_the_front() -> None:
+def test_controls_have_curves_of_their_own_no_marks_and_no_place_on_the_front() -> None:
     rows = aggregate([
         ("", replace(RESULT, round=0, structure="dense", place="0")),
         ("", replace(RESULT, place="1")),
-        ("", replace(RESULT, twin="shuffle", accuracy=1.0, place="2")),
-        ("", replace(RESULT, structure="unstructured", twin="reinit", place="3")),
+        ("", replace(RESULT, control="shuffle", accuracy=1.0, place="2")),
+        ("", replace(RESULT, structure="unstructured", control="reinit", place="3")),
     ])  # fmt: skip
     kinds = kinds_of(rows)
     assert kinds == [("refill", ""), ("unstructured", "reinit"), ("refill", "shuffle")]

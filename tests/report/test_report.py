@@ -116,10 +116,10 @@ def test_layer_rows_by_hand() -> None:
 def test_costs_by_hand_and_as_the_paper_counts(everything: Path) -> None:
     costs = {cost.part: cost for cost in costs_of(collect(everything).searches[0])}
     assert list(costs) == [
-        "dense training (round 0)", "rounds of pruning", "refill", "regroup", "refill (reinit twin)",
-        "refill (shuffle twin)", "regroup (reinit twin)", "regroup (shuffle twin)", "together",
+        "dense training (round 0)", "rounds of pruning", "refill", "regroup", "refill (reinit control)",
+        "refill (shuffle control)", "regroup (reinit control)", "regroup (shuffle control)", "together",
     ]  # fmt: skip
-    # A dense training of 10 s, a round of 5 s, and six tickets and twins of 10 s each.
+    # A dense training of 10 s, a round of 5 s, and six tickets and controls of 10 s each.
     assert (costs["rounds of pruning"].seconds, costs["rounds of pruning"].in_dense) == (5.0, 0.5)
     assert (costs["together"].trainings, costs["together"].seconds, costs["together"].in_dense) == (8, 75.0, 7.5)
 
@@ -140,22 +140,22 @@ def test_published_figures_stand_beside_ours(everything: Path) -> None:
     assert (file.parent / "published-accuracy-digits_resnet8.png").is_file()
 
 
-def test_twins_are_told_apart_in_every_part(everything: Path) -> None:
+def test_controls_are_told_apart_in_every_part(everything: Path) -> None:
     html = write_report(everything).read_text(encoding="utf-8")
     figures = _figures(html)
     names = [trace.get("name", "") for trace in figures[0]["data"]]
-    assert [name for name in names if "twin" in name] == [
-        "refill (reinit twin)", "refill (shuffle twin)", "regroup (reinit twin)", "regroup (shuffle twin)",
+    assert [name for name in names if "control" in name] == [
+        "refill (reinit control)", "refill (shuffle control)", "regroup (reinit control)", "regroup (shuffle control)",
     ]  # fmt: skip
-    hollow = [trace["marker"]["symbol"].endswith("-open") for trace in figures[0]["data"] if "twin" in trace["name"]]
+    hollow = [trace["marker"]["symbol"].endswith("-open") for trace in figures[0]["data"] if "control" in trace["name"]]
     assert all(hollow)
     masks = [figure["layout"]["title"]["text"] for figure in figures if "title" in figure["layout"]]
     assert masks == [
         "search (unstructured)", "refill", "refill, reordered", "regroup", "regroup, reordered",
-        "refill (shuffle twin)", "refill (shuffle twin), reordered", "regroup (shuffle twin)",
-        "regroup (shuffle twin), reordered",
+        "refill (shuffle control)", "refill (shuffle control), reordered", "regroup (shuffle control)",
+        "regroup (shuffle control), reordered",
     ]  # fmt: skip
-    assert "2 searches, 8 finished tickets, 8 twins; digits, resnet8; seeds 0, 1." in html
+    assert "2 searches, 8 finished tickets, 8 controls; digits, resnet8; seeds 0, 1." in html
     assert "dense, 1ep" in [trace.get("name") for trace in figures[-1]["data"]]  # of the measured stability
     assert "python scripts/run.py seed=0 &#x27;structure=[refill,regroup]&#x27;" in html
 
@@ -181,7 +181,7 @@ def test_latex_and_markdown_escape() -> None:
     values: dict[str, Any] = {
         field.name: {"str": "a_b|c&d", "int": 1, "float": 0.5}[str(field.type)] for field in fields(Result)
     }
-    values["twin"] = ""
+    values["control"] = ""
     rows = aggregate([("", Result(**values))])
     assert r"a\_b|c\&d" in latex(rows)
     assert r"a_b\|c&d" in markdown(rows)

@@ -22,7 +22,7 @@ from lt_lightning.results.table import results_table
 from tests.toys import DENSE
 
 REFILL = replace(
-    DENSE, round=1, structure="refill", density_asked=0.8, density=0.79, accuracy=0.97, time_ratio_training=0.5,
+    DENSE, round=1, structure="refill", target_density=0.8, density=0.79, accuracy=0.97, time_ratio_training=0.5,
     place="search-0/round_01/r",
 )  # fmt: skip
 

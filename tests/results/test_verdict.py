@@ -96,7 +96,7 @@ def test_extremes_by_both_definitions() -> None:
 # Of results
 
 TICKET = replace(
-    DENSE, round=1, structure="refill", density_asked=0.5, density=0.5, accuracy=0.9, dense_accuracy=0.9,
+    DENSE, round=1, structure="refill", target_density=0.5, density=0.5, accuracy=0.9, dense_accuracy=0.9,
     flops_ratio=0.5, place="s/r", executed=0.5,
 )  # fmt: skip
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.execute import execute
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import Batches, ChannelPlan, Subject
+from lt_lightning.structures.base import Batches, ChannelPlan, StructureInput
 from lt_lightning.structures.refill import Norm, Refill, feature_norms
 
 SIZE = 5
@@ -31,7 +31,7 @@ def network() -> nn.Sequential:
     )  # fmt: skip
 
 
-def subject_of(net: nn.Module, example: Tensor, images: Sequence[Tensor]) -> Subject:
+def subject_of(net: nn.Module, example: Tensor, images: Sequence[Tensor]) -> StructureInput:
     """Generic values other than the network's, half of them masked, and batches of the images."""
     generator = torch.Generator().manual_seed(1)
     layers = find_layers(net, example)
@@ -45,7 +45,7 @@ def subject_of(net: nn.Module, example: Tensor, images: Sequence[Tensor]) -> Sub
         layer.weight: torch.rand(layer.shape, generator=generator) < 0.5
         for layer in prunable_layers(layers, ("classifier",))
     }
-    return Subject(Anatomy(net, example), masks, weights, batches=batches_of(images))
+    return StructureInput(TracedNetwork(net, example), masks, weights, batches=batches_of(images))
 
 
 def batches_of(images: Sequence[Tensor]) -> Batches:
@@ -77,9 +77,9 @@ def convolved(images: np.ndarray, weight: np.ndarray, bias: float | np.ndarray, 
 )
 def test_norms_are_those_of_a_forward_by_loops(norm: Norm, of: Callable[[np.ndarray], np.ndarray]) -> None:
     images = draw(7)
-    subject = subject_of(network(), images[:1].float(), [images[:4], images[4:]])
-    value = {name: each.numpy() for name, each in subject.weights.items()}
-    masked = {name: value[name] * mask.numpy() for name, mask in subject.masks.items()}
+    given = subject_of(network(), images[:1].float(), [images[:4], images[4:]])
+    value = {name: each.numpy() for name, each in given.weights.items()}
+    masked = {name: value[name] * mask.numpy() for name, mask in given.masks.items()}
     first = convolved(images.numpy(), masked["0.weight"], 0.0, stride=2, pad=1)
     per_channel = {
         name: value[f"1.{name}"][:, None, None] for name in ("weight", "bias", "running_mean", "running_var")
@@ -87,13 +87,13 @@ def test_norms_are_those_of_a_forward_by_loops(norm: Norm, of: Callable[[np.ndar
     scaled = (first - per_channel["running_mean"]) / np.sqrt(per_channel["running_var"] + 1e-5)
     inputs = np.maximum(scaled * per_channel["weight"] + per_channel["bias"], 0)
     second = convolved(inputs, masked["3.weight"], value["3.bias"], stride=1, pad=0)
-    found = feature_norms(subject, norm, 2)
+    found = feature_norms(given, norm, 2)
     assert list(found) == ["0", "3"]
     for name, maps in (("0", first), ("3", second)):
         assert found[name] == pytest.approx(of(maps), rel=1e-12)
-    other = feature_norms(replace(subject, batches=batches_of([images[[6, 2, 0]], images[[1, 3, 5, 4]]])), norm, 2)
+    other = feature_norms(replace(given, batches=batches_of([images[[6, 2, 0]], images[[1, 3, 5, 4]]])), norm, 2)
     assert all(other[name] == pytest.approx(values, rel=1e-12) for name, values in found.items())
-    few = feature_norms(subject, norm, 1)  # as many as are asked for
+    few = feature_norms(given, norm, 1)  # as many as are asked for
     assert few["0"] == pytest.approx(of(first[:4]), rel=1e-12)
 
 
@@ -102,19 +102,19 @@ def test_the_last_axis_of_a_linear_layer_is_its_channels() -> None:
     tokens = torch.arange(30.0).view(2, 5, 3) - 10
     weights = {name: parameter.detach() for name, parameter in net.named_parameters()}
     mask = torch.ones(4, 3, dtype=torch.bool)
-    subject = Subject(Anatomy(net, tokens), {"0.weight": mask}, weights, batches=batches_of([tokens]))
+    given = StructureInput(TracedNetwork(net, tokens), {"0.weight": mask}, weights, batches=batches_of([tokens]))
     expected = np.abs(np.einsum("btc,oc->bto", tokens.double(), weights["0.weight"].double())).sum((0, 1))
-    assert feature_norms(subject, "l1", 1)["0"] == pytest.approx(expected, rel=1e-5)
+    assert feature_norms(given, "l1", 1)["0"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_nothing_given_is_changed() -> None:
     net = network().train()
     images = draw(3)
-    subject = subject_of(net, images[:1].float(), [images])
-    before = copy.deepcopy((net.state_dict(), subject.weights, subject.masks, images))
+    given = subject_of(net, images[:1].float(), [images])
+    before = copy.deepcopy((net.state_dict(), given.weights, given.masks, images))
     hooks = [len(module._forward_hooks) for module in net.modules()]
-    feature_norms(subject, "l2", 1)
-    after = (net.state_dict(), subject.weights, subject.masks, images)
+    feature_norms(given, "l2", 1)
+    after = (net.state_dict(), given.weights, given.masks, images)
     for one, other in zip(before[:3], after[:3], strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -129,7 +129,7 @@ def test_channels_of_a_stream_that_are_kept_have_the_largest_sum(score: str) -> 
     net = cifar_resnet(8, 3, width=8)
     images = draw(12, 3, 8).float()
     parts = [images[:4], images[4:8], images[8:]]
-    subject = subject_of(net, images[:1], parts)
+    given = subject_of(net, images[:1], parts)
     asked: list[int] = []
 
     def batches(count: int) -> Sequence[tuple[Tensor, Tensor]]:
@@ -137,12 +137,12 @@ def test_channels_of_a_stream_that_are_kept_have_the_largest_sum(score: str) -> 
         return batches_of(parts)(count)
 
     refill = Refill(score=score, round_to=1, match="filters", batches=2)  # type: ignore[arg-type]
-    structured = refill(replace(subject, batches=batches))
+    structured = refill(replace(given, batches=batches))
     assert asked == [2]  # one look at the network for all layers
-    norms = feature_norms(subject, "l1" if score == "feature_l1" else "l2", 2)
+    norms = feature_norms(given, "l1" if score == "feature_l1" else "l2", 2)
     assert isinstance(structured.plan, ChannelPlan)
     seen = 0
-    for group in subject.graph.groups:
+    for group in given.graph.groups:
         writers = [name for name in group.writers if name in norms]
         if not writers or group.frozen:
             continue
@@ -159,7 +159,7 @@ def test_channels_of_a_stream_that_are_kept_have_the_largest_sum(score: str) -> 
     assert small is not None
     with torch.no_grad():
         torch.testing.assert_close(small.network(images), masked(images))
-    by_weights = Refill(round_to=1, match="filters")(subject)
+    by_weights = Refill(round_to=1, match="filters")(given)
     assert by_weights.layers.keys() == structured.layers.keys()
     assert {n: r.kept for n, r in by_weights.layers.items()} == {n: r.kept for n, r in structured.layers.items()}
     assert any(not torch.equal(mask, by_weights.masks[name]) for name, mask in structured.masks.items())
@@ -167,12 +167,12 @@ def test_channels_of_a_stream_that_are_kept_have_the_largest_sum(score: str) -> 
 
 def test_missing_batches_and_buffers_are_named() -> None:
     images = draw(2)
-    subject = subject_of(network(), images[:1].float(), [images])
+    given = subject_of(network(), images[:1].float(), [images])
     message = "structure.refill.score='feature_l2' needs training batches, and none were given: pass `batches`"
     with pytest.raises(ValueError, match=re.escape(message)):
-        Refill(score="feature_l2")(replace(subject, batches=None))
-    parameters = {name: value for name, value in subject.weights.items() if "running" not in name}
+        Refill(score="feature_l2")(replace(given, batches=None))
+    parameters = {name: value for name, value in given.weights.items() if "running" not in name}
     with pytest.raises(ValueError, match=re.escape("buffer of the network: 1.running_mean is not in weights")):
-        Refill(score="feature_l1")(replace(subject, weights=parameters))
+        Refill(score="feature_l1")(replace(given, weights=parameters))
     with pytest.raises(ValueError, match=re.escape("structure.refill.batches=0 is not a positive number of batches")):
         Refill(batches=0)

@@ -17,11 +17,11 @@ from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
 from lt_lightning.models.wide_resnet import WideResNet
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, Subject
+from lt_lightning.structures.base import ChannelPlan, StructureInput
 from lt_lightning.structures.filters import Filters, Scope, Score
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -50,12 +50,14 @@ def randomised(network: nn.Module) -> nn.Module:
     return network
 
 
-def subject_of(network: nn.Module, example: Tensor, share: float, masks: Masks | None = None) -> Subject:
+def subject_of(network: nn.Module, example: Tensor, share: float, masks: Masks | None = None) -> StructureInput:
     layers = find_layers(network, example)
     weights = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     names = [layer.weight for layer in prunable_layers(layers, ("stem", "classifier"))]
     masks = masks or {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
-    return Subject(Anatomy(network, example), prune(masks, {n: weights[n].abs() for n in names}, share), weights)
+    return StructureInput(
+        TracedNetwork(network, example), prune(masks, {n: weights[n].abs() for n in names}, share), weights
+    )
 
 
 def chain(*widths: int) -> nn.Sequential:
@@ -71,10 +73,10 @@ def test_channels_are_those_of_a_brute_force_choice(scope: Scope, share: float) 
     torch.manual_seed(1)
     widths = (6, 8, 10, 7)
     network = randomised(chain(*widths))
-    subject = subject_of(network, torch.zeros(1, 3, 8, 8, dtype=torch.float64), share)
-    result = Filters(scope=scope)(subject)
+    given = subject_of(network, torch.zeros(1, 3, 8, 8, dtype=torch.float64), share)
+    result = Filters(scope=scope)(given)
     pruned = ["1", "2", "3"]  # the stem keeps all
-    strength = {name: subject.weights[f"{name}.weight"].abs().flatten(1).mean(1).tolist() for name in pruned}
+    strength = {name: given.weights[f"{name}.weight"].abs().flatten(1).mean(1).tolist() for name in pruned}
     order = {name: sorted(range(len(s)), key=lambda c, s=s: -s[c]) for name, s in strength.items()}  # type: ignore[misc]
 
     def executed(counts: dict[str, int]) -> int:
@@ -90,13 +92,13 @@ def test_channels_are_those_of_a_brute_force_choice(scope: Scope, share: float) 
     for number in range(len(steps) + 1):
         taken = [name for _, _, name in sorted(steps, key=lambda step: step[:2])[:number]]
         counts = {name: max(1, taken.count(name)) for name in pruned}
-        if executed(counts) <= kept(subject.masks):
+        if executed(counts) <= kept(given.masks):
             best = counts
     assert isinstance(result.plan, ChannelPlan)
     outputs = {name: result.plan.outputs[name].tolist() for name in result.plan.outputs}
     assert outputs == {name: sorted(order[name][: best[name]]) for name in pruned if best[name] < len(order[name])}
     assert sum(result.layers[name].executed for name in pruned) == executed(best)
-    assert kept({name: result.masks[name] for name in subject.masks}) == executed(best)
+    assert kept({name: result.masks[name] for name in given.masks}) == executed(best)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -110,11 +112,11 @@ def test_the_scale_of_the_batch_norm_decides_whatever_the_weights(scope: Scope) 
     assert isinstance(norm, nn.BatchNorm2d)
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([0.1, -0.9, 0.2, 0.8, -0.05, 0.7]))
-    subject = subject_of(network, torch.zeros(1, 3, 8, 8), 0.5)
-    plan = Filters("scale", scope)(subject).plan
+    given = subject_of(network, torch.zeros(1, 3, 8, 8), 0.5)
+    plan = Filters("scale", scope)(given).plan
     assert isinstance(plan, ChannelPlan)
     assert plan.outputs["2"].tolist() == plan.outputs["3"].tolist() == [1, 3, 5]
-    plan = Filters("l1", scope)(replace(subject, weights={**subject.weights, "2.weight": torch.ones(6, 4, 3, 3)})).plan
+    plan = Filters("l1", scope)(replace(given, weights={**given.weights, "2.weight": torch.ones(6, 4, 3, 3)})).plan
     assert isinstance(plan, ChannelPlan)
     assert plan.outputs["2"].tolist() == [0, 1, 2]
 
@@ -139,10 +141,10 @@ def test_the_smaller_network_computes_what_the_masked_one_does(name: str, score:
     torch.manual_seed(0)
     network = randomised(MODELS[name]())
     example = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    subject = subject_of(network, example, 0.4)
+    given = subject_of(network, example, 0.4)
     structure = Filters(score, scope)
     structure.check(network, example)
-    result = structure(subject)
+    result = structure(given)
     assert isinstance(result.plan, ChannelPlan)
     masked = copy.deepcopy(network)
     with torch.no_grad():
@@ -151,20 +153,20 @@ def test_the_smaller_network_computes_what_the_masked_one_does(name: str, score:
                 parameter.mul_(result.masks[key])
         small = shrink_channels(masked, result.plan, example).network
         assert (small(example) - masked(example)).abs().max() < 1e-10
-    held = {key: mask for key, mask in result.masks.items() if key in subject.masks}
-    assert kept(held) == sum(result.layers[layer.name].executed for layer in subject.prunable)
-    assert 0.8 * kept(subject.masks) < kept(held) <= kept(subject.masks)
+    held = {key: mask for key, mask in result.masks.items() if key in given.masks}
+    assert kept(held) == sum(result.layers[layer.name].executed for layer in given.prunable)
+    assert 0.8 * kept(given.masks) < kept(held) <= kept(given.masks)
     sizes = dict(small.named_parameters())
-    assert sum(sizes[layer.weight].numel() for layer in subject.prunable if layer.weight in sizes) == kept(held)
+    assert sum(sizes[layer.weight].numel() for layer in given.prunable if layer.weight in sizes) == kept(held)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_rounds_drop_their_share_of_what_is_left_and_revive_nothing(scope: Scope) -> None:
     network = randomised(MODELS["resnet8"]())
     example = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
-    subject = subject_of(network, example, 1.0)
+    given = subject_of(network, example, 1.0)
     for _ in range(4):
-        before = subject.masks
+        before = given.masks
         total = sum(mask.numel() for mask in before.values())
         asked = kept(before) * 0.7
         result = Filters(scope=scope)(subject_of(network, example, asked / total, before))
@@ -175,4 +177,4 @@ def test_rounds_drop_their_share_of_what_is_left_and_revive_nothing(scope: Scope
             for name, parameter in network.named_parameters():
                 if name in result.masks:
                     parameter.mul_(result.masks[name])
-        subject = replace(subject, masks=masks)
+        given = replace(given, masks=masks)

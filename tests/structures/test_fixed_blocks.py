@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from lt_lightning.execution.blocks.blocks import forms_of, swap_blocks
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import BlockPlan, Grain, Structured, Subject
+from lt_lightning.structures.base import BlockPlan, Granularity, StructureInput, StructureResult
 from lt_lightning.structures.fixed_blocks import FixedBlocks
 
-GRAINS: tuple[Grain, ...] = ("kernel_position", "input_channel")
+GRAINS: tuple[Granularity, ...] = ("kernel_position", "input_channel")
 
 
 def network_of(*widths: int) -> nn.Sequential:
@@ -29,7 +29,7 @@ def network_of(*widths: int) -> nn.Sequential:
     return nn.Sequential(*convolutions, *ends).double()
 
 
-def subject_of(network: nn.Module, share: float) -> Subject:
+def subject_of(network: nn.Module, share: float) -> StructureInput:
     example = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     layers = find_layers(network, example)
     weights = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
@@ -40,7 +40,9 @@ def subject_of(network: nn.Module, share: float) -> Subject:
             )
     names = [layer.weight for layer in prunable_layers(layers, ("stem", "classifier"))]
     full = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
-    return Subject(Anatomy(network, example), prune(full, {n: weights[n].abs() for n in names}, share), weights)
+    return StructureInput(
+        TracedNetwork(network, example), prune(full, {n: weights[n].abs() for n in names}, share), weights
+    )
 
 
 def tile_size(outputs: int, inputs: int, options: FixedBlocks) -> tuple[int, int]:
@@ -55,9 +57,9 @@ def tile_size(outputs: int, inputs: int, options: FixedBlocks) -> tuple[int, int
     return filters, channels
 
 
-def tiles_of(subject: Subject, name: str, options: FixedBlocks) -> list[tuple[float, int, tuple[slice, ...]]]:
+def tiles_of(given: StructureInput, name: str, options: FixedBlocks) -> list[tuple[float, int, tuple[slice, ...]]]:
     """Surviving magnitude, row of tiles and place of every tile of a layer."""
-    weight = subject.weights[name] * subject.masks[name]
+    weight = given.weights[name] * given.masks[name]
     outputs, inputs = weight.shape[:2]
     filters, channels = tile_size(outputs, inputs, options)
     kernel: list[tuple[slice, ...]] = [()]
@@ -72,11 +74,11 @@ def tiles_of(subject: Subject, name: str, options: FixedBlocks) -> list[tuple[fl
     return tiles
 
 
-def check_choice(result: Structured, subject: Subject, options: FixedBlocks) -> int:
+def check_choice(result: StructureResult, given: StructureInput, options: FixedBlocks) -> int:
     """That each layer keeps whole tiles, and no dropped one is stronger than a kept one; returns the largest step."""
     steps = []
     for name, mask in result.masks.items():
-        tiles = tiles_of(subject, name, options)
+        tiles = tiles_of(given, name, options)
         rows = {row for _, row, _ in tiles}
         of_tile = [mask[place] for _, _, place in tiles]
         assert all(bool(part.all()) or not bool(part.any()) for part in of_tile)
@@ -94,15 +96,15 @@ def check_choice(result: Structured, subject: Subject, options: FixedBlocks) -> 
 
 @pytest.mark.parametrize(("columns", "share", "filters"), list(product(GRAINS, (0.6, 0.2), (4, 8))))
 def test_the_strongest_tiles_are_kept_and_as_many_weights_as_the_masks_have(
-    columns: Grain, share: float, filters: int
+    columns: Granularity, share: float, filters: int
 ) -> None:
     network = network_of(8, 20, 36)
-    subject = subject_of(network, share)
+    given = subject_of(network, share)
     options = FixedBlocks(columns, filters=filters, channels=4)
-    result = options(subject)
-    step = check_choice(result, subject, options)
-    assert kept(subject.masks) - step < kept(result.masks) <= kept(subject.masks)
-    for layer in subject.prunable:
+    result = options(given)
+    step = check_choice(result, given, options)
+    assert kept(given.masks) - step < kept(result.masks) <= kept(given.masks)
+    for layer in given.prunable:
         report = result.layers[layer.name]
         assert report.executed == report.kept == int(result.masks[layer.weight].sum())
         assert report.form == "blocks"
@@ -110,15 +112,15 @@ def test_the_strongest_tiles_are_kept_and_as_many_weights_as_the_masks_have(
 
 
 @pytest.mark.parametrize("columns", GRAINS)
-def test_layers_that_compute_the_blocks_equal_the_masked_ones(columns: Grain) -> None:
+def test_layers_that_compute_the_blocks_equal_the_masked_ones(columns: Granularity) -> None:
     network = network_of(8, 20, 36)
-    subject = subject_of(network, 0.3)
-    result = FixedBlocks(columns, filters=4, channels=4)(subject)
+    given = subject_of(network, 0.3)
+    result = FixedBlocks(columns, filters=4, channels=4)(given)
     assert isinstance(result.plan, BlockPlan)
     masked = copy.deepcopy(network)
     with torch.no_grad():
         for name, parameter in masked.named_parameters():
-            parameter.copy_(subject.weights[name] * result.masks.get(name, torch.ones(())))
+            parameter.copy_(given.weights[name] * result.masks.get(name, torch.ones(())))
     for name, blocks in result.plan.blocks.items():
         assert forms_of(masked.get_submodule(name), blocks, columns)
     small = swap_blocks(masked, result.plan, result.masks)
@@ -126,7 +128,7 @@ def test_layers_that_compute_the_blocks_equal_the_masked_ones(columns: Grain) ->
     assert "dense" not in small.choice.values()
     assert not small.masks
     with torch.no_grad():
-        assert (small.network(subject.anatomy.example) - masked(subject.anatomy.example)).abs().max() < 1e-10
+        assert (small.network(given.traced.example) - masked(given.traced.example)).abs().max() < 1e-10
     stored = [
         sum(p.numel() for key, p in small.network.get_submodule(name).named_parameters() if "bias" not in key)
         for name in result.plan.blocks
@@ -139,16 +141,16 @@ def test_layers_that_cannot_be_divided_stay_dense_and_small_ones_are_one_row_of_
         nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(6, 2),
     ).double()  # fmt: skip
-    subject = subject_of(network, 0.5)
-    result = FixedBlocks(filters=32, channels=16)(subject)
+    given = subject_of(network, 0.5)
+    result = FixedBlocks(filters=32, channels=16)(given)
     assert "grouped" in result.layers["1"].note
     assert bool(result.masks["1.weight"].all())
     assert isinstance(result.plan, BlockPlan)
     (block,) = result.plan.blocks["2"]
     assert block.rows.tolist() == list(range(6))
     assert len(block.columns) % 2 == 0  # tiles of a fourth of eight channels
-    weights = {**subject.weights, "2.weight": subject.weights["2.weight"] * float("nan")}
-    broken = replace(subject, weights=weights)
+    weights = {**given.weights, "2.weight": given.weights["2.weight"] * float("nan")}
+    broken = replace(given, weights=weights)
     with pytest.raises(ValueError, match="not finite"):
         FixedBlocks()(broken)
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import NMPlan, Subject
+from lt_lightning.structures.base import NMPlan, StructureInput
 from lt_lightning.structures.nm import NM, nm_mask
 
 
@@ -34,11 +34,11 @@ def network_of(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def subject_of(network: nn.Module, example: Tensor, masks: Masks | None = None) -> Subject:
+def subject_of(network: nn.Module, example: Tensor, masks: Masks | None = None) -> StructureInput:
     layers = find_layers(network, example)
     masks = masks or full_masks(prunable_layers(layers, ("stem",)))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    return Subject(Anatomy(network, example), masks, weights)
+    return StructureInput(TracedNetwork(network, example), masks, weights)
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,7 +89,7 @@ def test_reports_count_nothing_as_skipped_and_say_why() -> None:
     assert all(report.executed == report.size for report in structured.layers.values())
     assert structured.plan == NMPlan(2, 4, ("2", "8"))
     assert structured.masks["1.weight"].all()
-    assert 0.5 < structured.layers["2"].held < 1
+    assert 0.5 < structured.layers["2"].retained_magnitude < 1
 
 
 def test_no_kernel_runs_other_patterns() -> None:
@@ -97,10 +97,10 @@ def test_no_kernel_runs_other_patterns() -> None:
 
 
 def test_what_is_given_is_left_as_it_was() -> None:
-    subject = subject_of(mixed(), torch.zeros(1, 3, 9, 9))
-    before = {name: mask.clone() for name, mask in subject.masks.items()}
-    NM()(subject)
-    assert all(torch.equal(mask, before[name]) for name, mask in subject.masks.items())
+    given = subject_of(mixed(), torch.zeros(1, 3, 9, 9))
+    before = {name: mask.clone() for name, mask in given.masks.items()}
+    NM()(given)
+    assert all(torch.equal(mask, before[name]) for name, mask in given.masks.items())
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 4), (4, 4), (5, 4)])
@@ -119,9 +119,9 @@ def test_a_network_that_the_pattern_does_not_fit_is_refused() -> None:
 def test_weights_that_are_not_finite_are_refused() -> None:
     network = network_of(nn.Linear(4, 2))
     network.get_parameter("0.weight").data[0, 1] = float("nan")
-    subject = subject_of(network, torch.zeros(1, 4), {"0.weight": torch.ones(2, 4, dtype=torch.bool)})
+    given = subject_of(network, torch.zeros(1, 4), {"0.weight": torch.ones(2, 4, dtype=torch.bool)})
     with pytest.raises(ValueError, match=r"0\.weight: holds values that are not finite"):
-        NM()(subject)
+        NM()(given)
 
 
 def test_the_highest_of_each_group_are_kept() -> None:

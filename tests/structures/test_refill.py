@@ -22,12 +22,12 @@ from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
 from lt_lightning.models.wide_resnet import WideResNet
-from lt_lightning.network_graph.graph import Anatomy, ChannelGraph
-from lt_lightning.pruning.enforcement import HeldMasks
+from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
+from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, Subject, held_magnitude
+from lt_lightning.structures.base import ChannelPlan, StructureInput, retained_magnitude
 from lt_lightning.structures.channel_choice import Coupling, channel_scores
 from lt_lightning.structures.refill import Refill
 
@@ -49,14 +49,14 @@ def subject_of(
     share: float,
     exempt: Sequence[str] = ENDS,
     gradients: dict[str, Tensor] | None = None,
-) -> Subject:
+) -> StructureInput:
     """The network pruned globally by magnitude."""
     layers = find_layers(network, example)
     weights = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     names = [layer.weight for layer in prunable_layers(layers, exempt)]
     full = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
     masks = prune(full, {name: weights[name].abs() for name in names}, share)
-    return Subject(Anatomy(network, example), masks, weights, gradients)
+    return StructureInput(TracedNetwork(network, example), masks, weights, gradients)
 
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -155,7 +155,7 @@ def sgd_steps(network: nn.Module, masks: Masks | None, steps: int = 3) -> list[f
     """Trains on random images under weight decay; returns the losses."""
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.05)
-    held = HeldMasks(network, masks or {})
+    held = EnforcedMasks(network, masks or {})
     losses = []
     for _ in range(steps):
         images = torch.randn(8, 3, 16, 16, generator=generator, dtype=torch.float64)
@@ -173,8 +173,8 @@ def sgd_steps(network: nn.Module, masks: Masks | None, steps: int = 3) -> list[f
 @pytest.mark.parametrize("name", MODELS)
 def test_the_masked_network_is_the_small_one_before_and_after_training(name: str, coupling: Coupling) -> None:
     network = make(name)
-    subject = subject_of(network, torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.3)
-    structured = Refill(coupling=coupling, round_to=1)(subject)
+    given = subject_of(network, torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.3)
+    structured = Refill(coupling=coupling, round_to=1)(given)
     assert isinstance(structured.plan, ChannelPlan)
     assert structured.plan.outputs
     small = execute_plan(copy.deepcopy(network), structured.plan)  # dense values: dropped ones must play no part
@@ -200,15 +200,15 @@ def test_the_masked_network_is_the_small_one_before_and_after_training(name: str
 def test_what_was_dropped_can_be_anything(name: str) -> None:
     """Each side of a dropped channel alone: the writer's values, or the readers' weights for it."""
     network = make(name)
-    subject = subject_of(network, torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.3)
-    structured = Refill(coupling="stream", round_to=1)(subject)
+    given = subject_of(network, torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.3)
+    structured = Refill(coupling="stream", round_to=1)(given)
     assert isinstance(structured.plan, ChannelPlan)
     masked = mask_parameters(copy.deepcopy(network), structured.masks).eval()
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     for side in ("writers", "readers"):
         changed = copy.deepcopy(masked)
         touched = 0
-        for layer in subject.layers.values():
+        for layer in given.layers.values():
             weight = changed.get_parameter(layer.weight)
             region = torch.zeros_like(weight, dtype=torch.bool)
             if side == "writers" and layer.name in structured.plan.outputs:
@@ -228,21 +228,21 @@ def test_what_was_dropped_can_be_anything(name: str) -> None:
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_executed_density_is_the_density_asked_for(name: str, coupling: Coupling) -> None:
-    subject = subject_of(make(name), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
-    structured = Refill(coupling=coupling, round_to=1)(subject)
-    reports = [structured.layers[layer.name] for layer in subject.prunable]
+    given = subject_of(make(name), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
+    structured = Refill(coupling=coupling, round_to=1)(given)
+    reports = [structured.layers[layer.name] for layer in given.prunable]
     executed = sum(report.executed for report in reports) / sum(report.size for report in reports)
     if coupling != "independent" or name in ("vgg", "mobilenet"):  # full streams may not let it go so low
-        assert executed <= density(subject.masks)
-        assert executed == pytest.approx(density(subject.masks), rel=0.06)
-    for layer in subject.layers.values():
+        assert executed <= density(given.masks)
+        assert executed == pytest.approx(density(given.masks), rel=0.06)
+    for layer in given.layers.values():
         report = structured.layers[layer.name]
         full = torch.ones(layer.shape, dtype=torch.bool)
-        assert report.asked == int(subject.masks.get(layer.weight, full).sum())
+        assert report.asked == int(given.masks.get(layer.weight, full).sum())
         assert report.kept == int(structured.masks.get(layer.weight, full).sum())
         assert report.kept == report.executed
         assert report.form == ("channels" if report.executed < report.size else "dense")
-        assert report.form == "channels" or layer.weight not in subject.masks or report.note
+        assert report.form == "channels" or layer.weight not in given.masks or report.note
 
 
 # Small networks of every kind of join, against gradients
@@ -344,10 +344,10 @@ def test_executed_weights_are_those_that_influence_the_output(
 ) -> None:
     torch.manual_seed(0)
     network = randomise(JOINS[name]())
-    subject = subject_of(network, torch.randn(1, 3, 6, 6, dtype=torch.float64), 0.4, exempt)
-    structured = Refill(coupling=coupling, round_to=1)(subject)
+    given = subject_of(network, torch.randn(1, 3, 6, 6, dtype=torch.float64), 0.4, exempt)
+    structured = Refill(coupling=coupling, round_to=1)(given)
     masked = mask_parameters(copy.deepcopy(network), structured.masks).eval()
-    for layer in subject.layers.values():
+    for layer in given.layers.values():
         mask = structured.masks.get(layer.weight, torch.ones(layer.shape, dtype=torch.bool))
         live = influence(masked, layer.weight)
         assert structured.layers[layer.name].executed == int((live & mask).sum())
@@ -374,8 +374,8 @@ def test_alternatives_are_followed_as_each_of_them_alone(name: str) -> None:
 
 
 def test_scored_depthwise_layers_must_have_the_groups_channels() -> None:
-    subject = subject_of(randomise(Depthwise(2)), torch.randn(1, 3, 6, 6, dtype=torch.float64), 0.5, ())
-    structured = Refill(round_to=1)(subject)
+    given = subject_of(randomise(Depthwise(2)), torch.randn(1, 3, 6, 6, dtype=torch.float64), 0.5, ())
+    structured = Refill(round_to=1)(given)
     assert isinstance(structured.plan, ChannelPlan)
     kept_inputs = structured.plan.inputs["depth"]
     assert structured.plan.outputs["depth"].tolist() == [j for i in kept_inputs.tolist() for j in (2 * i, 2 * i + 1)]
@@ -384,7 +384,7 @@ def test_scored_depthwise_layers_must_have_the_groups_channels() -> None:
 # By hand
 
 
-def hand_worked() -> Subject:
+def hand_worked() -> StructureInput:
     """Stem of 2, two prunable 1x1 convolutions of 4 and 2 channels, classifier."""
     network = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(2, 2)
@@ -400,13 +400,13 @@ def hand_worked() -> Subject:
     }
     example = torch.zeros(1, 1, 1, 1)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    return Subject(Anatomy(network, example), masks, weights)
+    return StructureInput(TracedNetwork(network, example), masks, weights)
 
 
 def test_a_refill_worked_by_hand() -> None:
     """Layer 2 keeps 7 of 8 weights: ceil(7/8 * 4) = 4 channels. Layer 4 keeps 2 of 8: ceil(2/8 * 2) = 1 channel."""
-    subject = hand_worked()
-    structured = Refill(match="filters", round_to=1)(subject)
+    given = hand_worked()
+    structured = Refill(match="filters", round_to=1)(given)
     assert structured.masks["2.weight"].flatten(1).tolist() == [[True, True]] * 4
     assert structured.masks["4.weight"].flatten(1).tolist() == [[False] * 4, [True] * 4]
     assert structured.masks["4.bias"].tolist() == [False, True]
@@ -419,7 +419,7 @@ def test_a_refill_worked_by_hand() -> None:
         ("0", 2, 2, 2, "dense"), ("2", 7, 8, 8, "dense"), ("4", 2, 4, 4, "channels"), ("6", 4, 2, 2, "channels"),
     ]  # fmt: skip
     assert structured.layers["2"].note == "all of its channels were kept"
-    assert structured.layers["4"].held == 1.0
+    assert structured.layers["4"].retained_magnitude == 1.0
 
 
 @pytest.mark.parametrize(
@@ -432,9 +432,9 @@ def test_a_refill_worked_by_hand() -> None:
     ],
 )
 def test_scores_worked_by_hand(score: Any, kept_channels: list[int]) -> None:
-    subject = hand_worked()
+    given = hand_worked()
     gradient = torch.tensor([[1.0, 3.0], [1.0, 1.0], [1.0, -1.0], [50.0, 1.0]])[..., None, None]
-    scores = channel_scores(subject.weights["2.weight"], subject.masks["2.weight"], score, gradient)
+    scores = channel_scores(given.weights["2.weight"], given.masks["2.weight"], score, gradient)
     order = np.argsort(-scores.numpy(), kind="stable")
     assert sorted(order[:3].tolist()) == kept_channels
 
@@ -474,8 +474,8 @@ def test_filters_are_counted_exactly(channels: int, data: st.DataObject) -> None
     example = torch.zeros(1, 1, 1, 1)
     mask = (torch.arange(2 * channels) < survivors).view(channels, 2, 1, 1)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    subject = Subject(Anatomy(network, example), {"1.weight": mask}, weights)
-    structured = Refill(match="filters", round_to=1, extra=float(extra))(subject)
+    given = StructureInput(TracedNetwork(network, example), {"1.weight": mask}, weights)
+    structured = Refill(match="filters", round_to=1, extra=float(extra))(given)
     base = max(1, math.ceil(Fraction(survivors * channels, 2 * channels)))
     wanted = math.ceil(base + extra * (channels - base))
     assert structured.masks["1.weight"].any(1).sum() == wanted
@@ -492,9 +492,9 @@ def test_a_share_that_floats_exceed_is_not_rounded_up() -> None:
     example = torch.zeros(1, 1, 1, 1)
     mask = (torch.arange(200) < 110).view(100, 2, 1, 1)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    subject = Subject(Anatomy(network, example), {"1.weight": mask}, weights)
+    given = StructureInput(TracedNetwork(network, example), {"1.weight": mask}, weights)
     assert 110 / 200 * 100 > 55
-    assert int(Refill(match="filters", round_to=1)(subject).masks["1.weight"].any(1).sum()) == 55
+    assert int(Refill(match="filters", round_to=1)(given).masks["1.weight"].any(1).sum()) == 55
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.45, 0.6, 0.75])
@@ -502,8 +502,8 @@ def test_what_rounding_leaves_of_the_target_is_spent(share: float) -> None:
     """No layer could have another channel."""
     widths = [6, 24, 32, 40, 20]
     torch.manual_seed(0)
-    subject = subject_of(chain(widths), torch.zeros(1, 1, 1, 1), share)
-    plan = Refill(round_to=1)(subject).plan
+    given = subject_of(chain(widths), torch.zeros(1, 1, 1, 1), share)
+    plan = Refill(round_to=1)(given).plan
     assert isinstance(plan, ChannelPlan)
     counts = [len(plan.outputs.get(str(i), range(width))) for i, width in enumerate(widths)]
     assert counts[0] == 6
@@ -511,7 +511,7 @@ def test_what_rounding_leaves_of_the_target_is_spent(share: float) -> None:
     def executed(counts: Sequence[int]) -> int:
         return sum(a * b for a, b in pairwise(counts))
 
-    target = kept(subject.masks)
+    target = kept(given.masks)
     assert executed(counts) <= target
     costs = [executed([*counts[:i], counts[i] + 1, *counts[i + 1 :]]) - executed(counts) for i in range(1, len(counts))]
     assert target - executed(counts) < min(costs)
@@ -520,25 +520,25 @@ def test_what_rounding_leaves_of_the_target_is_spent(share: float) -> None:
 @pytest.mark.parametrize(("round_to", "step"), [(1, 1), (4, 4), (8, 8), (10, 10), (11, 5), (16, 5)])
 def test_counts_are_rounded_up_to_a_multiple(round_to: int, step: int) -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 40, 1), nn.Conv2d(40, 1, 1))
-    subject = subject_of(network, torch.zeros(1, 1, 1, 1), 0.33)
-    wanted = math.ceil(Fraction(kept(subject.masks), 2) / step) * step
-    assert int(Refill(match="filters", round_to=round_to)(subject).masks["1.weight"].any(1).sum()) == wanted
+    given = subject_of(network, torch.zeros(1, 1, 1, 1), 0.33)
+    wanted = math.ceil(Fraction(kept(given.masks), 2) / step) * step
+    assert int(Refill(match="filters", round_to=round_to)(given).masks["1.weight"].any(1).sum()) == wanted
 
 
 def test_executed_counts_meet_round_to_on_every_unit() -> None:
-    subject = subject_of(resnet18(3, width=16), torch.randn(1, 3, 16, 16), 0.4)
-    structured = Refill(round_to=8)(subject)
+    given = subject_of(resnet18(3, width=16), torch.randn(1, 3, 16, 16), 0.4)
+    structured = Refill(round_to=8)(given)
     assert isinstance(structured.plan, ChannelPlan)
     for name, outputs in structured.plan.outputs.items():
-        layer = subject.layers.get(name)
+        layer = given.layers.get(name)
         if layer is not None:
             step = 8 if layer.shape[0] >= 32 else max(1, layer.shape[0] // 8)
             assert len(outputs) % step == 0
 
 
 def test_inner_keeps_streams_whole_and_stream_shrinks_them() -> None:
-    subject = subject_of(make("resnet8"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.1)
-    plans = {c: Refill(coupling=c, round_to=1)(subject).plan for c in COUPLINGS}
+    given = subject_of(make("resnet8"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.1)
+    plans = {c: Refill(coupling=c, round_to=1)(given).plan for c in COUPLINGS}
     inner, stream, independent = plans["inner"], plans["stream"], plans["independent"]
     assert isinstance(inner, ChannelPlan)
     assert isinstance(stream, ChannelPlan)
@@ -571,7 +571,7 @@ def test_stream_scores_add_up_over_the_writers() -> None:
     masks["stem.weight"].view(-1)[::2] = True
     masks["stem.weight"][:, 0, 0, 0] = True
     masks["outer.weight"][:, 0, 0, 0] = True
-    structured = Refill(match="filters", round_to=1)(Subject(Anatomy(network, example), masks, weights))
+    structured = Refill(match="filters", round_to=1)(StructureInput(TracedNetwork(network, example), masks, weights))
     count = math.ceil(Fraction(sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())) * 8)
     best = [5, 1, 7, 3]  # 6, 3, 2.5, 2
     assert isinstance(structured.plan, ChannelPlan)
@@ -581,14 +581,14 @@ def test_stream_scores_add_up_over_the_writers() -> None:
 
 
 def test_nothing_given_is_changed() -> None:
-    subject = subject_of(make("resnet8"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
-    state = copy.deepcopy(subject.network.state_dict())
-    masks = copy.deepcopy(subject.masks)
-    weights = copy.deepcopy(subject.weights)
-    Refill()(subject)
-    assert all(torch.equal(value, state[name]) for name, value in subject.network.state_dict().items())
-    assert all(torch.equal(mask, masks[name]) for name, mask in subject.masks.items())
-    assert all(torch.equal(weight, weights[name]) for name, weight in subject.weights.items())
+    given = subject_of(make("resnet8"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
+    state = copy.deepcopy(given.network.state_dict())
+    masks = copy.deepcopy(given.masks)
+    weights = copy.deepcopy(given.weights)
+    Refill()(given)
+    assert all(torch.equal(value, state[name]) for name, value in given.network.state_dict().items())
+    assert all(torch.equal(mask, masks[name]) for name, mask in given.masks.items())
+    assert all(torch.equal(weight, weights[name]) for name, weight in given.weights.items())
 
 
 def test_a_layer_that_fell_back_says_why() -> None:
@@ -603,23 +603,23 @@ def test_a_layer_that_fell_back_says_why() -> None:
             out: Tensor = self.last(x.relu().mean((2, 3)))
             return out
 
-    subject = subject_of(Gated(), torch.zeros(1, 1, 4, 4), 0.5)
-    report = Refill(match="filters", round_to=1, coupling="inner")(subject).layers["a"]
+    given = subject_of(Gated(), torch.zeros(1, 1, 4, 4), 0.5)
+    report = Refill(match="filters", round_to=1, coupling="inner")(given).layers["a"]
     assert (report.form, report.density) == ("dense", 1.0)
     assert report.note == "operation sigmoid turns zeros into other values"
 
 
 def test_a_network_without_free_channels_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 2, 1))
-    subject = subject_of(network, torch.zeros(1, 1, 2, 2), 0.5)
+    given = subject_of(network, torch.zeros(1, 1, 2, 2), 0.5)
     with pytest.raises(ValueError, match=r"'stream' finds no channel .*operation 1 turns zeros .*; operation 3"):
-        Refill()(subject)
+        Refill()(given)
 
 
 def test_saliency_without_gradients_is_refused() -> None:
-    subject = subject_of(make("vgg"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
+    given = subject_of(make("vgg"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
     with pytest.raises(ValueError, match="saliency' needs gradients"):
-        Refill(score="saliency")(subject)
+        Refill(score="saliency")(given)
 
 
 @pytest.mark.parametrize(
@@ -648,16 +648,16 @@ def test_large_weights_are_scored_as_small_ones(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(channel_scores(weight, mask, "count"), flags.sum(1))
     after = torch.rand(shape) < 0.5
     both = np.abs(rows * flags)[after.flatten(1).numpy()].sum() / np.abs(rows * flags).sum()
-    assert held_magnitude(weight, mask, after) == pytest.approx(both, rel=1e-12)
+    assert retained_magnitude(weight, mask, after) == pytest.approx(both, rel=1e-12)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_share_held_is_that_of_the_masks(model: str) -> None:
     torch.manual_seed(0)
-    subject = subject_of(MODELS[model](), torch.zeros(1, 3, 32, 32), 0.3)
-    result = Refill(round_to=1)(subject)
-    for layer in subject.prunable:
+    given = subject_of(MODELS[model](), torch.zeros(1, 3, 32, 32), 0.3)
+    result = Refill(round_to=1)(given)
+    for layer in given.prunable:
         name = layer.weight
-        held = held_magnitude(subject.weights[name], subject.masks[name], result.masks[name])
-        assert result.layers[layer.name].held == pytest.approx(held, rel=1e-12)
-    assert min(result.layers[layer.name].held for layer in subject.prunable) < 1
+        held = retained_magnitude(given.weights[name], given.masks[name], result.masks[name])
+        assert result.layers[layer.name].retained_magnitude == pytest.approx(held, rel=1e-12)
+    assert min(result.layers[layer.name].retained_magnitude for layer in given.prunable) < 1

@@ -14,14 +14,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures import clustering
-from lt_lightning.structures.base import Block, BlockPlan, Grain, Structured, Subject
+from lt_lightning.structures.base import Block, BlockPlan, Granularity, StructureInput, StructureResult
 from lt_lightning.structures.regroup import Regroup
 
-GRAINS: list[Grain] = ["kernel_position", "input_channel"]
+GRAINS: list[Granularity] = ["kernel_position", "input_channel"]
 CONF = Path(__file__).parents[2] / "conf" / "structure"
 
 
@@ -32,9 +32,9 @@ def chain(*widths: int, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 4))
 
 
-def subject(
+def structure_input(
     network: nn.Module, density: float, seed: int = 0, exempt: tuple[str, ...] = ("stem", "classifier")
-) -> Subject:
+) -> StructureInput:
     """A network with weights of uneven filters and columns, and the masks of a global threshold."""
     torch.manual_seed(seed)
     example = torch.zeros(2, 3, 8, 8)
@@ -51,57 +51,57 @@ def subject(
     flat[order[: round(density * len(scores))]] = True
     parts = torch.split(flat, [weights[name].numel() for name in names])
     masks = {name: part.reshape(weights[name].shape) for name, part in zip(names, parts, strict=True)}
-    return Subject(Anatomy(network, example), masks, weights)
+    return StructureInput(TracedNetwork(network, example), masks, weights)
 
 
-def single(weight: Tensor, mask: Tensor) -> Subject:
+def single(weight: Tensor, mask: Tensor) -> StructureInput:
     """One convolution, all of it prunable."""
     outputs, inputs, height, _ = weight.shape
     network = nn.Sequential(nn.Conv2d(inputs, outputs, height, padding=height // 2, bias=False))
     example = torch.zeros(1, inputs, 4, 4)
-    return Subject(Anatomy(network, example), {"0.weight": mask}, {"0.weight": weight})
+    return StructureInput(TracedNetwork(network, example), {"0.weight": mask}, {"0.weight": weight})
 
 
-def blocks_of(result: Structured) -> dict[str, list[Block]]:
+def blocks_of(result: StructureResult) -> dict[str, list[Block]]:
     if result.plan is None:
         return {}
     assert isinstance(result.plan, BlockPlan)
     return {name: list(blocks) for name, blocks in result.plan.blocks.items()}
 
 
-def matrix(mask: Tensor, grain: Grain) -> Tensor:
+def matrix(mask: Tensor, granularity: Granularity) -> Tensor:
     """Rows x columns x weights of a column."""
-    return mask.flatten(1)[:, :, None] if grain == "kernel_position" else mask.reshape(*mask.shape[:2], -1)
+    return mask.flatten(1)[:, :, None] if granularity == "kernel_position" else mask.reshape(*mask.shape[:2], -1)
 
 
-def times_covered(blocks: list[Block], mask: Tensor, grain: Grain) -> Tensor:
-    count = torch.zeros(matrix(mask, grain).shape[:2], dtype=torch.int64)
+def times_covered(blocks: list[Block], mask: Tensor, granularity: Granularity) -> Tensor:
+    count = torch.zeros(matrix(mask, granularity).shape[:2], dtype=torch.int64)
     for block in blocks:
         for row, column in product(block.rows.tolist(), block.columns.tolist()):
             count[row, column] += 1
     return count
 
 
-def check(result: Structured, given_subject: Subject, grain: Grain) -> None:
+def check(result: StructureResult, given_input: StructureInput, granularity: Granularity) -> None:
     """What holds for every regrouped ticket: masks, blocks and reports say the same."""
-    assert result.masks.keys() == given_subject.masks.keys()
-    assert result.layers.keys() == given_subject.layers.keys()
+    assert result.masks.keys() == given_input.masks.keys()
+    assert result.layers.keys() == given_input.layers.keys()
     blocks = blocks_of(result)
-    for name, layer in given_subject.layers.items():
+    for name, layer in given_input.layers.items():
         report = result.layers[name]
         assert (report.size, report.positions) == (layer.size, layer.positions)
         assert report.executed == report.kept
-        if layer.weight not in given_subject.masks:
+        if layer.weight not in given_input.masks:
             assert (report.asked, report.kept, report.form) == (layer.size, layer.size, "dense")
             assert name not in blocks
             continue
-        before, mask = given_subject.masks[layer.weight], result.masks[layer.weight]
-        magnitude = (given_subject.weights[layer.weight].abs() * before).double()
+        before, mask = given_input.masks[layer.weight], result.masks[layer.weight]
+        magnitude = (given_input.weights[layer.weight].abs() * before).double()
         assert mask.dtype == torch.bool
         assert mask.shape == before.shape
         assert report.asked == int(before.sum())
         assert report.kept == int(mask.sum()) > 0
-        assert report.held == pytest.approx(
+        assert report.retained_magnitude == pytest.approx(
             float((magnitude * mask).sum() / magnitude.sum()) if bool(before.any()) else 1.0
         )
         assert report.form == ("blocks" if name in blocks else "dense")
@@ -109,8 +109,8 @@ def check(result: Structured, given_subject: Subject, grain: Grain) -> None:
             assert bool(mask.all())
             continue
         assert torch.equal(
-            times_covered(blocks[name], mask, grain)[:, :, None].expand_as(matrix(mask, grain)),
-            matrix(mask, grain).long(),
+            times_covered(blocks[name], mask, granularity)[:, :, None].expand_as(matrix(mask, granularity)),
+            matrix(mask, granularity).long(),
         )
         for block in blocks[name]:
             assert block.rows.dtype == block.columns.dtype == torch.int64
@@ -118,16 +118,16 @@ def check(result: Structured, given_subject: Subject, grain: Grain) -> None:
             assert block.columns.tolist() == sorted(set(block.columns.tolist()))
 
 
-def finest_step(given_subject: Subject, result: Structured, grain: Grain, group_size: int) -> int:
+def finest_step(given_input: StructureInput, result: StructureResult, granularity: Granularity, group_size: int) -> int:
     """Weights of the smallest column, over layers that have one left to give."""
     steps = []
-    for layer in given_subject.prunable:
+    for layer in given_input.prunable:
         if layer.groups > 1 or bool(result.masks[layer.weight].all()):
             continue
         rows = layer.shape[0]
         length = min(size for size in range(1, rows + 1) if rows % size == 0 and size >= min(group_size, rows))
         taps = layer.size // (layer.shape[0] * layer.shape[1])
-        steps.append(length if grain == "kernel_position" else rows * taps)
+        steps.append(length if granularity == "kernel_position" else rows * taps)
     return min(steps, default=1)
 
 
@@ -139,13 +139,13 @@ def test_planted_kernel_positions_are_recovered_exactly(seed: int) -> None:
     for part, (start, width) in enumerate([(0, 20), (20, 5)]):
         mask[rows[4 * part : 4 * part + 4, None], columns[start : start + width]] = True
     weight = torch.rand(8, 6, 3, 3) + 0.5
-    given_subject = single(weight, mask.reshape(weight.shape))
+    given_input = single(weight, mask.reshape(weight.shape))
 
-    result = Regroup(group_size=4)(given_subject)
+    result = Regroup(group_size=4)(given_input)
 
-    check(result, given_subject, "kernel_position")
-    assert torch.equal(result.masks["0.weight"], given_subject.masks["0.weight"])
-    assert result.layers["0"].held == 1.0
+    check(result, given_input, "kernel_position")
+    assert torch.equal(result.masks["0.weight"], given_input.masks["0.weight"])
+    assert result.layers["0"].retained_magnitude == 1.0
     found = {(tuple(b.rows.tolist()), tuple(b.columns.tolist())) for b in blocks_of(result)["0"]}
     assert found == {
         (tuple(sorted(rows[:4].tolist())), tuple(sorted(columns[:20].tolist()))),
@@ -160,11 +160,11 @@ def test_planted_input_channels_are_recovered_exactly(seed: int) -> None:
     mask = torch.zeros(8, 10, 3, 3, dtype=torch.bool)
     mask[rows[:4, None], channels[:3]] = True
     mask[rows[4:, None], channels[2:5]] = True  # one channel is shared
-    given_subject = single(torch.rand(8, 10, 3, 3) + 0.5, mask)
+    given_input = single(torch.rand(8, 10, 3, 3) + 0.5, mask)
 
-    result = Regroup("input_channel", group_size=4)(given_subject)
+    result = Regroup("input_channel", group_size=4)(given_input)
 
-    check(result, given_subject, "input_channel")
+    check(result, given_input, "input_channel")
     assert torch.equal(result.masks["0.weight"], mask)
     assert {tuple(b.columns.tolist()) for b in blocks_of(result)["0"]} == {
         tuple(sorted(channels[:3].tolist())),
@@ -176,8 +176,8 @@ def test_a_regrouping_by_hand() -> None:
     # Rows 0 and 2 share columns 0 and 3; rows 1 and 3 share column 1. Seven weights survive, so three columns of two
     # rows each are kept: 0 and 3 for the first group (9 and 7), 1 for the second (5), which beats the lone 4.
     weight = torch.tensor([[5.0, 0, 4, 3], [0, 2, 0, 0], [4.0, 0, 0, 4], [0, 3, 0, 0]])[:, :, None, None]
-    given_subject = single(weight, weight > 0)
-    result = Regroup(group_size=2)(given_subject)
+    given_input = single(weight, weight > 0)
+    result = Regroup(group_size=2)(given_input)
     assert result.masks["0.weight"][:, :, 0, 0].int().tolist() == [
         [1, 0, 0, 1],
         [0, 1, 0, 0],
@@ -186,7 +186,7 @@ def test_a_regrouping_by_hand() -> None:
     ]
     report = result.layers["0"]
     assert (report.asked, report.kept, report.executed) == (7, 6, 6)
-    assert report.held == pytest.approx(21 / 25)
+    assert report.retained_magnitude == pytest.approx(21 / 25)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -198,52 +198,52 @@ def test_a_regrouping_by_hand() -> None:
     st.integers(0, 100),
 )
 def test_a_ticket_keeps_what_its_masks_keep_within_one_column(
-    widths: tuple[int, ...], density: float, grain: Grain, group_size: int, seed: int
+    widths: tuple[int, ...], density: float, granularity: Granularity, group_size: int, seed: int
 ) -> None:
-    given_subject = subject(chain(*widths), density, seed)
-    result = Regroup(grain, group_size, "kmeans")(given_subject)
-    check(result, given_subject, grain)
-    short = kept(given_subject.masks) - kept(result.masks)
+    given_input = structure_input(chain(*widths), density, seed)
+    result = Regroup(granularity, group_size, "kmeans")(given_input)
+    check(result, given_input, granularity)
+    short = kept(given_input.masks) - kept(result.masks)
     if short < 0:  # only where layers keep more than asked since one column is the least
-        reports = [result.layers[layer.name] for layer in given_subject.prunable]
+        reports = [result.layers[layer.name] for layer in given_input.prunable]
         assert all("least" in report.note for report in reports if report.kept > report.asked)
     else:
-        assert short < finest_step(given_subject, result, grain, group_size)
+        assert short < finest_step(given_input, result, granularity, group_size)
 
     for name, blocks in blocks_of(result).items():
-        rows = given_subject.layers[name].shape[0]
+        rows = given_input.layers[name].shape[0]
         assert sorted(torch.cat([block.rows for block in blocks]).tolist()) == list(range(rows))
         sizes = {len(block.rows) for block in blocks}
         divisors = [size for size in range(1, rows + 1) if rows % size == 0]
         assert sizes == {next(s for s in divisors if s >= group_size) if rows >= 2 * group_size else rows}
         counts = {len(block.columns) for block in blocks}
-        assert len(counts) == 1 or grain == "kernel_position"
+        assert len(counts) == 1 or granularity == "kernel_position"
         assert max(counts) > 0
-        assert min(counts) > 0 or grain == "kernel_position"
+        assert min(counts) > 0 or granularity == "kernel_position"
 
 
-@pytest.mark.parametrize("grain", GRAINS)
+@pytest.mark.parametrize("granularity", GRAINS)
 @pytest.mark.parametrize("seed", range(15))
-def test_it_holds_at_least_what_random_groups_of_the_same_shape_hold(grain: Grain, seed: int) -> None:
-    given_subject = subject(chain(8, 16, 16), density=0.1 + 0.05 * seed, seed=seed)
-    result = Regroup(grain, group_size=4)(given_subject)
-    control = Regroup(grain, group_size=4, clustering="random", seed=seed)(given_subject)
-    same_seed = Regroup(grain, group_size=4, clustering="random")(given_subject)
-    for layer in given_subject.prunable:
+def test_it_holds_at_least_what_random_groups_of_the_same_shape_hold(granularity: Granularity, seed: int) -> None:
+    given_input = structure_input(chain(8, 16, 16), density=0.1 + 0.05 * seed, seed=seed)
+    result = Regroup(granularity, group_size=4)(given_input)
+    control = Regroup(granularity, group_size=4, clustering="random", seed=seed)(given_input)
+    same_seed = Regroup(granularity, group_size=4, clustering="random")(given_input)
+    for layer in given_input.prunable:
         ours, others = result.layers[layer.name], [r.layers[layer.name] for r in (control, same_seed)]
-        assert all(ours.held >= other.held for other in others)
+        assert all(ours.retained_magnitude >= other.retained_magnitude for other in others)
         assert all(ours.kept == other.kept for other in others)
 
 
-@pytest.mark.parametrize("grain", GRAINS)
-def test_the_plan_computes_what_the_masked_network_computes(grain: Grain) -> None:
-    given_subject = subject(chain(8, 16, 12), density=0.3)
+@pytest.mark.parametrize("granularity", GRAINS)
+def test_the_plan_computes_what_the_masked_network_computes(granularity: Granularity) -> None:
+    given_input = structure_input(chain(8, 16, 12), density=0.3)
     for options in ({}, {"budget": "threshold", "passes": None, "min_count": 0.4, "min_rows": 4, "min_columns": 2}):
-        result = Regroup(grain, 4, **options)(given_subject)  # type: ignore[arg-type]
+        result = Regroup(granularity, 4, **options)(given_input)  # type: ignore[arg-type]
         planned = blocks_of(result)
         assert planned
         for name, blocks in planned.items():
-            weight = given_subject.weights[f"{name}.weight"].double()
+            weight = given_input.weights[f"{name}.weight"].double()
             mask = result.masks[f"{name}.weight"]
             outputs, inputs = weight.shape[:2]
             x = torch.randn(2, inputs, 8, 8, dtype=torch.float64)
@@ -251,7 +251,7 @@ def test_the_plan_computes_what_the_masked_network_computes(grain: Grain) -> Non
             summed = torch.zeros(2, outputs, 64, dtype=torch.float64)
             for block in blocks:
                 columns = block.columns
-                if grain == "input_channel":
+                if granularity == "input_channel":
                     columns = (columns[:, None] * 9 + torch.arange(9)).reshape(-1)
                 summed[:, block.rows] += weight.flatten(1)[block.rows][:, columns] @ unfolded[:, columns]
             expected = functional.conv2d(x, weight * mask, padding=1)
@@ -259,14 +259,14 @@ def test_the_plan_computes_what_the_masked_network_computes(grain: Grain) -> Non
 
 
 def test_an_emptied_layer_keeps_one_column_and_says_so() -> None:
-    given_subject = subject(chain(8, 16, 16), density=0.4)
-    given_subject.masks["1.weight"].zero_()
-    for grain, count in (("kernel_position", 4), ("input_channel", 16 * 9)):
-        result = Regroup(grain, group_size=4)(given_subject)  # type: ignore[arg-type]
+    given_input = structure_input(chain(8, 16, 16), density=0.4)
+    given_input.masks["1.weight"].zero_()
+    for granularity, count in (("kernel_position", 4), ("input_channel", 16 * 9)):
+        result = Regroup(granularity, group_size=4)(given_input)  # type: ignore[arg-type]
         assert result.layers["1"].asked == 0
         assert result.layers["1"].kept == int(result.masks["1.weight"].sum()) == count
         assert result.layers["1"].note == "keeps more than asked, the least it can"
-        assert kept(result.masks) <= kept(given_subject.masks)
+        assert kept(result.masks) <= kept(given_input.masks)
 
 
 class Separable(nn.Module):
@@ -283,66 +283,66 @@ class Separable(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("grain", GRAINS)
-def test_a_depthwise_convolution_stays_dense_at_the_cost_of_the_others(grain: Grain) -> None:
-    given_subject = subject(Separable(), density=0.3)
-    result = Regroup(grain, group_size=8)(given_subject)
-    check(result, given_subject, grain)
+@pytest.mark.parametrize("granularity", GRAINS)
+def test_a_depthwise_convolution_stays_dense_at_the_cost_of_the_others(granularity: Granularity) -> None:
+    given_input = structure_input(Separable(), density=0.3)
+    result = Regroup(granularity, group_size=8)(given_input)
+    check(result, given_input, granularity)
     report = result.layers["depthwise"]
     assert (report.form, report.kept, report.executed) == ("dense", 144, 144)
     assert report.asked < 144
     assert report.note == "grouped convolution: its filters share no inputs"
-    assert 0 <= kept(given_subject.masks) - kept(result.masks) < finest_step(given_subject, result, grain, 8)
+    assert 0 <= kept(given_input.masks) - kept(result.masks) < finest_step(given_input, result, granularity, 8)
     assert result.layers["last"].kept < result.layers["last"].asked
 
 
 def test_a_linear_layer_is_grouped_alike_by_both_grains() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 24), nn.Linear(24, 4))
-    given_subject = subject(network, density=0.25, exempt=("classifier",))
-    for grain in GRAINS:
-        result = Regroup(grain, group_size=8)(given_subject)
-        check(result, given_subject, grain)
+    given_input = structure_input(network, density=0.25, exempt=("classifier",))
+    for granularity in GRAINS:
+        result = Regroup(granularity, group_size=8)(given_input)
+        check(result, given_input, granularity)
         blocks = blocks_of(result)
         assert blocks.keys() == {"1", "3"}
-        for layer in given_subject.prunable:
+        for layer in given_input.prunable:
             assert max(int(block.columns.max()) for block in blocks[layer.name] if len(block.columns)) < layer.shape[1]
 
 
 def test_layers_too_small_for_two_groups_are_one_group_and_those_of_one_row_dense() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 7, 3), nn.Conv2d(7, 1, 1), nn.Flatten(), nn.Linear(16, 4))
-    given_subject = subject(network, density=0.5)
-    result = Regroup(group_size=4)(given_subject)
+    given_input = structure_input(network, density=0.5)
+    result = Regroup(group_size=4)(given_input)
     assert [len(block.rows) for block in blocks_of(result)["1"]] == [7]
     assert result.layers["2"].form == "dense"
     assert result.layers["2"].note == "a matrix of 1 x 7 cannot be grouped"
 
 
 def test_a_dense_round_is_left_as_it_is() -> None:
-    given_subject = subject(chain(8, 8), density=1.0)
-    result = Regroup(group_size=4)(given_subject)
+    given_input = structure_input(chain(8, 8), density=1.0)
+    result = Regroup(group_size=4)(given_input)
     assert result.plan is None
     assert all(report.form == "dense" and report.kept == report.size for report in result.layers.values())
 
 
 def test_the_subject_is_left_alone_and_the_result_is_the_same_again() -> None:
-    given_subject = subject(chain(8, 16, 16), density=0.3)
-    masks = {name: mask.clone() for name, mask in given_subject.masks.items()}
-    weights = {name: weight.clone() for name, weight in given_subject.weights.items()}
-    first, second = Regroup(group_size=4)(given_subject), Regroup(group_size=4)(given_subject)
-    assert all(torch.equal(given_subject.masks[name], mask) for name, mask in masks.items())
-    assert all(torch.equal(given_subject.weights[name], weight) for name, weight in weights.items())
+    given_input = structure_input(chain(8, 16, 16), density=0.3)
+    masks = {name: mask.clone() for name, mask in given_input.masks.items()}
+    weights = {name: weight.clone() for name, weight in given_input.weights.items()}
+    first, second = Regroup(group_size=4)(given_input), Regroup(group_size=4)(given_input)
+    assert all(torch.equal(given_input.masks[name], mask) for name, mask in masks.items())
+    assert all(torch.equal(given_input.weights[name], weight) for name, weight in weights.items())
     assert all(torch.equal(first.masks[name], second.masks[name]) for name in masks)
     assert first.layers == second.layers
 
 
 def test_weights_that_were_pruned_do_not_count() -> None:
-    given_subject = subject(chain(8, 16), density=0.3)
+    given_input = structure_input(chain(8, 16), density=0.3)
     loud = {
-        name: torch.where(given_subject.masks.get(name, torch.tensor(True)), weight, 1e6)
-        for name, weight in given_subject.weights.items()
+        name: torch.where(given_input.masks.get(name, torch.tensor(True)), weight, 1e6)
+        for name, weight in given_input.weights.items()
     }
-    other = Subject(given_subject.anatomy, given_subject.masks, loud)
-    ours, theirs = Regroup(group_size=4)(given_subject), Regroup(group_size=4)(other)
+    other = StructureInput(given_input.traced, given_input.masks, loud)
+    ours, theirs = Regroup(group_size=4)(given_input), Regroup(group_size=4)(other)
     assert all(torch.equal(ours.masks[name], theirs.masks[name]) for name in ours.masks)
 
 
@@ -350,9 +350,9 @@ def test_weights_that_were_pruned_do_not_count() -> None:
 def test_channel_counts_are_rounded_as_far_as_a_layer_allows(inputs: int, unit: int) -> None:
     torch.manual_seed(0)
     weight = torch.randn(8, inputs, 3, 3)
-    given_subject = single(weight, weight.abs() > 0.8)
-    result = Regroup("input_channel", group_size=4, round_to=16)(given_subject)
-    check(result, given_subject, "input_channel")
+    given_input = single(weight, weight.abs() > 0.8)
+    result = Regroup("input_channel", group_size=4, round_to=16)(given_input)
+    check(result, given_input, "input_channel")
     for block in blocks_of(result)["0"]:
         assert len(block.columns) % unit == 0
     assert abs(result.layers["0"].kept - result.layers["0"].asked) < unit * 8 * 9
@@ -366,30 +366,30 @@ def test_thresholds_by_hand() -> None:
     pattern = torch.zeros(8, 8, dtype=torch.bool)
     for group, column in product(range(2), range(4)):
         pattern[4 * group : 4 * group + 4 - column, 4 * group + column] = True
-    given_subject = single(torch.ones(8, 8, 1, 1), pattern[:, :, None, None])
+    given_input = single(torch.ones(8, 8, 1, 1), pattern[:, :, None, None])
 
-    result = THRESHOLD()(given_subject)
+    result = THRESHOLD()(given_input)
 
-    check(result, given_subject, "kernel_position")
+    check(result, given_input, "kernel_position")
     expected = torch.zeros(8, 8, dtype=torch.bool)
     expected[:4, :2] = True
     expected[4:, 4:6] = True
     assert torch.equal(result.masks["0.weight"][:, :, 0, 0], expected)
     assert (result.layers["0"].asked, result.layers["0"].kept) == (20, 16)
-    assert result.layers["0"].held == pytest.approx(14 / 20)
+    assert result.layers["0"].retained_magnitude == pytest.approx(14 / 20)
 
 
-@pytest.mark.parametrize("grain", GRAINS)
+@pytest.mark.parametrize("granularity", GRAINS)
 @pytest.mark.parametrize("seed", range(5))
-def test_iterated_blocks_meet_the_thresholds_and_never_share_a_weight(grain: Grain, seed: int) -> None:
-    given_subject = subject(chain(8, 24, 16), density=0.45, seed=seed)
-    once = THRESHOLD(columns=grain, min_count=0.5)(given_subject)
-    often = THRESHOLD(columns=grain, min_count=0.5, passes=None)(given_subject)
-    check(once, given_subject, grain)
-    check(often, given_subject, grain)
+def test_iterated_blocks_meet_the_thresholds_and_never_share_a_weight(granularity: Granularity, seed: int) -> None:
+    given_input = structure_input(chain(8, 24, 16), density=0.45, seed=seed)
+    once = THRESHOLD(columns=granularity, min_count=0.5)(given_input)
+    often = THRESHOLD(columns=granularity, min_count=0.5, passes=None)(given_input)
+    check(once, given_input, granularity)
+    check(often, given_input, granularity)
     more = 0
     for name, blocks in blocks_of(often).items():
-        left = matrix(given_subject.masks[f"{name}.weight"], grain).clone()
+        left = matrix(given_input.masks[f"{name}.weight"], granularity).clone()
         for block in blocks:
             assert len(block.rows) == min(4, left.shape[0])
             assert len(block.columns) >= 2
@@ -414,8 +414,8 @@ def test_a_layer_without_a_block_is_dense_and_says_so() -> None:
         (THRESHOLD(min_columns=9, min_count=0.01), "at least 4 rows and 9 columns"),
         (THRESHOLD(passes=None), "at least 4 rows and 2 columns"),
     ):
-        given_subject = single(weight, diagonal)
-        result = options(given_subject)
+        given_input = single(weight, diagonal)
+        result = options(given_input)
         report = result.layers["0"]
         assert result.plan is None
         assert bool(result.masks["0.weight"].all())
@@ -424,8 +424,8 @@ def test_a_layer_without_a_block_is_dense_and_says_so() -> None:
 
 
 def test_an_emptied_layer_forms_no_block() -> None:
-    given_subject = single(torch.ones(8, 8, 1, 1), torch.zeros(8, 8, 1, 1, dtype=torch.bool))
-    assert THRESHOLD(passes=None)(given_subject).layers["0"].form == "dense"
+    given_input = single(torch.ones(8, 8, 1, 1), torch.zeros(8, 8, 1, 1, dtype=torch.bool))
+    assert THRESHOLD(passes=None)(given_input).layers["0"].form == "dense"
 
 
 def test_a_failed_partitioner_stands_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,11 +433,11 @@ def test_a_failed_partitioner_stands_in_the_report(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(clustering, "_partitioner", lambda: broken)
-    given_subject = subject(chain(8, 16), density=0.3)
-    report = Regroup(group_size=4, clustering="hypergraph")(given_subject).layers["1"]
+    given_input = structure_input(chain(8, 16), density=0.3)
+    report = Regroup(group_size=4, clustering="hypergraph")(given_input).layers["1"]
     assert report.form == "blocks"
     assert report.note == "mtkahypar failed (no luck); groups by k-means"
-    assert THRESHOLD(min_count=0.3)(given_subject).layers["1"].note == "mtkahypar failed (no luck)"
+    assert THRESHOLD(min_count=0.3)(given_input).layers["1"].note == "mtkahypar failed (no luck)"
 
 
 @pytest.mark.parametrize(
@@ -463,15 +463,17 @@ def test_bad_options_are_refused(options: dict[str, object], message: str) -> No
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
-    given_subject = single(torch.full((8, 8, 1, 1), torch.nan), torch.ones(8, 8, 1, 1, dtype=torch.bool))
+    given_input = single(torch.full((8, 8, 1, 1), torch.nan), torch.ones(8, 8, 1, 1, dtype=torch.bool))
     with pytest.raises(ValueError, match="weight: holds values that are not finite"):
-        Regroup(group_size=4)(given_subject)
+        Regroup(group_size=4)(given_input)
 
 
-@pytest.mark.parametrize(("name", "grain"), [("regroup", "kernel_position"), ("regroup_channels", "input_channel")])
-def test_the_configurations_name_every_option_with_its_default(name: str, grain: Grain) -> None:
+@pytest.mark.parametrize(
+    ("name", "granularity"), [("regroup", "kernel_position"), ("regroup_channels", "input_channel")]
+)
+def test_the_configurations_name_every_option_with_its_default(name: str, granularity: Granularity) -> None:
     config = OmegaConf.merge({"seed": 7}, {"structure": OmegaConf.load(CONF / f"{name}.yaml")})
     structure = hydra.utils.instantiate(config.structure[name])
-    assert structure == Regroup(grain, seed=7)
+    assert structure == Regroup(granularity, seed=7)
     assert set(config.structure[name]) == {"_target_", *asdict(structure)}
     assert structure.needs_gradients is False

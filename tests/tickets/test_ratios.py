@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, LayerReport, Structured, Subject, Unstructured
+from lt_lightning.structures.base import ChannelPlan, LayerReport, StructureInput, StructureResult, Unstructured
 from lt_lightning.structures.refill import Match, Refill
 from lt_lightning.tickets.making import Ratios, ratios
 
@@ -31,14 +31,14 @@ def vgg_like(widths: tuple[int, int, int, int], inputs: int = 2) -> nn.Sequentia
     )  # fmt: skip
 
 
-def pruned(network: nn.Module, example: Tensor, share: float) -> Subject:
+def pruned(network: nn.Module, example: Tensor, share: float) -> StructureInput:
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     full = {f"{name}.weight": torch.ones_like(weights[f"{name}.weight"], dtype=torch.bool) for name in PRUNABLE}
     masks = prune(full, {name: weights[name].abs() for name in full}, share)
-    return Subject(Anatomy(network, example), masks, weights)
+    return StructureInput(TracedNetwork(network, example), masks, weights)
 
 
-def ratios_of(subject: Subject, structured: Structured) -> Ratios:
+def ratios_of(subject: StructureInput, structured: StructureResult) -> Ratios:
     sizes = {name: parameter.numel() for name, parameter in subject.network.named_parameters()}
     return ratios(structured.layers, PRUNABLE, structured.masks, sizes)
 
@@ -71,7 +71,7 @@ def test_a_channel_ticket_counts_what_a_network_built_smaller_does(match: Match,
     assert found.params_ratio == pytest.approx(params / dense_params, rel=1e-12)
     prunable = [sum(net.get_parameter(f"{name}.weight").numel() for name in PRUNABLE) for net in (small, dense)]
     assert found.density == pytest.approx(prunable[0] / prunable[1], rel=1e-12)
-    assert found.density_asked == density(subject.masks)
+    assert found.target_density == density(subject.masks)
     assert widths != [8, 12, 16, 10]
 
 
@@ -133,7 +133,7 @@ def test_ratios_worked_by_hand() -> None:
     masks: Masks = {"norm.weight": torch.tensor([True, False]), "a.weight": torch.zeros(100, dtype=torch.bool)}
     sizes = {"stem.weight": 10, "a.weight": 100, "b.weight": 60, "norm.weight": 2, "other": 8}
     assert ratios(layers, ["a", "b"], masks, sizes) == Ratios(
-        density_asked=50 / 160,
+        target_density=50 / 160,
         density=110 / 160,
         params_ratio=(10 + 50 + 60 + 1 + 8) / 180,
         flops_ratio=(40 + 100 + 60) / (40 + 200 + 60),

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph import graph as anatomy
-from lt_lightning.network_graph.graph import Anatomy, ChannelGraph
+from lt_lightning.network_graph import graph as traced
+from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
 from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import digest
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, Plan, Subject, Unstructured
+from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, Plan, StructureInput, Unstructured
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import make_ticket, ratios, structure_ticket
 from lt_lightning.tickets.ticket import Ticket
@@ -73,7 +73,7 @@ def same_plans(a: Plan | None, b: Plan | None) -> bool:
             ]
             for plan in (a, b)
         ]
-        return a.grain == b.grain and list(a.blocks) == list(b.blocks) and blocks[0] == blocks[1]
+        return a.granularity == b.granularity and list(a.blocks) == list(b.blocks) and blocks[0] == blocks[1]
     return a is b
 
 
@@ -138,8 +138,8 @@ def test_the_json_beside_it_says_density_by_layer(conv_net: Make, tmp_path: Path
     ticket_of(conv_net(), PLANS["blocks"]).save(tmp_path / "t")
     card = json.loads((tmp_path / "t.json").read_text())
     assert card["layers"]["0"] == {
-        "density_asked": 0.5, "density": pytest.approx(24 / 36), "size": 36, "asked": 18, "kept": 20, "executed": 24,
-        "positions": 16, "form": "blocks", "held": 0.75, "note": "padded",
+        "target_density": 0.5, "density": pytest.approx(24 / 36), "size": 36, "asked": 18, "kept": 20, "executed": 24,
+        "positions": 16, "form": "blocks", "retained_magnitude": 0.75, "note": "padded",
     }  # fmt: skip
     assert (card["round"], card["schema"], card["plan"]["kind"]) == (2, 1, "blocks")
 
@@ -333,14 +333,14 @@ def test_a_ticket_for_another_network_names_what_differs(conv_net: Make) -> None
 # Structuring
 
 
-def subject_of(network: nn.Module, example: Tensor) -> Subject:
+def subject_of(network: nn.Module, example: Tensor) -> StructureInput:
     weights = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     layers = find_layers(network, example)
     names = [layer.weight for layer in layers.values() if not layer.roles & {"stem", "classifier"}]
     masks = prune(
         {n: torch.ones_like(weights[n], dtype=torch.bool) for n in names}, {n: weights[n].abs() for n in names}, 0.4
     )
-    return Subject(Anatomy(network, example), masks, weights)
+    return StructureInput(TracedNetwork(network, example), masks, weights)
 
 
 def test_a_structured_ticket_says_what_it_is() -> None:
@@ -377,8 +377,8 @@ def test_a_network_that_is_known_is_not_looked_at_again(monkeypatch: pytest.Monk
     subject = subject_of(network, example)
     looked: list[str] = []
 
-    def refill(known: anatomy.Anatomy) -> Ticket:
-        known_subject = replace(subject, anatomy=known)
+    def refill(known: traced.TracedNetwork) -> Ticket:
+        known_subject = replace(subject, traced=known)
         return make_ticket("refill", Refill(round_to=1), known_subject, network.state_dict())
 
     def look(what: str, of: Callable[..., Any]) -> Callable[..., Any]:
@@ -388,10 +388,10 @@ def test_a_network_that_is_known_is_not_looked_at_again(monkeypatch: pytest.Monk
 
         return looking
 
-    expected = refill(subject.anatomy)
-    monkeypatch.setattr(anatomy, "find_layers", look("layers", find_layers))
-    monkeypatch.setattr(anatomy, "ChannelGraph", look("channels", ChannelGraph))
-    known = anatomy.Anatomy(network, example)
+    expected = refill(subject.traced)
+    monkeypatch.setattr(traced, "find_layers", look("layers", find_layers))
+    monkeypatch.setattr(traced, "ChannelGraph", look("channels", ChannelGraph))
+    known = traced.TracedNetwork(network, example)
     assert same(refill(known), expected)
     assert same(refill(known), expected)
     assert sorted(looked) == ["channels", "layers"]

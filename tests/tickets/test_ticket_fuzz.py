@@ -93,7 +93,7 @@ def essence(found: Ticket) -> tuple[Any, ...]:
         plan = (bits(plan.outputs), bits(plan.inputs))
     elif isinstance(plan, BlockPlan):
         blocks = {n: [(b.rows.tolist(), b.columns.tolist()) for b in found] for n, found in plan.blocks.items()}
-        plan = (plan.grain, blocks)
+        plan = (plan.granularity, blocks)
     layers = json.dumps({name: vars(report) for name, report in found.layers.items()}, sort_keys=True)
     card = json.dumps(found.card, sort_keys=True)  # as text: what is not a number does not equal itself
     return bits(found.masks), bits(found.rewind), bits(found.trained), plan, layers, card

@@ -136,7 +136,7 @@ class Spy(pl.Callback):
     starts: dict[int, State] = field(default_factory=dict)  # network by step of the fit, before it
     momenta: dict[int, list[State]] = field(default_factory=dict)
     masks: dict[int, Masks] = field(default_factory=dict)  # by round
-    held: dict[int, Masks] = field(default_factory=dict)
+    enforced: dict[int, Masks] = field(default_factory=dict)
     validated: list[State] = field(default_factory=list)  # by epoch
     gradients: list[State] = field(default_factory=list)  # by step
     leaks: int = 0
@@ -146,7 +146,7 @@ class Spy(pl.Callback):
         self.rates.append([])
         if self.pruning.round not in self.masks:
             self.masks[self.pruning.round] = copy.deepcopy(self.pruning.masks)
-            self.held[self.pruning.round] = copy.deepcopy(self.pruning.held_masks)
+            self.enforced[self.pruning.round] = copy.deepcopy(self.pruning.enforced_masks)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -173,7 +173,7 @@ class Spy(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for name, mask in self.pruning.held_masks.items():
+        for name, mask in self.pruning.enforced_masks.items():
             parameter = self.pruning.network_of(pl_module).get_parameter(name)
             self.leaks += int(parameter[~mask].count_nonzero())
             for value in trainer.optimizers[0].state[parameter].values():
@@ -232,7 +232,7 @@ def test_every_round_starts_from_the_rewound_network_exactly(tmp_path: Path, rew
     for number in (1, 2, 3):
         first = EPOCHS + (number - 1) * length
         start = first * STEPS
-        held = spy.held[number]
+        held = spy.enforced[number]
         assert set(held) == {"3.weight", "6.weight"}
         assert same(spy.starts[start], masked(spy.starts[step], held))
         if step:
@@ -262,7 +262,7 @@ def test_three_rounds_at_a_fifth_leave_0512_and_each_is_exact_and_nested(tmp_pat
         # a published re-run trained at 98 % density, and nobody had counted
         nonzeros = int(loaded.trained["3.weight"].count_nonzero())
         assert nonzeros == kept(loaded.masks)
-        assert loaded.card["density"] == loaded.card["density_asked"] == nonzeros / 625
+        assert loaded.card["density"] == loaded.card["target_density"] == nonzeros / 625
         assert loaded.layers["3"].density == nonzeros / 625
         assert loaded.card["mask_digest"] == digest(spy.masks[number])
     assert int(module.network.get_parameter("3.weight").count_nonzero()) == 320
@@ -302,8 +302,8 @@ def test_modes_with_every_optimizer_and_schedule(
         else:
             expected = spy.validated[first - 1]
             assert spy.momenta[first * STEPS] == []
-        assert same(spy.starts[first * STEPS], masked(expected, spy.held[number]))
-        assert same(masked(dict(ticket(pruning, number).rewind), spy.held[number]), spy.starts[first * STEPS])
+        assert same(spy.starts[first * STEPS], masked(expected, spy.enforced[number]))
+        assert same(masked(dict(ticket(pruning, number).rewind), spy.enforced[number]), spy.starts[first * STEPS])
     assert spy.leaks == 0
 
 
@@ -313,14 +313,14 @@ def test_accumulated_gradients_count_steps_of_the_optimizer(tmp_path: Path) -> N
         tmp_path, Toy(schedule=None), rounds=1, rewind="4it", trainer={"accumulate_grad_batches": 2}
     )
     assert [len(rates) for rates in spy.rates] == [3] * (EPOCHS + 2)
-    assert same(spy.starts[3 * EPOCHS], masked(spy.starts[4], spy.held[1]))
+    assert same(spy.starts[3 * EPOCHS], masked(spy.starts[4], spy.enforced[1]))
     assert same(ticket(pruning, 1).rewind, spy.starts[4])
 
 
 def test_a_plain_module_is_pruned_itself(tmp_path: Path) -> None:
     _, pruning, spy = search(tmp_path, Plain(), rewind="1ep", structures={"refill": Refill(round_to=1)})
     assert set(pruning.masks) == {"layer3.weight", "layer6.weight"}
-    assert same(spy.starts[EPOCHS * STEPS], masked(spy.starts[STEPS], spy.held[1]))
+    assert same(spy.starts[EPOCHS * STEPS], masked(spy.starts[STEPS], spy.enforced[1]))
     assert kept(pruning.masks) == round(0.64 * PRUNABLE)
     fresh = Plain()
     ticket(pruning, 2, "refill").apply(fresh)
@@ -395,7 +395,7 @@ def test_what_is_on_disk(tmp_path: Path) -> None:
         assert {key: loaded.card[key] for key in facts} == facts
         assert (loaded.card["round"], loaded.card["structure"]) == (number, name)
         assert (loaded.card["rewind"], loaded.card["mode"]) == ("1ep", "weights")  # of three
-        assert loaded.card["density_asked"] == (round(0.8**number * PRUNABLE) / PRUNABLE)
+        assert loaded.card["target_density"] == (round(0.8**number * PRUNABLE) / PRUNABLE)
         assert (loaded.trained is None) == name.startswith("refill")
     for number in (1, 2):
         plain = ticket(pruning, number)
@@ -520,7 +520,7 @@ def test_the_next_round_can_go_on_from_a_structure(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         loaded = ticket(pruning, number, "refill")
         assert loaded.trained is not None
-        assert same(spy.held[number], loaded.masks)
+        assert same(spy.enforced[number], loaded.masks)
         assert same(spy.masks[number], {name: loaded.masks[name] for name in ("3.weight", "6.weight")})
         assert any(name.startswith("4.") for name in loaded.masks)  # BatchNorm of dropped channels
         start = EPOCHS + (number - 1) * (EPOCHS - 1)
@@ -589,7 +589,7 @@ def test_resuming_after_any_epoch_changes_nothing(
         trainer.fit(again, ckpt_path=path, weights_only=True)
         assert same(again.state_dict(), whole.state_dict())
         assert same(resumed.masks, pruning.masks)
-        assert same(resumed.held_masks, pruning.held_masks)
+        assert same(resumed.enforced_masks, pruning.enforced_masks)
         assert comparable(resumed.history) == comparable(pruning.history)
         for name, found in tickets_in(resumed.directory).items():
             assert same(found.masks, expected[name].masks)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lt_lightning.pruning.enforcement import (
-    HeldMasks,
+    EnforcedMasks,
     check_finite,
     check_gradients,
     check_masks,
@@ -102,7 +102,7 @@ def ticket(folder: Path, number: int, name: str = "unstructured") -> Ticket:
 
 def places(callback: MaskedTraining) -> Tensor:
     """Three pruned places."""
-    return (~callback.held_masks[NAME]).flatten().nonzero()[:3, 0]
+    return (~callback.enforced_masks[NAME]).flatten().nonzero()[:3, 0]
 
 
 def write(values: Tensor, where: Tensor) -> None:
@@ -128,8 +128,8 @@ def spoil_average(key: str) -> Callable[[MaskedTraining, nn.Module, Any], None]:
 
 
 def spoil_held_mask(callback: MaskedTraining, network: nn.Module, optimizer: Any) -> None:
-    callback.held_masks = {**callback.held_masks, NAME: callback.held_masks[NAME].clone()}
-    callback.held_masks[NAME].view(-1)[places(callback)] = True
+    callback.enforced_masks = {**callback.enforced_masks, NAME: callback.enforced_masks[NAME].clone()}
+    callback.enforced_masks[NAME].view(-1)[places(callback)] = True
 
 
 def spoil_applied_mask(callback: MaskedTraining, network: nn.Module, optimizer: Any) -> None:
@@ -171,7 +171,7 @@ SPOILT: dict[str, tuple[str, Callable[..., None], str]] = {
         for name, keys in AVERAGES.items()
         for key in keys
     },
-    "held mask": ("sgd", spoil_held_mask, f"the held mask of {NAME} has changed in 3 of 216 weights"),
+    "held mask": ("sgd", spoil_held_mask, f"the enforced mask of {NAME} has changed in 3 of 216 weights"),
     "applied mask": ("sgd", spoil_applied_mask, f"the applied mask of {NAME} has changed in 3 of 216 weights"),
     "round's mask": ("sgd", spoil_rounds_mask, f"the round's mask of {NAME} has changed in {{pruned}} of 216 weights"),
 }
@@ -251,7 +251,7 @@ def test_looked_at_once_an_epoch_and_once_a_checkpoint(tmp_path: Path, monkeypat
     """Not in every step: on a GPU each look waits for the device."""
     looks: list[str] = []
     monkeypatch.setattr(masked_training, "check_gradients", lambda held: looks.append("gradients"))
-    monkeypatch.setattr(masked_training, "check_held", lambda held, optimizers: looks.append("weights"))
+    monkeypatch.setattr(masked_training, "check_enforced", lambda held, optimizers: looks.append("weights"))
     keep = ModelCheckpoint(tmp_path / "ck", save_on_train_epoch_end=True)
     trainer_of([pruning_in(tmp_path), keep], enable_checkpointing=True).fit(Toy())
     assert looks == ["gradients", "weights", "weights", "gradients"] * 2 * EPOCHS  # two rounds hold masks
@@ -274,7 +274,7 @@ def test_a_ticket_replaced_on_disk_while_its_round_is_trained(next_round_from: s
     pruning = pruning_in(tmp_path, structures=structures, next_round_from=next_round_from)
 
     def replace(callback: MaskedTraining, network: nn.Module, optimizer: Any) -> None:
-        other = {name: ~mask for name, mask in callback.held_masks.items()}
+        other = {name: ~mask for name, mask in callback.enforced_masks.items()}
         path = tmp_path / "tickets" / "round_01" / next_round_from / "ticket"
         Ticket(other, network.state_dict(), card={"mask_digest": masked_digest(other)}).save(path)
 
@@ -373,17 +373,17 @@ def test_zeros_are_told_from_anything_else() -> None:
 def test_masks_that_came_and_went() -> None:
     mask = torch.tensor([[True, False]])
     reference = packed({"a": mask, "b": mask})
-    check_masks({"a": mask.clone(), "b": mask}, reference, "held")
-    with pytest.raises(ValueError, match="the held mask of b is gone"):
-        check_masks({"a": mask}, reference, "held")
-    with pytest.raises(ValueError, match="the held mask of c was added"):
-        check_masks({"a": mask, "b": mask, "c": mask}, reference, "held")
+    check_masks({"a": mask.clone(), "b": mask}, reference, "retained_magnitude")
+    with pytest.raises(ValueError, match="the enforced mask of b is gone"):
+        check_masks({"a": mask}, reference, "retained_magnitude")
+    with pytest.raises(ValueError, match="the enforced mask of c was added"):
+        check_masks({"a": mask, "b": mask, "c": mask}, reference, "retained_magnitude")
 
 
 def test_a_skipped_step_of_a_gradient_scaler_is_no_violation() -> None:
     """Its gradients overflowed; zero times infinity is not a number."""
     layer = nn.Linear(2, 2, bias=False)
-    held = HeldMasks(layer, {"weight": torch.tensor([[True, False], [True, True]])})
+    held = EnforcedMasks(layer, {"weight": torch.tensor([[True, False], [True, True]])})
     held.zero_weights()
     layer.weight.grad = torch.full((2, 2), float("inf"))
     held.zero_gradients()

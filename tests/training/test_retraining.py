@@ -12,9 +12,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
-from lt_lightning.structures.base import Subject
+from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import make_ticket
 from lt_lightning.tickets.ticket import Ticket
@@ -153,7 +153,9 @@ def test_operations_that_keep_their_channels_are_named_on_the_card(tmp_path: Pat
     )  # fmt: skip
     state = {name: value.clone() for name, value in alone.network.state_dict().items()}
     masks = {"0.weight": torch.rand(8, 1, 3, 3) < 0.5}
-    ticket = make_ticket("refill", Refill(round_to=1), Subject(Anatomy(alone.network, example), masks, state), state)
+    ticket = make_ticket(
+        "refill", Refill(round_to=1), StructureInput(TracedNetwork(alone.network, example), masks, state), state
+    )
     training = TicketTraining(ticket, monitor=None)
     trainer_of(tmp_path, [training]).fit(alone)
     assert training.trained is not None

@@ -13,7 +13,7 @@ from lt_lightning.structures.base import Block
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """Blocks of one size (R filters each) that share no filter, for the grain `kernel_position`.
+    """Blocks of one size (R filters each) that share no filter, for the granularity `kernel_position`.
 
     A column is one input channel at one kernel position (a tap; T = kh * kw of them). Source: the blocks of Chen et
     al., ICML 2022 (arXiv 2202.04736), section 3.3.

@@ -14,7 +14,7 @@ from lt_lightning.execution.blocks.input_channels import GroupedChannelConv2d, G
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
 from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import Block, BlockPlan, Grain
+from lt_lightning.structures.base import Block, BlockPlan, Granularity
 
 Forms = Mapping[str, nn.Module]
 Choose = Callable[[str, nn.Module, Forms], str | None]
@@ -22,7 +22,7 @@ DENSE = "dense"
 
 
 def first_form(name: str, layer: nn.Module, forms: Forms) -> str | None:
-    """Chooses the first form that there is: plain PyTorch where the grain allows it."""
+    """Chooses the first form that there is: plain PyTorch where the granularity allows it."""
     return next(iter(forms), None)
 
 
@@ -46,7 +46,7 @@ def swap_blocks(network: nn.Module, plan: BlockPlan, masks: Masks, choose: Choos
     choice = {}
     for name, blocks in plan.blocks.items():
         layer = network.get_submodule(name)
-        forms = forms_of(layer, blocks, plan.grain)
+        forms = forms_of(layer, blocks, plan.granularity)
         chosen = choose(name, layer, forms)
         choice[name] = chosen or DENSE
         if chosen is None:
@@ -56,7 +56,7 @@ def swap_blocks(network: nn.Module, plan: BlockPlan, masks: Masks, choose: Choos
             swapped.set_submodule(name, small)
         else:
             swapped = small
-        sources |= _sources(name, layer, blocks, plan.grain, chosen)
+        sources |= _sources(name, layer, blocks, plan.granularity, chosen)
     own = network.state_dict()
     for name in swapped.state_dict():
         if name not in sources and name in own:
@@ -65,14 +65,14 @@ def swap_blocks(network: nn.Module, plan: BlockPlan, masks: Masks, choose: Choos
     return Shrunk(swapped, Slices(sources), masks=rest, choice=choice)
 
 
-def forms_of(layer: nn.Module, blocks: Sequence[Block], grain: Grain) -> dict[str, nn.Module]:
+def forms_of(layer: nn.Module, blocks: Sequence[Block], granularity: Granularity) -> dict[str, nn.Module]:
     """The layers that compute only these blocks, with copies of the values, by the name of their form.
 
     `blocks` is our block convolution; `grouped` and `loop` are plain PyTorch, for whole input channels. None is there
     for blocks that share filters or are of unequal size.
     """
     try:
-        match layer, grain:
+        match layer, granularity:
             case nn.Conv2d(), "kernel_position":
                 return {"blocks": RegroupedConv2d.from_conv(layer, blocks)}
             case nn.Linear(), "kernel_position":
@@ -101,7 +101,7 @@ def _every_position(blocks: Sequence[Block], conv: nn.Conv2d) -> list[Block]:
 
 
 def _sources(
-    name: str, layer: nn.Module, blocks: Sequence[Block], grain: Grain, form: str
+    name: str, layer: nn.Module, blocks: Sequence[Block], granularity: Granularity, form: str
 ) -> Mapping[str, tuple[str, Cut | Gather]]:
     """Where each parameter of the replacement comes from: read off a copy whose values are their own indices."""
     probe = copy.deepcopy(layer).double()
@@ -109,7 +109,7 @@ def _sources(
         for parameter in probe.parameters():
             # From 1, since a replacement may hold zeros that stand for nothing.
             parameter.copy_(torch.arange(1, parameter.numel() + 1).view(parameter.shape))
-    marked = forms_of(probe, blocks, grain)[form]
+    marked = forms_of(probe, blocks, granularity)[form]
     prefix = f"{name}." if name else ""
     return {
         prefix + key: (prefix + _full_name(key), Gather(value.detach().cpu().long() - 1))

@@ -1,7 +1,7 @@
 """Layers regrouped by whole input channels: every group of filters reads its own channels, and only those.
 
 Runs as a gather of input channels, one grouped convolution (or a loop of small ones) and a permutation of the output,
-in plain PyTorch: it trains, compiles and exports everywhere. Grain `input_channel` of `structures.base.BlockPlan`.
+in plain PyTorch: it trains, compiles and exports everywhere. It is for plans of granularity `input_channel`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class GroupedChannelConv2d(nn.Module):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, blocks: Sequence[Block], *, form: Form = "grouped") -> Self:
-        """The layer that computes `conv` with its weight masked by `blocks` (grain `input_channel`).
+        """The layer that computes `conv` with its weight masked by `blocks` (granularity `input_channel`).
 
         Raises:
             ValueError: if the convolution is grouped or does not pad with zeros, or as `ChannelGroups.of`.

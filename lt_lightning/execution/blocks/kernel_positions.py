@@ -1,4 +1,4 @@
-"""Convolution and linear layers that compute only their blocks (grain `kernel_position`) and store nothing else."""
+"""Convolution and linear layers that compute only their blocks, of granularity `kernel_position`."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.results.verdict import Rule
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
-TWINS = ("reinit", "shuffle", "random", "small_dense")
+CONTROLS = ("reinit", "shuffle", "random", "small_dense")
 SEARCHES = ("all", "bisect")
 LARGEST_SEED = 2**32 - 1
 
@@ -45,7 +45,7 @@ def check_basics(config: DictConfig) -> None:
     _check_trainer(config.trainer)
     _check_measure(config.measure)
     _check_verdict(config.verdict)
-    _check_twins(config.twins)
+    _check_controls(config.controls)
     _check_screening(config.screening)
     if not OmegaConf.is_dict(config.transfer) or set(config.transfer) != {"from"}:
         raise ValueError(f"transfer={config.transfer}: must have from")
@@ -97,9 +97,13 @@ def _check_screening(screening: Any) -> None:
         raise ValueError(f"screening.epochs={screening.epochs}: must be a whole number of at least 1, or null")
 
 
-def _check_twins(twins: Any) -> None:
-    if not isinstance(twins, Sequence) or isinstance(twins, str) or any(twin not in TWINS for twin in twins):
-        raise ValueError(f"twins={twins}: must be a list of {', '.join(TWINS)}")
+def _check_controls(controls: Any) -> None:
+    if (
+        not isinstance(controls, Sequence)
+        or isinstance(controls, str)
+        or any(control not in CONTROLS for control in controls)
+    ):
+        raise ValueError(f"controls={controls}: must be a list of {', '.join(CONTROLS)}")
 
 
 def _check_verdict(verdict: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.config.checks import TWINS, check_basics
+from lt_lightning.experiment.config.checks import CONTROLS, check_basics
 from lt_lightning.experiment.config.fingerprint import determining
 from lt_lightning.experiment.protocols.sources import sources_of
 from lt_lightning.pruning.densities import densities, descending
@@ -38,7 +38,7 @@ def hash_of(what: Mapping[str, Any]) -> str:
 
 
 def tasks_of(config: DictConfig) -> list[Task]:
-    """All that a job consists of: the search, then its cells, then their twins.
+    """All that a job consists of: the search, then its cells, then their controls.
 
     Raises:
         ValueError: if the configuration leaves that open.
@@ -49,11 +49,11 @@ def tasks_of(config: DictConfig) -> list[Task]:
     rounds = rounds_of(config)
     parts = (round_folder(folder, 0) / DENSE, *(round_folder(folder, n) / source for n in range(1, rounds + 1)))
     search = Task(folder, f"search of {rounds} rounds" if rounds else "dense network", 0, "", parts)
-    cells = [(number, name, _cell_folder(config, folder, number, name)) for number, name in cells_of(config)]
+    cells = [(number, name, _cell_folder(config, folder, number, name)) for number, name in retrainings_of(config)]
     return (
         [search]
-        + [Task(place, cell_label(config, number, name), number, name, (place,)) for number, name, place in cells]
-        + [_twin_task(config, folder, *twin) for twin in twins_of(config)]
+        + [Task(place, retraining_label(config, number, name), number, name, (place,)) for number, name, place in cells]
+        + [_control_task(config, folder, *control) for control in controls_of(config)]
     )
 
 
@@ -88,7 +88,7 @@ def search_folder(config: DictConfig) -> Path:
     return Path(config.paths.root) / name
 
 
-def cells_of(config: DictConfig) -> list[tuple[int, str]]:
+def retrainings_of(config: DictConfig) -> list[tuple[int, str]]:
     """Tickets that are retrained alone, as (round, structure)."""
     if (confirm := config.get(CONFIRM)) is not None:
         found = [(number, name) for name, numbers in confirm.rounds.items() for number in numbers]
@@ -103,7 +103,7 @@ def cells_of(config: DictConfig) -> list[tuple[int, str]]:
     return names
 
 
-def cell_folder(config: DictConfig, number: int, structure: str) -> Path:
+def retraining_folder(config: DictConfig, number: int, structure: str) -> Path:
     """Folder of a retrained ticket, named by a hash of what determines it besides the search."""
     return _cell_folder(config, search_folder(config), number, structure)
 
@@ -126,37 +126,37 @@ def _cell_name(config: DictConfig, structure: str, origin: Mapping[str, str]) ->
     return f"{structure}-{hash_of({'structure': options, 'execution': config.execution, **origin})}"
 
 
-def cell_label(config: DictConfig, number: int, structure: str) -> str:
+def retraining_label(config: DictConfig, number: int, structure: str) -> str:
     """Names the retraining of a ticket for people."""
     return f"{structure}, round {number}" + (f" of {rounds_of(config)}" if CONFIRM not in config else "")
 
 
-def twins_of(config: DictConfig) -> list[tuple[int, str, str]]:
-    """Controls that are trained, as (round, structure, twin).
+def controls_of(config: DictConfig) -> list[tuple[int, str, str]]:
+    """Controls that are trained, as (round, structure, control).
 
     An unstructured ticket runs whole and has no structure that a shuffle could keep, so of it there are `reinit` and
     `random` alone; tickets that come from other searches have none.
     """
-    asked = [twin for twin in TWINS if twin in config.twins]
+    asked = [control for control in CONTROLS if control in config.controls]
     numbers, source = retrained_rounds(config), str(config.pruning.next_round_from)
     names = [source] if source != UNSTRUCTURED else [UNSTRUCTURED, *config.structure]
-    tickets = cells_of(config) if CONFIRM in config else [(number, name) for number in numbers for name in names]
+    tickets = retrainings_of(config) if CONFIRM in config else [(number, name) for number in numbers for name in names]
     return [
-        (number, name, twin)
+        (number, name, control)
         for number, name in tickets
-        for twin in asked
-        if unconfirmed(name) != UNSTRUCTURED or twin in ("reinit", "random")
+        for control in asked
+        if unconfirmed(name) != UNSTRUCTURED or control in ("reinit", "random")
     ]
 
 
-def _twin_task(config: DictConfig, search: Path, number: int, structure: str, twin: str) -> Task:
+def _control_task(config: DictConfig, search: Path, number: int, structure: str, control: str) -> Task:
     rounds = round_folder(search, number)
     searched = structure == config.pruning.next_round_from
     source = rounds / structure if searched else _cell_folder(config, search, number, structure)
-    what = {"twin": twin, "of": source.name, "execution": config.execution}
-    folder = rounds / f"{unconfirmed(structure)}-{twin}-{hash_of(what)}"
-    label = f"{twin} of {cell_label(config, number, structure)}"
-    return Task(folder, label, number, structure, (folder,), twin, source)
+    what = {"control": control, "of": source.name, "execution": config.execution}
+    folder = rounds / f"{unconfirmed(structure)}-{control}-{hash_of(what)}"
+    label = f"{control} of {retraining_label(config, number, structure)}"
+    return Task(folder, label, number, structure, (folder,), control, source)
 
 
 def _processes(trainer: Mapping[str, Any]) -> Any:

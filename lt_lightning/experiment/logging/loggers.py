@@ -91,7 +91,7 @@ def make_loggers(
         root: folder under which W&B and TensorBoard write.
         name: of the run.
         job_type: `search` or `retrain`.
-        ticket: what is trained (round, structure, twin), to choose and to group runs by.
+        ticket: what is trained (round, structure, control), to choose and to group runs by.
     """
     file = MetricsFile(place / "metrics.csv")
     mirrors: list[Logger] = []

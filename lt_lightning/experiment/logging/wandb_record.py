@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 # What is drawn over what: learning curves over the epoch of the fit, tickets over density, pictures by the round.
 AXES = {"train/*": "epoch", "val/*": "epoch", "lr": "epoch", "ticket/*": "density", "masks/*": "round"}
 ROUNDS = (
-    "round", "structure", "twin", "density_asked", "density", "executed", "held", "accuracy", "dense_accuracy",
-    "val_accuracy", "best_epoch",
+    "round", "structure", "control", "target_density", "density", "executed", "retained_magnitude", "accuracy",
+    "dense_accuracy",    "val_accuracy", "best_epoch",
 )  # fmt: skip
 TIMINGS = (
-    "round", "structure", "twin", "density", "train_seconds", "params_ratio", "flops_ratio", "time_ratio_inference",
+    "round", "structure", "control", "density", "train_seconds", "params_ratio", "flops_ratio", "time_ratio_inference",
     "time_ratio_training",
 )  # fmt: skip
-FIGURES = ("accuracy", "val_accuracy", "held", *TIMINGS[4:])
+FIGURES = ("accuracy", "val_accuracy", "retained_magnitude", *TIMINGS[4:])
 LAYERS = 4  # of which pictures are made
 SMALLEST = 256  # pixels of a picture's longer side, at least
 LONGEST_NAME = 128  # of an artifact, as W&B allows

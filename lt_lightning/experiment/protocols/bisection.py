@@ -101,7 +101,7 @@ def asked(tasks: Sequence[Task], bisect: bool = True) -> list[Task]:
     """What is asked for of a job's tasks, as far as is known by now.
 
     Without bisection that is all. With it: the search, every ticket whose round is tested, the one of each structure
-    that is to be tested next, and their twins.
+    that is to be tested next, and their controls.
     """
     return _chosen(tasks, lambda found: found.open[len(found.open) // 2 :][:1]) if bisect else list(tasks)
 
@@ -115,7 +115,7 @@ def at_most(tasks: Sequence[Task], bisect: bool = True) -> list[Task]:
 
 
 def _chosen(tasks: Sequence[Task], more: Callable[[Bracket], Sequence[int]]) -> list[Task]:
-    cells = cells_by_structure(tasks)
+    cells = retrainings_by_structure(tasks)
     numbers = {name: {*(found := bracket(mine)).outcomes, *more(found)} for name, mine in cells.items()}
     every = {cell.folder for mine in cells.values() for cell in mine}
     wanted = {cell.folder for name, mine in cells.items() for cell in mine if cell.number in numbers[name]}
@@ -123,11 +123,11 @@ def _chosen(tasks: Sequence[Task], more: Callable[[Bracket], Sequence[int]]) -> 
     return [task for task in tasks if task.folder not in left_out and task.source not in left_out]
 
 
-def cells_by_structure(tasks: Sequence[Task]) -> dict[str, list[Task]]:
-    """Tasks that retrain a structure's tickets, without the twins and what a screening had confirmed, by its name."""
+def retrainings_by_structure(tasks: Sequence[Task]) -> dict[str, list[Task]]:
+    """Tasks that retrain a structure's tickets, by its name, without controls and what a screening had confirmed."""
     cells: dict[str, list[Task]] = {}
     for task in tasks:
-        if task.structure and not task.twin and not is_confirmed(task.structure):
+        if task.structure and not task.control and not is_confirmed(task.structure):
             cells.setdefault(task.structure, []).append(task)
     return cells
 
@@ -154,7 +154,7 @@ def bracket_of(rounds: Iterable[int], results: Iterable[Result]) -> Bracket:
 
 def bracket_lines(tasks: Sequence[Task]) -> Iterator[str]:
     """For people: a line for each structure of a job that bisects."""
-    for name, cells in cells_by_structure(tasks).items():
+    for name, cells in retrainings_by_structure(tasks).items():
         yield f"  {tasks[0].folder.name}, {name}: {bracket(cells)}"
 
 

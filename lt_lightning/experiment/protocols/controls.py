@@ -1,7 +1,7 @@
-"""Twins: controls of a ticket, which share some of what it is, to tell what its accuracy comes from.
+"""Controls: controls of a ticket, which share some of what it is, to tell what its accuracy comes from.
 
-Which weights are kept, which values they restart from, and how large the network is are three things; each twin leaves
-some of them as they are. This is mathematics on tickets; what is trained when is `places` and `cells`.
+Which weights are kept, which values they restart from, and how large the network is are three things; each control
+leaves some of them as they are. This is mathematics on tickets; what is trained when is `places` and `cells`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.network_graph.liveness import Flags
 from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.masks import Masks, digest
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, NMPlan, Plan, Subject, Unstructured
+from lt_lightning.structures.base import (
+    Block,
+    BlockPlan,
+    ChannelPlan,
+    LayerReport,
+    NMPlan,
+    Plan,
+    StructureInput,
+    Unstructured,
+)
 from lt_lightning.structures.channel_choice import channel_masks, channel_plan
 from lt_lightning.tickets.making import make_ticket
 from lt_lightning.tickets.ticket import Ticket
 
-LINEAGE = ("data", "model", "seed", "round", "structure", "rewind", "mode", "density_asked")
+LINEAGE = ("data", "model", "seed", "round", "structure", "rewind", "mode", "target_density")
 
 
 def reinitialised(ticket: Ticket, network: nn.Module) -> Ticket:
@@ -48,11 +57,11 @@ def randomly_masked(ticket: Ticket, network: nn.Module, example: Tensor, generat
         example: an input batch of the true shape.
         generator: draws the places.
     """
-    anatomy = Anatomy(network, example)
-    names = [anatomy.layers[name].weight for name in ticket.card["prunable"]]
+    traced = TracedNetwork(network, example)
+    names = [traced.layers[name].weight for name in ticket.card["prunable"]]
     masks = {name: _shuffled(ticket.masks[name], generator) for name in names}
     lineage = {key: ticket.card[key] for key in LINEAGE if key in ticket.card}
-    made = make_ticket(ticket.card["structure"], Unstructured(), Subject(anatomy, masks, {}), ticket.rewind)
+    made = make_ticket(ticket.card["structure"], Unstructured(), StructureInput(traced, masks, {}), ticket.rewind)
     return replace(made, layers=_unmeasured(made.layers), card={**made.card, **lineage})
 
 
@@ -161,8 +170,8 @@ def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:
 def _shuffle_channels(
     ticket: Ticket, plan: ChannelPlan, network: nn.Module, example: Tensor, generator: torch.Generator
 ) -> tuple[Masks, ChannelPlan]:
-    anatomy = Anatomy(network, example)
-    graph = anatomy.graph
+    traced = TracedNetwork(network, example)
+    graph = traced.graph
     kept: dict[str, Flags] = {}
     for group in graph.groups:
         if group.frozen:
@@ -175,9 +184,9 @@ def _shuffle_channels(
                 flags[channels.numpy()] = True
             kept[name] = flags[order]
     liveness = graph.propagate(kept)
-    names = [anatomy.layers[name].weight for name in ticket.card["prunable"]]
+    names = [traced.layers[name].weight for name in ticket.card["prunable"]]
     whole = {name: torch.ones_like(ticket.masks[name]) for name in names}
-    return channel_masks(Subject(anatomy, whole, {}), liveness), channel_plan(liveness)
+    return channel_masks(StructureInput(traced, whole, {}), liveness), channel_plan(liveness)
 
 
 def _shuffle_blocks(masks: Masks, plan: BlockPlan, generator: torch.Generator) -> tuple[Masks, BlockPlan]:
@@ -186,13 +195,13 @@ def _shuffle_blocks(masks: Masks, plan: BlockPlan, generator: torch.Generator) -
     for name, old in plan.blocks.items():
         weight = f"{name}.weight" if name else "weight"
         mask = masks[weight]
-        matrix = mask if plan.grain == "input_channel" else mask.flatten(1)
+        matrix = mask if plan.granularity == "input_channel" else mask.flatten(1)
         rows, columns = (torch.randperm(size, generator=generator) for size in matrix.shape[:2])  # old to new place
         moved = torch.empty_like(matrix)
         moved[rows[:, None], columns] = matrix
         changed[weight] = moved.view(mask.shape)
         blocks[name] = [Block(rows[block.rows].sort().values, columns[block.columns].sort().values) for block in old]
-    return changed, BlockPlan(plan.grain, blocks)
+    return changed, BlockPlan(plan.granularity, blocks)
 
 
 def _shuffle_within(masks: Masks, m: int, generator: torch.Generator) -> Masks:
@@ -209,5 +218,5 @@ def _shuffle_within(masks: Masks, m: int, generator: torch.Generator) -> Masks:
 
 
 def _unmeasured(layers: Mapping[str, LayerReport]) -> dict[str, LayerReport]:
-    """Reports without the share of magnitude that a layer holds, which is the ticket's and not its twin's."""
-    return {name: replace(report, held=math.nan) for name, report in layers.items()}
+    """Reports without the share of magnitude that a layer holds, which is the ticket's and not its control's."""
+    return {name: replace(report, retained_magnitude=math.nan) for name, report in layers.items()}

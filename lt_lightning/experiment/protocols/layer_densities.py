@@ -24,7 +24,7 @@ def magnitude_search_of(config: DictConfig) -> DictConfig | None:
     with open_dict(search):
         search.pruning.scope, search.pruning.scores_from = "global", "trained"
         search.pruning.criterion, search.pruning.next_round_from = MAGNITUDE, UNSTRUCTURED
-        search.structure, search.twins, search.published, search.retrain_rounds = {}, [], {}, []
+        search.structure, search.controls, search.published, search.retrain_rounds = {}, [], {}, []
         search.search = "all"
         search.transfer = {"from": None}
     return search

@@ -13,7 +13,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lt_lightning.experiment.config.checks import check_basics
 from lt_lightning.experiment.config.tasks import CONFIRM, rounds_of, search_folder, tasks_of
-from lt_lightning.experiment.protocols.bisection import Bracket, asked, bisects, bracket, bracket_of, cells_by_structure
+from lt_lightning.experiment.protocols.bisection import (
+    Bracket,
+    asked,
+    bisects,
+    bracket,
+    bracket_of,
+    retrainings_by_structure,
+)
 from lt_lightning.results.paths import unconfirmed
 from lt_lightning.results.records import results_of
 from lt_lightning.ticket_names import UNSTRUCTURED
@@ -37,7 +44,7 @@ def explained(config: DictConfig) -> str:
 
 
 def screening_of(config: DictConfig) -> DictConfig:
-    """The job that screens: an ordinary one, without twins and without figures to compare with.
+    """The job that screens: an ordinary one, without controls and without figures to compare with.
 
     Where another seed chooses, it is the search alone.
 
@@ -49,7 +56,7 @@ def screening_of(config: DictConfig) -> DictConfig:
     with open_dict(screening):
         screening.trainer.max_epochs = screens(config)
         screening.screening.epochs = None
-        screening.twins, screening.published = [], {}
+        screening.controls, screening.published = [], {}
         if chosen_by_another(config):
             screening.retrain_rounds, screening.search = [], "all"
     return screening
@@ -98,7 +105,7 @@ def chosen_rounds(screening: DictConfig) -> dict[str, list[int]]:
         return {}
     rounds = {UNSTRUCTURED: candidates(bracket_of(range(1, len(results)), results[1:]))}
     open_ = {task.structure for task in asked(tasks, bisects(screening)) if results_of(task) is None}
-    for name, cells in cells_by_structure(tasks).items():
+    for name, cells in retrainings_by_structure(tasks).items():
         if name not in open_:
             rounds[name] = candidates(bracket(cells))
     return rounds
@@ -129,8 +136,10 @@ def most_rounds(
         known: what it has chosen so far.
     """
     every: dict[str, Sequence[int]] = {UNSTRUCTURED: range(1, rounds_of(screening) + 1)}
-    every |= {name: [cell.number for cell in cells] for name, cells in cells_by_structure(tasks_of(screening)).items()}
-    cells = [task for task in tasks_of(confirmation_of(config, every)) if task.structure and not task.twin]
+    every |= {
+        name: [cell.number for cell in cells] for name, cells in retrainings_by_structure(tasks_of(screening)).items()
+    }
+    cells = [task for task in tasks_of(confirmation_of(config, every)) if task.structure and not task.control]
     left = {(unconfirmed(cell.structure), cell.number) for cell in cells if results_of(cell) is None}
     return {
         name: known.get(name) or [number for number in numbers if (name, number) in left][:CANDIDATES]

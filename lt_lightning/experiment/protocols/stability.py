@@ -25,7 +25,7 @@ from lt_lightning.experiment.config.tasks import hash_of, search_folder
 from lt_lightning.experiment.protocols.connectivity import barrier, error, interpolate, reestimate, smallest_stable
 from lt_lightning.experiment.run.checkpoints import checkpoints_in
 from lt_lightning.experiment.run.device_processes import needs_processes
-from lt_lightning.experiment.run.experiment import TICKET, Study
+from lt_lightning.experiment.run.experiment import TICKET, Experiment
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.experiment.run.run import title_of
 from lt_lightning.experiment.run.stopping import stoppable
@@ -151,15 +151,15 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
     """
     quieten()
     _check(config)
-    study = Study.from_config(config)
-    networks = {name: _masks_of(study, name) for name in config.stability.networks}
+    experiment = Experiment.from_config(config)
+    networks = {name: _masks_of(experiment, name) for name in config.stability.networks}
     folder = folder_of(config)
     lock = Lock(folder)
     if not lock.take():
         raise RuntimeError(f"{folder} is in the hands of {owner_of(folder)}: try again later")
     try:
         with stoppable(), JobProgress(0, Console()) as job:
-            record = _Measurement(study, networks, folder, job).run()
+            record = _Measurement(experiment, networks, folder, job).run()
     finally:
         lock.release()
     path = folder / f"stability-{hash_of(record['options'])}"
@@ -197,31 +197,31 @@ def _check(config: DictConfig) -> None:
         raise ValueError(f"stability.threshold={options.threshold}: must be a share in (0, 1)")
 
 
-def _masks_of(study: Study, name: str) -> Masks:
+def _masks_of(experiment: Experiment, name: str) -> Masks:
     """None are held for the dense network."""
     if name == DENSE:
         return {}
     ticket = Ticket.load(Path(name) / TICKET)
-    for key, value in study.labels.items():
+    for key, value in experiment.labels.items():
         if (theirs := ticket.card.get(key)) != value:
             raise ValueError(
                 f"stability.networks: the ticket {name} is of {key}={theirs}, and the training that it is to be "
                 f"measured in of {key}={value}"
             )
-    ticket.apply(study.classifier().network)  # or it is another network's
+    ticket.apply(experiment.classifier().network)  # or it is another network's
     return ticket.masks
 
 
 class _Measurement:
     """Trains what is missing of the trainings that lines join, and measures the lines."""
 
-    def __init__(self, study: Study, networks: dict[str, Masks], folder: Path, job: JobProgress) -> None:
-        self._study = study
+    def __init__(self, experiment: Experiment, networks: dict[str, Masks], folder: Path, job: JobProgress) -> None:
+        self._experiment = experiment
         self._networks = networks
         self._folder = folder
         self._job = job
-        self._options: Any = OmegaConf.to_container(study.config.stability, resolve=True)
-        self._total = int(study.config.trainer.max_epochs)
+        self._options: Any = OmegaConf.to_container(experiment.config.stability, resolve=True)
+        self._total = int(experiment.config.trainer.max_epochs)
         self._lines: dict[tuple[str, str], Line] = {}
 
     def run(self) -> dict[str, Any]:
@@ -239,24 +239,25 @@ class _Measurement:
         """Points to choose from: `pruning.rewind` alone, or all multiples of `stability.search`."""
         per_epoch = self._steps_per_epoch()
         if self._options["search"] is None:
-            step = Step.parse(self._study.config.pruning.rewind).within(self._total)
+            step = Step.parse(self._experiment.config.pruning.rewind).within(self._total)
             if step.split(per_epoch)[0] >= self._total:
                 raise ValueError(f"pruning.rewind={step} is not before the end of a training of {self._total} epochs")
             return [step]
-        grain = Step.parse(self._options["search"]).within(self._total)
-        end = self._total if grain.unit == "ep" else self._total * per_epoch
-        if not 0 < grain.count < end:
+        granularity = Step.parse(self._options["search"]).within(self._total)
+        end = self._total if granularity.unit == "ep" else self._total * per_epoch
+        if not 0 < granularity.count < end:
             raise ValueError(
-                f"stability.search={grain}: must be more than 0 and less than a training of {end}{grain.unit}"
+                f"stability.search={granularity}: must be more than 0 and less than a training of "
+                f"{end}{granularity.unit}"
             )
-        return [replace(grain, count=count) for count in range(0, end, grain.count)]
+        return [replace(granularity, count=count) for count in range(0, end, granularity.count)]
 
     def _steps_per_epoch(self) -> int:
         """As Lightning counts them."""
-        trainer = self._study.trainer([], [])
-        self._study.data.prepare_data()
-        self._study.data.setup("fit")
-        batches = len(self._study.data.train_dataloader())
+        trainer = self._experiment.trainer([], [])
+        self._experiment.data.prepare_data()
+        self._experiment.data.setup("fit")
+        batches = len(self._experiment.data.train_dataloader())
         limit = trainer.limit_train_batches
         batches = int(batches * limit) if isinstance(limit, float) else min(batches, int(limit or batches))
         return math.ceil(batches / trainer.accumulate_grad_batches)
@@ -267,7 +268,7 @@ class _Measurement:
         if points.missing():
             epochs, rest = steps[-1].split(self._steps_per_epoch())
             label = f"dense network, up to {steps[-1]}"
-            self._fit(points, points.folder, epochs + bool(rest), label, self._study.config.seed)
+            self._fit(points, points.folder, epochs + bool(rest), label, self._experiment.config.seed)
 
     def _is_stable(self, name: str, step: Step) -> bool:
         line = self._measured(name, step)
@@ -304,31 +305,33 @@ class _Measurement:
 
     def _fit(self, callback: Any, place: Path, epochs: int, label: str, order_seed: int) -> None:
         """A training that goes on from its last checkpoint."""
-        study = self._study
-        study.data.order_seed = order_seed
-        checkpoints = checkpoints_in(place, study.config)
+        experiment = self._experiment
+        experiment.data.order_seed = order_seed
+        checkpoints = checkpoints_in(place, experiment.config)
         self._job.expect(epochs)
         report = ReportProgress(self._job, epochs, lambda: [epochs], lambda _: label)
-        trainer = study.trainer([callback, report, checkpoints], [])
-        trainer.fit(study.classifier(), study.data, ckpt_path=checkpoints.latest(), weights_only=True)
+        trainer = experiment.trainer([callback, report, checkpoints], [])
+        trainer.fit(experiment.classifier(), experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
         checkpoints.finish()
 
     def _errors(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> list[float]:
         """Test errors along the line, BatchNorm statistics estimated anew at every point, from the same images."""
-        study = self._study
-        study.data.order_seed = study.config.seed
-        study.data.trainer = study.trainer([], [])  # its device is the data's
-        study.data.setup()
-        classifier = study.classifier().to(study.data.device)
+        experiment = self._experiment
+        experiment.data.order_seed = experiment.config.seed
+        experiment.data.trainer = experiment.trainer([], [])  # its device is the data's
+        experiment.data.setup()
+        classifier = experiment.classifier().to(experiment.data.device)
         errors = []
         for alpha in torch.linspace(0, 1, self._options["points"], dtype=torch.float64).tolist():
             classifier.network.load_state_dict(interpolate(first, second, alpha))
-            reestimate(classifier, self._batches(study.data.train_dataloader(), self._options["batch_norm_batches"]))
-            errors.append(error(classifier, self._batches(study.data.test_dataloader())))
+            reestimate(
+                classifier, self._batches(experiment.data.train_dataloader(), self._options["batch_norm_batches"])
+            )
+            errors.append(error(classifier, self._batches(experiment.data.test_dataloader())))
         return errors
 
     def _batches(self, loader: Any, most: int | None = None) -> Any:
-        device = self._study.data.device
+        device = self._experiment.data.device
         loader.sampler.set_epoch(0)
         return ((images.to(device), labels.to(device)) for images, labels in islice(loader, most))
 

@@ -23,14 +23,14 @@ from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.tickets.transfer import Transferred, transfer
 
 if TYPE_CHECKING:
-    from lt_lightning.experiment.run.experiment import Study
+    from lt_lightning.experiment.run.experiment import Experiment
 
 
 CARD = "transferred_from"
 SCREENED = "screened"
 
 
-def transferred_ticket(study: Study, number: int, name: str, network: nn.Module) -> Ticket:
+def transferred_ticket(experiment: Experiment, number: int, name: str, network: nn.Module) -> Ticket:
     """A round's ticket of another search, fitted to this network and structured; its card tells where it is from.
 
     Args:
@@ -40,30 +40,30 @@ def transferred_ticket(study: Study, number: int, name: str, network: nn.Module)
         network: of this study, freshly initialised.
     """
     structure, source = parted(name)
-    (search,) = (folder for folder in sources_of(study.config, [number]) if folder.name == source)
+    (search,) = (folder for folder in sources_of(experiment.config, [number]) if folder.name == source)
     theirs: Any = OmegaConf.load(search / "config.yaml")
-    moved = _moved(study, search, number, network)
+    moved = _moved(experiment, search, number, network)
     unstructured = moved.ticket
     if moved.resized:  # its own network's values at the rewind point serve better than initial ones
-        point = Restart.load(study.search_folder / "restart.pt").point.network
+        point = Restart.load(experiment.search_folder / "restart.pt").point.network
         unstructured = replace(unstructured, rewind={name: value.cpu().clone() for name, value in point.items()})
     origin = f"{theirs.labels.data} at width {theirs.model.get('width')}" if moved.resized else theirs.labels.data
     ticket = structure_ticket(
         unstructured,
         f"{structure} from {origin}",
-        study.structures.get(structure, Unstructured()),
+        experiment.structures.get(structure, Unstructured()),
         network,
-        study.example,
+        experiment.example,
         _gradients(search, number, moved),
     )
     lineage = {
         "search": source, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
         "round": number, "replaced": moved.replaced, "resized": moved.resized,
     }  # fmt: skip
-    return replace(ticket, card={**ticket.card, **study.labels, CARD: lineage})
+    return replace(ticket, card={**ticket.card, **experiment.labels, CARD: lineage})
 
 
-def confirmed_ticket(study: Study, ticket: Ticket, name: str) -> Ticket:
+def confirmed_ticket(experiment: Experiment, ticket: Ticket, name: str) -> Ticket:
     """A ticket of a screening, to be trained by this study; its card tells where it is from.
 
     Masks and plan are those that were screened. What goes back, goes back to this study's own dense training: values,
@@ -74,38 +74,38 @@ def confirmed_ticket(study: Study, ticket: Ticket, name: str) -> Ticket:
         ticket: of the screening.
         name: as `sources.confirmed` makes it.
     """
-    restart = Restart.load(study.search_folder / "restart.pt")
+    restart = Restart.load(experiment.search_folder / "restart.pt")
     own = restart.mode == "weights"
     values = {key: value.clone() for key, value in restart.point.network.items()} if own else ticket.rewind
-    confirm = study.config[CONFIRM]
+    confirm = experiment.config[CONFIRM]
     lineage = {"search": confirm.search, "epochs": confirm.epochs, "values": "dense training" if own else "screening"}
-    rewind = str(study.pruning().rewind.within(study.config.trainer.max_epochs))
+    rewind = str(experiment.pruning().rewind.within(experiment.config.trainer.max_epochs))
     card = {key: value for key, value in ticket.card.items() if key not in ("best_epoch", "metrics", "train_seconds")}
     return replace(
         ticket, rewind=values, trained=None, card={**card, "structure": name, "rewind": rewind, SCREENED: lineage}
     )
 
 
-def check_transfers(study: Study, network: nn.Module) -> None:
+def check_transfers(experiment: Experiment, network: nn.Module) -> None:
     """Looks whether the tickets that are taken from elsewhere fit this study's network, and can be structured.
 
     Raises:
         ValueError: naming the search and what does not fit, or the structure that needs their data.
     """
-    if not (numbers := sorted({number for number, name in study.cells() if parted(name)[1]})):
+    if not (numbers := sorted({number for number, name in experiment.cells() if parted(name)[1]})):
         return
-    for name, structure in study.structures.items():
+    for name, structure in experiment.structures.items():
         if isinstance(structure, Refill) and structure.needs_batches:
             raise ValueError(
                 f"structure.{name}.score={structure.score!r} looks at feature maps, which a ticket of other data or of "
                 "another width has none of here: with transfer set it to l1, l2, count or saliency"
             )
-    for search in sources_of(study.config, numbers):
+    for search in sources_of(experiment.config, numbers):
         try:
-            moved = _moved(study, search, numbers[0], network)
+            moved = _moved(experiment, search, numbers[0], network)
         except ValueError as error:
             raise ValueError(f"transfer.from={search}: {error}") from None
-        needy = [name for name, structure in study.structures.items() if structure.needs_gradients]
+        needy = [name for name, structure in experiment.structures.items() if structure.needs_gradients]
         if moved.resized and needy:
             raise ValueError(
                 f"structure.{needy[0]} scores by gradients, which do not fit another width than that of "
@@ -126,10 +126,10 @@ def restart_for(ticket: Ticket, restart: Restart) -> Restart:
     return replace(restart, mode="learning_rate")
 
 
-def _moved(study: Study, search: Path, number: int, network: nn.Module) -> Transferred:
+def _moved(experiment: Experiment, search: Path, number: int, network: nn.Module) -> Transferred:
     theirs: Any = OmegaConf.load(search / "config.yaml")
     ticket = Ticket.load(_path(search, number))
-    return transfer(ticket, network, study.example, other_data(theirs, study.config))
+    return transfer(ticket, network, experiment.example, other_data(theirs, experiment.config))
 
 
 def _path(search: Path, number: int) -> Path:

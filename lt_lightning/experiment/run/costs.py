@@ -16,7 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from lt_lightning.experiment.config.tasks import hash_of
 from lt_lightning.experiment.protocols.bisection import at_most, bisects
 from lt_lightning.experiment.run.device_processes import devices_of
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.plan import Cost
 from lt_lightning.results.paths import Task
 from lt_lightning.results.records import results_of
@@ -29,7 +29,7 @@ LIMIT = 20.0  # seconds after which no further step is timed
 _measured: dict[str, float] = {}
 
 
-def costs_of(study: Study, tasks: Sequence[Task], bound: bool = False) -> list[Cost]:
+def costs_of(experiment: Experiment, tasks: Sequence[Task], bound: bool = False) -> list[Cost]:
     """What the tasks that are not finished will cost; with bisection, at most.
 
     Args:
@@ -37,48 +37,48 @@ def costs_of(study: Study, tasks: Sequence[Task], bound: bool = False) -> list[C
         tasks: of a job.
         bound: whether the job may do without the retrainings among them.
     """
-    bisect = bisects(study.config)
+    bisect = bisects(experiment.config)
     costs = []
     for task in at_most(tasks, bisect):
         if results_of(task) is None:
             done = () if task.structure else rounds_done(task.folder)
-            length = study.expected_length(0 if task.whole_schedule else task.number)
-            left = [each for i, each in enumerate(study.search_lengths()) if i not in done]
+            length = experiment.expected_length(0 if task.whole_schedule else task.number)
+            left = [each for i, each in enumerate(experiment.search_lengths()) if i not in done]
             epochs = [length] if task.structure else list(chain.from_iterable(left))
             at_most_it = (bisect or bound) and bool(task.structure)
-            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(study), at_most_it))
+            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(experiment), at_most_it))
     return costs
 
 
-def seconds_per_epoch(study: Study) -> float:
+def seconds_per_epoch(experiment: Experiment) -> float:
     """Measured: a few steps and validation batches of the dense network, by the real trainer, for a whole epoch.
 
     Of several devices one is measured, with its part of a batch. Measured once for everything that is alike.
     """
     keys = ("dataset", "data", "model", "classifier", "trainer", "threads")
-    whole: Any = OmegaConf.to_container(study.config, resolve=True)
+    whole: Any = OmegaConf.to_container(experiment.config, resolve=True)
     whole["data"].pop("seed", None)
     whole["trainer"].pop("max_epochs")
     key = hash_of({key: whole[key] for key in keys})
     if key not in _measured:
-        _measured[key] = _measure(study)
+        _measured[key] = _measure(experiment)
     return _measured[key]
 
 
-def _measure(study: Study) -> float:
-    devices = len(devices_of(study.config))
-    config = study.config.copy()
+def _measure(experiment: Experiment) -> float:
+    devices = len(devices_of(experiment.config))
+    config = experiment.config.copy()
     with open_dict(config):
         config.trainer.update(max_epochs=1, devices=1, limit_train_batches=STEPS, limit_val_batches=STEPS)
-    study.data.setup("fit")
-    steps, checks = len(study.data.train_dataloader()), len(study.data.val_dataloader())
-    batch_size = study.data.batch_size
+    experiment.data.setup("fit")
+    steps, checks = len(experiment.data.train_dataloader()), len(experiment.data.val_dataloader())
+    batch_size = experiment.data.batch_size
     watch = _Watch()
     try:
-        study.data.batch_size = max(1, batch_size // devices)
-        replace(study, config=config).trainer([watch], []).fit(study.classifier(), study.data)
+        experiment.data.batch_size = max(1, batch_size // devices)
+        replace(experiment, config=config).trainer([watch], []).fit(experiment.classifier(), experiment.data)
     finally:
-        study.data.batch_size = batch_size
+        experiment.data.batch_size = batch_size
     return steps * watch.seconds("train") + checks * watch.seconds("validation")
 
 

@@ -86,7 +86,7 @@ def work_in_processes(config: DictConfig, tasks: Sequence[Task]) -> Mapping[Task
 
 def take_part(job: dict[str, Any]) -> Mapping[Task, Exception] | None:
     """What each of the processes does."""
-    from lt_lightning.experiment.run.experiment import Study
+    from lt_lightning.experiment.run.experiment import Experiment
     from lt_lightning.experiment.run.run import work
 
     quieten()
@@ -96,5 +96,5 @@ def take_part(job: dict[str, Any]) -> Mapping[Task, Exception] | None:
         tasks = tasks_of(config)
         return work(config, tasks, [task for task in tasks if str(task.folder) in job["given_up"]])
     keep_freed_memory()
-    follow(Study.from_config(config))
+    follow(Experiment.from_config(config))
     return None

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.text import Text
 
-from benchmarks.energy import nvml_counter
+from lt_lightning.execution.energy import nvml_counter
 from lt_lightning.execution.kernels.cpu import instructions, library
 from lt_lightning.execution.machine import environment, version_of
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lt_lightning.data.module import ImageData
 from lt_lightning.experiment.config.checks import check_options
-from lt_lightning.experiment.config.tasks import cell_folder, cells_of, rounds_of, search_folder
+from lt_lightning.experiment.config.tasks import retraining_folder, retrainings_of, rounds_of, search_folder
 from lt_lightning.experiment.protocols.layer_densities import magnitude_search_of
 from lt_lightning.experiment.protocols.transfers import check_transfers
 from lt_lightning.experiment.run.checkpoints import checkpoints_in
@@ -34,7 +34,7 @@ TICKET = "ticket"
 
 
 @dataclass(frozen=True)
-class Study:
+class Experiment:
     """Everything that a job was asked for, built and checked before anything is trained.
 
     Attributes:
@@ -52,7 +52,7 @@ class Study:
     search_folder: Path
 
     @classmethod
-    def from_config(cls, config: DictConfig) -> Study:
+    def from_config(cls, config: DictConfig) -> Experiment:
         """Builds and checks all parts.
 
         Raises:
@@ -71,9 +71,9 @@ class Study:
                 )
         structures = {name: instantiate(node) for name, node in config.structure.items()}
         root = Path(config.paths.root)
-        study = cls(config, root, data, structures, search_folder(config))
-        study.check()
-        return study
+        experiment = cls(config, root, data, structures, search_folder(config))
+        experiment.check()
+        return experiment
 
     def check(self) -> None:
         """Builds what the trainings build, so that a mistake shows before the first of them."""
@@ -97,8 +97,8 @@ class Study:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             structure.check(network, self.example)
         check_transfers(self, network)
-        if "small_dense" in self.config.twins and not isinstance(self.config.model.get("width"), int):
-            raise ValueError("twins=small_dense needs a network with an option model.width, a whole number")
+        if "small_dense" in self.config.controls and not isinstance(self.config.model.get("width"), int):
+            raise ValueError("controls=small_dense needs a network with an option model.width, a whole number")
 
     # Parts, made anew for every training
 
@@ -194,8 +194,8 @@ class Study:
 
     def cells(self) -> list[tuple[int, str]]:
         """Tickets that are retrained alone, as (round, structure)."""
-        return cells_of(self.config)
+        return retrainings_of(self.config)
 
-    def cell_folder(self, number: int, structure: str) -> Path:
+    def retraining_folder(self, number: int, structure: str) -> Path:
         """Folder of a retrained ticket, named by a hash of what determines it besides the search."""
-        return cell_folder(self.config, number, structure)
+        return retraining_folder(self.config, number, structure)

@@ -120,7 +120,7 @@ def objective(results: Sequence[Result]) -> float:
     """
     results = [result for result in results if not is_confirmed(result.structure)]
     last = max((result.round for result in results), default=0)
-    values = [result.val_accuracy for result in results if result.round == last and not result.twin]
+    values = [result.val_accuracy for result in results if result.round == last and not result.control]
     return sum(values) / len(values) if values else math.nan
 
 
@@ -143,14 +143,14 @@ def request_of(config: DictConfig) -> Request:
 
 def _costs(config: DictConfig) -> list[Cost]:
     from lt_lightning.experiment.run.costs import costs_of  # slow to import, as all that needs Lightning
-    from lt_lightning.experiment.run.experiment import Study
+    from lt_lightning.experiment.run.experiment import Experiment
     from lt_lightning.training.lightning_internals import quieten
 
     quieten()
     return [
         cost
         for stage in stages_of(config, at_most=True)
-        for cost in costs_of(Study.from_config(stage.config), tasks_of(stage.config), stage.open)
+        for cost in costs_of(Experiment.from_config(stage.config), tasks_of(stage.config), stage.open)
     ]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.execution.network_timing import Setting, largest_difference, layer_seconds, time_ratio
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.files import write_json
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
@@ -21,32 +21,34 @@ from lt_lightning.training.processes import together
 LAYER_TIMES = "layer_times.json"
 
 
-def evaluate(study: Study, classifier: ImageClassifier, ticket: Ticket) -> float:
+def evaluate(experiment: Experiment, classifier: ImageClassifier, ticket: Ticket) -> float:
     """Accuracy of a trained ticket on the test set."""
     ticket.apply(classifier.network, "trained")
-    return together(run_test, study, ticket.card.get("width"), classifier=classifier)
+    return together(run_test, experiment, ticket.card.get("width"), classifier=classifier)
 
 
-def run_test(study: Study, width: int | None, classifier: ImageClassifier | None = None) -> float:
+def run_test(experiment: Experiment, width: int | None, classifier: ImageClassifier | None = None) -> float:
     """Accuracy on the test set, in every process: each tests its part by process 0's weights."""
-    (metrics,) = study.trainer([], []).test(classifier or study.classifier(width), study.data, verbose=False)
+    (metrics,) = experiment.trainer([], []).test(
+        classifier or experiment.classifier(width), experiment.data, verbose=False
+    )
     return float(metrics["test/accuracy"])
 
 
-def measure(study: Study, ticket: Ticket, folder: Path) -> tuple[float, float]:
+def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float, float]:
     """Time of the network that executes a ticket over the dense one's, in inference and in a step, as it was trained.
 
     The time of every layer in inference is written beside the ticket.
     """
-    options = study.config.measure
+    options = experiment.config.measure
     width = ticket.card.get("width")
     if ticket.plan is None and width is None:
         return 1.0, 1.0
     if options is None:
         return math.nan, math.nan
-    dense = study.classifier().network
-    network = ticket.apply(study.classifier(width).network, "trained")
-    trainer = study.trainer([], [])
+    dense = experiment.classifier().network
+    network = ticket.apply(experiment.classifier(width).network, "trained")
+    trainer = experiment.trainer([], [])
     device, bfloat16 = str(trainer.strategy.root_device), is_bfloat16(trainer.precision)
     ratios = []
     for training in (False, True):
@@ -54,17 +56,17 @@ def measure(study: Study, ticket: Ticket, folder: Path) -> tuple[float, float]:
         choice: dict[str, str] = {}
         if ticket.plan is not None:
             made = execute(
-                network, ticket.plan, ticket.masks, study.example, options.batch_size, training, device,
+                network, ticket.plan, ticket.masks, experiment.example, options.batch_size, training, device,
                 bfloat16=bfloat16,
             )  # fmt: skip
             assert made is not None
             small, choice = made.network, dict(made.choice)
-            _check_same(network, small, study)
+            _check_same(network, small, experiment)
         setting = Setting(options.batch_size, training, bfloat16)
-        ratios.append(time_ratio(dense, small, study.shape, setting, device, options.samples, options.slot))
+        ratios.append(time_ratio(dense, small, experiment.shape, setting, device, options.samples, options.slot))
         if not training:
             both = {"dense": dense, "ticket": small}
-            seconds = layer_seconds(both, ticket.layers, study.shape, setting, device)
+            seconds = layer_seconds(both, ticket.layers, experiment.shape, setting, device)
             told = {
                 "batch_size": options.batch_size, "bfloat16": bfloat16, "device": device, "seconds": seconds,
                 "choice": choice,
@@ -73,33 +75,33 @@ def measure(study: Study, ticket: Ticket, folder: Path) -> tuple[float, float]:
     return ratios[0], ratios[1]
 
 
-def _check_same(network: nn.Module, small: nn.Module, study: Study) -> None:
+def _check_same(network: nn.Module, small: nn.Module, experiment: Experiment) -> None:
     """A time counts only if it is that of the same function."""
-    images = torch.randn(4, *study.shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(4, *experiment.shape, generator=torch.Generator().manual_seed(0))
     if (difference := largest_difference(network, small, images)) > 1e-3:
         raise RuntimeError(f"the network that executes the ticket differs from the masked one by {difference:.1e}")
 
 
-def make_result(study: Study, ticket: Ticket, accuracy: float, dense_accuracy: float, folder: Path) -> Result:
+def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_accuracy: float, folder: Path) -> Result:
     """The row of a trained and tested ticket."""
-    inference, training = measure(study, ticket, folder)
+    inference, training = measure(experiment, ticket, folder)
     card = ticket.card
     asked = {name: ticket.layers[name] for name in card["prunable"]}
     weights = sum(report.asked for report in asked.values())
     return Result(
-        **study.labels,
+        **experiment.labels,
         round=card["round"],
         structure=card["structure"],
-        **{key: card[key] for key in ("density_asked", "density", "params_ratio", "flops_ratio", "best_epoch")},
+        **{key: card[key] for key in ("target_density", "density", "params_ratio", "flops_ratio", "best_epoch")},
         accuracy=accuracy,
         dense_accuracy=dense_accuracy,
         train_seconds=card["train_seconds"],
         val_accuracy=card["metrics"].get("val/accuracy", float("nan")),
-        held=sum(report.held * report.asked for report in asked.values()) / weights,
+        retained_magnitude=sum(report.retained_magnitude * report.asked for report in asked.values()) / weights,
         time_ratio_inference=inference,
         time_ratio_training=training,
-        search=study.search_folder.name,
-        place=str(folder.relative_to(study.root)),
+        search=experiment.search_folder.name,
+        place=str(folder.relative_to(experiment.root)),
         executed=sum(report.executed for report in asked.values()) / sum(report.size for report in asked.values()),
-        twin=card.get("twin", ""),
+        control=card.get("control", ""),
     )

@@ -13,14 +13,14 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from lt_lightning.execution.machine import is_bfloat16
-from lt_lightning.experiment.config.tasks import cell_label, hash_of, screened_folder
+from lt_lightning.experiment.config.tasks import hash_of, retraining_label, screened_folder
 from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.protocols.controls import randomly_masked, reinitialised, shuffled, small_dense
 from lt_lightning.experiment.protocols.sources import sources_of
 from lt_lightning.experiment.protocols.transfers import confirmed_ticket, restart_for, transferred_ticket
 from lt_lightning.experiment.run.checkpoints import Checkpoints, checkpoints_in
-from lt_lightning.experiment.run.experiment import TICKET, Study
+from lt_lightning.experiment.run.experiment import TICKET, Experiment
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.pruning.rewinding import Restart
@@ -33,27 +33,38 @@ from lt_lightning.training.processes import processes, together
 from lt_lightning.training.retraining import TicketTraining, decide
 
 
-def run_cell(study: Study, number: int, structure: str, dense_accuracy: float, job: JobProgress) -> Result:
+def run_retraining(
+    experiment: Experiment, number: int, structure: str, dense_accuracy: float, job: JobProgress
+) -> Result:
     """Structures one round's ticket and trains it alone, unless that is done, and returns its result."""
-    folder = study.cell_folder(number, structure)
-    label = cell_label(study.config, number, structure)
+    folder = experiment.retraining_folder(number, structure)
+    label = retraining_label(experiment.config, number, structure)
     if is_confirmed(structure):
-        made_from = _confirmed_from(study, number, structure)
+        made_from = _confirmed_from(experiment, number, structure)
     else:
-        theirs = (search for search in sources_of(study.config, [number]) if search.name == parted(structure)[1])
-        made_from = round_folder(next(theirs, study.search_folder), number) / UNSTRUCTURED
-    return _run(study, number, folder, label, lambda: _ticket(study, number, structure), made_from, dense_accuracy, job)
+        theirs = (search for search in sources_of(experiment.config, [number]) if search.name == parted(structure)[1])
+        made_from = round_folder(next(theirs, experiment.search_folder), number) / UNSTRUCTURED
+    return _run(
+        experiment,
+        number,
+        folder,
+        label,
+        lambda: _ticket(experiment, number, structure),
+        made_from,
+        dense_accuracy,
+        job,
+    )
 
 
-def run_twin(study: Study, task: Task, dense_accuracy: float, job: JobProgress) -> Result:
-    """Makes a ticket's twin and trains it, unless that is done, and returns its result."""
+def run_control(experiment: Experiment, task: Task, dense_accuracy: float, job: JobProgress) -> Result:
+    """Makes a ticket's control and trains it, unless that is done, and returns its result."""
     assert task.source is not None
-    make = partial(_twin, study, task)
-    return _run(study, task.number, task.folder, task.label, make, task.source, dense_accuracy, job)
+    make = partial(_control, experiment, task)
+    return _run(experiment, task.number, task.folder, task.label, make, task.source, dense_accuracy, job)
 
 
 def _run(
-    study: Study,
+    experiment: Experiment,
     number: int,
     folder: Path,
     label: str,
@@ -64,66 +75,70 @@ def _run(
 ) -> Result:
     if (done := Result.load(folder)) is not None:
         return done
-    ticket = _prepared(study, folder / TICKET, make)
+    ticket = _prepared(experiment, folder / TICKET, make)
     with closing_wandb():
-        name = f"{study.search_folder.name}-round_{number:02d}-{folder.name}"
-        told = {"round": number, "structure": ticket.card["structure"], "twin": ticket.card.get("twin", "")}
-        loggers = make_loggers(study.config, folder, study.root, name, "retrain", told)
+        name = f"{experiment.search_folder.name}-round_{number:02d}-{folder.name}"
+        told = {"round": number, "structure": ticket.card["structure"], "control": ticket.card.get("control", "")}
+        loggers = make_loggers(experiment.config, folder, experiment.root, name, "retrain", told)
         if ticket.trained is None:
-            ticket = _train(study, number, folder / TICKET, label, job, loggers)
-        accuracy = evaluate(study, study.classifier(ticket.card.get("width")), ticket)  # of full size again
-        result = make_result(study, ticket, accuracy, dense_accuracy, folder)
+            ticket = _train(experiment, number, folder / TICKET, label, job, loggers)
+        accuracy = evaluate(experiment, experiment.classifier(ticket.card.get("width")), ticket)  # of full size again
+        result = make_result(experiment, ticket, accuracy, dense_accuracy, folder)
         record(loggers, [Entry(result, ticket, folder, made_from)])
     result.save(folder)
     return result
 
 
-def _prepared(study: Study, path: Path, make: Callable[[], Ticket]) -> Ticket:
+def _prepared(experiment: Experiment, path: Path, make: Callable[[], Ticket]) -> Ticket:
     """The cell's ticket, with what computes its layers decided; what a killed job left is taken, perhaps trained."""
     if path.with_name(f"{path.name}.safetensors").is_file():
         return Ticket.load(path)
     ticket = make()
-    if study.config.execution == "shrunk":
-        trainer = study.trainer([], [])
-        network = study.classifier(ticket.card.get("width")).network
-        batch_size, device = study.data.batch_size // processes(), str(trainer.strategy.root_device)
-        ticket = decide(ticket, network, study.example, batch_size, device, is_bfloat16(trainer.precision))
+    if experiment.config.execution == "shrunk":
+        trainer = experiment.trainer([], [])
+        network = experiment.classifier(ticket.card.get("width")).network
+        batch_size, device = experiment.data.batch_size // processes(), str(trainer.strategy.root_device)
+        ticket = decide(ticket, network, experiment.example, batch_size, device, is_bfloat16(trainer.precision))
     ticket.save(path)
     return ticket
 
 
-def _train(study: Study, number: int, path: Path, label: str, job: JobProgress, loggers: Sequence[Logger]) -> Ticket:
+def _train(
+    experiment: Experiment, number: int, path: Path, label: str, job: JobProgress, loggers: Sequence[Logger]
+) -> Ticket:
     """The ticket, trained; it is on disk then."""
-    callback = ticket_training(study, path)
-    checkpoints = checkpoints_in(path.parent, study.config)
-    epochs = expected = study.expected_length(0)
+    callback = ticket_training(experiment, path)
+    checkpoints = checkpoints_in(path.parent, experiment.config)
+    epochs = expected = experiment.expected_length(0)
     if callback.restart is not None:
-        epochs, expected = callback.restart.epochs, study.expected_length(number)
+        epochs, expected = callback.restart.epochs, experiment.expected_length(number)
     report = ReportProgress(job, expected, lambda: [epochs], lambda _: label)
-    together(train_ticket, study, str(path), callback=callback, checkpoints=checkpoints, own=[report], loggers=loggers)
+    together(
+        train_ticket, experiment, str(path), callback=callback, checkpoints=checkpoints, own=[report], loggers=loggers
+    )
     assert callback.trained is not None
     callback.trained.save(path)
     checkpoints.finish()
     return callback.trained
 
 
-def ticket_training(study: Study, path: Path) -> TicketTraining:
+def ticket_training(experiment: Experiment, path: Path) -> TicketTraining:
     """The callback that trains a ticket of this study."""
-    config, ticket = study.config, Ticket.load(path)
-    from_start = ticket.card.get("twin") in FROM_START
-    restart = None if from_start else restart_for(ticket, Restart.load(study.search_folder / "restart.pt"))
+    config, ticket = experiment.config, Ticket.load(path)
+    from_start = ticket.card.get("control") in FROM_START
+    restart = None if from_start else restart_for(ticket, Restart.load(experiment.search_folder / "restart.pt"))
     return TicketTraining(
         ticket,
         restart,
         config.execution,
-        study.data.batch_size // processes(),
+        experiment.data.batch_size // processes(),
         config.pruning.monitor,
         config.pruning.monitor_mode,
     )
 
 
 def train_ticket(
-    study: Study,
+    experiment: Experiment,
     path: str,
     callback: TicketTraining | None = None,
     checkpoints: Checkpoints | None = None,
@@ -131,59 +146,63 @@ def train_ticket(
     loggers: Sequence[Logger] = (),
 ) -> None:
     """The fit of one ticket, from the last checkpoint on, in every process; process 0 alone has what it is given."""
-    callback = callback or ticket_training(study, Path(path))
-    checkpoints = checkpoints or checkpoints_in(Path(path).parent, study.config)
-    trainer = study.trainer([callback, *own, checkpoints], list(loggers))
-    classifier = study.classifier(callback.ticket.card.get("width"))
-    trainer.fit(classifier, study.data, ckpt_path=checkpoints.latest(), weights_only=True)
+    callback = callback or ticket_training(experiment, Path(path))
+    checkpoints = checkpoints or checkpoints_in(Path(path).parent, experiment.config)
+    trainer = experiment.trainer([callback, *own, checkpoints], list(loggers))
+    classifier = experiment.classifier(callback.ticket.card.get("width"))
+    trainer.fit(classifier, experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
 
 
-def _ticket(study: Study, number: int, structure: str) -> Ticket:
-    network = study.classifier().network
+def _ticket(experiment: Experiment, number: int, structure: str) -> Ticket:
+    network = experiment.classifier().network
     if is_confirmed(structure):
-        place = _confirmed_from(study, number, structure)
+        place = _confirmed_from(experiment, number, structure)
         made = place.name != UNSTRUCTURED or unconfirmed(structure) == UNSTRUCTURED
-        ticket = Ticket.load(place / TICKET) if made else _structured(study, place, unconfirmed(structure), network)
-        return confirmed_ticket(study, ticket, structure)
+        ticket = (
+            Ticket.load(place / TICKET) if made else _structured(experiment, place, unconfirmed(structure), network)
+        )
+        return confirmed_ticket(experiment, ticket, structure)
     if parted(structure)[1]:
-        return transferred_ticket(study, number, structure, network)
-    return _structured(study, round_folder(study.search_folder, number) / UNSTRUCTURED, structure, network)
+        return transferred_ticket(experiment, number, structure, network)
+    return _structured(experiment, round_folder(experiment.search_folder, number) / UNSTRUCTURED, structure, network)
 
 
-def _confirmed_from(study: Study, number: int, structure: str) -> Path:
+def _confirmed_from(experiment: Experiment, number: int, structure: str) -> Path:
     """Folder of the screened ticket, or of the unstructured one where another seed's screening chose the round."""
-    screened = screened_folder(study.config, number, structure)
+    screened = screened_folder(experiment.config, number, structure)
     return screened if (screened / f"{TICKET}.safetensors").is_file() else screened.parent / UNSTRUCTURED
 
 
-def _twin(study: Study, task: Task) -> Ticket:
+def _control(experiment: Experiment, task: Task) -> Ticket:
     assert task.source is not None
     ticket = Ticket.load(task.source / TICKET)
-    # Of its own for each twin, so that no two share their initial values or their permutations.
-    seed = int(hash_of({"seed": study.config.seed, "twin": [task.number, task.structure, task.twin]}), 16)
+    # Of its own for each control, so that no two share their initial values or their permutations.
+    seed = int(hash_of({"seed": experiment.config.seed, "control": [task.number, task.structure, task.control]}), 16)
     generator = torch.Generator().manual_seed(seed)
-    match task.twin:
+    match task.control:
         case "reinit":
-            twin = reinitialised(ticket, study.network(seed))
+            control = reinitialised(ticket, experiment.network(seed))
         case "small_dense":
-            twin = small_dense(
-                ticket, lambda width: study.network(seed, width), study.config.model.width, study.example
+            control = small_dense(
+                ticket, lambda width: experiment.network(seed, width), experiment.config.model.width, experiment.example
             )
         case "random":
-            twin = randomly_masked(ticket, study.network(seed), study.example, generator)
+            control = randomly_masked(ticket, experiment.network(seed), experiment.example, generator)
         case _:
-            twin = shuffled(ticket, study.network(seed), study.example, generator)
-    return replace(twin, card={**twin.card, "twin": task.twin, "twin_seed": seed})
+            control = shuffled(ticket, experiment.network(seed), experiment.example, generator)
+    return replace(control, card={**control.card, "control": task.control, "control_seed": seed})
 
 
-def _structured(study: Study, folder: Path, structure: str, network: nn.Module) -> Ticket:
+def _structured(experiment: Experiment, folder: Path, structure: str, network: nn.Module) -> Ticket:
     """The unstructured ticket of a folder, structured."""
     ticket = Ticket.load(folder / TICKET)
     path = folder.parent / "gradients.pt"
     gradients = torch.load(path, weights_only=True) if path.is_file() else None
 
     def batches(count: int) -> list[tuple[Tensor, Tensor]]:
-        device = study.trainer([], []).strategy.root_device
-        return [(images.to(device), labels.to(device)) for images, labels in study.data.plain_batches(count)]
+        device = experiment.trainer([], []).strategy.root_device
+        return [(images.to(device), labels.to(device)) for images, labels in experiment.data.plain_batches(count)]
 
-    return structure_ticket(ticket, structure, study.structures[structure], network, study.example, gradients, batches)
+    return structure_ticket(
+        ticket, structure, experiment.structures[structure], network, experiment.example, gradients, batches
+    )

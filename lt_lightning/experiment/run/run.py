@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.config.checks import check_options
-from lt_lightning.experiment.config.tasks import CONFIRM, cells_of, retrained_rounds, rounds_of, tasks_of
+from lt_lightning.experiment.config.tasks import CONFIRM, retrained_rounds, retrainings_of, rounds_of, tasks_of
 from lt_lightning.experiment.protocols.bisection import EXPLAINED, asked, bisects, bracket_lines
 from lt_lightning.experiment.protocols.screening import explained, screens
 from lt_lightning.experiment.protocols.stages import Stage, stages_of
@@ -65,13 +65,13 @@ def _run(stage: Stage, whole: DictConfig) -> tuple[list[Task], list[Exception]]:
     failed: Mapping[Task, Exception] = {}
     if any(results_of(task) is None for task in asked(tasks, bisects(config))):
         from lt_lightning.experiment.run.device_processes import needs_processes, work_in_processes
-        from lt_lightning.experiment.run.experiment import Study
+        from lt_lightning.experiment.run.experiment import Experiment
         from lt_lightning.training.lightning_internals import quieten
 
         quieten()
         check_options(config)
         if not stage.own:
-            Study.from_config(whole)  # what is wrong with it is told before another's search is trained for it
+            Experiment.from_config(whole)  # what is wrong with it is told before another's search is trained for it
         if stage.told:
             Console().print(f"[bold]{stage.told}[/]:", highlight=False, soft_wrap=True)
         failed = (work_in_processes if needs_processes(config) else work)(config, tasks)
@@ -87,7 +87,7 @@ def title_of(config: DictConfig) -> str:
 def work(config: DictConfig, tasks: Sequence[Task], given_up: Collection[Task] = ()) -> Mapping[Task, Exception]:
     """Does what is open, but for what is given up, and returns what failed."""
     from lt_lightning.execution.timing import keep_freed_memory
-    from lt_lightning.experiment.run.experiment import Study
+    from lt_lightning.experiment.run.experiment import Experiment
     from lt_lightning.experiment.run.progress import JobProgress
     from lt_lightning.experiment.run.scheduler import Work
     from lt_lightning.experiment.run.setup import show_setup
@@ -95,13 +95,13 @@ def work(config: DictConfig, tasks: Sequence[Task], given_up: Collection[Task] =
     from lt_lightning.experiment.sweep.multirun import Multirun
 
     keep_freed_memory()
-    study = Study.from_config(config)
+    experiment = Experiment.from_config(config)
     console = Console()
     if not given_up:
         _announce(config, console)
-        show_setup(study, console)
+        show_setup(experiment, console)
     with stoppable(), JobProgress(0, console, Multirun.of(config)) as job:
-        doing = Work(study, tasks, job, given_up)
+        doing = Work(experiment, tasks, job, given_up)
         doing.run()
     return doing.failed
 
@@ -121,7 +121,8 @@ def _announce(config: DictConfig, console: Console) -> None:
 
 def _content(config: DictConfig) -> str:
     if CONFIRM in config:
-        return f"the dense network and {len(cells_of(config))} screened tickets for {config.trainer.max_epochs} epochs"
+        count = len(retrainings_of(config))
+        return f"the dense network and {count} screened tickets for {config.trainer.max_epochs} epochs"
     pruned = f"the dense network and {rounds_of(config)} rounds of pruning"
     if not (rounds := retrained_rounds(config)):
         return pruned

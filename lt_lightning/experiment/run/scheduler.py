@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lt_lightning.experiment.protocols.bisection import asked, at_most, bisects
-from lt_lightning.experiment.run.experiment import TICKET, Study
+from lt_lightning.experiment.run.experiment import TICKET, Experiment
 from lt_lightning.experiment.run.outcome import evaluate
 from lt_lightning.experiment.run.progress import JobProgress
-from lt_lightning.experiment.run.retraining_task import run_cell, run_twin
+from lt_lightning.experiment.run.retraining_task import run_control, run_retraining
 from lt_lightning.experiment.run.search import run_search
 from lt_lightning.results import failures
 from lt_lightning.results.failures import Failure
@@ -43,14 +43,16 @@ class Work:
         given_up: tasks that failed before, and are left alone.
     """
 
-    def __init__(self, study: Study, tasks: Sequence[Task], job: JobProgress, given_up: Collection[Task] = ()) -> None:
+    def __init__(
+        self, experiment: Experiment, tasks: Sequence[Task], job: JobProgress, given_up: Collection[Task] = ()
+    ) -> None:
         self.failed: dict[Task, Exception] = {}
-        self._study = study
+        self._experiment = experiment
         self._search = tasks[0]
         self._job = job
         self._given_up = given_up
         self._start = time.time()
-        self._bisect = bisects(study.config)
+        self._bisect = bisects(experiment.config)
         # Last what failed last time, so that it holds up nothing.
         self._tasks = sorted(tasks, key=lambda task: (task is not tasks[0], Failure.load(task.folder) is not None))
         self._open: list[Task] = []
@@ -77,8 +79,8 @@ class Work:
     def epochs(self, task: Task) -> int:
         """That a task lasts if it starts anew."""
         if not task.structure:
-            return sum(map(sum, self._study.search_lengths()))
-        return self._study.expected_length(0 if task.whole_schedule else task.number)
+            return sum(map(sum, self._experiment.search_lengths()))
+        return self._experiment.expected_length(0 if task.whole_schedule else task.number)
 
     def _find_open(self) -> list[Task]:
         self._open = self._unfinished(asked(self._tasks, self._bisect))
@@ -119,7 +121,7 @@ class Work:
             _clear_litter(task)
             self._run(task)
             failures.clear(task.folder)
-            write_summary(self._study.root)
+            write_summary(self._experiment.root)
             tell("")
         except Exception as error:
             Failure.of(error).save(task.folder)
@@ -133,19 +135,19 @@ class Work:
             lock.release()
 
     def _run(self, task: Task) -> None:
-        if task.twin:
-            run_twin(self._study, task, self._dense_accuracy(), self._job)
+        if task.control:
+            run_control(self._experiment, task, self._dense_accuracy(), self._job)
         elif task.structure:
-            run_cell(self._study, task.number, task.structure, self._dense_accuracy(), self._job)
+            run_retraining(self._experiment, task.number, task.structure, self._dense_accuracy(), self._job)
         else:
-            run_search(self._study, self._job)
+            run_search(self._experiment, self._job)
 
     def _dense_accuracy(self) -> float:
         """Tested anew where the search has not come so far: it tests its tickets at its end."""
         folder = self._search.parts[0]
         if (result := Result.load(folder)) is not None:
             return result.accuracy
-        return evaluate(self._study, self._study.classifier(), Ticket.load(folder / TICKET))
+        return evaluate(self._experiment, self._experiment.classifier(), Ticket.load(folder / TICKET))
 
     def _tell_what_is_awaited(self) -> None:
         for task in self._open:

@@ -13,34 +13,34 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.pruning.layers import Layer, exempting, find_layers
 
 NOT_SHOWN = ("published", "labels")  # figures and names: nothing is run by them
 
 
-def show_setup(study: Study, console: Console) -> None:
+def show_setup(experiment: Experiment, console: Console) -> None:
     """Prints the choices and, on a terminal and for a job of its own, the configuration and the table of layers.
 
     Else a line of the layers takes the place of both: the configuration lies in the file that is named.
     """
-    for line in configuration_lines(study):
+    for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    layers = list(find_layers(study.classifier().network, study.example).values())
-    exempt = study.pruning().exempt
+    layers = list(find_layers(experiment.classifier().network, experiment.example).values())
+    exempt = experiment.pruning().exempt
     if console.is_interactive and not _in_sweep():
-        console.print(configuration_table(study.config))
+        console.print(configuration_table(experiment.config))
         console.print(layers_table(layers, exempt))
     else:
         console.print(layers_line(layers, exempt), markup=False, highlight=False, soft_wrap=True)
 
 
-def configuration_lines(study: Study) -> list[str]:
+def configuration_lines(experiment: Experiment) -> list[str]:
     """The choice of every group, what is changed besides, and where the whole configuration is.
 
     Only as far as this process knows: one that another has started has been given the configuration alone.
     """
-    where = f"Configuration: {study.search_folder / 'config.yaml'}"
+    where = f"Configuration: {experiment.search_folder / 'config.yaml'}"
     if not HydraConfig.initialized():
         return [where]
     hydra = HydraConfig.get()

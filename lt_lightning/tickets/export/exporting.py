@@ -226,7 +226,7 @@ def _write_onnx(source: Source, small: Executed, folder: Path) -> Facts:
 def _for_onnx(source: Source, small: Executed) -> nn.Module:
     """The network; groups of whole input channels in plain PyTorch, whatever was faster here."""
     plan = small.plan
-    if not isinstance(plan, BlockPlan) or plan.grain != "input_channel":
+    if not isinstance(plan, BlockPlan) or plan.granularity != "input_channel":
         return small.network
     choice = {name: form if form == DENSE else "grouped" for name, form in small.choice.items()}
     return executed(source, choice=choice).network

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -25,9 +25,9 @@ def test_option_composes_and_builds(path: Path, composed: Callable[..., DictConf
     group, choice = path.parent.as_posix(), path.stem
     override = f"{group}=[{choice}]" if group == "structure" else f"{group}={choice}"
     config = composed(override, *(["scale=smoke"] if group == "experiment" else []))  # every preset must have that
-    study = Study.from_config(config)
-    assert study.classifier().classes == config.dataset.classes
+    experiment = Experiment.from_config(config)
+    assert experiment.classifier().classes == config.dataset.classes
     if group in ("data", "model"):
-        assert study.labels[group] == choice
+        assert experiment.labels[group] == choice
     if group == "structure":
-        assert list(study.structures) == [choice]
+        assert list(experiment.structures) == [choice]

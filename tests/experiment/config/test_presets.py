@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from lt_lightning.data.cifar import Cifar10, Cifar100
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.run import run
 from lt_lightning.experiment.sweep.sweep_end import Job, SweepEnd
 from lt_lightning.models.wide_resnet import WideResNet
@@ -89,9 +89,9 @@ VGG = replace(DENSE, data="cifar100", model="vgg16_bn", accuracy=0.73, dense_acc
 
 def ticket(structure: str, number: int, density: float, accuracy: float, **others: Any) -> Result:
     place = f"s{others.get('seed', 0)}/{number}/{structure}"
-    asked = others.pop("density_asked", 0.8**number)
+    asked = others.pop("target_density", 0.8**number)
     return replace(
-        VGG, structure=structure, round=number, density_asked=asked, density=density, accuracy=accuracy, place=place,
+        VGG, structure=structure, round=number, target_density=asked, density=density, accuracy=accuracy, place=place,
         **others,
     )  # fmt: skip
 
@@ -235,7 +235,7 @@ def test_preset_runs_from_end_to_end(
     alone = [source] if source != "unstructured" else ["unstructured", *config.structure]
     rounds = range(1, config.pruning.rounds + 1)
     assert found == {(0, "dense")} | {(number, kind) for number in rounds for kind in alone}
-    assert {result.twin for result in results} == {"", *config.twins}
+    assert {result.control for result in results} == {"", *config.controls}
     assert all(math.isfinite(result.accuracy) for result in results)
     assert ("published, and ours" in capsys.readouterr().out) == bool(config.published)
 
@@ -243,10 +243,10 @@ def test_preset_runs_from_end_to_end(
 @pytest.mark.parametrize("name", SWEPT)
 def test_the_last_job_of_a_sweep_can_be_run_at_smoke_scale(name: str, composed: Compose, tmp_path: Path) -> None:
     last = [f"{key}={str(values).split(',')[-1]}" for key, values in SWEPT[name].items()]
-    study = Study.from_config(composed(*smoke(name, tmp_path), *last))
-    assert study.rounds == 2
-    assert {number for number, _ in study.cells()} <= {1, 2}
-    assert min(map(study.expected_length, range(3))) > 0
+    experiment = Experiment.from_config(composed(*smoke(name, tmp_path), *last))
+    assert experiment.rounds == 2
+    assert {number for number, _ in experiment.cells()} <= {1, 2}
+    assert min(map(experiment.expected_length, range(3))) > 0
 
 
 @pytest.mark.slow
@@ -368,7 +368,7 @@ def test_wrong_figures_stop_a_run_before_training(composed: Compose, tmp_path: P
 
 
 def test_refill_is_counted_as_the_paper_does() -> None:
-    result = ticket("refill", 5, 0.12, 0.7, density_asked=0.328)
+    result = ticket("refill", 5, 0.12, 0.7, target_density=0.328)
     assert counted_density(result, None) == 0.12
     assert counted_density(result, {"match": "executed", "extra": 0.0}) == 0.12
     assert counted_density(result, FILTERS) == 0.328
@@ -402,8 +402,8 @@ def test_figures_stand_beside_the_nearest_ticket_of_their_kind() -> None:
     ]  # fmt: skip
 
 
-def test_a_twin_is_not_taken_for_its_ticket() -> None:
-    results = [ticket("regroup", 1, 0.8, 0.75), ticket("regroup", 1, 0.8, 0.70, twin="reinit")]
+def test_a_control_is_not_taken_for_its_ticket() -> None:
+    results = [ticket("regroup", 1, 0.8, 0.75), ticket("regroup", 1, 0.8, 0.70, control="reinit")]
     results[1] = replace(results[1], place="elsewhere")
     figures = [Figure("accuracy", "regroup", 80, 74.0), Figure("accuracy", "regroup reinit", 80, 73.0)]
     found = [each.value for each in compare(figures, results, {})]

@@ -29,7 +29,7 @@ CONF = Path(__file__).resolve().parents[3] / "conf"
 OPTIONS = (
     "model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=2",
     "structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4", "retrain_rounds=[2]",
-    "twins=[reinit]", "measure.samples=1", "measure.slot=0.001", "logger=[wandb,tensorboard]",
+    "controls=[reinit]", "measure.samples=1", "measure.slot=0.001", "logger=[wandb,tensorboard]",
 )  # fmt: skip
 BLUE, WHITE = (0, 114, 178), (255, 255, 255)
 
@@ -86,7 +86,7 @@ def rows_of(folder: Path) -> dict[int, dict[str, float]]:
 def test_every_training_is_a_run_with_its_place_as_id(recorded: Recorded, tmp_path: Path) -> None:
     folders = {recorded.root / result.place for result in recorded.results if result.structure not in {"dense"}}
     retrained = {folder for folder in folders if (folder / "metrics.csv").is_file()}
-    assert len(retrained) == 5  # two structures, and a twin of each ticket of round 2
+    assert len(retrained) == 5  # two structures, and a control of each ticket of round 2
     assert set(recorded.runs) == {recorded.search, *retrained}
     told = {folder: recorded.of(folder, "run")[0] for folder in recorded.runs}
     assert {each.run_group for each in told.values()} == {"digits-resnet8"}
@@ -158,8 +158,8 @@ def test_tickets_are_artifacts_that_tell_where_they_come_from(recorded: Recorded
         assert [entry.digest for entry in source.manifest.contents] == [
             entry.digest for entry in made[source.name].manifest.contents
         ]
-        twin = "reinit" in folder.name
-        assert (source.name == rounds[2]) == (not twin or folder.name.startswith("unstructured"))
+        control = "reinit" in folder.name
+        assert (source.name == rounds[2]) == (not control or folder.name.startswith("unstructured"))
         if "unstructured" in folder.name:
             assert f"{name}-shrunk" not in made
             continue
@@ -178,7 +178,7 @@ def test_tables_and_figures_are_those_of_the_results(recorded: Recorded) -> None
         for name in ("rounds", "timings"):
             (path,) = recorded.files[folder].glob(f"media/table/tables/{name}_*.json")
             table = json.loads(path.read_text())
-            assert {"round", "structure", "twin", "density"} < set(table["columns"])
+            assert {"round", "structure", "control", "density"} < set(table["columns"])
             assert table["data"] == [[_told(getattr(result, column)) for column in table["columns"]] for result in own]
         rows = [
             items for history in recorded.of(folder, "history") if "ticket/accuracy" in (items := values_of(history))
@@ -195,7 +195,7 @@ def test_tables_and_figures_are_those_of_the_results(recorded: Recorded) -> None
             json.loads(item.value_json)
             for each in recorded.of(folder, "config") for item in each.update if item.key == "ticket"
         )  # fmt: skip
-        assert config == {"round": 2, "structure": own[-1].structure, "twin": own[-1].twin}
+        assert config == {"round": 2, "structure": own[-1].structure, "control": own[-1].control}
 
 
 def _told(value: Any) -> Any:

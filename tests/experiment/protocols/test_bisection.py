@@ -27,11 +27,11 @@ from lt_lightning.experiment.protocols.bisection import (
     at_most,
     bracket,
     bracket_lines,
-    cells_by_structure,
+    retrainings_by_structure,
 )
 from lt_lightning.experiment.protocols.stages import tasks_under
 from lt_lightning.experiment.run.costs import costs_of
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.job import do
 from lt_lightning.experiment.run.plan import told
 from lt_lightning.experiment.run.run import run
@@ -47,9 +47,9 @@ SMALL = (
     "measure=null", "structure=[refill]", "structure.refill.round_to=2", "report=false",
 )  # fmt: skip
 DENSE = Result(
-    data="digits", model="resnet8", seed=0, round=0, structure="dense", density_asked=1.0, density=1.0, accuracy=0.9,
-    dense_accuracy=0.9, params_ratio=1.0, flops_ratio=1.0, train_seconds=1.0, val_accuracy=0.9, best_epoch=0, held=1.0,
-    time_ratio_inference=1.0, time_ratio_training=1.0, search="s", place="s/round_00/dense",
+    data="digits", model="resnet8", seed=0, round=0, structure="dense", target_density=1.0, density=1.0, accuracy=0.9,
+    dense_accuracy=0.9, params_ratio=1.0, flops_ratio=1.0, train_seconds=1.0, val_accuracy=0.9, best_epoch=0,
+    retained_magnitude=1.0, time_ratio_inference=1.0, time_ratio_training=1.0, search="s", place="s/round_00/dense",
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def finish(task: Task, difference: float = 0.0) -> None:
     for part in task.parts:
         accuracy = 0.9 + difference
         result = replace(DENSE, round=task.number, structure=task.structure or "dense", accuracy=accuracy)
-        replace(result, twin=task.twin, place=str(part)).save(part)
+        replace(result, control=task.control, place=str(part)).save(part)
 
 
 def work_off(config: DictConfig, last: Mapping[str, int]) -> list[tuple[int, str]]:
@@ -132,7 +132,7 @@ def work_off(config: DictConfig, last: Mapping[str, int]) -> list[tuple[int, str
     while open_ := [task for task in asked_of(config) if results_of(task) is None]:
         task = open_[0]
         finish(task, -0.01 if task.structure and task.number > last[task.structure] else 0.0)
-        if task.structure and not task.twin:
+        if task.structure and not task.control:
             done.append((task.number, task.structure))
     return done
 
@@ -153,14 +153,14 @@ def test_each_structure_is_bisected_on_its_own(composed: Compose) -> None:
     ]
 
 
-def test_chosen_rounds_are_those_that_are_bisected_and_twins_follow_their_tickets(composed: Compose) -> None:
+def test_chosen_rounds_are_those_that_are_bisected_and_controls_follow_their_tickets(composed: Compose) -> None:
     config = composed(
-        "search=bisect", "structure=[refill]", "retrain_rounds=[1,3,5]", "twins=[reinit]", "pruning.rounds=6"
+        "search=bisect", "structure=[refill]", "retrain_rounds=[1,3,5]", "controls=[reinit]", "pruning.rounds=6"
     )
     done = work_off(config, {"refill": 1, "unstructured": 6})
     assert done == [(3, "refill"), (1, "refill")]
-    twins = [(task.number, task.structure) for task in asked_of(config) if task.twin]
-    assert sorted(twins) == [
+    controls = [(task.number, task.structure) for task in asked_of(config) if task.control]
+    assert sorted(controls) == [
         (1, "refill"),
         (1, "unstructured"),
         (3, "refill"),
@@ -171,7 +171,7 @@ def test_chosen_rounds_are_those_that_are_bisected_and_twins_follow_their_ticket
 
 def test_a_difference_by_rounding_alone_is_none(composed: Compose) -> None:
     config = composed("search=bisect", "structure=[refill]", "pruning.rounds=1")
-    (cell,) = cells_by_structure(tasks_of(config))["refill"]
+    (cell,) = retrainings_by_structure(tasks_of(config))["refill"]
     finish(cell, -1e-8)
     assert bracket([cell]).holds == 1
     finish(cell, -1e-4)
@@ -225,20 +225,20 @@ def test_a_sweep_counts_rounds_that_all_seeds_tested_and_tells_each_seeds_bracke
 
 def told_of(config: DictConfig) -> str:
     """The plan."""
-    return told(costs_of(Study.from_config(config), tasks_of(config)))
+    return told(costs_of(Experiment.from_config(config), tasks_of(config)))
 
 
 def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lt_lightning.experiment.run.costs.seconds_per_epoch", lambda study: 1.0)
+    monkeypatch.setattr("lt_lightning.experiment.run.costs.seconds_per_epoch", lambda experiment: 1.0)
     config = composed(*SMALL, "search=bisect")
     assert told_of(config).startswith("at most 10 trainings of 11 epochs")  # 7 rounds in 8 epochs, and 3 tickets
     results = run(config)
     tested = {result.round: result for result in results if result.structure == "refill"}
     assert 1 <= len(tested) <= 3
     assert {result.round for result in results if result.structure == "unstructured"} == set(range(1, 7))
-    found = bracket(cells_by_structure(tasks_of(config))["refill"])
+    found = bracket(retrainings_by_structure(tasks_of(config))["refill"])
     assert found.next is None
     assert found.outcomes == {number: each.accuracy >= each.dense_accuracy - 1e-6 for number, each in tested.items()}
     assert f", refill: {found}" in capsys.readouterr().out

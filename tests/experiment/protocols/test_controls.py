@@ -1,4 +1,4 @@
-"""Twins of tickets: what they share with the ticket and what not, and that they are results of their own."""
+"""Controls of tickets: what they share with the ticket and what not, and that they are results of their own."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from lt_lightning.experiment.protocols.controls import (
     small_dense,
 )
 from lt_lightning.experiment.run import retraining_task as cells
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.run import run
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.paths import Task
 from lt_lightning.results.records import Result
-from lt_lightning.structures.base import BlockPlan, Structure, Subject, Unstructured
+from lt_lightning.structures.base import BlockPlan, Structure, StructureInput, Unstructured
 from lt_lightning.structures.nm import NM
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
@@ -61,13 +61,13 @@ def network(seed: int = 0, width: int = 8) -> nn.Module:
 def ticket_of(structure: Structure, net: nn.Module | None = None, density: float = 0.5) -> Ticket:
     """A ticket of a random unstructured mask; the classifier and the stem are not pruned."""
     net = net or network()
-    anatomy = Anatomy(net, EXAMPLE)
-    layers = list(anatomy.layers.values())[1:-1]
+    traced = TracedNetwork(net, EXAMPLE)
+    layers = list(traced.layers.values())[1:-1]
     generator = torch.Generator().manual_seed(0)
     masks: Masks = {layer.weight: torch.rand(layer.shape, generator=generator) < density for layer in layers}
     values = {name: value.detach().clone() for name, value in net.state_dict().items()}
     card = {"data": "d", "model": "m", "seed": 0, "round": 1}
-    return make_ticket("it", structure, Subject(anatomy, masks, values), values, card)
+    return make_ticket("it", structure, StructureInput(traced, masks, values), values, card)
 
 
 def generator() -> torch.Generator:
@@ -90,15 +90,15 @@ def counts(masks: Masks) -> dict[str, int]:
 @pytest.mark.parametrize("name", [name for name in STRUCTURES if name != "nm"])
 def test_a_shuffled_ticket_is_executed_at_the_same_cost_and_keeps_other_weights(name: str) -> None:
     ticket = ticket_of(STRUCTURES[name])
-    twin = shuffled(ticket, network(), EXAMPLE, generator())
-    before, after = executed_flops(ticket, network()), executed_flops(twin, network())
+    control = shuffled(ticket, network(), EXAMPLE, generator())
+    before, after = executed_flops(ticket, network()), executed_flops(control, network())
     assert before[0] == after[0] < flops(network(), EXAMPLE)
     assert max(before[1], after[1]) < 1e-4
-    assert counts(twin.masks) == counts(ticket.masks)
+    assert counts(control.masks) == counts(ticket.masks)
     pruned = [key for key, mask in ticket.masks.items() if mask.dim() > 1 and not mask.all()]
-    assert any(not torch.equal(twin.masks[key], ticket.masks[key]) for key in pruned)
-    assert twin.rewind is ticket.rewind
-    assert {key: twin.card[key] for key in ("density", "flops_ratio")} == {
+    assert any(not torch.equal(control.masks[key], ticket.masks[key]) for key in pruned)
+    assert control.rewind is ticket.rewind
+    assert {key: control.card[key] for key in ("density", "flops_ratio")} == {
         key: ticket.card[key] for key in ("density", "flops_ratio")
     }
 
@@ -109,20 +109,20 @@ def test_a_shuffle_follows_the_channels_that_depthwise_layers_share() -> None:
         return MobileNet(classes=5, width=4)
 
     ticket = ticket_of(Refill(round_to=1), mobile())
-    twin = shuffled(ticket, mobile(), EXAMPLE, generator())
-    before, after = executed_flops(ticket, mobile()), executed_flops(twin, mobile())
+    control = shuffled(ticket, mobile(), EXAMPLE, generator())
+    before, after = executed_flops(ticket, mobile()), executed_flops(control, mobile())
     assert before[0] == after[0]
     assert after[1] < 1e-4
 
 
 @pytest.mark.parametrize("name", ["regroup", "regroup_channels"])
 def test_shuffled_blocks_are_where_the_mask_is(name: str) -> None:
-    twin = shuffled(ticket_of(STRUCTURES[name]), network(), EXAMPLE, generator())
-    assert isinstance(twin.plan, BlockPlan)
-    assert twin.plan.blocks
-    for layer, blocks in twin.plan.blocks.items():
-        mask = twin.masks[f"{layer}.weight"]
-        matrix = mask if twin.plan.grain == "input_channel" else mask.flatten(1)
+    control = shuffled(ticket_of(STRUCTURES[name]), network(), EXAMPLE, generator())
+    assert isinstance(control.plan, BlockPlan)
+    assert control.plan.blocks
+    for layer, blocks in control.plan.blocks.items():
+        mask = control.masks[f"{layer}.weight"]
+        matrix = mask if control.plan.granularity == "input_channel" else mask.flatten(1)
         drawn = torch.zeros_like(matrix)
         for block in blocks:
             drawn[block.rows[:, None], block.columns] = True
@@ -133,9 +133,9 @@ def test_a_shuffle_of_n_m_keeps_two_of_four() -> None:
     wide = network(width=32)
     ticket = ticket_of(NM(), wide)
     assert ticket.plan is not None
-    twin = shuffled(ticket, wide, EXAMPLE, generator())
+    control = shuffled(ticket, wide, EXAMPLE, generator())
     changed = 0
-    for name, mask in twin.masks.items():
+    for name, mask in control.masks.items():
         if mask.shape[1] % 4 == 0:
             assert (mask.reshape(len(mask), -1, 4, *mask.shape[2:]).sum(2) == 2).all()
             changed += not torch.equal(mask, ticket.masks[name])
@@ -143,26 +143,26 @@ def test_a_shuffle_of_n_m_keeps_two_of_four() -> None:
 
 
 @pytest.mark.parametrize("name", [*STRUCTURES, "unstructured"])
-def test_a_randomly_masked_twin_has_the_layers_densities_and_no_structure(name: str, tmp_path: Path) -> None:
+def test_a_randomly_masked_control_has_the_layers_densities_and_no_structure(name: str, tmp_path: Path) -> None:
     structure = STRUCTURES.get(name, Unstructured())
     ticket = ticket_of(structure)
-    twin = randomly_masked(ticket, network(), EXAMPLE, generator())
-    assert twin.plan is None
-    assert counts(twin.masks) == {
+    control = randomly_masked(ticket, network(), EXAMPLE, generator())
+    assert control.plan is None
+    assert counts(control.masks) == {
         f"{layer}.weight": counts(ticket.masks)[f"{layer}.weight"] for layer in prunable(ticket)
     }
-    assert twin.card["flops_ratio"] == 1
-    assert twin.card["density_asked"] == ticket.card["density_asked"]
-    total = sum(mask.numel() for mask in twin.masks.values())
-    assert twin.card["density"] == pytest.approx(sum(counts(twin.masks).values()) / total)
-    # Independent of the ticket: of what it keeps the twin keeps no more than the density, but for chance.
-    for key, mask in twin.masks.items():
+    assert control.card["flops_ratio"] == 1
+    assert control.card["target_density"] == ticket.card["target_density"]
+    total = sum(mask.numel() for mask in control.masks.values())
+    assert control.card["density"] == pytest.approx(sum(counts(control.masks).values()) / total)
+    # Independent of the ticket: of what it keeps the control keeps no more than the density, but for chance.
+    for key, mask in control.masks.items():
         density = float(mask.float().mean())
         if mask.numel() > 1000 and density < 1:
             overlap = float(mask[ticket.masks[key]].float().mean())
             assert overlap == pytest.approx(density, abs=5 * math.sqrt(density * (1 - density) / int(mask.sum())))
-    twin.save(tmp_path / "twin")
-    assert counts(Ticket.load(tmp_path / "twin").masks) == counts(twin.masks)
+    control.save(tmp_path / "control")
+    assert counts(Ticket.load(tmp_path / "control").masks) == counts(control.masks)
 
 
 def prunable(ticket: Ticket) -> list[str]:
@@ -170,31 +170,31 @@ def prunable(ticket: Ticket) -> list[str]:
     return names
 
 
-def test_a_reinitialised_twin_has_the_masks_and_the_plan_and_other_values() -> None:
+def test_a_reinitialised_control_has_the_masks_and_the_plan_and_other_values() -> None:
     ticket = ticket_of(STRUCTURES["stream"])
     other = network(seed=5)
-    twin = reinitialised(ticket, other)
-    assert (twin.masks, twin.plan, twin.trained) == (ticket.masks, ticket.plan, None)
+    control = reinitialised(ticket, other)
+    assert (control.masks, control.plan, control.trained) == (ticket.masks, ticket.plan, None)
     for name, value in other.state_dict().items():
-        torch.testing.assert_close(twin.rewind[name], value, rtol=0, atol=0)
-    assert not torch.equal(twin.rewind["stem.conv.weight"], ticket.rewind["stem.conv.weight"])
+        torch.testing.assert_close(control.rewind[name], value, rtol=0, atol=0)
+    assert not torch.equal(control.rewind["stem.conv.weight"], ticket.rewind["stem.conv.weight"])
     other.get_parameter("stem.conv.weight").data.zero_()
-    assert twin.rewind["stem.conv.weight"].any()  # by value
+    assert control.rewind["stem.conv.weight"].any()  # by value
 
 
-def test_a_small_dense_twin_has_the_width_whose_flops_are_nearest() -> None:
+def test_a_small_dense_control_has_the_width_whose_flops_are_nearest() -> None:
     full = network(width=16)
     ticket = ticket_of(STRUCTURES["stream"], full)
-    twin = small_dense(ticket, lambda width: network(3, width), 16, EXAMPLE)
+    control = small_dense(ticket, lambda width: network(3, width), 16, EXAMPLE)
     target = flops(full, EXAMPLE) * ticket.card["flops_ratio"]
     costs = {width: flops(network(width=width), EXAMPLE) for width in range(1, 17)}
-    assert twin.card["width"] == min(costs, key=lambda width: abs(costs[width] - target))
-    assert twin.card["width"] < 16
-    assert twin.card["flops_ratio"] == pytest.approx(costs[twin.card["width"]] / costs[16])
-    small = network(3, twin.card["width"])
-    assert twin.card["params_ratio"] == count(small) / count(full)
-    assert (twin.masks, twin.plan) == ({}, None)
-    twin.apply(small)
+    assert control.card["width"] == min(costs, key=lambda width: abs(costs[width] - target))
+    assert control.card["width"] < 16
+    assert control.card["flops_ratio"] == pytest.approx(costs[control.card["width"]] / costs[16])
+    small = network(3, control.card["width"])
+    assert control.card["params_ratio"] == count(small) / count(full)
+    assert (control.masks, control.plan) == ({}, None)
+    control.apply(small)
 
 
 def count(net: nn.Module) -> int:
@@ -215,9 +215,9 @@ SMALL = (
     "pruning.rewind=2ep", "retrain_rounds=[2]", "measure=null", "structure=[refill]", "structure.refill.round_to=2",
     "checkpoint.seconds=0",
 )  # fmt: skip
-ALL = "twins=[reinit,shuffle,random,small_dense]"
-TWINS = {("unstructured", twin) for twin in ("reinit", "random")} | {
-    ("refill", twin) for twin in ("reinit", "shuffle", "random", "small_dense")
+ALL = "controls=[reinit,shuffle,random,small_dense]"
+CONTROLS = {("unstructured", control) for control in ("reinit", "random")} | {
+    ("refill", control) for control in ("reinit", "shuffle", "random", "small_dense")
 }
 
 
@@ -232,7 +232,7 @@ def trained(printed: str) -> list[str]:
     return [line.split("] ")[1].split(", validation")[0] for line in lines if ", validation accuracy" in line]
 
 
-def test_twins_are_results_of_their_own_and_found_again(
+def test_controls_are_results_of_their_own_and_found_again(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without = run(composed(*SMALL))
@@ -240,45 +240,45 @@ def test_twins_are_results_of_their_own_and_found_again(
     config = composed(*SMALL, ALL)
     results = run(config)
     first = capsys.readouterr().out
-    assert sorted(trained(first)) == sorted(f"{twin} of {name}, round 2 of 2" for name, twin in TWINS)
-    assert [result for result in results if not result.twin] == without
-    assert {(r.structure, r.twin) for r in results if r.twin} == TWINS
-    assert all(r.round == 2 and r.dense_accuracy == results[0].accuracy for r in results if r.twin)
+    assert sorted(trained(first)) == sorted(f"{control} of {name}, round 2 of 2" for name, control in CONTROLS)
+    assert [result for result in results if not result.control] == without
+    assert {(r.structure, r.control) for r in results if r.control} == CONTROLS
+    assert all(r.round == 2 and r.dense_accuracy == results[0].accuracy for r in results if r.control)
     root = tmp_path / "runs"
-    assert {(row["structure"], row["twin"]) for row in summary(root) if row["twin"]} == TWINS
-    assert sum(row["twin"] == "" for row in summary(root)) == len(without)
+    assert {(row["structure"], row["control"]) for row in summary(root) if row["control"]} == CONTROLS
+    assert sum(row["control"] == "" for row in summary(root)) == len(without)
     rows = [line.split()[1] for line in first.splitlines() if "%" in line and line.split()[0] == "2"]
     assert rows == ["unstructured", "reinit", "random", "refill", "reinit", "shuffle", "random", "small_dense"]
-    _check_tickets(results, Study.from_config(config))
+    _check_tickets(results, Experiment.from_config(config))
 
     assert run(config) == results
     assert trained(capsys.readouterr().out) == []
 
 
-def _check_tickets(results: list[Result], study: Study) -> None:
+def _check_tickets(results: list[Result], experiment: Experiment) -> None:
     last = [result for result in results if result.round == 2]
-    tickets = {(r.structure, r.twin): Ticket.load(study.root / r.place / "ticket") for r in last}
-    rewound = Restart.load(study.search_folder / "restart.pt").point.network
-    initial = study.network(study.config.seed).state_dict()
+    tickets = {(r.structure, r.control): Ticket.load(experiment.root / r.place / "ticket") for r in last}
+    rewound = Restart.load(experiment.search_folder / "restart.pt").point.network
+    initial = experiment.network(experiment.config.seed).state_dict()
     for result in last:
-        ticket = tickets[result.structure, result.twin]
+        ticket = tickets[result.structure, result.control]
         assert ticket.trained is not None
-        if result.twin in ("", "shuffle", "random"):
+        if result.control in ("", "shuffle", "random"):
             assert all(torch.equal(value, rewound[name]) for name, value in ticket.rewind.items())
-        elif result.twin == "reinit":
+        elif result.control == "reinit":
             for values in (rewound, initial):
                 assert not torch.equal(ticket.rewind["stem.conv.weight"], values["stem.conv.weight"])
         if result.structure == "refill":  # of three epochs two lie before the rewind point
-            assert _epochs(study.root / result.place) == (3 if result.twin in ("reinit", "small_dense") else 1)
+            assert _epochs(experiment.root / result.place) == (3 if result.control in ("reinit", "small_dense") else 1)
     reinit, original = tickets["refill", "reinit"].masks, tickets["refill", ""].masks
     assert all(torch.equal(reinit[name], mask) for name, mask in original.items())
-    seeds = [ticket.card["twin_seed"] for (_, twin), ticket in tickets.items() if twin]
+    seeds = [ticket.card["control_seed"] for (_, control), ticket in tickets.items() if control]
     assert len(set(seeds)) == len(seeds)
-    by_twin = {result.twin: result for result in last if result.structure == "refill"}
-    assert by_twin["shuffle"].executed == by_twin[""].executed < 1
-    assert by_twin["random"].executed == 1
-    assert math.isnan(by_twin["random"].held)
-    assert by_twin["small_dense"].executed == pytest.approx(by_twin["small_dense"].density)
+    by_control = {result.control: result for result in last if result.structure == "refill"}
+    assert by_control["shuffle"].executed == by_control[""].executed < 1
+    assert by_control["random"].executed == 1
+    assert math.isnan(by_control["random"].retained_magnitude)
+    assert by_control["small_dense"].executed == pytest.approx(by_control["small_dense"].density)
 
 
 def _epochs(folder: Path) -> int:
@@ -286,40 +286,40 @@ def _epochs(folder: Path) -> int:
         return sum(row["val/accuracy"] != "" for row in csv.DictReader(file))
 
 
-def test_twins_of_a_group_aware_search_and_their_places(composed: Compose) -> None:
-    def twins(*overrides: str) -> list[Task]:
-        return [task for task in tasks_of(composed(*SMALL, *overrides)) if task.twin]
+def test_controls_of_a_group_aware_search_and_their_places(composed: Compose) -> None:
+    def controls(*overrides: str) -> list[Task]:
+        return [task for task in tasks_of(composed(*SMALL, *overrides)) if task.control]
 
-    assert twins() == []
-    (task,) = twins("twins=[reinit]", "pruning.next_round_from=refill")
+    assert controls() == []
+    (task,) = controls("controls=[reinit]", "pruning.next_round_from=refill")
     assert task.source == tasks_of(composed(*SMALL, "pruning.next_round_from=refill"))[0].parts[2]
-    before, after = twins(ALL), twins(ALL, "structure.refill.extra=0.1")
+    before, after = controls(ALL), controls(ALL, "structure.refill.extra=0.1")
     assert len(before) == len(after) == 6
     assert {t.folder for t in before} & {t.folder for t in after} == {
         t.folder for t in before if t.structure == "unstructured"
     }
-    assert len({t.folder for t in before} | {t.folder for t in twins(ALL, "execution=masked")}) == 12
+    assert len({t.folder for t in before} | {t.folder for t in controls(ALL, "execution=masked")}) == 12
 
 
 @pytest.mark.parametrize("value", ["[again]", "reinit", "true"])
-def test_unknown_twins_are_refused(value: str, composed: Compose) -> None:
+def test_unknown_controls_are_refused(value: str, composed: Compose) -> None:
     with pytest.raises(ValueError, match="must be a list of reinit, shuffle, random, small_dense"):
-        run(composed(*SMALL, f"twins={value}"))
+        run(composed(*SMALL, f"controls={value}"))
 
 
-def test_a_network_without_a_width_has_no_small_dense_twin(composed: Compose, tmp_path: Path) -> None:
+def test_a_network_without_a_width_has_no_small_dense_control(composed: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.width"):
-        run(composed(*SMALL[1:], "twins=[small_dense]", "~model.width"))
+        run(composed(*SMALL[1:], "controls=[small_dense]", "~model.width"))
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
-def test_twins_whose_ticket_cannot_be_made_hold_up_nothing(
+def test_controls_whose_ticket_cannot_be_made_hold_up_nothing(
     composed: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def no_ticket(*_: Any) -> Ticket:
         raise RuntimeError("no such ticket")
 
-    config = composed(*SMALL, "twins=[reinit]")
+    config = composed(*SMALL, "controls=[reinit]")
     with monkeypatch.context() as patch:
         patch.setattr(cells, "_structured", no_ticket)
         with pytest.raises(RuntimeError, match="no such ticket"):
@@ -328,4 +328,7 @@ def test_twins_whose_ticket_cannot_be_made_hold_up_nothing(
     assert "reinit of unstructured, round 2 of 2" in labels
     assert "reinit of refill, round 2 of 2" not in labels
     results = run(config)
-    assert {(r.structure, r.twin) for r in results if r.twin} == {("unstructured", "reinit"), ("refill", "reinit")}
+    assert {(r.structure, r.control) for r in results if r.control} == {
+        ("unstructured", "reinit"),
+        ("refill", "reinit"),
+    }

@@ -18,7 +18,7 @@ from lt_lightning.experiment.protocols.bisection import Bracket, asked, asked_of
 from lt_lightning.experiment.protocols.screening import candidates, chosen_rounds
 from lt_lightning.experiment.protocols.stages import all_tasks_of, stages_of, tasks_under
 from lt_lightning.experiment.run import retraining_task as cells
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.job import _costs, do, objective
 from lt_lightning.experiment.run.plan import told
 from lt_lightning.experiment.run.run import run
@@ -72,7 +72,7 @@ def finish(task: Task, last: int = 99, seed: int = 0) -> None:
 
 
 def kinds(tasks: Sequence[Task]) -> list[tuple[int, str, str]]:
-    return [(task.number, task.structure.removesuffix(CONFIRMED), task.twin) for task in tasks]
+    return [(task.number, task.structure.removesuffix(CONFIRMED), task.control) for task in tasks]
 
 
 def confirming(config: DictConfig) -> list[Task]:
@@ -83,7 +83,7 @@ def confirming(config: DictConfig) -> list[Task]:
 
 def test_the_screening_is_that_search_and_what_it_comes_to_is_confirmed(composed: Compose) -> None:
     options = ("pruning.rounds=4", "structure=[refill,regroup]", "retrain_rounds=[1,2,4]")
-    config = composed(*options, "trainer.max_epochs=9", "screening.epochs=2", "twins=[reinit]")
+    config = composed(*options, "trainer.max_epochs=9", "screening.epochs=2", "controls=[reinit]")
     first = next(stages_of(config))
     assert tasks_of(first.config) == tasks_of(composed(*options, "trainer.max_epochs=2"))
     search, *tickets = tasks_of(first.config)
@@ -109,11 +109,11 @@ def test_the_screening_is_that_search_and_what_it_comes_to_is_confirmed(composed
 
 def test_the_plan_counts_the_most_that_may_be_confirmed(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewound to the first epoch: 3 + 4 * 2 of the screening, 4 * 2 of its tickets, 9 of the dense network, 4 * 8."""
-    monkeypatch.setattr("lt_lightning.experiment.run.costs.seconds_per_epoch", lambda study: 1.0)
+    monkeypatch.setattr("lt_lightning.experiment.run.costs.seconds_per_epoch", lambda experiment: 1.0)
     options = ("pruning.rounds=4", "structure=[refill]", "trainer.max_epochs=9", "screening.epochs=3", "model.width=4")
     config = composed(*options)
     assert told(_costs(config)).startswith("at most 14 trainings of 60 epochs")
-    fewer = composed(*options, "twins=[reinit,shuffle]", "search=bisect")  # twins of a refill last 9 and 8 epochs
+    fewer = composed(*options, "controls=[reinit,shuffle]", "search=bisect")  # controls of a refill last 9 and 8 epochs
     assert told(_costs(fewer)).startswith(f"at most 19 trainings of {60 - 2 + 4 * 9 + 2 * 8} epochs")
     search, *tickets = tasks_of(next(stages_of(config)).config)
     for task in (search, *tickets):
@@ -183,7 +183,7 @@ def test_digits_are_screened_and_confirmed(
     root = tmp_path / "runs"
     config = composed(*SMALL, "trainer.max_epochs=4", "screening.epochs=2")
     with monkeypatch.context() as patch:
-        patch.setattr("lt_lightning.experiment.run.scheduler.run_cell", failing_at(f"refill{CONFIRMED}"))
+        patch.setattr("lt_lightning.experiment.run.scheduler.run_retraining", failing_at(f"refill{CONFIRMED}"))
         with pytest.raises((RuntimeError, ExceptionGroup), match=r"out of luck|tasks failed"):
             run(config)
     before = stamps(root)
@@ -228,29 +228,29 @@ def test_another_seeds_screening_chooses_the_rounds(composed: Compose, tmp_path:
         (name, number) for name, numbers in chosen_rounds(chosen).items() for number in numbers
     }
     assert {task.structure for task in tasks_of(next(s for s in stages_of(second) if s.screened).config)} == {""}
-    study = Study.from_config(second)
+    experiment = Experiment.from_config(second)
     for result in tickets:
-        ticket = Ticket.load(study.root / result.place / "ticket")
-        screened = Ticket.load(study.root / short.search / f"round_{result.round:02d}" / "unstructured" / "ticket")
+        ticket = Ticket.load(experiment.root / result.place / "ticket")
+        screened = Ticket.load(experiment.root / short.search / f"round_{result.round:02d}" / "unstructured" / "ticket")
         name = unconfirmed(result.structure)
         if name != "unstructured":
-            network = study.classifier().network
-            screened = structure_ticket(screened, name, study.structures[name], network, study.example)
+            network = experiment.classifier().network
+            screened = structure_ticket(screened, name, experiment.structures[name], network, experiment.example)
         assert all(torch.equal(mask, ticket.masks[key]) for key, mask in screened.masks.items())
         assert ticket.card["screened"]["search"] == short.search
-    before = stamps(study.root)
+    before = stamps(experiment.root)
     names = [(result.structure, result.round) for result in run(first) if is_confirmed(result.structure)]
     assert names == [(result.structure, result.round) for result in tickets]
-    assert before.items() <= stamps(study.root).items()
+    assert before.items() <= stamps(experiment.root).items()
 
 
 def failing_at(structure: str) -> Callable[..., Result]:
-    def run_cell(study: Study, number: int, name: str, *rest: Any) -> Result:
+    def run_retraining(experiment: Experiment, number: int, name: str, *rest: Any) -> Result:
         if name == structure:
             raise RuntimeError("out of luck")
-        return cells.run_cell(study, number, name, *rest)
+        return cells.run_retraining(experiment, number, name, *rest)
 
-    return run_cell
+    return run_retraining
 
 
 def stamps(root: Path) -> dict[Path, int]:

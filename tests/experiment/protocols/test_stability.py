@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.protocols.stability import folder_of, measure_stability
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.run import run
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.tickets.ticket import Ticket
@@ -87,17 +87,17 @@ def test_equal_orders_have_no_barrier_and_the_ends_errors_are_the_networks(confi
     assert line["barrier"] == 0
     assert len(set(line["errors"])) == 1
 
-    study = Study.from_config(config)
-    study.data.setup()
-    network = study.classifier().network
+    experiment = Experiment.from_config(config)
+    experiment.data.setup()
+    network = experiment.classifier().network
     network.load_state_dict(torch.load(folder_of(config) / "dense" / "1ep" / "seed_3.pt", weights_only=True))
-    images, _ = next(iter(study.data.train_dataloader()))
+    images, _ = next(iter(experiment.data.train_dataloader()))
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0  # of one batch the statistics are its own
     with torch.no_grad():
         network.train()(images)
-        wrong = sum(int((network.eval()(i).argmax(1) != n).sum()) for i, n in study.data.test_dataloader())
+        wrong = sum(int((network.eval()(i).argmax(1) != n).sum()) for i, n in experiment.data.test_dataloader())
     assert line["errors"][0] == wrong / 360
 
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.config.tasks import search_folder
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.run import run
 
 Compose = Callable[..., DictConfig]
@@ -54,8 +54,8 @@ def test_fdr_goes_through_every_phase_with_one_batch(
         batches.append((int(self.num_training_batches), [int(count) for count in self.num_val_batches]))
 
     monkeypatch.setattr(pl.Trainer, "fit", counted)
-    results = run(composed("debug=fdr", *SMALL, "twins=[reinit]"))
-    assert [(result.round, result.structure, result.twin) for result in results] == [
+    results = run(composed("debug=fdr", *SMALL, "controls=[reinit]"))
+    assert [(result.round, result.structure, result.control) for result in results] == [
         (0, "dense", ""), (1, "unstructured", ""), (1, "refill", ""),
         (1, "unstructured", "reinit"), (1, "refill", "reinit"),
     ]  # fmt: skip
@@ -73,9 +73,9 @@ def test_limit_shortens_epochs_and_nothing_else(composed: Compose) -> None:
 
 def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_path: Path) -> None:
     config = composed("debug=overfit", "model.width=8", "trainer.accelerator=cpu", "structure=[]")
-    study = Study.from_config(config)
-    study.data.setup("fit")
-    loader = study.data.train_dataloader()
+    experiment = Experiment.from_config(config)
+    experiment.data.setup("fit")
+    loader = experiment.data.train_dataloader()
     seen = []
     for epoch in (0, 1):
         loader.sampler.set_epoch(epoch)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lt_lightning.experiment.config.tasks import cells_of, densities_of, rounds_of, search_folder, tasks_of
+from lt_lightning.experiment.config.tasks import densities_of, retrainings_of, rounds_of, search_folder, tasks_of
 from lt_lightning.experiment.run.run import run
 from lt_lightning.pruning.masks import kept, size
 from lt_lightning.tickets.ticket import Ticket
@@ -33,9 +33,9 @@ def test_one_search_passes_through_several_densities(composed: Compose) -> None:
     """At half of the rest a round: 50, 30, 15 and 10 %; at once one round each. Their rounds alone are retrained."""
     config = composed("pruning.density=[0.1,0.3,0.3]", "pruning.rate=0.5", "structure=[refill]")
     assert densities_of(config) == [0.5, 0.3, 0.15, 0.1]
-    assert cells_of(config) == [(2, "refill"), (4, "refill")]
+    assert retrainings_of(config) == [(2, "refill"), (4, "refill")]
     once = composed("pruning=omp", "pruning.density=[0.1,0.3]", "structure=[refill]")
-    assert (densities_of(once), cells_of(once)) == ([0.3, 0.1], [(1, "refill"), (2, "refill")])
+    assert (densities_of(once), retrainings_of(once)) == ([0.3, 0.1], [(1, "refill"), (2, "refill")])
     for same in ("[0.3,0.1]", "[0.1,0.3]"):
         assert search_folder(composed(f"pruning.density={same}", "pruning.rate=0.5")) == search_folder(config)
     assert search_folder(composed("pruning.density=[0.3]")) == search_folder(composed("pruning.density=0.3"))

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch.backends import cudnn
 
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 
 
 @pytest.fixture(autouse=True)
@@ -34,5 +34,5 @@ def test_cudnn_tries_its_algorithms_unless_they_must_be_deterministic(
     options: list[str], expected: bool, composed: Callable[..., DictConfig]
 ) -> None:
     cudnn.benchmark = not expected
-    Study.from_config(composed("model.width=8", *options)).trainer([], [])
+    Experiment.from_config(composed("model.width=8", *options)).trainer([], [])
     assert cudnn.benchmark == expected

@@ -10,9 +10,9 @@ import torch
 from omegaconf import DictConfig
 
 from lt_lightning.execution.execute import execute
-from lt_lightning.experiment.config.tasks import cells_of, rounds_of, search_folder, tasks_of
+from lt_lightning.experiment.config.tasks import retrainings_of, rounds_of, search_folder, tasks_of
 from lt_lightning.experiment.run import scheduler as work
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.job import _costs
 from lt_lightning.experiment.run.run import run
 from lt_lightning.results.records import results_of
@@ -34,19 +34,19 @@ def test_source_goes_with_every_structure(source: str, composed: Compose) -> Non
     config = composed(*SMALL, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")
     results = run(config)
     assert [result.structure for result in results] == ["dense", "unstructured", "refill", "regroup"]
-    study = Study.from_config(composed(*SMALL, f"structure=[{','.join(STRUCTURES)}]"))
-    tickets = {result.structure: Ticket.load(study.root / result.place / "ticket") for result in results}
+    experiment = Experiment.from_config(composed(*SMALL, f"structure=[{','.join(STRUCTURES)}]"))
+    tickets = {result.structure: Ticket.load(experiment.root / result.place / "ticket") for result in results}
     masks = tickets["unstructured"].masks
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == round(0.4 * total)
     for name in ("refill", "regroup"):
         assert tickets[name].plan is not None
         assert tickets[name].trained is not None
-    network, images = study.classifier().network.eval(), torch.rand(2, *study.shape)
-    for name, structure in study.structures.items():
-        ticket = structure_ticket(tickets["unstructured"], name, structure, network, study.example)
+    network, images = experiment.classifier().network.eval(), torch.rand(2, *experiment.shape)
+    for name, structure in experiment.structures.items():
+        ticket = structure_ticket(tickets["unstructured"], name, structure, network, experiment.example)
         ticket.apply(network)
-        small = execute(network, ticket.plan, ticket.masks, study.example)
+        small = execute(network, ticket.plan, ticket.masks, experiment.example)
         if small is None:  # no layer claims a structure
             assert {report.form for report in ticket.layers.values()} <= {"unstructured", "dense"}, name
         else:
@@ -74,7 +74,7 @@ def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(compos
 def test_without_the_search_nothing_goes_on(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(*SMALL, "pruning=random", "pruning.rounds=1", "structure=[refill]")
 
-    def broken(study: Study, job: object) -> None:
+    def broken(experiment: Experiment, job: object) -> None:
         raise RuntimeError("no power")
 
     monkeypatch.setattr(work, "run_search", broken)
@@ -88,16 +88,24 @@ def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:
     for source, counts in expected.items():
         for density, rounds in counts.items():
             config = composed(f"pruning={source}", f"pruning.density={density}")
-            assert rounds_of(config) == rounds == Study.from_config(config).pruning().rounds
+            assert rounds_of(config) == rounds == Experiment.from_config(config).pruning().rounds
             assert len(tasks_of(config)[0].parts) == rounds + 1
-            assert cells_of(config) == [(rounds, "refill"), (rounds, "regroup")]
+            assert retrainings_of(config) == [(rounds, "refill"), (rounds, "regroup")]
 
 
 def test_a_sparsifier_has_a_training_of_its_own_in_every_round(composed: Compose) -> None:
-    study = Study.from_config(composed("pruning=agp", "trainer.max_epochs=5", "pruning.rounds=2"))
-    assert study.search_lengths() == [[5], [4, 4], [4, 4]]
-    assert [study.expected_length(number) for number in range(3)] == [5, 4, 4]  # what the retraining of a ticket lasts
-    assert Study.from_config(composed("trainer.max_epochs=5", "pruning.rounds=2")).search_lengths() == [[5], [4], [4]]
+    experiment = Experiment.from_config(composed("pruning=agp", "trainer.max_epochs=5", "pruning.rounds=2"))
+    assert experiment.search_lengths() == [[5], [4, 4], [4, 4]]
+    assert [experiment.expected_length(number) for number in range(3)] == [
+        5,
+        4,
+        4,
+    ]  # what the retraining of a ticket lasts
+    assert Experiment.from_config(composed("trainer.max_epochs=5", "pruning.rounds=2")).search_lengths() == [
+        [5],
+        [4],
+        [4],
+    ]
 
 
 def test_rounds_do_not_tell_searches_of_one_density_apart(composed: Compose) -> None:

@@ -212,10 +212,10 @@ def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(
     assert left_in(tmp_path) == whole["left"]
 
 
-def test_a_twin_killed_in_its_training_ends_the_same(starter: Starter, tmp_path: Path) -> None:
+def test_a_control_killed_in_its_training_ends_the_same(starter: Starter, tmp_path: Path) -> None:
     """One that is trained for the whole schedule from other initial values, and one with other weights kept."""
     options = [each for each in OPTIONS if "regroup" not in each]
-    options += ["structure=[refill]", "twins=[reinit,shuffle]", "retrain_rounds=[1]", "pruning.rounds=1"]
+    options += ["structure=[refill]", "controls=[reinit,shuffle]", "retrain_rounds=[1]", "pruning.rounds=1"]
     assert starter.run(tmp_path / "whole", options=options) == 0, starter.log.read_text()
     for name in ("reinit", "shuffle"):
         kill = when(f"refill-{name}-*/checkpoints/step-*", 2)

@@ -16,7 +16,7 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.run import run
 from lt_lightning.results.records import Result, find_results
 from lt_lightning.structures.refill import Refill
@@ -43,7 +43,7 @@ def test_study_leaves_tickets_results_table_and_plot(
     with (root / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {(int(row["round"]), row["structure"]) for row in rows} == wanted
-    first = "data model seed round structure density_asked density accuracy dense_accuracy params_ratio flops_ratio"
+    first = "data model seed round structure target_density density accuracy dense_accuracy params_ratio flops_ratio"
     assert set(f"{first} train_seconds".split()) <= set(rows[0])
 
     for result in results:
@@ -52,7 +52,7 @@ def test_study_leaves_tickets_results_table_and_plot(
         assert ticket.trained is not None
         _check_against_weights(ticket, result)
         layers = json.loads((folder / "ticket.json").read_text())["layers"]
-        assert all(0 < layer["density"] <= 1 and 0 < layer["density_asked"] <= 1 for layer in layers.values())
+        assert all(0 < layer["density"] <= 1 and 0 < layer["target_density"] <= 1 for layer in layers.values())
     (search,) = {result.search for result in results}
     assert (root / search / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
@@ -73,14 +73,14 @@ def test_accuracy_is_that_of_the_ticket_on_disk(composed: Compose, tmp_path: Pat
     config = composed(*SMALL, *REFILL, "retrain_rounds=[2]")
     results = run(config)
     assert [r.round for r in results if r.structure == "refill"] == [2]
-    study = Study.from_config(config)
-    study.data.setup("test")
-    network = study.classifier().network.eval()
+    experiment = Experiment.from_config(config)
+    experiment.data.setup("test")
+    network = experiment.classifier().network.eval()
     for result in results:
         Ticket.load(tmp_path / "runs" / result.place / "ticket").apply(network, "trained")
         right = total = 0
         with torch.no_grad():
-            for images, labels in study.data.test_dataloader():
+            for images, labels in experiment.data.test_dataloader():
                 right += int((network(images).argmax(1) == labels).sum())
                 total += len(labels)
         assert right / total == pytest.approx(result.accuracy, abs=1e-6)
@@ -147,15 +147,15 @@ def test_feature_maps_score_the_same_wherever_the_ticket_is_made(composed: Compo
     assert run(config)[-1].place == refill.place
     found = Ticket.load(root / refill.place / "ticket")
 
-    study = Study.from_config(config)
-    callback = study.pruning()
-    callback.directory, callback.structures = tmp_path / "own", dict(study.structures)
-    study.trainer([callback], []).fit(study.classifier(), study.data)
+    experiment = Experiment.from_config(config)
+    callback = experiment.pruning()
+    callback.directory, callback.structures = tmp_path / "own", dict(experiment.structures)
+    experiment.trainer([callback], []).fit(experiment.classifier(), experiment.data)
     within = Ticket.load(tmp_path / "own" / "round_01" / "refill" / "ticket")
     assert after.card["mask_digest"] == found.card["mask_digest"] == within.card["mask_digest"]
 
     made_from = Ticket.load(root / plain.place / "ticket")
-    arguments = ("refill", Refill(round_to=2), study.classifier().network, study.example)
+    arguments = ("refill", Refill(round_to=2), experiment.classifier().network, experiment.example)
     assert structure_ticket(made_from, *arguments).card["mask_digest"] != after.card["mask_digest"]
 
 

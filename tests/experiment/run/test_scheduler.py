@@ -19,7 +19,7 @@ from lt_lightning.experiment.protocols.stages import tasks_under
 from lt_lightning.experiment.run import retraining_task as cells
 from lt_lightning.experiment.run import search
 from lt_lightning.experiment.run.costs import costs_of
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.experiment.run.run import run
 from lt_lightning.experiment.run.scheduler import Work
@@ -101,12 +101,12 @@ def test_a_waiting_process_takes_over_from_one_that_is_killed(start: Start, tmp_
 def failing(structure: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the retraining of one structure fail."""
 
-    def run_cell(study: Study, number: int, name: str, *rest: Any) -> Result:
+    def run_retraining(experiment: Experiment, number: int, name: str, *rest: Any) -> Result:
         if name == structure:
             raise error
-        return cells.run_cell(study, number, name, *rest)
+        return cells.run_retraining(experiment, number, name, *rest)
 
-    monkeypatch.setattr("lt_lightning.experiment.run.scheduler.run_cell", run_cell)
+    monkeypatch.setattr("lt_lightning.experiment.run.scheduler.run_retraining", run_retraining)
 
 
 def test_a_failed_retraining_stops_no_other_and_is_tried_again(
@@ -130,7 +130,7 @@ def test_a_failed_retraining_stops_no_other_and_is_tried_again(
     failure = Failure.load(next(task.folder for task in tasks_of(config) if task.structure == "refill"))
     assert failure is not None
     assert failure.error == "RuntimeError: out of luck"
-    assert "run_cell" in failure.traceback
+    assert "run_retraining" in failure.traceback
     assert {(r.round, r.structure) for r in run(config)} == WHOLE
     assert set(kinds(root).values()) == {"done"}
     assert not list(root.rglob("error.json"))
@@ -139,11 +139,11 @@ def test_a_failed_retraining_stops_no_other_and_is_tried_again(
 def test_rounds_that_a_failed_search_finished_are_still_retrained(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_search(study: Study, job: JobProgress) -> list[Result]:
-        results = search.run_search(study, job)
-        rounds = study.search_folder / "rounds.json"
+    def run_search(experiment: Experiment, job: JobProgress) -> list[Result]:
+        results = search.run_search(experiment, job)
+        rounds = experiment.search_folder / "rounds.json"
         rounds.write_text(json.dumps(json.loads(rounds.read_text())[:2]))
-        (study.search_folder / "round_02" / "unstructured" / "result.json").unlink()
+        (experiment.search_folder / "round_02" / "unstructured" / "result.json").unlink()
         assert results
         raise FloatingPointError("the loss is nan in round 2")
 
@@ -174,7 +174,7 @@ def test_a_torn_result_is_made_again(composed: Compose, tmp_path: Path) -> None:
 def test_what_another_process_failed_at_is_not_tried_again_at_once(composed: Compose) -> None:
     config = composed(*SMALL)
     first, *_ = tasks_of(config)
-    waiting = Work(Study.from_config(config), tasks_of(config), JobProgress(0, Console()))
+    waiting = Work(Experiment.from_config(config), tasks_of(config), JobProgress(0, Console()))
     lock = Lock(first.folder)
     assert lock.take()
     Failure.of(FloatingPointError("the loss is nan")).save(first.folder)
@@ -189,22 +189,22 @@ def test_the_plan_counts_what_is_missing_and_measures_a_step(
     composed: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = composed(*SMALL)
-    study = Study.from_config(config)
-    slow = type(study.classifier()).training_step
+    experiment = Experiment.from_config(config)
+    slow = type(experiment.classifier()).training_step
 
     def training_step(self: Any, *arguments: Any) -> Any:
         time.sleep(0.2)
         return slow(self, *arguments)
 
-    monkeypatch.setattr(type(study.classifier()), "training_step", training_step)
+    monkeypatch.setattr(type(experiment.classifier()), "training_step", training_step)
     monkeypatch.setattr("lt_lightning.experiment.run.costs._measured", {})  # by other tests
-    costs = costs_of(study, tasks_of(config))
+    costs = costs_of(experiment, tasks_of(config))
     assert [(cost.trainings, cost.epochs) for cost in costs] == [(3, 4)] + [(1, 1)] * 4
-    study.data.setup("fit")
-    steps = len(study.data.train_dataloader())
+    experiment.data.setup("fit")
+    steps = len(experiment.data.train_dataloader())
     assert 0.2 * steps < costs[0].seconds < 0.2 * steps * 3
     monkeypatch.undo()
     run(composed(*SMALL[:-1], "structure=[refill]"))
-    costs = costs_of(study, tasks_of(config))
+    costs = costs_of(experiment, tasks_of(config))
     assert [(cost.trainings, cost.epochs) for cost in costs] == [(1, 1)] * 2
     assert {Path(cost.folder).name.partition("-")[0] for cost in costs} == {"regroup"}

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
-from lt_lightning.experiment.run.experiment import Study
+from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.experiment.run.setup import (
     configuration_lines,
@@ -49,15 +49,15 @@ def test_layers_are_told_with_their_share_and_why_they_are_exempt(conv_net: Call
 
 
 def test_choices_and_changes_are_told(composed: Callable[..., DictConfig]) -> None:
-    study = Study.from_config(
+    experiment = Experiment.from_config(
         composed("model=resnet14", "model.width=8", "structure=[refill]", "+trainer.detect_anomaly=false")
     )
-    choices, changed, where = configuration_lines(study)
+    choices, changed, where = configuration_lines(experiment)
     assert {"data=digits", "model=resnet14", "pruning=imp"} <= set(choices.split())
     assert "hydra" not in choices
     assert set(changed.split()) >= {"changed:", "model.width=8", "+trainer.detect_anomaly=false"}
     assert "model=resnet14" not in changed
-    assert where == f"Configuration: {study.search_folder / 'config.yaml'}"
+    assert where == f"Configuration: {experiment.search_folder / 'config.yaml'}"
 
 
 def test_the_whole_configuration_is_told_within_eighty_columns(composed: Callable[..., DictConfig]) -> None:
@@ -74,9 +74,9 @@ def test_the_whole_configuration_is_told_within_eighty_columns(composed: Callabl
 
 
 def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[..., DictConfig]) -> None:
-    study = Study.from_config(composed("model.width=8"))
+    experiment = Experiment.from_config(composed("model.width=8"))
     for environment in ({}, {"TERM": "dumb"}):
-        text = shown(study, environment, terminal=bool(environment))
+        text = shown(experiment, environment, terminal=bool(environment))
         assert "stages.0.0.conv1" not in text
         assert "7 of 9 layers are pruned" in text or "layers are pruned" in text
         assert "\x1b" not in text
@@ -84,12 +84,12 @@ def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[.
 
 
 def test_a_terminal_gets_the_table_and_bars(composed: Callable[..., DictConfig]) -> None:
-    study = Study.from_config(composed("model.width=8"))
-    text = shown(study, {}, terminal=True)
+    experiment = Experiment.from_config(composed("model.width=8"))
+    text = shown(experiment, {}, terminal=True)
     assert "stages.0.0.conv1" in text
     assert "whole job" in text
     assert COLOUR.search(text)
-    assert not COLOUR.search(shown(study, {"NO_COLOR": "1"}, terminal=True))
+    assert not COLOUR.search(shown(experiment, {"NO_COLOR": "1"}, terminal=True))
 
 
 def test_bars_tell_all_in_eighty_columns() -> None:
@@ -105,12 +105,12 @@ def test_bars_tell_all_in_eighty_columns() -> None:
     assert "epoch 18/20" in last[1]
 
 
-def shown(study: Study, environment: Mapping[str, str], terminal: bool) -> str:
+def shown(experiment: Experiment, environment: Mapping[str, str], terminal: bool) -> str:
     """What is printed at the start and by a training, in colours of a terminal that has them."""
     file = io.StringIO()
     env = {"TERM": "xterm-256color", **environment}
     console = Console(file=file, width=100, force_terminal=terminal, _environ=env)
-    show_setup(study, console)
+    show_setup(experiment, console)
     with JobProgress(2, console) as job:
         job.start("dense network", 2)
         job.advance(0, 2, 2.0)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
-from lt_lightning.network_graph.graph import Anatomy
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import Structure, Subject, Unstructured
+from lt_lightning.structures.base import Structure, StructureInput, Unstructured
 from lt_lightning.structures.nm import NM
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
@@ -85,12 +85,12 @@ def finished(search: Path, model: str, structure: str) -> Path:
     network = make()
     _vary_statistics(network)
     example = torch.zeros(1, *SHAPE)
-    anatomy = Anatomy(network, example)
+    traced = TracedNetwork(network, example)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    masks = full_masks(prunable_layers(anatomy.layers, ("stem", "classifier")))
+    masks = full_masks(prunable_layers(traced.layers, ("stem", "classifier")))
     masks = prune(masks, {name: weights[name].abs() for name in masks}, 0.4, "layer")
     state = network.state_dict()
-    ticket = make_ticket(structure, STRUCTURES[structure], Subject(anatomy, masks, weights), state, {"round": 1})
+    ticket = make_ticket(structure, STRUCTURES[structure], StructureInput(traced, masks, weights), state, {"round": 1})
     folder = search / "round_01" / f"{structure}-0000"
     ticket.with_training(state, best_epoch=3).save(folder / "ticket")
     data = {"_target_": "lt_lightning.data.digits.Digits", "root": "data"}
