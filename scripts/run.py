@@ -21,13 +21,13 @@ FULL_ERROR = bool(os.environ.get("HYDRA_FULL_ERROR"))  # asked for by the user
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
 def main(config: DictConfig) -> float | None:
-    from lt_lightning.experiment.run.job import do, do_in_sweep  # not needed for `--help`
+    from lt_lightning.experiment.run.command import do, do_in_sweep  # not needed for `--help`
 
     hydra_config = HydraConfig.get()
+    overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
-        overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
         return do_in_sweep(config, int(hydra_config.job.num), overrides, folder)
-    ending_in_one_line(lambda: do(config))  # here, or Hydra tells of it, too
+    ending_in_one_line(lambda: do(config, folder, overrides))  # here, or Hydra tells of it, too
     return None
 
 

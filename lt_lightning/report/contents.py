@@ -14,17 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lt_lightning.experiment.config.fingerprint import OPERATIONAL
-from lt_lightning.experiment.config.tasks import search_folder
-from lt_lightning.experiment.protocols.bisection import asked_of as tasks_asked
-from lt_lightning.experiment.protocols.stages import stages_of
-from lt_lightning.experiment.sweep.multirun import JOB
-from lt_lightning.experiment.sweep.sweep_end import Job
 from lt_lightning.files import read_json
 from lt_lightning.results.aggregate import Row, settings_of, short
 from lt_lightning.results.failures import Failure
-from lt_lightning.results.paths import Task
+from lt_lightning.results.job_record import FILE as JOB
+from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result
-from lt_lightning.results.status import State, state_of
+from lt_lightning.results.status import State, state_of, tasks_under
 
 
 def card_of(folder: Path) -> Mapping[str, Any]:
@@ -81,7 +77,7 @@ def asked_of(path: Path, root: Path, folders: Sequence[Path]) -> Iterator[Asked]
     for file in sorted(jobs.rglob(".hydra/overrides.yaml")):
         try:
             config = _config_beside(file)
-            searches = _searches_of(file.parent.parent, config)
+            searches = _searches_of(file.parent.parent)
             command = _command_of(file)
         except Exception:  # whatever a damaged file, or one of another version, makes them raise
             continue
@@ -100,11 +96,9 @@ def _config_beside(file: Path) -> DictConfig:
     return config
 
 
-def _searches_of(job: Path, config: DictConfig) -> set[str]:
+def _searches_of(job: Path) -> set[str]:
     """Names of the folders of the searches that a job asked for."""
-    if (job / JOB).is_file():
-        return {task.folder.name for task in Job.load(job).tasks if not task.structure}
-    return {search_folder(stage.config).name for stage in stages_of(config) if stage.own}
+    return {task.folder.name for task in JobRecord.load(job).tasks if task.kind is None}
 
 
 def _command_of(file: Path) -> str:
@@ -281,14 +275,14 @@ def _of_jobs(path: Path, missing: list[str]) -> tuple[Path, list[Path], list[Tas
     tasks: dict[Task, None] = {}
     for file in sorted(path.rglob(JOB)):
         try:
-            job = Job.load(file.parent)
+            job = JobRecord.load(file.parent)
         except (OSError, ValueError, KeyError, TypeError) as error:
             missing.append(f"{file} cannot be read: {error}")
             continue
         if job.error:
             missing.append(f"job {job.number} failed: {job.error}")
-        tasks |= dict.fromkeys(job.asked)
-    searches = sorted({task.folder for task in tasks if not task.structure})
+        tasks |= dict.fromkeys(job.asked_tasks)
+    searches = sorted({task.folder for task in tasks if task.kind is None})
     there = [folder for folder in searches if folder.is_dir()]
     missing += [f"{folder}: not begun" for folder in searches if folder not in there]
     return (searches[0].parent if searches else path), there, list(tasks)
@@ -302,9 +296,7 @@ def _search(root: Path, folder: Path, only: Sequence[Task] | None, missing: list
             raise ValueError("it holds no options by name")
         plain: Any = OmegaConf.to_container(loaded)
         config = plain
-        loaded.paths.root = str(root)  # it may have been moved
-        loaded.transfer = {"from": None}  # its source may be gone; what came of it is found below
-        asked = tasks_asked(loaded) if only is None else only
+        asked = tasks_under(root) if only is None else only
         tasks = [task for task in asked if task.folder.is_relative_to(folder)]
     except Exception as error:  # whatever a damaged file, or one of another version, makes them raise
         known = isinstance(error, (OSError, ValueError, OmegaConfBaseException))

@@ -10,12 +10,12 @@ from statistics import fmean, stdev
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lt_lightning.results.paths import unconfirmed
 from lt_lightning.results.records import Result
+from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import STANDARD, Rule, Verdict, verdict
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
-Key = tuple[str, str, str, int, str, str]
+Key = tuple[str, str, str, int, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Row:
         round: of the ticket.
         structure: likewise.
         control: of the ticket that it is; empty for the ticket itself.
+        origin: data set whose search found the masks; empty where it is the searches' own.
         seeds: number of them.
         density: that the ticket executes (an unstructured one: keeps).
         executed: share of the prunable weights that take part when the plan is executed.
@@ -51,6 +52,7 @@ class Row:
     round: int
     structure: str
     control: str
+    origin: str
     seeds: int
     density: float
     executed: float
@@ -67,9 +69,14 @@ class Row:
     wins: bool | None
 
     @property
+    def kind(self) -> TicketKind:
+        """The kind of the tickets."""
+        return TicketKind(self.structure, self.control, self.origin)
+
+    @property
     def sparsity(self) -> float:
         """Share of the prunable weights that counts as left out: not executed, or, if unstructured, not kept."""
-        return 1 - (self.density if unconfirmed(self.structure) == UNSTRUCTURED else self.executed)
+        return 1 - (self.density if self.structure == UNSTRUCTURED else self.executed)
 
 
 def aggregate(results: Iterable[tuple[str, Result]], rule: Rule = STANDARD) -> list[Row]:
@@ -82,7 +89,7 @@ def aggregate(results: Iterable[tuple[str, Result]], rule: Rule = STANDARD) -> l
     """
     groups: dict[Key, dict[str, Result]] = {}
     for setting, result in results:
-        key = (result.data, result.model, setting, result.round, result.structure, result.control)
+        key = (result.data, result.model, setting, result.round, result.structure, result.control, result.origin)
         groups.setdefault(key, {})[result.place] = result
     return [_row(key, list(groups[key].values()), rule) for key in sorted(groups)]
 
@@ -169,7 +176,7 @@ def short(setting: str) -> str:
 
 def name_of(ticket: Row | Result) -> str:
     """Of a ticket, or of a control under its ticket."""
-    return f"  {ticket.control}" if ticket.control else ticket.structure
+    return f"  {ticket.control}" if ticket.control else str(ticket.kind)
 
 
 def _lower(row: Row) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lt_lightning.results.aggregate import Row, short
-from lt_lightning.results.paths import unconfirmed
 from lt_lightning.results.verdict import Candidate, Rule, Verdict, extreme
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
@@ -64,7 +63,7 @@ def _extreme(key: tuple[str, str, str, str], rows: Sequence[Row], rule: Rule) ->
     found = extreme(
         [Candidate(row.round, row.sparsity, Verdict(row.lower, row.wins_by_mean, row.wins)) for row in whole]
     )
-    structured = unconfirmed(key[3]) != UNSTRUCTURED and any(row.sparsity > 0 for row in rows)
+    structured = key[3] != UNSTRUCTURED and any(row.sparsity > 0 for row in rows)
     return ExtremeRow(
         *key, structured, seeds, _rounds(whole), _rounds([row for row in rows if row not in whole]),
         rule.margin, rule.confidence,
@@ -96,7 +95,7 @@ def verdicts_of(rows: Sequence[ExtremeRow]) -> list[tuple[str, str]]:
 def _told(row: ExtremeRow) -> str:
     if row.seeds < 2:
         return "one seed: no verdict"
-    if not row.structured and unconfirmed(row.structure) != UNSTRUCTURED:
+    if not row.structured and row.structure != UNSTRUCTURED:
         return "no structure that is executed: runs whole"
     by_mean = _sparsity(row.sparsity_by_mean, row.round_by_mean)
     shown = _sparsity(row.sparsity_shown, row.round_shown)

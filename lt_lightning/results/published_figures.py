@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lt_lightning.results.aggregate import Row, aggregate
-from lt_lightning.results.paths import unconfirmed
 from lt_lightning.results.records import Result
 from lt_lightning.results.verdict import not_below
 
@@ -132,8 +131,7 @@ def compare(
         structures: options of each, by name.
     """
     rows = aggregate(
-        ("", replace(result, density=counted_density(result, structures.get(result.structure))))
-        for result in (replace(result, structure=unconfirmed(result.structure)) for result in results)
+        ("", replace(result, density=counted_density(result, structures.get(result.structure)))) for result in results
     )
     compared = [_compared(figure, rows) for figure in figures]
     return [comparison for comparison in compared if comparison is not None]

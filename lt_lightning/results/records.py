@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lt_lightning.files import read_json, replacing, write_json
-from lt_lightning.results.paths import Task
+from lt_lightning.results.job_record import Task
+from lt_lightning.results.ticket_kind import TicketKind
 
 FILE = "result.json"
 SUMMARY = "summary.csv"
@@ -44,6 +45,7 @@ class Result:
         executed: share of the prunable weights that take part when the plan is executed; 1 for what runs whole.
         control: of the ticket that it is (`reinit`, ...); empty for the ticket itself. The `retained_magnitude` of a
             control that keeps other weights is NaN.
+        origin: data set whose search found the ticket's mask; empty where it is the job's own search.
     """
 
     data: str
@@ -67,6 +69,12 @@ class Result:
     place: str
     executed: float = 1.0
     control: str = ""
+    origin: str = ""
+
+    @property
+    def kind(self) -> TicketKind:
+        """The kind of the ticket."""
+        return TicketKind(self.structure, self.control, self.origin)
 
     def save(self, folder: Path) -> None:
         """Marks the folder as finished."""
@@ -96,10 +104,10 @@ class Result:
 
 
 def find_results(root: Path) -> list[Result]:
-    """Every finished result under a folder, ordered by data, model, seed, search, round, structure and control."""
+    """Every finished result under a folder, ordered by data, model, seed, search, round, kind."""
     paths = root.glob(f"*/round_*/*/{FILE}")
     results = [result for path in paths if (result := Result.load(path.parent)) is not None]
-    return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.structure, r.control, r.place))
+    return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.kind, r.place))
 
 
 def results_of(task: Task) -> list[Result] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from rich.text import Text
 from lt_lightning.files import read_json
 from lt_lightning.results import locks
 from lt_lightning.results.failures import Failure
-from lt_lightning.results.paths import Task
+from lt_lightning.results.job_record import FILE, JobRecord, Task
 from lt_lightning.results.records import results_of
+from lt_lightning.results.ticket_kind import TicketKind
 
 Kind = Literal["done", "running", "failed", "missing"]
 COLOURS: dict[Kind, str] = {"done": "green", "running": "blue", "failed": "red", "missing": "yellow"}
@@ -54,6 +56,27 @@ def rounds_done(search: Path) -> list[int]:
         return [int(facts["round"]) for facts in read_json(search / "rounds.json")]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def tasks_under(root: Path) -> list[Task]:
+    """Return the tasks that any job under a root asked for, and those that left something and that no job names.
+
+    A record that cannot be read is left out, with a warning.
+    """
+    tasks: dict[Task, None] = {}
+    for file in sorted((root / "jobs").rglob(FILE)):
+        try:
+            asked = JobRecord.load(file.parent).asked_tasks
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{error}; the job is left out", stacklevel=2)
+            continue
+        tasks |= dict.fromkeys(task for task in asked if task.folder.is_relative_to(root))
+    known = {part for task in tasks for part in task.parts}
+    for folder in sorted(root.glob("*/round_??/*-????????")):
+        if folder not in known:
+            name, number = folder.name.rpartition("-")[0], int(folder.parent.name.partition("_")[2])
+            tasks[Task(folder, f"{name}, round {number}", number, TicketKind(name), (folder,))] = None
+    return list(tasks)
 
 
 def print_status(tasks: Iterable[Task], root: Path, console: Console) -> list[State]:

@@ -1,11 +1,10 @@
-"""A ticket taken to the same network for another data set (other classes, other image channels) or of another width."""
+"""A ticket taken to the same network for another data set (other classes, other image channels)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import find_layers
@@ -21,28 +20,21 @@ class Transferred:
 
     Attributes:
         ticket: untrained weights and trained ones both fit the network.
-        replaced: parameters that have the network's own values: those at its ends, or, at another width, all of them.
-        resized: whether the network is of another width: masks alone came over.
+        replaced: parameters at the network's ends that have the network's own values.
     """
 
     ticket: Ticket
     replaced: list[str]
-    resized: bool = False
 
 
 def transfer(ticket: Ticket, network: nn.Module, example: Tensor, other_classes: bool) -> Transferred:
-    """Fits an unstructured ticket to a network that differs in its classes and image channels, or in its width.
+    """Fits an unstructured ticket to a network that differs in its classes and image channels.
 
     The classifier is initialised anew if the classes are others, also if there are as many, and the stem if the number
     of the image's channels differs; everything else keeps its mask and its values: those to restart from, and the
     trained ones, by which a structure scores. A mask of a layer that is initialised anew keeps a classifier's input if
     it was kept for any class, and a stem's filter weight if it was kept for any image channel. (Morcos et al. 2019,
     "One ticket to win them all", transfer masks and early values likewise.)
-
-    If inner layers differ in their channels, masks alone go over: channel c takes the mask of channel c modulo the
-    ticket's number, so a wider network repeats the ticket and a narrower one has its first channels. The density stays
-    exactly what it was where widths are multiples. Values are the network's own, as repeated ones would make equal
-    channels; trained ones, by which a structure scores, are repeated with the masks.
 
     Args:
         ticket: without a plan; structures are applied after it.
@@ -56,10 +48,8 @@ def transfer(ticket: Ticket, network: nn.Module, example: Tensor, other_classes:
     if ticket.plan is not None:
         raise ValueError("an unstructured ticket is transferred, and structured then: this one has a plan")
     own = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    differing = _differing(own, ticket.rewind, network)
     ends = _ends(network, example)
-    if not all(_differ_in(own[name], ticket.rewind[name], ends.get(name)) for name in differing):
-        return _resized(ticket, own)
+    differing = _differing(own, ticket.rewind, ends, network)
     replaced = [name for name in own if name in differing or (other_classes and ends.get(name) == CLASSES)]
     fresh = {name: own[name] for name in replaced}
     masks: Masks = {
@@ -70,21 +60,20 @@ def transfer(ticket: Ticket, network: nn.Module, example: Tensor, other_classes:
     return Transferred(replace(ticket, masks=masks, rewind={**ticket.rewind, **fresh}, trained=trained), replaced)
 
 
-def _differing(own: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module) -> list[str]:
-    """Parameters of other sizes, if names, dimensions and kernels are the same."""
+def _differing(
+    own: Mapping[str, Tensor], values: Mapping[str, Tensor], ends: Mapping[str, int], network: nn.Module
+) -> list[str]:
+    """Parameters of other shapes, if they differ at the network's ends alone."""
+    differing = [name for name, value in own.items() if name in values and value.shape != values[name].shape]
     odd = sorted(set(own) ^ set(values))
-    odd += [
-        name
-        for name, value in own.items()
-        if name in values and (value.dim() != values[name].dim() or value.shape[2:] != values[name].shape[2:])
-    ]
+    odd += [name for name in differing if not _differ_in(own[name], values[name], ends.get(name))]
     if odd:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise ValueError(
-            f"the ticket is for another network than {type(network).__name__}, not only for other classes, image "
-            f"channels or widths: {', '.join(odd[:3])}{more}"
+            f"the ticket is for another network than {type(network).__name__}, not only for other classes or image "
+            f"channels: {', '.join(odd[:3])}{more}"
         )
-    return [name for name, value in own.items() if value.shape != values[name].shape]
+    return differing
 
 
 def _ends(network: nn.Module, example: Tensor) -> dict[str, int]:
@@ -97,20 +86,6 @@ def _ends(network: nn.Module, example: Tensor) -> dict[str, int]:
 
 def _differ_in(one: Tensor, other: Tensor, dimension: int | None) -> bool:
     """Whether the shapes differ in that dimension alone."""
+    if one.dim() != other.dim():
+        return False
     return [i for i, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b] == [dimension]
-
-
-def _resized(ticket: Ticket, own: Mapping[str, Tensor]) -> Transferred:
-    """Its masks, for a network of these values."""
-    masks: Masks = {name: _repeated(mask, own[name]) for name, mask in ticket.masks.items()}
-    trained = ticket.trained
-    if trained is not None:
-        trained = {name: _repeated(value, own[name]) for name, value in trained.items()}
-    return Transferred(replace(ticket, masks=masks, rewind=dict(own), trained=trained), list(own), resized=True)
-
-
-def _repeated(value: Tensor, wanted: Tensor) -> Tensor:
-    """Of another value's shape: index c of a dimension is index c modulo its size."""
-    for dimension, size in enumerate(wanted.shape):
-        value = value.index_select(dimension, torch.arange(size) % value.shape[dimension])
-    return value

@@ -64,7 +64,7 @@ def together(task: Callable[..., T], subject: Any, *shared: Any, **own: Any) -> 
     return task(subject, *shared, **own)
 
 
-def tell(what: str) -> None:
+def announce(what: str) -> None:
     """Called by process 0: what it is at from now on, for `launch` to say where a job failed."""
     if _store is not None:
         _store.set(AT, what)

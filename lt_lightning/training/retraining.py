@@ -132,6 +132,24 @@ class TicketTraining(MaskedTraining):
         return state if self._shrunk is None else self._shrunk.slices.put(state, self.ticket.rewind)
 
 
+def restart_for(ticket: Ticket, restart: Restart) -> Restart | None:
+    """Return how a ticket is trained, given how those of its search are.
+
+    Its card may say by `starts_from` that it is trained differently: from `initial` values, for the whole schedule, or
+    with values of its own, so that the `schedule` alone goes back to the rewind point.
+
+    Args:
+        ticket: ticket to train.
+        restart: the search's rewind point, and what goes back to it.
+    """
+    match ticket.card.get("starts_from"):
+        case "initial":
+            return None
+        case "schedule" if restart.mode == "weights":
+            return replace(restart, mode="learning_rate")
+    return restart
+
+
 def decide(
     ticket: Ticket,
     network: nn.Module,

@@ -46,7 +46,6 @@ def check_basics(config: DictConfig) -> None:
     _check_measure(config.measure)
     _check_verdict(config.verdict)
     _check_controls(config.controls)
-    _check_screening(config.screening)
     if not OmegaConf.is_dict(config.transfer) or set(config.transfer) != {"from"}:
         raise ValueError(f"transfer={config.transfer}: must have from")
     if config.search not in SEARCHES:
@@ -85,16 +84,6 @@ def _check_measure(measure: Any) -> None:
             raise ValueError(f"measure.{key}={measure[key]!r}: must be a whole number of at least 1")
     if not fits(measure.slot, float) or not 0 < measure.slot < math.inf:
         raise ValueError(f"measure.slot={measure.slot!r}: must be a positive number of seconds")
-
-
-def _check_screening(screening: Any) -> None:
-    if not OmegaConf.is_dict(screening) or set(screening) != {"epochs", "seed"}:
-        raise ValueError(f"screening={screening}: must have epochs and seed")
-    seed = screening.seed
-    if seed is not None and (not _is_whole(seed) or not 0 <= seed <= LARGEST_SEED):
-        raise ValueError(f"screening.seed={seed}: must be a seed, or null")
-    if screening.epochs is not None and (not _is_whole(screening.epochs) or screening.epochs < 1):
-        raise ValueError(f"screening.epochs={screening.epochs}: must be a whole number of at least 1, or null")
 
 
 def _check_controls(controls: Any) -> None:

@@ -1,7 +1,7 @@
-"""Where a result is: a folder named by a hash of what determines it, so that it is found again and not run again.
+"""The tasks that a configuration asks for, and their folders.
 
-Everything here follows from the configuration alone, without building anything of it: what is there can be looked up in
-no time.
+A folder is named by a fingerprint of what determines its result, so that the result is found again and not run again.
+Everything here follows from the configuration alone, without building anything of it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.config.checks import CONTROLS, check_basics
 from lt_lightning.experiment.config.fingerprint import determining
-from lt_lightning.experiment.protocols.sources import sources_of
 from lt_lightning.pruning.densities import densities, descending
-from lt_lightning.results.paths import Task, confirmed, parted, round_folder, told, unconfirmed
+from lt_lightning.results.job_record import Task
+from lt_lightning.results.paths import round_folder
+from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
-
-CONFIRM = "confirm"  # key of a configuration whose job confirms tickets that were screened; see `screening`
 
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
 ALGORITHM = 3
 
 
 def hash_of(what: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits for what determines a result: JSON values, in any order.
+    """Return eight hexadecimal digits for what determines a result: JSON values, in any order.
 
     >>> hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
     True
@@ -37,48 +35,66 @@ def hash_of(what: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def tasks_of(config: DictConfig) -> list[Task]:
-    """All that a job consists of: the search, then its cells, then their controls.
+def search_task(config: DictConfig) -> Task:
+    """Return the search of a job: the dense network and all rounds of pruning."""
+    folder, rounds = search_folder(config), rounds_of(config)
+    trained = [(0, DENSE), *((number, str(config.pruning.next_round_from)) for number in range(1, rounds + 1))]
+    parts = tuple(round_folder(folder, number) / name for number, name in trained)
+    return Task(folder, f"search of {rounds} rounds" if rounds else "dense network", 0, None, parts)
 
-    Raises:
-        ValueError: if the configuration leaves that open.
+
+def retraining_tasks(config: DictConfig) -> list[Task]:
+    """Return the retrainings of the job's own structured tickets; none where the search itself trains its structure."""
+    if config.pruning.next_round_from != UNSTRUCTURED:
+        return []
+    return [
+        retraining_task(config, number, TicketKind(str(name)))
+        for number in retrained_rounds(config)
+        for name in config.structure
+    ]
+
+
+def retraining_task(config: DictConfig, number: int, kind: TicketKind, protocol: str = "", **origin: str) -> Task:
+    """Return the retraining of one round's ticket.
+
+    Args:
+        config: configuration of the job.
+        number: round of the ticket.
+        kind: kind of the ticket.
+        protocol: name of the protocol that makes the ticket.
+        origin: what else determines where the ticket comes from.
     """
-    check_basics(config)
-    folder = search_folder(config)
-    source = str(config.pruning.next_round_from)
-    rounds = rounds_of(config)
-    parts = (round_folder(folder, 0) / DENSE, *(round_folder(folder, n) / source for n in range(1, rounds + 1)))
-    search = Task(folder, f"search of {rounds} rounds" if rounds else "dense network", 0, "", parts)
-    cells = [(number, name, _cell_folder(config, folder, number, name)) for number, name in retrainings_of(config)]
-    return (
-        [search]
-        + [Task(place, retraining_label(config, number, name), number, name, (place,)) for number, name, place in cells]
-        + [_control_task(config, folder, *control) for control in controls_of(config)]
-    )
+    rounds = round_folder(search_folder(config), number)
+    options = config.structure.get(kind.structure)
+    structure = {} if options is None else OmegaConf.to_container(options, resolve=True)
+    digits = hash_of({"structure": structure, "execution": config.execution, **origin})
+    folder = rounds / f"{kind.structure}-{digits}"
+    label = f"{kind}, round {number} of {rounds_of(config)}"
+    return Task(folder, label, number, kind, (folder,), rounds / UNSTRUCTURED, protocol)
 
 
 def rounds_of(config: DictConfig) -> int:
-    """Pruning rounds: as many as are asked for, or as reach the densities that are asked for."""
+    """Return the number of pruning rounds: those asked for, or as many as reach the densities that are asked for."""
     return len(densities_of(config))
 
 
 def densities_of(config: DictConfig) -> list[float]:
-    """The density that every pruning round prunes to."""
+    """Return the density that every pruning round prunes to."""
     pruning = config.pruning
     at_once = pruning.get("scores_from", "trained") != "trained"
     return densities(pruning.rounds, pruning.rate, pruning.get("density"), at_once)
 
 
 def retrained_rounds(config: DictConfig) -> list[int]:
-    """Rounds whose tickets are retrained: those asked for; else all, or those that reach the densities asked for."""
+    """Return the rounds whose tickets are retrained: those asked for; else all, or those that reach given densities."""
     if config.retrain_rounds is not None:
         return sorted(set(config.retrain_rounds))
-    asked, found = config.pruning.get("density"), enumerate(densities_of(config), start=1)
-    return [number for number, density in found if asked is None or density in descending(asked)]
+    target, reached = config.pruning.get("density"), enumerate(densities_of(config), start=1)
+    return [number for number, density in reached if target is None or density in descending(target)]
 
 
 def search_folder(config: DictConfig) -> Path:
-    """Folder of a job's search, named by a hash of what determines it."""
+    """Return the folder of a job's search."""
     keys = ["dataset", "data", "model", "classifier", "pruning", "trainer", "seed"]
     if config.pruning.next_round_from != UNSTRUCTURED:
         keys.append("structure")
@@ -86,77 +102,6 @@ def search_folder(config: DictConfig) -> Path:
     what = {**determining(config, keys), "processes": _processes(trainer)}
     name = f"{config.labels.data}-{config.labels.model}-s{config.seed}-{hash_of(what)}"
     return Path(config.paths.root) / name
-
-
-def retrainings_of(config: DictConfig) -> list[tuple[int, str]]:
-    """Tickets that are retrained alone, as (round, structure)."""
-    if (confirm := config.get(CONFIRM)) is not None:
-        found = [(number, name) for name, numbers in confirm.rounds.items() for number in numbers]
-        return [(number, confirmed(name, confirm.epochs)) for number, name in sorted(found, key=lambda each: each[0])]
-    if config.pruning.next_round_from != UNSTRUCTURED:
-        sources_of(config, ())  # refuses tickets from elsewhere
-        return []
-    numbers = retrained_rounds(config)
-    names = [(number, name) for number in numbers for name in config.structure]
-    for source in sources_of(config, numbers):
-        names += [(n, told(name, source)) for n in numbers for name in (UNSTRUCTURED, *config.structure)]
-    return names
-
-
-def retraining_folder(config: DictConfig, number: int, structure: str) -> Path:
-    """Folder of a retrained ticket, named by a hash of what determines it besides the search."""
-    return _cell_folder(config, search_folder(config), number, structure)
-
-
-def _cell_folder(config: DictConfig, search: Path, number: int, structure: str) -> Path:
-    structure, source = parted(unconfirmed(structure))
-    origin = {"from": source} if source else {"screened": config[CONFIRM].search} if CONFIRM in config else {}
-    return round_folder(search, number) / _cell_name(config, structure, origin)
-
-
-def screened_folder(config: DictConfig, number: int, structure: str) -> Path:
-    """Folder of the ticket, of a screening, that a job confirms."""
-    structure = unconfirmed(structure)
-    rounds = round_folder(Path(config.paths.root) / config[CONFIRM].search, number)
-    return rounds / (UNSTRUCTURED if structure == UNSTRUCTURED else _cell_name(config, structure, {}))
-
-
-def _cell_name(config: DictConfig, structure: str, origin: Mapping[str, str]) -> str:
-    options = OmegaConf.to_container(config.structure[structure], resolve=True) if structure in config.structure else {}
-    return f"{structure}-{hash_of({'structure': options, 'execution': config.execution, **origin})}"
-
-
-def retraining_label(config: DictConfig, number: int, structure: str) -> str:
-    """Names the retraining of a ticket for people."""
-    return f"{structure}, round {number}" + (f" of {rounds_of(config)}" if CONFIRM not in config else "")
-
-
-def controls_of(config: DictConfig) -> list[tuple[int, str, str]]:
-    """Controls that are trained, as (round, structure, control).
-
-    An unstructured ticket runs whole and has no structure that a shuffle could keep, so of it there are `reinit` and
-    `random` alone; tickets that come from other searches have none.
-    """
-    asked = [control for control in CONTROLS if control in config.controls]
-    numbers, source = retrained_rounds(config), str(config.pruning.next_round_from)
-    names = [source] if source != UNSTRUCTURED else [UNSTRUCTURED, *config.structure]
-    tickets = retrainings_of(config) if CONFIRM in config else [(number, name) for number in numbers for name in names]
-    return [
-        (number, name, control)
-        for number, name in tickets
-        for control in asked
-        if unconfirmed(name) != UNSTRUCTURED or control in ("reinit", "random")
-    ]
-
-
-def _control_task(config: DictConfig, search: Path, number: int, structure: str, control: str) -> Task:
-    rounds = round_folder(search, number)
-    searched = structure == config.pruning.next_round_from
-    source = rounds / structure if searched else _cell_folder(config, search, number, structure)
-    what = {"control": control, "of": source.name, "execution": config.execution}
-    folder = rounds / f"{unconfirmed(structure)}-{control}-{hash_of(what)}"
-    label = f"{control} of {retraining_label(config, number, structure)}"
-    return Task(folder, label, number, structure, (folder,), control, source)
 
 
 def _processes(trainer: Mapping[str, Any]) -> Any:

@@ -6,21 +6,23 @@ and what was retrained before is found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from omegaconf import DictConfig
 
-from lt_lightning.experiment.config.tasks import tasks_of
-from lt_lightning.results.paths import Task, is_confirmed
+from lt_lightning.experiment.protocols.protocol import Protocol
+from lt_lightning.results.job_record import Task
 from lt_lightning.results.records import Result, results_of
+from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import not_below
 
-EXPLAINED = (
+EXPLANATION = (
     "Bisected, each seed by its own accuracy: a ticket holds that is not below its dense network on the test set. "
     "What rounds that were not tested would have come to is not known."
 )
+CAVEAT = "Rounds were chosen by what came out, so verdicts may err more often than intervals say."
 
 
 @dataclass(frozen=True)
@@ -87,75 +89,68 @@ class Bracket:
         return "; ".join(told)
 
 
-def bisects(config: DictConfig) -> bool:
-    """Whether a job bisects."""
-    return bool(config.search == "bisect")
+class Bisection(Protocol):
+    """Ask for the retraining of about log2 of a structure's tickets (`search=bisect`)."""
+
+    name = "bisection"
+
+    def asked(self, config: DictConfig, tasks: Sequence[Task], at_most: bool = False) -> list[Task]:
+        """Return the search, every ticket whose round is tested, the one of each structure to be tested next, controls.
+
+        Which rounds will be tested is not known, but they are equally long: with `at_most` as many as may be tested.
+        """
+        if config.search != "bisect":
+            return list(tasks)
+        if at_most:
+            return _chosen(tasks, lambda bracket: bracket.open[: bracket.left])
+        return _chosen(tasks, lambda bracket: bracket.open[len(bracket.open) // 2 :][:1])
+
+    def notes(self, config: DictConfig, tasks: Sequence[Task]) -> list[str]:
+        """Return what was found, a line for each structure."""
+        if config.search != "bisect":
+            return []
+        search = tasks[0].folder.name
+        lines = [f"  {search}, {kind}: {bracket_of(mine)}" for kind, mine in _tickets_by_kind(tasks).items()]
+        return [EXPLANATION, *lines, CAVEAT] if lines else []
 
 
-def asked_of(config: DictConfig) -> list[Task]:
-    """What a job asks for, as far as is known by now; see `asked`."""
-    return asked(tasks_of(config), bisects(config))
-
-
-def asked(tasks: Sequence[Task], bisect: bool = True) -> list[Task]:
-    """What is asked for of a job's tasks, as far as is known by now.
-
-    Without bisection that is all. With it: the search, every ticket whose round is tested, the one of each structure
-    that is to be tested next, and their controls.
-    """
-    return _chosen(tasks, lambda found: found.open[len(found.open) // 2 :][:1]) if bisect else list(tasks)
-
-
-def at_most(tasks: Sequence[Task], bisect: bool = True) -> list[Task]:
-    """Tasks that cost what all that a job will have asked for in the end costs at most.
-
-    Which rounds bisection will test is not known, but they are equally long.
-    """
-    return _chosen(tasks, lambda found: found.open[: found.left]) if bisect else list(tasks)
-
-
-def _chosen(tasks: Sequence[Task], more: Callable[[Bracket], Sequence[int]]) -> list[Task]:
-    cells = retrainings_by_structure(tasks)
-    numbers = {name: {*(found := bracket(mine)).outcomes, *more(found)} for name, mine in cells.items()}
-    every = {cell.folder for mine in cells.values() for cell in mine}
-    wanted = {cell.folder for name, mine in cells.items() for cell in mine if cell.number in numbers[name]}
-    left_out = every - wanted
-    return [task for task in tasks if task.folder not in left_out and task.source not in left_out]
-
-
-def retrainings_by_structure(tasks: Sequence[Task]) -> dict[str, list[Task]]:
-    """Tasks that retrain a structure's tickets, by its name, without controls and what a screening had confirmed."""
-    cells: dict[str, list[Task]] = {}
-    for task in tasks:
-        if task.structure and not task.control and not is_confirmed(task.structure):
-            cells.setdefault(task.structure, []).append(task)
-    return cells
-
-
-def bracket(cells: Sequence[Task]) -> Bracket:
-    """What the finished tickets of one structure tell.
+def bracket_of(tasks: Sequence[Task]) -> Bracket:
+    """Return what the finished tickets of one kind tell.
 
     Args:
-        cells: their tasks, one for each round.
+        tasks: retrainings of the tickets, one for each round.
     """
-    return bracket_of((cell.number for cell in cells), (result for cell in cells for result in results_of(cell) or ()))
+    return bracket_from((task.round for task in tasks), (result for task in tasks for result in results_of(task) or ()))
 
 
-def bracket_of(rounds: Iterable[int], results: Iterable[Result]) -> Bracket:
-    """What results of one structure tell.
+def bracket_from(rounds: Iterable[int], results: Iterable[Result]) -> Bracket:
+    """Return what results of one kind of ticket tell.
 
     Args:
-        rounds: that may be tested.
-        results: of those that were.
+        rounds: rounds that may be tested.
+        results: results of those that were tested.
     """
     outcomes = {result.round: not_below(result.accuracy - result.dense_accuracy) for result in results}
     return Bracket(tuple(sorted(rounds)), outcomes)
 
 
-def bracket_lines(tasks: Sequence[Task]) -> Iterator[str]:
-    """For people: a line for each structure of a job that bisects."""
-    for name, cells in retrainings_by_structure(tasks).items():
-        yield f"  {tasks[0].folder.name}, {name}: {bracket(cells)}"
+def _chosen(tasks: Sequence[Task], more: Callable[[Bracket], Sequence[int]]) -> list[Task]:
+    """The tasks less those tickets, with their controls, whose rounds are neither tested nor chosen."""
+    left_out = set()
+    for mine in _tickets_by_kind(tasks).values():
+        bracket = bracket_of(mine)
+        rounds = {*bracket.outcomes, *more(bracket)}
+        left_out |= {task.folder for task in mine if task.round not in rounds}
+    return [task for task in tasks if task.folder not in left_out and task.source not in left_out]
+
+
+def _tickets_by_kind(tasks: Sequence[Task]) -> dict[TicketKind, list[Task]]:
+    """Retrainings of tickets, without controls, by the kind of the ticket."""
+    found: dict[TicketKind, list[Task]] = {}
+    for task in tasks:
+        if task.kind is not None and not task.kind.control:
+            found.setdefault(task.kind, []).append(task)
+    return found
 
 
 def _listed(rounds: Sequence[int]) -> str:

@@ -1,222 +1,91 @@
-"""Controls: controls of a ticket, which share some of what it is, to tell what its accuracy comes from.
-
-Which weights are kept, which values they restart from, and how large the network is are three things; each control
-leaves some of them as they are. This is mathematics on tickets; what is trained when is `places` and `cells`.
-"""
+"""Controls (`controls=[reinit,shuffle,random,small_dense]`): trained beside a job's tickets, for comparison."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from omegaconf import DictConfig
 
-from lt_lightning.network_graph.graph import TracedNetwork
-from lt_lightning.network_graph.liveness import Flags
-from lt_lightning.pruning.layers import Layer, find_layers
-from lt_lightning.pruning.masks import Masks, digest
-from lt_lightning.structures.base import (
-    Block,
-    BlockPlan,
-    ChannelPlan,
-    LayerReport,
-    NMPlan,
-    Plan,
-    StructureInput,
-    Unstructured,
-)
-from lt_lightning.structures.channel_choice import channel_masks, channel_plan
-from lt_lightning.tickets.making import make_ticket
-from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.experiment.config.tasks import hash_of, retrained_rounds, search_folder
+from lt_lightning.experiment.protocols.protocol import Protocol
+from lt_lightning.results.job_record import Task
+from lt_lightning.results.paths import TICKET, round_folder
+from lt_lightning.results.ticket_kind import TicketKind
+from lt_lightning.ticket_names import UNSTRUCTURED
 
-LINEAGE = ("data", "model", "seed", "round", "structure", "rewind", "mode", "target_density")
+if TYPE_CHECKING:
+    from lt_lightning.experiment.parts import Experiment
+    from lt_lightning.tickets.ticket import Ticket
+
+CONTROLS = ("reinit", "shuffle", "random", "small_dense")
+OF_UNSTRUCTURED = (
+    "reinit",
+    "random",
+)  # such a ticket has no structure that a shuffle could keep
+FROM_START = ("reinit", "small_dense")  # trained from initial values on, for the whole schedule
 
 
-def reinitialised(ticket: Ticket, network: nn.Module) -> Ticket:
-    """The same masks with other initial values (Frankle and Carbin 2019), to be trained from the start.
+class Controls(Protocol):
+    """Controls of every ticket that the job retrains, and of the unstructured tickets of the same rounds."""
 
-    Args:
-        ticket: to be controlled.
-        network: freshly initialised, with another seed.
-    """
-    return replace(ticket, rewind=_state(network), trained=None, card=_untrained(ticket.card))
+    name = "controls"
 
+    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
+        """Return a task for each ticket and control."""
+        return [
+            _task(config, ticket, control)
+            for ticket in [*_of_search(config), *(task for task in tasks if task.kind is not None)]
+            for control in CONTROLS
+            if control in config.controls and (ticket.kind.structure != UNSTRUCTURED or control in OF_UNSTRUCTURED)  # type: ignore[union-attr]
+        ]
 
-def randomly_masked(ticket: Ticket, network: nn.Module, example: Tensor, generator: torch.Generator) -> Ticket:
-    """As many weights of each prunable layer as the ticket keeps, anywhere, with the values that it restarts from.
+    def check(self, experiment: Experiment) -> None:
+        """Look whether the network can be made narrower, if that is asked for."""
+        if "small_dense" in experiment.config.controls and not isinstance(experiment.config.model.get("width"), int):
+            raise ValueError("controls=small_dense needs a network with an option model.width, a whole number")
 
-    It runs whole, whatever the ticket's plan.
+    def ticket(self, experiment: Experiment, task: Task) -> Ticket:
+        """Make a control of the ticket in `task.source`."""
+        import torch  # slow to import, like all that makes tickets
 
-    Args:
-        ticket: to be controlled.
-        network: the ticket's; its values do not matter.
-        example: an input batch of the true shape.
-        generator: draws the places.
-    """
-    traced = TracedNetwork(network, example)
-    names = [traced.layers[name].weight for name in ticket.card["prunable"]]
-    masks = {name: _shuffled(ticket.masks[name], generator) for name in names}
-    lineage = {key: ticket.card[key] for key in LINEAGE if key in ticket.card}
-    made = make_ticket(ticket.card["structure"], Unstructured(), StructureInput(traced, masks, {}), ticket.rewind)
-    return replace(made, layers=_unmeasured(made.layers), card={**made.card, **lineage})
+        from lt_lightning.tickets.control_tickets import randomly_masked, reinitialised, shuffled, small_dense
+        from lt_lightning.tickets.ticket import Ticket
 
-
-def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: torch.Generator) -> Ticket:
-    """A ticket that is executed at the same cost, but keeps other channels, or other rows and columns, at random.
-
-    Channels are permuted alike in all layers that share them, so that as many are live everywhere; rows and columns
-    of blocks in each layer on its own; N:M weights among each m inputs. A ticket without a plan, all of whose layers
-    fell back, has no structure to keep: it is `randomly_masked`.
-
-    Args:
-        ticket: to be controlled.
-        network: the ticket's; its values do not matter.
-        example: an input batch of the true shape.
-        generator: draws the permutations.
-    """
-    masks: Masks
-    plan: Plan
-    match ticket.plan:
-        case ChannelPlan():
-            masks, plan = _shuffle_channels(ticket, ticket.plan, network, example, generator)
-        case BlockPlan():
-            masks, plan = _shuffle_blocks(ticket.masks, ticket.plan, generator)
-        case NMPlan():
-            masks, plan = _shuffle_within(ticket.masks, ticket.plan.m, generator), ticket.plan
-        case None:
-            return randomly_masked(ticket, network, example, generator)
-    card = {**_untrained(ticket.card), "mask_digest": digest(masks)}
-    return Ticket(masks, ticket.rewind, None, plan, _unmeasured(ticket.layers), card)
+        assert task.source is not None
+        assert task.kind is not None
+        ticket, control = Ticket.load(task.source / TICKET), task.kind.control
+        # Each control has a seed of its own, so that no two share their initial values or their permutations.
+        facts = [task.round, task.kind.structure, control]
+        seed = int(hash_of({"seed": experiment.config.seed, "control": facts}), 16)
+        generator = torch.Generator().manual_seed(seed)
+        match control:
+            case "reinit":
+                made = reinitialised(ticket, experiment.network(seed))
+            case "small_dense":
+                width = experiment.config.model.width
+                made = small_dense(ticket, partial(experiment.network, seed), width, experiment.example)
+            case "random":
+                made = randomly_masked(ticket, experiment.network(seed), experiment.example, generator)
+            case _:
+                made = shuffled(ticket, experiment.network(seed), experiment.example, generator)
+        card = {**made.card, "control": control, "control_seed": seed}
+        return replace(made, card={**card, "starts_from": "initial"} if control in FROM_START else card)
 
 
-def small_dense(ticket: Ticket, make: Callable[[int], nn.Module], width: int, example: Tensor) -> Ticket:
-    """A dense network that is narrower everywhere, with as many multiply-adds as the ticket executes, or nearly.
-
-    Args:
-        ticket: to be controlled.
-        make: a freshly initialised network of a width.
-        width: of the full network.
-        example: an input batch of the true shape.
-
-    Returns:
-        a ticket for `make(card["width"])`, without masks; its ratios are those to the full network.
-    """
-    full = find_layers(make(width), example)
-    target = ticket.card["flops_ratio"] * _operations(full)
-    chosen = nearest_width(lambda each: _operations(find_layers(make(each), example)), target, width)
-    network = make(chosen)
-    layers = find_layers(network, example)
-    reports = {name: _report(full[name], layers[name], ticket.layers.get(name)) for name in full}
-    prunable = list(ticket.card["prunable"])
-    density = sum(layers[name].size for name in prunable) / sum(full[name].size for name in prunable)
-    card = {
-        **{key: ticket.card[key] for key in LINEAGE if key in ticket.card},
-        "width": chosen,
-        "prunable": prunable,
-        "density": density,
-        "params_ratio": _parameters(network) / _parameters(make(width)),
-        "flops_ratio": _operations(layers) / _operations(full),
-    }
-    return Ticket({}, _state(network), None, None, _unmeasured(reports), card)
+def _of_search(config: DictConfig) -> list[Task]:
+    """The search's own tickets of the rounds that are retrained, as if each were a task."""
+    name = str(config.pruning.next_round_from)
+    places = [(number, round_folder(search_folder(config), number) / name) for number in retrained_rounds(config)]
+    return [Task(place, f"{name}, round {number}", number, TicketKind(name), (place,)) for number, place in places]
 
 
-def nearest_width(cost: Callable[[int], float], target: float, most: int) -> int:
-    """The width from 1 to `most` whose cost is nearest to a target, if cost grows with width.
-
-    >>> nearest_width(lambda width: width**2, 30, most=16)
-    5
-    """
-    low, high = 1, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if cost(middle) < target else (low, middle)
-    return min({max(1, low - 1), low}, key=lambda width: abs(cost(width) - target))
-
-
-# Parts
-
-
-def _state(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-
-
-def _untrained(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what was measured or found when the ticket itself was trained."""
-    known = (*LINEAGE, "density", "params_ratio", "flops_ratio", "prunable", "mask_digest")
-    return {key: value for key, value in card.items() if key in known}
-
-
-def _operations(layers: Mapping[str, Layer]) -> int:
-    return sum(layer.size * layer.positions for layer in layers.values())
-
-
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _report(full: Layer, small: Layer, ticket: LayerReport | None) -> LayerReport:
-    asked = full.size if ticket is None else ticket.asked
-    return LayerReport(full.size, asked, small.size, small.size, full.positions, "channels")
-
-
-def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:
-    return mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
-
-
-def _shuffle_channels(
-    ticket: Ticket, plan: ChannelPlan, network: nn.Module, example: Tensor, generator: torch.Generator
-) -> tuple[Masks, ChannelPlan]:
-    traced = TracedNetwork(network, example)
-    graph = traced.graph
-    kept: dict[str, Flags] = {}
-    for group in graph.groups:
-        if group.frozen:
-            continue
-        order = torch.randperm(group.channels, generator=generator).numpy()
-        for name in group.writers:
-            flags = np.ones(group.channels, dtype=bool)
-            if (channels := plan.outputs.get(name)) is not None:
-                flags[:] = False
-                flags[channels.numpy()] = True
-            kept[name] = flags[order]
-    liveness = graph.propagate(kept)
-    names = [traced.layers[name].weight for name in ticket.card["prunable"]]
-    whole = {name: torch.ones_like(ticket.masks[name]) for name in names}
-    return channel_masks(StructureInput(traced, whole, {}), liveness), channel_plan(liveness)
-
-
-def _shuffle_blocks(masks: Masks, plan: BlockPlan, generator: torch.Generator) -> tuple[Masks, BlockPlan]:
-    changed = dict(masks)
-    blocks = {}
-    for name, old in plan.blocks.items():
-        weight = f"{name}.weight" if name else "weight"
-        mask = masks[weight]
-        matrix = mask if plan.granularity == "input_channel" else mask.flatten(1)
-        rows, columns = (torch.randperm(size, generator=generator) for size in matrix.shape[:2])  # old to new place
-        moved = torch.empty_like(matrix)
-        moved[rows[:, None], columns] = matrix
-        changed[weight] = moved.view(mask.shape)
-        blocks[name] = [Block(rows[block.rows].sort().values, columns[block.columns].sort().values) for block in old]
-    return changed, BlockPlan(plan.granularity, blocks)
-
-
-def _shuffle_within(masks: Masks, m: int, generator: torch.Generator) -> Masks:
-    """Permutes each m consecutive inputs of each output and position; layers that cannot be parted so are whole."""
-    changed = {}
-    for name, mask in masks.items():
-        if mask.dim() < 2 or mask.shape[1] % m:
-            changed[name] = mask
-            continue
-        groups = mask.reshape(len(mask), -1, m, *mask.shape[2:])
-        order = torch.rand(groups.shape, generator=generator).argsort(dim=2)
-        changed[name] = groups.gather(2, order).flatten(1, 2)
-    return changed
-
-
-def _unmeasured(layers: Mapping[str, LayerReport]) -> dict[str, LayerReport]:
-    """Reports without the share of magnitude that a layer holds, which is the ticket's and not its control's."""
-    return {name: replace(report, retained_magnitude=math.nan) for name, report in layers.items()}
+def _task(config: DictConfig, ticket: Task, control: str) -> Task:
+    assert ticket.kind is not None
+    kind = replace(ticket.kind, control=control)
+    what = {"control": control, "of": ticket.folder.name, "execution": config.execution}
+    folder = round_folder(search_folder(config), ticket.round) / f"{kind.structure}-{control}-{hash_of(what)}"
+    label = f"{control} of {ticket.label}"
+    return Task(folder, label, ticket.round, kind, (folder,), ticket.folder, "controls", control in FROM_START)

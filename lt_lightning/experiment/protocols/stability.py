@@ -23,11 +23,9 @@ from torch import Tensor
 from lt_lightning.experiment.config.checks import check_basics, fits
 from lt_lightning.experiment.config.tasks import hash_of, search_folder
 from lt_lightning.experiment.protocols.connectivity import barrier, error, interpolate, reestimate, smallest_stable
-from lt_lightning.experiment.run.checkpoints import checkpoints_in
-from lt_lightning.experiment.run.device_processes import needs_processes
+from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.experiment import TICKET, Experiment
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.experiment.run.run import title_of
 from lt_lightning.experiment.run.stopping import stoppable
 from lt_lightning.files import read_json, replacing, write_json, write_tensors
 from lt_lightning.pruning.masks import Masks, digest
@@ -37,7 +35,6 @@ from lt_lightning.results.locks import Lock, owner_of
 from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import steps_per_epoch
-from lt_lightning.training.lightning_internals import quieten
 from lt_lightning.training.masked_training import schedules_of
 from lt_lightning.training.retraining import TicketTraining
 
@@ -149,9 +146,12 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
         ValueError: before anything is trained, if the configuration asks for something impossible.
         RuntimeError: if another process is at the same.
     """
-    quieten()
     _check(config)
     experiment = Experiment.from_config(config)
+    experiment.use_threads()
+    if experiment.needs_processes:
+        raise ValueError(f"trainer.devices={config.trainer.devices}: stability is measured on one device")
+    title = f"{config.labels.data}, {config.labels.model}, seed {config.seed}"
     networks = {name: _masks_of(experiment, name) for name in config.stability.networks}
     folder = folder_of(config)
     lock = Lock(folder)
@@ -164,8 +164,8 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
         lock.release()
     path = folder / f"stability-{hash_of(record['options'])}"
     write_json(path.with_suffix(".json"), record)
-    plot_lines(record["lines"], path.with_suffix(".png"), title_of(config))
-    _show(record, path, title_of(config))
+    plot_lines(record["lines"], path.with_suffix(".png"), title)
+    _show(record, path, title)
     return record
 
 
@@ -183,8 +183,6 @@ def _check(config: DictConfig) -> None:
     for key in ("plan", "status"):
         if config[key]:
             raise ValueError(f"{key}={config[key]}: stability.py only measures; ask scripts/run.py")
-    if needs_processes(config):
-        raise ValueError(f"trainer.devices={config.trainer.devices}: stability is measured on one device")
     seeds = OmegaConf.to_container(options.seeds) if OmegaConf.is_list(options.seeds) else None
     if not isinstance(seeds, list) or len(seeds) != 2 or not all(fits(seed, int) and seed >= 0 for seed in seeds):
         raise ValueError(f"stability.seeds={options.seeds}: must be two whole numbers of at least 0")
@@ -307,7 +305,7 @@ class _Measurement:
         """A training that goes on from its last checkpoint."""
         experiment = self._experiment
         experiment.data.order_seed = order_seed
-        checkpoints = checkpoints_in(place, experiment.config)
+        checkpoints = Checkpoints(place / "checkpoints", **experiment.config.checkpoint)
         self._job.expect(epochs)
         report = ReportProgress(self._job, epochs, lambda: [epochs], lambda _: label)
         trainer = experiment.trainer([callback, report, checkpoints], [])

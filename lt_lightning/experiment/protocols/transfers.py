@@ -1,143 +1,176 @@
-"""Tickets that a job takes from other searches: on other data sets, at another width, or with short trainings."""
+"""Transfer (`transfer.from`): tickets of searches on other data sets, retrained on this one beside the job's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from omegaconf import OmegaConf
-from torch import Tensor, nn
+from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.config.tasks import CONFIRM
-from lt_lightning.experiment.protocols.sources import other_data, sources_of
-from lt_lightning.pruning.rewinding import Restart
-from lt_lightning.results.paths import parted, round_folder
-from lt_lightning.structures.base import Unstructured
-from lt_lightning.structures.refill import Refill
+from lt_lightning.experiment.config.fingerprint import determining
+from lt_lightning.experiment.config.tasks import retrained_rounds, retraining_task, search_folder
+from lt_lightning.experiment.protocols.protocol import Protocol
+from lt_lightning.files import read_json
+from lt_lightning.results.job_record import Task
+from lt_lightning.results.paths import TICKET, is_ticket, round_folder
+from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.ticket_names import UNSTRUCTURED
-from lt_lightning.tickets.making import structure_ticket
-from lt_lightning.tickets.ticket import Ticket
-from lt_lightning.tickets.transfer import Transferred, transfer
 
 if TYPE_CHECKING:
-    from lt_lightning.experiment.run.experiment import Experiment
+    from torch import Tensor, nn
+
+    from lt_lightning.experiment.parts import Experiment
+    from lt_lightning.tickets.ticket import Ticket
+    from lt_lightning.tickets.transfer import Transferred
+
+OTHERS = "others"
 
 
-CARD = "transferred_from"
-SCREENED = "screened"
+class Transfers(Protocol):
+    """Tickets of other searches, each unstructured and with the job's structures."""
+
+    name = "transfers"
+
+    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
+        """Return a task for each search, round and structure."""
+        if config.transfer["from"] is None:
+            return []
+        own = config.pruning.next_round_from == UNSTRUCTURED
+        rounds = retrained_rounds(config) if own else []
+        return [
+            replace(
+                retraining_task(
+                    config, number, TicketKind(structure, origin=origin), self.name, **{"from": search.name}
+                ),
+                source=round_folder(search_folder(config), 0) / "dense",  # whose rewind point and schedule it takes
+            )
+            for origin, search in _sources_of(config, rounds).items()
+            for number in rounds
+            for structure in (UNSTRUCTURED, *map(str, config.structure))
+        ]
+
+    def check(self, experiment: Experiment) -> None:
+        """Look whether the tickets fit the job's network, and can be structured without their data."""
+        if experiment.config.transfer["from"] is None:
+            return
+        for name, structure in experiment.structures.items():
+            if structure.needs_batches:
+                raise ValueError(
+                    f"structure.{name} looks at feature maps, and a ticket of other data has none here: with transfer "
+                    "let it score by weights or gradients"
+                )
+        network = experiment.classifier().network
+        rounds = retrained_rounds(experiment.config)
+        for search in _sources_of(experiment.config, rounds).values():
+            try:
+                _moved(experiment, search, rounds[0], network)
+            except ValueError as error:
+                raise ValueError(f"transfer.from={search}: {error}") from None
+
+    def ticket(self, experiment: Experiment, task: Task) -> Ticket:
+        """Take a round's ticket of another search, fit it to the job's network and structure it.
+
+        It brings its own values, to which the momentum of the job's dense training does not belong: its schedule alone
+        goes back to the rewind point.
+        """
+        from lt_lightning.structures.base import Unstructured  # slow to import, like all that makes tickets
+        from lt_lightning.tickets.making import structure_ticket
+
+        assert task.kind is not None
+        search = _sources_of(experiment.config, [task.round])[task.kind.origin]
+        theirs: Any = OmegaConf.load(search / "config.yaml")
+        network = experiment.classifier().network
+        moved = _moved(experiment, search, task.round, network)
+        structure = experiment.structures.get(task.kind.structure, Unstructured())
+        gradients = _gradients(search, task.round, moved)
+        ticket = structure_ticket(moved.ticket, task.kind.structure, structure, network, experiment.example, gradients)
+        lineage = {
+            "search": search.name, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
+            "round": task.round, "replaced": moved.replaced,
+        }  # fmt: skip
+        facts = {"origin": task.kind.origin, "transferred_from": lineage, "starts_from": "schedule"}
+        return replace(ticket, card={**ticket.card, **experiment.labels, **facts})
 
 
-def transferred_ticket(experiment: Experiment, number: int, name: str, network: nn.Module) -> Ticket:
-    """A round's ticket of another search, fitted to this network and structured; its card tells where it is from.
+def _sources_of(config: DictConfig, rounds: Sequence[int]) -> dict[str, Path]:
+    """The folders of the searches that `transfer.from` names, by the data set of each.
 
-    Args:
-        study: of the job.
-        number: of the round.
-        name: as `sources.told` makes it.
-        network: of this study, freshly initialised.
-    """
-    structure, source = parted(name)
-    (search,) = (folder for folder in sources_of(experiment.config, [number]) if folder.name == source)
-    theirs: Any = OmegaConf.load(search / "config.yaml")
-    moved = _moved(experiment, search, number, network)
-    unstructured = moved.ticket
-    if moved.resized:  # its own network's values at the rewind point serve better than initial ones
-        point = Restart.load(experiment.search_folder / "restart.pt").point.network
-        unstructured = replace(unstructured, rewind={name: value.cpu().clone() for name, value in point.items()})
-    origin = f"{theirs.labels.data} at width {theirs.model.get('width')}" if moved.resized else theirs.labels.data
-    ticket = structure_ticket(
-        unstructured,
-        f"{structure} from {origin}",
-        experiment.structures.get(structure, Unstructured()),
-        network,
-        experiment.example,
-        _gradients(search, number, moved),
-    )
-    lineage = {
-        "search": source, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
-        "round": number, "replaced": moved.replaced, "resized": moved.resized,
-    }  # fmt: skip
-    return replace(ticket, card={**ticket.card, **experiment.labels, CARD: lineage})
-
-
-def confirmed_ticket(experiment: Experiment, ticket: Ticket, name: str) -> Ticket:
-    """A ticket of a screening, to be trained by this study; its card tells where it is from.
-
-    Masks and plan are those that were screened. What goes back, goes back to this study's own dense training: values,
-    momentum and schedule. Where `pruning.mode` takes back less, it goes on from the values that the screening had.
-
-    Args:
-        study: of the job that confirms.
-        ticket: of the screening.
-        name: as `sources.confirmed` makes it.
-    """
-    restart = Restart.load(experiment.search_folder / "restart.pt")
-    own = restart.mode == "weights"
-    values = {key: value.clone() for key, value in restart.point.network.items()} if own else ticket.rewind
-    confirm = experiment.config[CONFIRM]
-    lineage = {"search": confirm.search, "epochs": confirm.epochs, "values": "dense training" if own else "screening"}
-    rewind = str(experiment.pruning().rewind.within(experiment.config.trainer.max_epochs))
-    card = {key: value for key, value in ticket.card.items() if key not in ("best_epoch", "metrics", "train_seconds")}
-    return replace(
-        ticket, rewind=values, trained=None, card={**card, "structure": name, "rewind": rewind, SCREENED: lineage}
-    )
-
-
-def check_transfers(experiment: Experiment, network: nn.Module) -> None:
-    """Looks whether the tickets that are taken from elsewhere fit this study's network, and can be structured.
+    `others` is every search under the root on another data set that is otherwise the job's own, but for weight decay,
+    batches and augmentation, and is trained as far as is needed: what there is when it is asked.
 
     Raises:
-        ValueError: naming the search and what does not fit, or the structure that needs their data.
+        ValueError: if it names what is no search, or one whose rounds are not all trained, or if there are several of
+            one data set, which no table could tell apart.
     """
-    if not (numbers := sorted({number for number, name in experiment.cells() if parted(name)[1]})):
-        return
-    for name, structure in experiment.structures.items():
-        if isinstance(structure, Refill) and structure.needs_batches:
+    asked = config.transfer["from"]
+    if not rounds:
+        raise ValueError(f"transfer.from={asked}: needs pruning.next_round_from=unstructured and retrain_rounds")
+    if asked == OTHERS:
+        found = sorted(path.parent for path in Path(config.paths.root).glob("*/config.yaml"))
+        return _by_data([each for each in found if _is_other(each, config) and not _missing(each, rounds)])
+    folders = [Path(str(name)) for name in (asked if OmegaConf.is_list(asked) else [asked])]
+    for folder in folders:
+        if not (folder / "config.yaml").is_file():
+            raise ValueError(f"transfer.from={folder}: is no folder of a search (it has no config.yaml)")
+        if missing := _missing(folder, rounds):
+            raise ValueError(f"transfer.from={folder}: has no trained unstructured ticket of round {missing[0]}")
+    return _by_data(folders)
+
+
+def _by_data(folders: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in folders:
+        config: Any = OmegaConf.load(folder / "config.yaml")
+        first = found.setdefault(str(config.labels.data), folder)
+        if first != folder:
             raise ValueError(
-                f"structure.{name}.score={structure.score!r} looks at feature maps, which a ticket of other data or of "
-                "another width has none of here: with transfer set it to l1, l2, count or saliency"
+                f"transfer.from={folder}: is of the same data set ({config.labels.data}) as {first}: name one of them"
             )
-    for search in sources_of(experiment.config, numbers):
-        try:
-            moved = _moved(experiment, search, numbers[0], network)
-        except ValueError as error:
-            raise ValueError(f"transfer.from={search}: {error}") from None
-        needy = [name for name, structure in experiment.structures.items() if structure.needs_gradients]
-        if moved.resized and needy:
-            raise ValueError(
-                f"structure.{needy[0]} scores by gradients, which do not fit another width than that of "
-                f"transfer.from={search}: score by weights"
-            )
+    return found
 
 
-def restart_for(ticket: Ticket, restart: Restart) -> Restart:
-    """How to train a ticket of this study, or one from elsewhere.
+def _data_of(config: Any) -> tuple[Any, ...]:
+    return config.labels.data, config.data.get("_target_")
 
-    The latter brings its own values, to which the momentum of this study's dense training does not belong. Its
-    schedule goes back to the same point, so that it trains as long as the study's own tickets. One of another width
-    brings masks alone, and is trained as the study's own.
-    """
-    lineage = ticket.card.get(CARD)
-    if lineage is None or lineage.get("resized") or restart.mode != "weights":
-        return restart
-    return replace(restart, mode="learning_rate")
+
+def _is_other(folder: Path, config: DictConfig) -> bool:
+    theirs: Any = OmegaConf.load(folder / "config.yaml")
+    return _data_of(theirs) != _data_of(config) and bool(_trained(theirs) == _trained(config))
+
+
+def _trained(config: Any) -> Any:
+    """What of a search has to be the same on other data; of weight decay and batches presets have a value for each."""
+    alike = determining(config, ("model", "classifier", "pruning", "trainer", "seed"))
+    alike["model"] = {key: value for key, value in alike["model"].items() if key not in config.dataset}
+    for key in (*config.dataset, "weight_decay"):
+        alike["classifier"].pop(key, None)
+    return alike | {"limit": config.data.get("limit")}
+
+
+def _missing(folder: Path, rounds: Sequence[int]) -> list[int]:
+    """The rounds of which a search has no trained unstructured ticket."""
+    try:
+        trained = {facts["round"] for facts in read_json(folder / "rounds.json")}
+    except (OSError, ValueError, KeyError, TypeError):
+        trained = set()
+    return [each for each in rounds if each not in trained or not is_ticket(round_folder(folder, each) / UNSTRUCTURED)]
 
 
 def _moved(experiment: Experiment, search: Path, number: int, network: nn.Module) -> Transferred:
+    from lt_lightning.tickets.ticket import Ticket  # slow to import
+    from lt_lightning.tickets.transfer import transfer
+
     theirs: Any = OmegaConf.load(search / "config.yaml")
-    ticket = Ticket.load(_path(search, number))
-    return transfer(ticket, network, experiment.example, other_data(theirs, experiment.config))
-
-
-def _path(search: Path, number: int) -> Path:
-    return round_folder(search, number) / UNSTRUCTURED / "ticket"
+    ticket = Ticket.load(round_folder(search, number) / UNSTRUCTURED / TICKET)
+    return transfer(ticket, network, experiment.example, _data_of(theirs) != _data_of(experiment.config))
 
 
 def _gradients(search: Path, number: int, moved: Transferred) -> Mapping[str, Tensor] | None:
-    """None of what was initialised anew: they are zero."""
+    """The gradients of the search's round, zero for what was initialised anew."""
+    import torch  # slow to import
+
     path = round_folder(search, number) / "gradients.pt"
     if not path.is_file():
         return None

@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from lightning_fabric.plugins import TorchCheckpointIO
-from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -158,11 +157,6 @@ class Checkpoints(Checkpoint):
                 path.unlink(missing_ok=True)
         self._last = time.monotonic()
         self._pause = max(self.seconds, (self._last - start) * (1 / self.share - 1))
-
-
-def checkpoints_in(place: Path, config: DictConfig) -> Checkpoints:
-    """The checkpoints of the training that has its place there."""
-    return Checkpoints(place / "checkpoints", config.checkpoint.share, config.checkpoint.seconds)
 
 
 def _between_steps(trainer: pl.Trainer) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -14,11 +13,9 @@ import torch
 from omegaconf import OmegaConf, open_dict
 
 from lt_lightning.experiment.config.tasks import hash_of
-from lt_lightning.experiment.protocols.bisection import at_most, bisects
-from lt_lightning.experiment.run.device_processes import devices_of
-from lt_lightning.experiment.run.experiment import Experiment
-from lt_lightning.experiment.run.plan import Cost
-from lt_lightning.results.paths import Task
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.results.job_record import Cost
 from lt_lightning.results.records import results_of
 from lt_lightning.results.status import rounds_done
 
@@ -29,24 +26,22 @@ LIMIT = 20.0  # seconds after which no further step is timed
 _measured: dict[str, float] = {}
 
 
-def costs_of(experiment: Experiment, tasks: Sequence[Task], bound: bool = False) -> list[Cost]:
-    """What the tasks that are not finished will cost; with bisection, at most.
-
-    Args:
-        study: of the tasks.
-        tasks: of a job.
-        bound: whether the job may do without the retrainings among them.
-    """
-    bisect = bisects(experiment.config)
+def costs_of(job: Job) -> list[Cost]:
+    """Return what the tasks of a job that are not finished will cost, at most."""
+    experiment = Experiment.from_config(job.config)
+    experiment.use_threads()
+    lengths = experiment.search_lengths()
+    fixed = len(job.asked()) == len(job.tasks)  # nothing of the job depends on what comes out
     costs = []
-    for task in at_most(tasks, bisect):
+    for task in job.asked(at_most=True):
         if results_of(task) is None:
-            done = () if task.structure else rounds_done(task.folder)
-            length = experiment.expected_length(0 if task.whole_schedule else task.number)
-            left = [each for i, each in enumerate(experiment.search_lengths()) if i not in done]
-            epochs = [length] if task.structure else list(chain.from_iterable(left))
-            at_most_it = (bisect or bound) and bool(task.structure)
-            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(experiment), at_most_it))
+            if task.kind is None:
+                done = rounds_done(task.folder)
+                epochs = [length for i, each in enumerate(lengths) if i not in done for length in each]
+            else:
+                epochs = [experiment.expected_length(0 if task.whole_schedule else task.round)]
+            at_most = task.kind is not None and not fixed
+            costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(experiment), at_most))
     return costs
 
 
@@ -66,7 +61,7 @@ def seconds_per_epoch(experiment: Experiment) -> float:
 
 
 def _measure(experiment: Experiment) -> float:
-    devices = len(devices_of(experiment.config))
+    devices = len(experiment.devices)
     config = experiment.config.copy()
     with open_dict(config):
         config.trainer.update(max_epochs=1, devices=1, limit_train_batches=STEPS, limit_val_batches=STEPS)

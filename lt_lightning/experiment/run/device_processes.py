@@ -2,99 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import pytorch_lightning as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.strategies import ParallelStrategy
 from rich.console import Console
 
 from lt_lightning.execution.timing import keep_freed_memory
-from lt_lightning.experiment.config.tasks import tasks_of
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.experiment.run.progress import JobProgress
+from lt_lightning.experiment.run.scheduler import Scheduler
 from lt_lightning.experiment.run.stopping import stoppable
+from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.failures import Failure
-from lt_lightning.results.paths import Task
+from lt_lightning.results.job_record import Task, tasks_from_json, tasks_to_json
 from lt_lightning.results.status import rounds_done
 from lt_lightning.training.agreement import DisagreementError
 from lt_lightning.training.launcher import JobError, ProcessDiedError, launch
-from lt_lightning.training.lightning_internals import quieten
-from lt_lightning.training.processes import follow, processes, rank
+from lt_lightning.training.processes import follow, rank
 
-ENTRY = "lt_lightning.experiment.run.device_processes:take_part"
-# No task's own: someone wants the processes to end, or they cannot be trusted.
+ENTRY = f"{__name__}:take_part"
+# These are no task's own failures: someone wants the processes to end, or they cannot be trusted.
 ENDING = (ProcessDiedError, DisagreementError)
 
 
-def devices_of(config: DictConfig) -> list[str]:
-    """The devices that the configuration asks for and this machine has: `cpu`, or `cuda:0`, `cuda:1`, ...
+def run_tasks(experiment: Experiment, job: Job, console: Console) -> Mapping[Task, Exception]:
+    """Run what is open of a job, in one process a device, and return what failed."""
+    if experiment.needs_processes:
+        return _in_processes(experiment, job, console)
+    return _schedule(experiment, job, console)
+
+
+def _schedule(
+    experiment: Experiment, job: Job, console: Console, given_up: tuple[Task, ...] = ()
+) -> Mapping[Task, Exception]:
+    """Run what is open of a job, but for what is given up, in this process and those that follow it."""
+    keep_freed_memory()
+    experiment.use_threads()
+    with stoppable(), JobProgress(0, console, Multirun.of(job.config)) as progress:
+        scheduler = Scheduler(experiment, job, progress, given_up)
+        scheduler.run()
+    return scheduler.failed
+
+
+def _in_processes(experiment: Experiment, job: Job, console: Console) -> Mapping[Task, Exception]:
+    """Run a job in new processes, which get its configuration and tasks, whatever started this process.
+
+    A task that fails leaves the processes out of step, so all are ended with it, and started anew for the others.
 
     Raises:
-        ValueError: if it asks for another way of using several.
-    """
-    for key in ("strategy", "num_nodes", "plugins"):
-        if (value := config.trainer.get(key)) is not None:
-            raise ValueError(
-                f"trainer.{key}={value}: a job runs one process a device, on one machine, by DDP: remove it, and "
-                "choose the devices by trainer.devices"
-            )
-    quieten()
-    plain = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    trainer: pl.Trainer = instantiate(config.trainer, **plain)
-    if isinstance(trainer.strategy, ParallelStrategy):
-        return [str(device) for device in trainer.strategy.parallel_devices or ()]
-    return [str(trainer.strategy.root_device)]
-
-
-def needs_processes(config: DictConfig) -> bool:
-    """Whether the job is still to be handed to several processes."""
-    return processes() == 1 and len(devices_of(config)) > 1
-
-
-def work_in_processes(config: DictConfig, tasks: Sequence[Task]) -> Mapping[Task, Exception]:
-    """What `study.run.work` does, in one process a device.
-
-    They get the composed configuration, so that all of them do the same, whatever started this process. One that fails
-    leaves the others out of step, so all are ended with it, and started anew for the other tasks.
-
-    Raises:
-        Exception: what the first of them to fail raised, if that is no task's own failure.
+        Exception: what the first process to fail raised, if that is no task's own failure.
     """
     failed: dict[Task, Exception] = {}
-    job: dict[str, Any] = {"config": OmegaConf.to_container(config, resolve=True), "given_up": []}
+    message: dict[str, Any] = {
+        "config": OmegaConf.to_container(job.config, resolve=True), "tasks": tasks_to_json(job.tasks), "given_up": [],
+    }  # fmt: skip
     with stoppable():
         while True:
             try:
-                elsewhere: Mapping[Task, Exception] = launch(ENTRY, job, devices_of(config), config.threads)
+                elsewhere: Mapping[Task, Exception] = launch(ENTRY, message, experiment.devices, job.config.threads)
                 return {**elsewhere, **failed}
             except JobError as ended:
-                task = next((task for task in tasks if str(task.folder) == ended.at), None)
+                task = next((task for task in job.tasks if str(task.folder) == ended.at), None)
                 if task is None or isinstance(ended.error, ENDING) or not isinstance(ended.error, Exception):
                     raise ended.error from None
                 failed[task] = ended.error
             failure = Failure.of(failed[task])
             failure.save(task.folder)
-            if task is tasks[0] and not any(rounds_done(task.folder)):
+            if task is job.tasks[0] and not any(rounds_done(task.folder)):
                 return failed  # there is no ticket to go on with
-            job["given_up"].append(str(task.folder))
-            Console().print(
+            message["given_up"].append(str(task.folder))
+            console.print(
                 f"{task.label} FAILED: {failure.error}\nThe processes are started anew for what is left.",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
 
 
-def take_part(job: dict[str, Any]) -> Mapping[Task, Exception] | None:
-    """What each of the processes does."""
-    from lt_lightning.experiment.run.experiment import Experiment
-    from lt_lightning.experiment.run.run import work
-
-    quieten()
-    config = OmegaConf.create(job["config"])
+def take_part(message: dict[str, Any]) -> Mapping[Task, Exception] | None:
+    """Do what is a process's part of a job: process 0 schedules, the others follow."""
+    config = OmegaConf.create(message["config"])
     assert isinstance(config, DictConfig)
+    experiment = Experiment.from_config(config)
     if rank() == 0:
-        tasks = tasks_of(config)
-        return work(config, tasks, [task for task in tasks if str(task.folder) in job["given_up"]])
+        job = Job(config, tasks_from_json(message["tasks"]))
+        given_up = tuple(task for task in job.tasks if str(task.folder) in message["given_up"])
+        return _schedule(experiment, job, Console(), given_up)
     keep_freed_memory()
-    follow(Experiment.from_config(config))
+    experiment.use_threads()
+    follow(experiment)
     return None

@@ -11,7 +11,7 @@ from torch import nn
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.execution.network_timing import Setting, largest_difference, layer_seconds, time_ratio
-from lt_lightning.experiment.run.experiment import Experiment
+from lt_lightning.experiment.parts import Experiment
 from lt_lightning.files import write_json
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
@@ -92,6 +92,7 @@ def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_a
         **experiment.labels,
         round=card["round"],
         structure=card["structure"],
+        origin=card.get("origin", ""),
         **{key: card[key] for key in ("target_density", "density", "params_ratio", "flops_ratio", "best_epoch")},
         accuracy=accuracy,
         dense_accuracy=dense_accuracy,

@@ -1,4 +1,4 @@
-"""Leaves the terminal to our own progress and table."""
+"""What a job shows when it starts: its configuration, and which layers will be pruned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lt_lightning.experiment.run.experiment import Experiment
+from lt_lightning.experiment.parts import Experiment
 from lt_lightning.pruning.layers import Layer, exempting, find_layers
 
 NOT_SHOWN = ("published", "labels")  # figures and names: nothing is run by them
@@ -26,8 +26,8 @@ def show_setup(experiment: Experiment, console: Console) -> None:
     """
     for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    layers = list(find_layers(experiment.classifier().network, experiment.example).values())
-    exempt = experiment.pruning().exempt
+    layers = list(find_layers(experiment.network_to_look_at(), experiment.example).values())
+    exempt = experiment.exempt
     if console.is_interactive and not _in_sweep():
         console.print(configuration_table(experiment.config))
         console.print(layers_table(layers, exempt))

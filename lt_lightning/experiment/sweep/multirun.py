@@ -14,9 +14,9 @@ from omegaconf import DictConfig, open_dict
 
 from lt_lightning.experiment.config.tasks import hash_of
 from lt_lightning.files import read_json, write_json
+from lt_lightning.results.job_record import FILE as JOB
 
 FILE = "sweep.json"
-JOB = "job.json"
 KEY = "sweep"  # of a job's configuration: the sweep's folder
 
 

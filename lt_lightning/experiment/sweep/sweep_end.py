@@ -6,7 +6,7 @@ import csv
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,80 +14,18 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from lt_lightning.experiment.protocols.bisection import EXPLAINED, asked, bracket_lines
-from lt_lightning.experiment.protocols.stages import tasks_under
-from lt_lightning.experiment.run.plan import Cost, told
-from lt_lightning.experiment.sweep.multirun import JOB as FILE
 from lt_lightning.experiment.sweep.multirun import Multirun
-from lt_lightning.files import read_json, replacing, write_json
+from lt_lightning.files import replacing
 from lt_lightning.results.aggregate import Row, aggregate, aggregate_table, settings_of
 from lt_lightning.results.extremes import ExtremeRow, extremes, verdict_lines
-from lt_lightning.results.paths import Task
+from lt_lightning.results.job_record import FILE, JobRecord, Task, describe_costs
 from lt_lightning.results.published_figures import print_comparison
 from lt_lightning.results.records import Result, results_of
-from lt_lightning.results.status import print_status, state_of, summary_of
+from lt_lightning.results.status import print_status, state_of, summary_of, tasks_under
 from lt_lightning.results.verdict import Rule
 
 TABLE, EXTREMES = "sweep.csv", "extremes.csv"
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
-
-
-@dataclass(frozen=True)
-class Job:
-    """The record of one job of a sweep, in the job's own folder.
-
-    Attributes:
-        number: of the job.
-        overrides: that make it, by key.
-        tasks: that it consists of.
-        error: what went wrong, in one line; empty if nothing did.
-        costs: what it would cost, if it was planned.
-        bisect: whether it bisects, and so asks for some of its tasks only.
-        trained: whether it had something to train; None until it has ended.
-        screened: epochs of its screening, whose tasks are the first; 0 if it has none.
-    """
-
-    number: int
-    overrides: dict[str, str]
-    tasks: tuple[Task, ...] = ()
-    error: str = ""
-    costs: tuple[Cost, ...] = ()
-    bisect: bool = False
-    trained: bool | None = None
-    screened: int = 0
-
-    def stage_of(self, task: Task) -> str:
-        """What tells tasks of a screening apart from others: `screening of 20 epochs`."""
-        first = self.screened and task.folder.is_relative_to(self.tasks[0].folder)
-        return f"screening of {self.screened} epochs" if first else ""
-
-    @property
-    def asked(self) -> list[Task]:
-        """The tasks that it asks for, as far as is known by now."""
-        return asked(self.tasks, self.bisect)
-
-    def save(self, folder: Path) -> None:
-        """Writes the record."""
-        values = asdict(self)
-        for task in values["tasks"]:
-            task.update(folder=str(task["folder"]), parts=[str(part) for part in task["parts"]])
-            task["source"] = task["source"] and str(task["source"])
-        write_json(folder / FILE, values)
-
-    @classmethod
-    def load(cls, folder: Path) -> Job:
-        """Reads the record.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
-        values: dict[str, Any] = read_json(folder / FILE)
-        for task in values["tasks"]:
-            task.update(folder=Path(task["folder"]), parts=tuple(Path(part) for part in task["parts"]))
-            task["source"] = task["source"] and Path(task["source"])
-        values["tasks"] = tuple(Task(**task) for task in values["tasks"])
-        values["costs"] = tuple(Cost(**cost) for cost in values["costs"])
-        return cls(**values)
 
 
 class SweepEnd(Callback):
@@ -106,17 +44,19 @@ class SweepEnd(Callback):
         """
         folder = Path(config.hydra.sweep.dir)
         records = [path.parent for path in folder.rglob(FILE)]
-        jobs = sorted((Job.load(record) for record in records), key=lambda job: job.number)
+        jobs = sorted((JobRecord.load(record) for record in records), key=lambda job: job.number)
         console = Console()
-        tasks = list(dict.fromkeys(task for job in jobs for task in job.asked))
+        tasks = list(dict.fromkeys(task for job in jobs for task in job.asked_tasks))
         problem = ""
         if config.plan:
-            console.print(f"\n{len(jobs)} jobs: {told(cost for job in jobs for cost in job.costs)}", soft_wrap=True)
+            console.print(
+                f"\n{len(jobs)} jobs: {describe_costs(cost for job in jobs for cost in job.costs)}", soft_wrap=True
+            )
         elif config.status:
             root = Path(config.paths.root)
             print_status(tasks_under(root) if config.status == "all" else tasks, root, console)
             if config.status != "all":
-                _print_brackets(jobs, console)
+                _print_notes(jobs, console)
         else:
             problem = _show(jobs, tasks, folder, console, Rule(**config.verdict))
             _compare(records, console)
@@ -137,11 +77,11 @@ class SweepEnd(Callback):
             remove_output([Path(config.hydra.run.dir)])
 
 
-def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Console, rule: Rule) -> str:
+def _show(jobs: Sequence[JobRecord], tasks: Sequence[Task], folder: Path, console: Console, rule: Rule) -> str:
     """Prints the table of the sweep, the verdicts and what failed, and returns what is wrong in one line."""
     settings = settings_of([job.overrides for job in jobs])
     results = [
-        (", ".join(filter(None, (setting, job.stage_of(task)))), result)
+        (setting, result)
         for setting, job in zip(settings, jobs, strict=True)
         for task in job.tasks
         for result in results_of(task) or ()
@@ -156,14 +96,7 @@ def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Con
         (console if console.is_terminal else Console(width=200)).print(aggregate_table(rows, rule))
     for line in verdict_lines(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    _print_brackets(jobs, console)
-    if any(job.screened for job in jobs):
-        console.print(
-            "Rows of a screening compare tickets and dense networks of its short trainings; only confirmed tickets are "
-            "compared with the fully trained dense network.", soft_wrap=True,
-        )  # fmt: skip
-    if any(job.bisect or job.screened for job in jobs) and any(row.seeds > 1 for row in found):
-        console.print("Their rounds were chosen by what came out, so verdicts may err more often than intervals say.")
+    _print_notes(jobs, console)
     states = [state_of(task) for task in tasks]
     console.print(f"{len(jobs)} jobs: {summary_of(states)}. Table: {folder / TABLE}", highlight=False, soft_wrap=True)
     wrong = [
@@ -179,20 +112,18 @@ def _show(jobs: Sequence[Job], tasks: Sequence[Task], folder: Path, console: Con
     return f"{broken} of {len(jobs)} jobs failed, {unfinished} of {len(tasks)} tasks are not finished"
 
 
-def _print_brackets(jobs: Sequence[Job], console: Console) -> None:
-    """Prints what each job that bisects has found, if there are any."""
-    lines = dict.fromkeys(line for job in jobs if job.bisect for line in bracket_lines(job.tasks))
-    for line in (EXPLAINED, *lines) if lines else ():
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+def _print_notes(jobs: Sequence[JobRecord], console: Console) -> None:
+    """Print what the protocols of the jobs have to say, each line once."""
+    for note in dict.fromkeys(note for job in jobs for note in job.notes):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _compare(records: Sequence[Path], console: Console) -> None:
     """Prints each setting's results beside the published figures that its preset names."""
-    found = [(Job.load(folder), folder / ".hydra" / "config.yaml") for folder in records]
+    found = [(JobRecord.load(folder), folder / ".hydra" / "config.yaml") for folder in records]
     groups: dict[tuple[str, str, str], tuple[Path, list[Result]]] = {}
     for setting, (job, path) in zip(settings_of([job.overrides for job, _ in found]), found, strict=True):
-        settled = [task for task in job.tasks if not job.stage_of(task)]
-        for result in (result for task in settled for result in results_of(task) or ()):
+        for result in (result for task in job.tasks for result in results_of(task) or ()):
             groups.setdefault((result.data, result.model, setting), (path, []))[1].append(result)
     for names, (path, results) in sorted(groups.items()):
         if path.is_file():
@@ -201,7 +132,7 @@ def _compare(records: Sequence[Path], console: Console) -> None:
             print_comparison(config, results, ", ".join(filter(None, names)), console)
 
 
-def _named(job: Job) -> str:
+def _named(job: JobRecord) -> str:
     return " ".join(f"{key}={value}" for key, value in job.overrides.items())
 
 

@@ -1,9 +1,10 @@
-"""What a job was asked for, built and checked before anything is trained."""
+"""The parts of an experiment: data, network, structures, callback and trainer, checked before any training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,24 +14,21 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lt_lightning.data.module import ImageData
 from lt_lightning.experiment.config.checks import check_options
-from lt_lightning.experiment.config.tasks import retraining_folder, retrainings_of, rounds_of, search_folder
-from lt_lightning.experiment.protocols.layer_densities import magnitude_search_of
-from lt_lightning.experiment.protocols.transfers import check_transfers
-from lt_lightning.experiment.run.checkpoints import checkpoints_in
-from lt_lightning.experiment.run.device_processes import needs_processes
+from lt_lightning.experiment.config.devices import devices_of
+from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.structures.base import Structure
 from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.training.agreement import SyncBatchNormOnCpu
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
+from lt_lightning.training.lightning_internals import quieten
 from lt_lightning.training.processes import processes
 from lt_lightning.training.retraining import Execution
-
-TICKET = "ticket"
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,10 @@ class Experiment:
     Attributes:
         config: composed configuration.
         root: folder that everything is written under.
-        data: serves all trainings.
-        structures: by name.
-        search_folder: of the search.
+        data: data module of all trainings.
+        structures: structures by name.
+        search_folder: folder of the search.
+        devices: devices that the job is to use, one process each.
     """
 
     config: DictConfig
@@ -50,19 +49,17 @@ class Experiment:
     data: ImageData
     structures: Mapping[str, Structure]
     search_folder: Path
+    devices: tuple[str, ...]
 
     @classmethod
     def from_config(cls, config: DictConfig) -> Experiment:
-        """Builds and checks all parts.
+        """Build and check all parts.
 
         Raises:
             ValueError: if the configuration asks for something impossible; the message names the key.
         """
         check_options(config)
-        if config.threads is not None:
-            if not (isinstance(config.threads, int) and config.threads > 0):
-                raise ValueError(f"threads={config.threads!r} is not a positive number of CPU threads")
-            torch.set_num_threads(config.threads)
+        quieten()
         data: ImageData = instantiate(config.data)
         for key in ("classes", "channels", "size"):
             if config.dataset[key] != (true := getattr(data, key)):
@@ -70,13 +67,13 @@ class Experiment:
                     f"dataset.{key}={config.dataset[key]}, but the data set {config.labels.data} has {true}"
                 )
         structures = {name: instantiate(node) for name, node in config.structure.items()}
-        root = Path(config.paths.root)
-        experiment = cls(config, root, data, structures, search_folder(config))
-        experiment.check()
+        root, folder = Path(config.paths.root), search_folder(config)
+        experiment = cls(config, root, data, structures, folder, devices_of(config))
+        experiment._check()
         return experiment
 
-    def check(self) -> None:
-        """Builds what the trainings build, so that a mistake shows before the first of them."""
+    def _check(self) -> None:
+        """Build what the trainings build, so that a mistake shows before the first of them."""
         source = self.config.pruning.next_round_from
         if source != UNSTRUCTURED and set(self.structures) - {source}:
             raise ValueError(
@@ -88,62 +85,84 @@ class Experiment:
         if self.config.execution not in get_args(Execution):
             allowed = ", ".join(get_args(Execution))
             raise ValueError(f"execution={self.config.execution!r} is not one of {allowed}")
-        classifier = self.classifier()
-        network = classifier.network
-        classifier.check_device(self.trainer([checkpoints_in(self.search_folder, self.config)], []))
-        needs = self.pruning()
+        if (threads := self.config.threads) is not None and not (isinstance(threads, int) and threads > 0):
+            raise ValueError(f"threads={threads!r} is not a positive number of CPU threads")
+        classifier = self._unseeded_classifier
+        classifier.check_device(self.trainer([], []))
         for name, structure in self.structures.items():
-            if structure.needs_gradients and not needs.gradient_batches:
+            if structure.needs_gradients and not self._callback.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
-            structure.check(network, self.example)
-        check_transfers(self, network)
-        if "small_dense" in self.config.controls and not isinstance(self.config.model.get("width"), int):
-            raise ValueError("controls=small_dense needs a network with an option model.width, a whole number")
+            structure.check(classifier.network, self.example)
+
+    def use_threads(self) -> None:
+        """Let this process use as many CPU threads as the configuration says."""
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+
+    @property
+    def needs_processes(self) -> bool:
+        """Whether the job is still to be handed to several processes."""
+        return processes() == 1 and len(self.devices) > 1
 
     # Parts, made anew for every training
 
     @property
     def example(self) -> Tensor:
-        """An input of the true shape."""
+        """An input of the true shape: zeros of shape (1, channels, height, width)."""
         return torch.zeros(1, *self.shape)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one image: channels, height, width."""
+        """The shape of one image: channels, height, width."""
         return self.data.channels, self.data.size, self.data.size
 
     def network(self, seed: int, width: int | None = None) -> nn.Module:
-        """The dense network at its initial values, which are a function of the seed.
+        """Return the dense network at its initial values, and leave the random generators where these values end.
 
         Args:
-            seed: of them.
-            width: in place of the model's own.
+            seed: seed of the initial values.
+            width: width in place of the model's own.
         """
         pl.seed_everything(seed, verbose=False)
         network: nn.Module = instantiate(self.config.model, **({} if width is None else {"width": width}))
         return network
 
     def classifier(self, width: int | None = None) -> ImageClassifier:
-        """Hosts the dense network of the job's seed, or a narrower one."""
-        network = self.network(self.config.seed, width)
+        """Return the module that trains the dense network of the job's seed, or a narrower one."""
+        return self._hosting(self.network(self.config.seed, width))
+
+    def network_to_look_at(self) -> nn.Module:
+        """Return the dense network, whose values do not matter; the random generators stay as they are."""
+        return self._unseeded_classifier.network
+
+    @cached_property
+    def _unseeded_classifier(self) -> ImageClassifier:
+        with isolate_rng():
+            return self._hosting(instantiate(self.config.model))
+
+    def _hosting(self, network: nn.Module) -> ImageClassifier:
         classifier: ImageClassifier = instantiate(self.config.classifier, network=network)
         classifier.example_input_array = self.example
         return classifier
 
     def pruning(self) -> LotteryTicketPruning:
-        """The search's callback."""
+        """Return the search's callback."""
         source = self.config.pruning.next_round_from
         # Not handed to `instantiate`, which would turn the structures' dataclasses into configuration nodes.
         callback: LotteryTicketPruning = instantiate(self.config.pruning, _partial_=True)(
             directory=str(self.search_folder),
             structures={} if source == UNSTRUCTURED else {source: self.structures[source]},
             facts={key: self.labels[key] for key in ("data", "model", "seed")},
-            **({} if (search := magnitude_search_of(self.config)) is None else {"imp": str(search_folder(search))}),
         )
         return callback
 
+    @cached_property
+    def _callback(self) -> LotteryTicketPruning:
+        """The callback that is asked about itself and never fitted."""
+        return self.pruning()
+
     def trainer(self, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
-        """A trainer for one training, or one test, in all processes of the job."""
+        """Return a trainer for one training, or one test, in all processes of the job."""
         plugins: list[Any] = [LightningEnvironment()]  # the processes are our own, in SLURM too
         synchronised = processes() > 1 and self.config.trainer.sync_batchnorm
         if on_cpu := synchronised and torch.distributed.get_backend() == "gloo":
@@ -153,7 +172,7 @@ class Experiment:
         trainer: pl.Trainer = instantiate(
             self.config.trainer,
             benchmark=not self.config.trainer.get("deterministic") if benchmark is None else benchmark,
-            devices=1 if needs_processes(self.config) else devices,  # outside of them: to check, or to measure
+            devices=1 if self.needs_processes else devices,  # outside of them: to check, or to measure
             callbacks=callbacks,
             logger=loggers,
             strategy="ddp" if processes() > 1 else "auto",
@@ -168,34 +187,31 @@ class Experiment:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Names for tables: data, model, seed."""
+        """The names in tables: data, model, seed."""
         return {"data": self.config.labels.data, "model": self.config.labels.model, "seed": self.config.seed}
 
     # What is to be done
 
-    def expected_length(self, number: int) -> int:
-        """Epochs that a round's ticket is trained; of round 0 it is the dense network.
-
-        Too many where the rewind point is given in steps, since no data is loaded yet.
-        """
-        total = int(self.config.trainer.max_epochs)
-        rewind = self.pruning().rewind.within(total)
-        return total - (rewind.count if number and rewind.unit == "ep" else 0)
-
-    def search_lengths(self) -> list[list[int]]:
-        """Epochs of the trainings of each round of the search, likewise: with a sparsifier there are two in a round."""
-        trainings = 1 if self.pruning().sparsifier is None else 2
-        return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds
+    @property
+    def exempt(self) -> tuple[str, ...]:
+        """Roles and patterns of the layers that stay dense."""
+        return tuple(self._callback.exempt)
 
     @property
     def rounds(self) -> int:
-        """Pruning rounds."""
+        """The number of pruning rounds."""
         return rounds_of(self.config)
 
-    def cells(self) -> list[tuple[int, str]]:
-        """Tickets that are retrained alone, as (round, structure)."""
-        return retrainings_of(self.config)
+    def expected_length(self, number: int) -> int:
+        """Return the epochs that a round's ticket is trained; round 0 is the dense network.
 
-    def retraining_folder(self, number: int, structure: str) -> Path:
-        """Folder of a retrained ticket, named by a hash of what determines it besides the search."""
-        return retraining_folder(self.config, number, structure)
+        They are too many where the rewind point is given in steps, since no data is loaded yet.
+        """
+        total = int(self.config.trainer.max_epochs)
+        rewind = self._callback.rewind.within(total)
+        return total - (rewind.count if number and rewind.unit == "ep" else 0)
+
+    def search_lengths(self) -> list[list[int]]:
+        """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""
+        trainings = 1 if self._callback.sparsifier is None else 2
+        return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds

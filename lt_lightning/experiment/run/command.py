@@ -1,0 +1,139 @@
+"""What one command asks for: to run a job, or to tell its plan or its status; alone or as one job of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.experiment.run.run import run
+from lt_lightning.experiment.sweep.multirun import Multirun
+from lt_lightning.report.writing import report_at_end
+from lt_lightning.results.failures import EXPECTED, Failure
+from lt_lightning.results.job_record import Cost, JobRecord, describe_costs
+from lt_lightning.results.records import Result
+from lt_lightning.results.status import print_status, tasks_under
+
+Request = Literal["run", "plan", "status"]
+
+
+def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[Result]:
+    """Do what one command asks for.
+
+    Args:
+        config: composed configuration.
+        folder: folder of the job, for its record.
+        overrides: overrides that make the job, as on the command line.
+
+    Returns:
+        The results, if it asked to run.
+
+    Raises:
+        ValueError: if `plan`, `status` or `report` has an impossible value.
+        Exception: what `run` raises.
+    """
+    request, job, console = request_of(config), Job.of(config), Console()
+    if request == "run":
+        return _run_and_report(job, JobRecord(overrides=_by_key(overrides)), folder, console)
+    if request == "plan":
+        console.print(f"{job.title}: {describe_costs(_costs(job))}", markup=False, highlight=False, soft_wrap=True)
+    elif config.status == "all":
+        root = Path(config.paths.root)
+        print_status(tasks_under(root), root, console)
+    else:
+        print_status([task for each in (*job.needed, job) for task in each.asked()], Path(config.paths.root), console)
+        for note in job.notes():
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+    return []
+
+
+def _run_and_report(job: Job, record: JobRecord, folder: Path, console: Console) -> list[Result]:
+    job.record(record).save(folder)
+    try:
+        return run(job, console)
+    finally:  # of what is there nevertheless
+        job.record(record).save(folder)
+        if job.config.report:
+            report_at_end(job.tasks[0].folder, console)
+
+
+def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> float:
+    """Do one job of a sweep; what goes wrong is told and recorded for the sweep's end, and stops no other job.
+
+    Args:
+        config: configuration of the job.
+        number: number of the job.
+        overrides: overrides that make the job, as on the command line.
+        folder: folder of the job, for its record.
+
+    Returns:
+        What a sweeper may maximise: the mean validation accuracy of the last round's tickets (the test set is not
+        for choosing); NaN if there are none.
+    """
+    console, record = Console(), JobRecord(number, _by_key(overrides))
+    try:
+        request, job = request_of(config), Job.of(config)
+        record = job.record(record)
+        record.save(folder)
+        if request == "plan":
+            record = replace(record, costs=tuple(_costs(job)))
+            record.save(folder)
+            console.print(describe_costs(record.costs), highlight=False, soft_wrap=True)
+        if request != "run":
+            return math.nan
+        if (sweep := Multirun.above(folder)) is not None:
+            sweep.enter(job.config)
+        trains = not job.is_finished
+        try:
+            value = objective(run(job, console))
+        finally:
+            record = job.record(record)
+        replace(record, trained=trains).save(folder)
+        return value
+    except Exception as error:
+        failure = Failure.of(error)
+        trace = "" if isinstance(error, EXPECTED) else f"\n{failure.traceback}"
+        console.print(f"job {number} FAILED: {failure.error}{trace}", markup=False, highlight=False, soft_wrap=True)
+        replace(record, error=failure.error, trained=True).save(folder)
+        return math.nan
+
+
+def objective(results: Sequence[Result]) -> float:
+    """Return the mean validation accuracy of the last round's tickets; NaN without any."""
+    last = max((result.round for result in results), default=0)
+    values = [result.val_accuracy for result in results if result.round == last and not result.control]
+    return sum(values) / len(values) if values else math.nan
+
+
+def request_of(config: DictConfig) -> Request:
+    """Return what the command asks for.
+
+    Raises:
+        ValueError: if `plan`, `status` or `report` has an impossible value.
+    """
+    if config.plan not in (True, False):
+        raise ValueError(f"plan={config.plan!r} is neither true nor false")
+    if config.status not in (True, False, "all"):
+        raise ValueError(f"status={config.status!r} is neither true, false nor all")
+    if config.report not in (True, False):
+        raise ValueError(f"report={config.report!r} is neither true nor false")
+    if config.plan and config.status:
+        raise ValueError(f"plan=true and status={config.status!r} are two requests: ask for one")
+    return "plan" if config.plan else "status" if config.status else "run"
+
+
+def _costs(job: Job) -> list[Cost]:
+    from lt_lightning.experiment.run.costs import costs_of  # slow to import, like all that needs Lightning
+
+    return [cost for each in (*job.needed, job) for cost in costs_of(each)]
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    parts = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in parts}

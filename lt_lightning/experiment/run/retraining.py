@@ -1,0 +1,93 @@
+"""The retraining of one ticket: made, trained alone from its rewound values, and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from lt_lightning.execution.machine import is_bfloat16
+from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
+from lt_lightning.experiment.logging.wandb_record import Entry
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.protocols import PROTOCOLS
+from lt_lightning.experiment.run.fitting import ticket_training, train
+from lt_lightning.experiment.run.outcome import evaluate, make_result
+from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
+from lt_lightning.results.job_record import Task
+from lt_lightning.results.paths import TICKET, is_ticket
+from lt_lightning.tickets.making import structure_ticket
+from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.processes import processes
+from lt_lightning.training.retraining import decide
+
+
+def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, progress: JobProgress) -> None:
+    """Make the ticket of a task, train it alone, test it, and save its result.
+
+    What a killed job left of it, trained or not, is taken as it is.
+    """
+    path = task.folder / TICKET
+    if is_ticket(task.folder):
+        ticket = Ticket.load(path)
+    else:
+        ticket = _made(experiment, task)
+        ticket.save(path)
+    with closing_wandb():
+        name = f"{experiment.search_folder.name}-round_{task.round:02d}-{task.folder.name}"
+        facts = {"round": task.round, "structure": ticket.card["structure"], "control": ticket.card.get("control", "")}
+        loggers = make_loggers(experiment.config, task.folder, experiment.root, name, "retrain", facts)
+        if ticket.trained is None:
+            ticket = _trained(experiment, task, ticket, progress, loggers)
+        accuracy = evaluate(experiment, experiment.classifier(ticket.card.get("width")), ticket)  # of full size again
+        result = make_result(experiment, ticket, accuracy, dense_accuracy, task.folder)
+        assert task.source is not None
+        record(loggers, [Entry(result, ticket, task.folder, task.source)])
+    result.save(task.folder)
+
+
+def _made(experiment: Experiment, task: Task) -> Ticket:
+    """Make the ticket, and decide by measurement what computes its layers."""
+    makers = {protocol.name: protocol.ticket for protocol in PROTOCOLS}
+    ticket = makers[task.protocol](experiment, task) if task.protocol else _structured(experiment, task)
+    if experiment.config.execution == "shrunk":
+        trainer = experiment.trainer([], [])
+        with_width = experiment.classifier(ticket.card.get("width")).network
+        batch_size, device = experiment.data.batch_size // processes(), str(trainer.strategy.root_device)
+        ticket = decide(ticket, with_width, experiment.example, batch_size, device, is_bfloat16(trainer.precision))
+    return ticket
+
+
+def _structured(experiment: Experiment, task: Task) -> Ticket:
+    """Apply a structure of the job to the unstructured ticket of a round."""
+    assert task.source is not None
+    assert task.kind is not None
+    path = task.source.parent / "gradients.pt"
+    gradients = torch.load(path, weights_only=True) if path.is_file() else None
+
+    def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+        device = experiment.trainer([], []).strategy.root_device
+        return [(images.to(device), labels.to(device)) for images, labels in experiment.data.plain_batches(count)]
+
+    name = task.kind.structure
+    return structure_ticket(
+        Ticket.load(task.source / TICKET), name, experiment.structures[name], experiment.network_to_look_at(),
+        experiment.example, gradients, batches,
+    )  # fmt: skip
+
+
+def _trained(
+    experiment: Experiment, task: Task, ticket: Ticket, progress: JobProgress, loggers: Sequence[Logger]
+) -> Ticket:
+    """Train the ticket; it is on disk then."""
+    callback = ticket_training(experiment, ticket)
+    epochs = experiment.expected_length(0) if callback.restart is None else callback.restart.epochs
+    expected = experiment.expected_length(0 if task.whole_schedule else task.round)
+    report = ReportProgress(progress, expected, lambda: [epochs], lambda _: task.label)
+    checkpoints = train(experiment, task.folder / TICKET, callback, report, loggers)
+    assert callback.trained is not None
+    callback.trained.save(task.folder / TICKET)
+    checkpoints.finish()
+    return callback.trained

@@ -1,0 +1,222 @@
+"""Control tickets: each shares some of what a ticket is, to tell what the ticket's accuracy comes from.
+
+Which weights are kept, which values they restart from, and how large the network is are three things; each control
+leaves some of them as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.liveness import Flags
+from lt_lightning.pruning.layers import Layer, find_layers
+from lt_lightning.pruning.masks import Masks, digest
+from lt_lightning.structures.base import (
+    Block,
+    BlockPlan,
+    ChannelPlan,
+    LayerReport,
+    NMPlan,
+    Plan,
+    StructureInput,
+    Unstructured,
+)
+from lt_lightning.structures.channel_choice import channel_masks, channel_plan
+from lt_lightning.tickets.making import make_ticket
+from lt_lightning.tickets.ticket import Ticket
+
+LINEAGE = ("data", "model", "seed", "round", "structure", "rewind", "mode", "target_density")
+
+
+def reinitialised(ticket: Ticket, network: nn.Module) -> Ticket:
+    """The same masks with other initial values (Frankle and Carbin 2019), to be trained from the start.
+
+    Args:
+        ticket: to be controlled.
+        network: freshly initialised, with another seed.
+    """
+    return replace(ticket, rewind=_state(network), trained=None, card=_untrained(ticket.card))
+
+
+def randomly_masked(ticket: Ticket, network: nn.Module, example: Tensor, generator: torch.Generator) -> Ticket:
+    """As many weights of each prunable layer as the ticket keeps, anywhere, with the values that it restarts from.
+
+    It runs whole, whatever the ticket's plan.
+
+    Args:
+        ticket: to be controlled.
+        network: the ticket's; its values do not matter.
+        example: an input batch of the true shape.
+        generator: draws the places.
+    """
+    traced = TracedNetwork(network, example)
+    names = [traced.layers[name].weight for name in ticket.card["prunable"]]
+    masks = {name: _shuffled(ticket.masks[name], generator) for name in names}
+    lineage = {key: ticket.card[key] for key in LINEAGE if key in ticket.card}
+    made = make_ticket(ticket.card["structure"], Unstructured(), StructureInput(traced, masks, {}), ticket.rewind)
+    return replace(made, layers=_unmeasured(made.layers), card={**made.card, **lineage})
+
+
+def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: torch.Generator) -> Ticket:
+    """A ticket that is executed at the same cost, but keeps other channels, or other rows and columns, at random.
+
+    Channels are permuted alike in all layers that share them, so that as many are live everywhere; rows and columns
+    of blocks in each layer on its own; N:M weights among each m inputs. A ticket without a plan, all of whose layers
+    fell back, has no structure to keep: it is `randomly_masked`.
+
+    Args:
+        ticket: to be controlled.
+        network: the ticket's; its values do not matter.
+        example: an input batch of the true shape.
+        generator: draws the permutations.
+    """
+    masks: Masks
+    plan: Plan
+    match ticket.plan:
+        case ChannelPlan():
+            masks, plan = _shuffle_channels(ticket, ticket.plan, network, example, generator)
+        case BlockPlan():
+            masks, plan = _shuffle_blocks(ticket.masks, ticket.plan, generator)
+        case NMPlan():
+            masks, plan = _shuffle_within(ticket.masks, ticket.plan.m, generator), ticket.plan
+        case None:
+            return randomly_masked(ticket, network, example, generator)
+    card = {**_untrained(ticket.card), "mask_digest": digest(masks)}
+    return Ticket(masks, ticket.rewind, None, plan, _unmeasured(ticket.layers), card)
+
+
+def small_dense(ticket: Ticket, make: Callable[[int], nn.Module], width: int, example: Tensor) -> Ticket:
+    """A dense network that is narrower everywhere, with as many multiply-adds as the ticket executes, or nearly.
+
+    Args:
+        ticket: to be controlled.
+        make: a freshly initialised network of a width.
+        width: of the full network.
+        example: an input batch of the true shape.
+
+    Returns:
+        a ticket for `make(card["width"])`, without masks; its ratios are those to the full network.
+    """
+    full = find_layers(make(width), example)
+    target = ticket.card["flops_ratio"] * _operations(full)
+    chosen = nearest_width(lambda each: _operations(find_layers(make(each), example)), target, width)
+    network = make(chosen)
+    layers = find_layers(network, example)
+    reports = {name: _report(full[name], layers[name], ticket.layers.get(name)) for name in full}
+    prunable = list(ticket.card["prunable"])
+    density = sum(layers[name].size for name in prunable) / sum(full[name].size for name in prunable)
+    card = {
+        **{key: ticket.card[key] for key in LINEAGE if key in ticket.card},
+        "width": chosen,
+        "prunable": prunable,
+        "density": density,
+        "params_ratio": _parameters(network) / _parameters(make(width)),
+        "flops_ratio": _operations(layers) / _operations(full),
+    }
+    return Ticket({}, _state(network), None, None, _unmeasured(reports), card)
+
+
+def nearest_width(cost: Callable[[int], float], target: float, most: int) -> int:
+    """The width from 1 to `most` whose cost is nearest to a target, if cost grows with width.
+
+    >>> nearest_width(lambda width: width**2, 30, most=16)
+    5
+    """
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if cost(middle) < target else (low, middle)
+    return min({max(1, low - 1), low}, key=lambda width: abs(cost(width) - target))
+
+
+# Parts
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+def _untrained(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what was measured or found when the ticket itself was trained."""
+    known = (*LINEAGE, "density", "params_ratio", "flops_ratio", "prunable", "mask_digest")
+    return {key: value for key, value in card.items() if key in known}
+
+
+def _operations(layers: Mapping[str, Layer]) -> int:
+    return sum(layer.size * layer.positions for layer in layers.values())
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _report(full: Layer, small: Layer, ticket: LayerReport | None) -> LayerReport:
+    asked = full.size if ticket is None else ticket.asked
+    return LayerReport(full.size, asked, small.size, small.size, full.positions, "channels")
+
+
+def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:
+    return mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
+
+
+def _shuffle_channels(
+    ticket: Ticket, plan: ChannelPlan, network: nn.Module, example: Tensor, generator: torch.Generator
+) -> tuple[Masks, ChannelPlan]:
+    traced = TracedNetwork(network, example)
+    graph = traced.graph
+    kept: dict[str, Flags] = {}
+    for group in graph.groups:
+        if group.frozen:
+            continue
+        order = torch.randperm(group.channels, generator=generator).numpy()
+        for name in group.writers:
+            flags = np.ones(group.channels, dtype=bool)
+            if (channels := plan.outputs.get(name)) is not None:
+                flags[:] = False
+                flags[channels.numpy()] = True
+            kept[name] = flags[order]
+    liveness = graph.propagate(kept)
+    names = [traced.layers[name].weight for name in ticket.card["prunable"]]
+    whole = {name: torch.ones_like(ticket.masks[name]) for name in names}
+    return channel_masks(StructureInput(traced, whole, {}), liveness), channel_plan(liveness)
+
+
+def _shuffle_blocks(masks: Masks, plan: BlockPlan, generator: torch.Generator) -> tuple[Masks, BlockPlan]:
+    changed = dict(masks)
+    blocks = {}
+    for name, old in plan.blocks.items():
+        weight = f"{name}.weight" if name else "weight"
+        mask = masks[weight]
+        matrix = mask if plan.granularity == "input_channel" else mask.flatten(1)
+        rows, columns = (torch.randperm(size, generator=generator) for size in matrix.shape[:2])  # old to new place
+        moved = torch.empty_like(matrix)
+        moved[rows[:, None], columns] = matrix
+        changed[weight] = moved.view(mask.shape)
+        blocks[name] = [Block(rows[block.rows].sort().values, columns[block.columns].sort().values) for block in old]
+    return changed, BlockPlan(plan.granularity, blocks)
+
+
+def _shuffle_within(masks: Masks, m: int, generator: torch.Generator) -> Masks:
+    """Permutes each m consecutive inputs of each output and position; layers that cannot be parted so are whole."""
+    changed = {}
+    for name, mask in masks.items():
+        if mask.dim() < 2 or mask.shape[1] % m:
+            changed[name] = mask
+            continue
+        groups = mask.reshape(len(mask), -1, m, *mask.shape[2:])
+        order = torch.rand(groups.shape, generator=generator).argsort(dim=2)
+        changed[name] = groups.gather(2, order).flatten(1, 2)
+    return changed
+
+
+def _unmeasured(layers: Mapping[str, LayerReport]) -> dict[str, LayerReport]:
+    """Reports without the share of magnitude that a layer holds, which is the ticket's and not its control's."""
+    return {name: replace(report, retained_magnitude=math.nan) for name, report in layers.items()}
