@@ -14,12 +14,12 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lt_lightning.data.module import ImageData
 from lt_lightning.experiment.config.checks import check_options
-from lt_lightning.experiment.config.devices import devices_of
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.structures.base import Structure
 from lt_lightning.ticket_names import UNSTRUCTURED
@@ -215,3 +215,22 @@ class Experiment:
         """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""
         trainings = 1 if self._callback.sparsifier is None else 2
         return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds
+
+
+def devices_of(config: DictConfig) -> tuple[str, ...]:
+    """Return the devices that the configuration asks for and this machine has: `cpu`, or `cuda:0`, `cuda:1`, ...
+
+    Raises:
+        ValueError: if it asks for another way of using several.
+    """
+    for key in ("strategy", "num_nodes", "plugins"):
+        if (value := config.trainer.get(key)) is not None:
+            raise ValueError(
+                f"trainer.{key}={value}: a job runs one process a device, on one machine, by DDP: remove it, and "
+                "choose the devices by trainer.devices"
+            )
+    plain = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    trainer: pl.Trainer = instantiate(config.trainer, **plain)
+    if isinstance(trainer.strategy, ParallelStrategy):
+        return tuple(str(device) for device in trainer.strategy.parallel_devices or ())
+    return (str(trainer.strategy.root_device),)

@@ -14,15 +14,13 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from lt_lightning.files import replacing
-
-T = TypeVar("T")
 
 # Process 0 may structure a large network, or wait for another job, while the others wait in a collective. One that
 # dies is noticed by the watching process.
@@ -44,24 +42,21 @@ def rank() -> int:
     return dist.get_rank() if _store is not None else 0
 
 
-def together(task: Callable[..., T], subject: Any, *shared: Any, **own: Any) -> T:
-    """Called by process 0 alone: does a task in every process, and returns what it returned in this one.
+def invite(task: Callable[..., object], *shared: Any) -> None:
+    """Called by process 0 alone: let every other process call a task, as this one is about to do.
 
     So the course of a job (what is done already, what comes next, what is written) is decided in one process, and
     the others only take part in what needs them all: trainings and tests.
 
     Args:
-        task: function of a module, called as `task(subject, *shared)` in the others.
-        subject: what `follow` was given there.
+        task: function of a module, called as `task(subject, *shared)` in the others, with what `follow` was given.
         shared: JSON values.
-        own: further arguments for this process: loggers, progress.
     """
     if _store is not None:
         global _tasks
         message = {"task": f"{task.__module__}:{task.__qualname__}", "shared": shared}
         _store.set(f"task/{_tasks}", json.dumps(message))
         _tasks += 1
-    return task(subject, *shared, **own)
 
 
 def announce(what: str) -> None:

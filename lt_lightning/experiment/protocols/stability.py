@@ -22,9 +22,9 @@ from torch import Tensor
 
 from lt_lightning.experiment.config.checks import check_basics, fits
 from lt_lightning.experiment.config.tasks import hash_of, search_folder
+from lt_lightning.experiment.parts import TICKET, Experiment
 from lt_lightning.experiment.protocols.connectivity import barrier, error, interpolate, reestimate, smallest_stable
 from lt_lightning.experiment.run.checkpoints import Checkpoints
-from lt_lightning.experiment.run.experiment import TICKET, Experiment
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.experiment.run.stopping import stoppable
 from lt_lightning.files import read_json, replacing, write_json, write_tensors

@@ -14,7 +14,6 @@ from rich.console import Console
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run import run
 from lt_lightning.experiment.sweep.multirun import Multirun
-from lt_lightning.report.writing import report_at_end
 from lt_lightning.results.failures import EXPECTED, Failure
 from lt_lightning.results.job_record import Cost, JobRecord, describe_costs
 from lt_lightning.results.records import Result
@@ -39,28 +38,27 @@ def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[
         Exception: what `run` raises.
     """
     request, job, console = request_of(config), Job.of(config), Console()
+    root = Path(config.paths.root)
     if request == "run":
-        return _run_and_report(job, JobRecord(overrides=_by_key(overrides)), folder, console)
+        record = JobRecord(overrides=_by_key(overrides))
+        job.record(record).save(folder)
+        try:
+            return run(job, console)
+        finally:  # whatever is there
+            job.record(record).save(folder)
+            if config.report:
+                from lt_lightning.report.writing import report_at_end  # slow to import
+
+                report_at_end(job.tasks[0].folder, console)
     if request == "plan":
         console.print(f"{job.title}: {describe_costs(_costs(job))}", markup=False, highlight=False, soft_wrap=True)
     elif config.status == "all":
-        root = Path(config.paths.root)
         print_status(tasks_under(root), root, console)
     else:
-        print_status([task for each in (*job.needed, job) for task in each.asked()], Path(config.paths.root), console)
+        print_status([task for each in (*job.needed, job) for task in each.asked()], root, console)
         for note in job.notes():
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     return []
-
-
-def _run_and_report(job: Job, record: JobRecord, folder: Path, console: Console) -> list[Result]:
-    job.record(record).save(folder)
-    try:
-        return run(job, console)
-    finally:  # of what is there nevertheless
-        job.record(record).save(folder)
-        if job.config.report:
-            report_at_end(job.tasks[0].folder, console)
 
 
 def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> float:

@@ -27,26 +27,7 @@ ENTRY = f"{__name__}:take_part"
 ENDING = (ProcessDiedError, DisagreementError)
 
 
-def run_tasks(experiment: Experiment, job: Job, console: Console) -> Mapping[Task, Exception]:
-    """Run what is open of a job, in one process a device, and return what failed."""
-    if experiment.needs_processes:
-        return _in_processes(experiment, job, console)
-    return _schedule(experiment, job, console)
-
-
-def _schedule(
-    experiment: Experiment, job: Job, console: Console, given_up: tuple[Task, ...] = ()
-) -> Mapping[Task, Exception]:
-    """Run what is open of a job, but for what is given up, in this process and those that follow it."""
-    keep_freed_memory()
-    experiment.use_threads()
-    with stoppable(), JobProgress(0, console, Multirun.of(job.config)) as progress:
-        scheduler = Scheduler(experiment, job, progress, given_up)
-        scheduler.run()
-    return scheduler.failed
-
-
-def _in_processes(experiment: Experiment, job: Job, console: Console) -> Mapping[Task, Exception]:
+def run_in_processes(experiment: Experiment, job: Job, console: Console) -> Mapping[Task, Exception]:
     """Run a job in new processes, which get its configuration and tasks, whatever started this process.
 
     A task that fails leaves the processes out of step, so all are ended with it, and started anew for the others.
@@ -83,12 +64,15 @@ def take_part(message: dict[str, Any]) -> Mapping[Task, Exception] | None:
     """Do what is a process's part of a job: process 0 schedules, the others follow."""
     config = OmegaConf.create(message["config"])
     assert isinstance(config, DictConfig)
+    keep_freed_memory()
     experiment = Experiment.from_config(config)
+    experiment.use_threads()
     if rank() == 0:
         job = Job(config, tasks_from_json(message["tasks"]))
         given_up = tuple(task for task in job.tasks if str(task.folder) in message["given_up"])
-        return _schedule(experiment, job, Console(), given_up)
-    keep_freed_memory()
-    experiment.use_threads()
+        with stoppable(), JobProgress(0, Console(), Multirun.of(config)) as progress:
+            scheduler = Scheduler(experiment, job, progress, given_up)
+            scheduler.run()
+        return scheduler.failed
     follow(experiment)
     return None

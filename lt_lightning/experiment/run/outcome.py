@@ -16,7 +16,7 @@ from lt_lightning.files import write_json
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.classifier import ImageClassifier
-from lt_lightning.training.processes import together
+from lt_lightning.training.processes import invite
 
 LAYER_TIMES = "layer_times.json"
 
@@ -24,7 +24,9 @@ LAYER_TIMES = "layer_times.json"
 def evaluate(experiment: Experiment, classifier: ImageClassifier, ticket: Ticket) -> float:
     """Accuracy of a trained ticket on the test set."""
     ticket.apply(classifier.network, "trained")
-    return together(run_test, experiment, ticket.card.get("width"), classifier=classifier)
+    width = ticket.card.get("width")
+    invite(run_test, width)
+    return run_test(experiment, width, classifier)
 
 
 def run_test(experiment: Experiment, width: int | None, classifier: ImageClassifier | None = None) -> float:

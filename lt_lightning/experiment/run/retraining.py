@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from lt_lightning.execution.machine import is_bfloat16
@@ -13,15 +10,15 @@ from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers,
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.protocols import PROTOCOLS
-from lt_lightning.experiment.run.fitting import ticket_training, train
+from lt_lightning.experiment.run.fitting import fit_ticket, ticket_training
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.paths import TICKET, is_ticket
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
-from lt_lightning.training.processes import processes
-from lt_lightning.training.retraining import decide
+from lt_lightning.training.processes import invite, processes
+from lt_lightning.training.retraining import TicketTraining, decide
 
 
 def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, progress: JobProgress) -> None:
@@ -40,7 +37,14 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
         facts = {"round": task.round, "structure": ticket.card["structure"], "control": ticket.card.get("control", "")}
         loggers = make_loggers(experiment.config, task.folder, experiment.root, name, "retrain", facts)
         if ticket.trained is None:
-            ticket = _trained(experiment, task, ticket, progress, loggers)
+            callback = ticket_training(experiment, ticket)
+            report = _report(experiment, task, callback, progress)
+            invite(fit_ticket, str(path))
+            checkpoints = fit_ticket(experiment, str(path), callback, [report], loggers)
+            assert callback.trained is not None
+            ticket = callback.trained
+            ticket.save(path)
+            checkpoints.finish()
         accuracy = evaluate(experiment, experiment.classifier(ticket.card.get("width")), ticket)  # of full size again
         result = make_result(experiment, ticket, accuracy, dense_accuracy, task.folder)
         assert task.source is not None
@@ -78,16 +82,7 @@ def _structured(experiment: Experiment, task: Task) -> Ticket:
     )  # fmt: skip
 
 
-def _trained(
-    experiment: Experiment, task: Task, ticket: Ticket, progress: JobProgress, loggers: Sequence[Logger]
-) -> Ticket:
-    """Train the ticket; it is on disk then."""
-    callback = ticket_training(experiment, ticket)
+def _report(experiment: Experiment, task: Task, callback: TicketTraining, progress: JobProgress) -> ReportProgress:
     epochs = experiment.expected_length(0) if callback.restart is None else callback.restart.epochs
     expected = experiment.expected_length(0 if task.whole_schedule else task.round)
-    report = ReportProgress(progress, expected, lambda: [epochs], lambda _: task.label)
-    checkpoints = train(experiment, task.folder / TICKET, callback, report, loggers)
-    assert callback.trained is not None
-    callback.trained.save(task.folder / TICKET)
-    checkpoints.finish()
-    return callback.trained
+    return ReportProgress(progress, expected, lambda: [epochs], lambda _: task.label)

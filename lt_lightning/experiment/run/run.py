@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.console import Console
 
-from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.results.locks import tidy
+from lt_lightning.experiment.sweep.multirun import Multirun
+from lt_lightning.results.job_record import Task
 from lt_lightning.results.published_figures import figures_of, print_comparison
 from lt_lightning.results.records import FILE, SUMMARY, Result, results_of, write_summary
 from lt_lightning.results.table import results_table
@@ -29,50 +29,37 @@ def run(job: Job, console: Console) -> list[Result]:
     """
     figures_of(job.config)  # refuses wrong figures before anything is trained
     for needed in job.needed:
-        console.print(f"[bold]{needed.title}[/]: search that this job takes something of", soft_wrap=True)
+        console.print(f"[bold]{needed.title}[/]: search that this job takes layer densities of", soft_wrap=True)
         run(needed, console)
-    failed = [] if job.is_finished else _train(job, console)
-    _show(job, console)
+    failed: Mapping[Task, Exception] = {}
+    if not job.is_finished:
+        from lt_lightning.execution.timing import keep_freed_memory  # slow to import, like all that needs Lightning
+        from lt_lightning.experiment.run.progress import JobProgress
+        from lt_lightning.experiment.run.scheduler import Scheduler
+        from lt_lightning.experiment.run.setup import built, show_setup
+        from lt_lightning.experiment.run.stopping import stoppable
+
+        experiment = built(job)
+        show_setup(job, experiment, console)
+        if experiment.needs_processes:
+            from lt_lightning.experiment.run.device_processes import run_in_processes
+
+            failed = run_in_processes(experiment, job, console)
+        else:
+            keep_freed_memory()
+            experiment.use_threads()
+            with stoppable(), JobProgress(0, console, Multirun.of(job.config)) as progress:
+                scheduler = Scheduler(experiment, job, progress)
+                scheduler.run()
+            failed = scheduler.failed
+    show(job, console)
     if failed:
-        raise (
-            failed[0]
-            if len(failed) == 1
-            else ExceptionGroup(f"{len(failed)} of {len(job.asked())} tasks failed", failed)
-        )
+        errors, count = list(failed.values()), len(job.asked())
+        raise errors[0] if len(errors) == 1 else ExceptionGroup(f"{len(errors)} of {count} tasks failed", errors)
     return job.results()
 
 
-def _train(job: Job, console: Console) -> list[Exception]:
-    """Build the parts of the experiment, check them, run the tasks, and return what went wrong."""
-    from lt_lightning.experiment.parts import Experiment  # slow to import, like all that needs Lightning
-    from lt_lightning.experiment.protocols import PROTOCOLS
-    from lt_lightning.experiment.run.device_processes import run_tasks
-    from lt_lightning.experiment.run.setup import show_setup
-
-    for task in job.tasks:
-        tidy(task.folder)
-    experiment = Experiment.from_config(job.config)
-    for protocol in PROTOCOLS:
-        protocol.check(experiment)
-    console.print(
-        f"{job.config.labels.data} with {job.config.labels.model}, seed {job.config.seed}: {_content(job.config)}.\n"
-        f"Everything is written under {job.config.paths.root}.",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    show_setup(experiment, console)
-    return list(run_tasks(experiment, job, console).values())
-
-
-def _content(config: DictConfig) -> str:
-    pruned = f"the dense network and {rounds_of(config)} rounds of pruning"
-    if not (rounds := retrained_rounds(config)):
-        return pruned
-    names = ", ".join(config.structure) or "no structure"
-    which = "every round" if len(rounds) == rounds_of(config) else f"round {', '.join(map(str, rounds))}"
-    return f"{pruned}; {names} for {which}"
-
-
-def _show(job: Job, console: Console) -> None:
+def show(job: Job, console: Console) -> None:
     """Print the table of the results, what protocols have to say, and where everything is."""
     root, search = Path(job.config.paths.root), job.tasks[0].folder
     if results := job.results():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lt_lightning.experiment.parts import Experiment
@@ -72,7 +73,11 @@ class Scheduler:
             tasks.sort(key=lambda task: task in self._last)
             task = next((task for task in tasks if self._is_ready(task) and self._take(task)), None)
             if task is not None:
-                self._do(task)
+                with self._holding(task):
+                    if task.kind is None:
+                        run_search(self._experiment, task, self._progress)
+                    else:
+                        run_retraining(self._experiment, task, self._dense_accuracy(), self._progress)
             elif any(self._is_ready(task) or self._may_get_ready(task, tasks) for task in tasks):
                 self._tell_who_is_awaited(tasks)
                 time.sleep(POLL)
@@ -110,16 +115,15 @@ class Scheduler:
             return False
         return True
 
-    def _do(self, task: Task) -> None:
+    @contextmanager
+    def _holding(self, task: Task) -> Iterator[None]:
+        """Within it the task is run; the lock is given back, and a failure recorded, whatever happens."""
         lock = self._locks[task]
         self._progress.watched_by(lock.tell)
         announce(str(task.folder))
         try:
             _clear_litter(task)
-            if task.kind is None:
-                run_search(self._experiment, task, self._progress)
-            else:
-                run_retraining(self._experiment, task, self._dense_accuracy(), self._progress)
+            yield
             failures.clear(task.folder)
             write_summary(self._experiment.root)
             announce("")

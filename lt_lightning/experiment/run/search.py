@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.loggers import Logger
 
 from lt_lightning.execution.machine import environment
 from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.run.fitting import train
+from lt_lightning.experiment.run.fitting import fit_rounds
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.files import replacing, write_json
@@ -21,6 +19,8 @@ from lt_lightning.results.job_record import Task
 from lt_lightning.results.paths import TICKET
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.callback import LotteryTicketPruning
+from lt_lightning.training.processes import invite
 
 TRAINED = "trained.json"  # written when all rounds are trained; they may not be tested yet
 
@@ -36,7 +36,12 @@ def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> Non
         last = {"round": experiment.rounds, "structure": experiment.config.pruning.next_round_from, "control": ""}
         loggers = make_loggers(experiment.config, folder, experiment.root, folder.name, "search", last)
         if not (folder / TRAINED).is_file():
-            _train(experiment, task, progress, loggers)
+            callback = experiment.pruning()
+            report = _report(experiment, callback, progress)
+            invite(fit_rounds)
+            checkpoints = fit_rounds(experiment, callback, [report], loggers)
+            write_json(folder / TRAINED, {"rounds": callback.history})
+            checkpoints.finish()
         results = _test(experiment, task)
         origins = [None, *task.parts[:-1]]
         record(
@@ -50,15 +55,11 @@ def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> Non
         result.save(place)
 
 
-def _train(experiment: Experiment, task: Task, progress: JobProgress, loggers: Sequence[Logger]) -> None:
-    callback = experiment.pruning()
+def _report(experiment: Experiment, callback: LotteryTicketPruning, progress: JobProgress) -> ReportProgress:
     expected = sum(map(sum, experiment.search_lengths()))
-    report = ReportProgress(
+    return ReportProgress(
         progress, expected, lambda: callback.timeline.round_lengths, lambda index: _label(index, experiment.rounds)
     )
-    checkpoints = train(experiment, None, callback, report, loggers)
-    write_json(task.folder / TRAINED, {"rounds": callback.history})
-    checkpoints.finish()
 
 
 def _label(index: int, rounds: int) -> str:

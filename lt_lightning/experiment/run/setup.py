@@ -13,17 +13,41 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of
 from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.protocols import PROTOCOLS
+from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.layers import Layer, exempting, find_layers
+from lt_lightning.results.locks import tidy
 
 NOT_SHOWN = ("published", "labels")  # figures and names: nothing is run by them
 
 
-def show_setup(experiment: Experiment, console: Console) -> None:
+def built(job: Job) -> Experiment:
+    """Return the parts of a job's experiment, checked, and free its folders of what killed owners left.
+
+    Raises:
+        ValueError: if the configuration asks for something impossible; the message names the key.
+    """
+    for task in job.tasks:
+        tidy(task.folder)
+    experiment = Experiment.from_config(job.config)
+    for protocol in PROTOCOLS:
+        protocol.check(experiment)
+    return experiment
+
+
+def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
     """Prints the choices and, on a terminal and for a job of its own, the configuration and the table of layers.
 
     Else a line of the layers takes the place of both: the configuration lies in the file that is named.
     """
+    config = job.config
+    console.print(
+        f"{config.labels.data} with {config.labels.model}, seed {config.seed}: {_content(job)}.\n"
+        f"Everything is written under {config.paths.root}.",
+        markup=False, highlight=False,
+    )  # fmt: skip
     for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     layers = list(find_layers(experiment.network_to_look_at(), experiment.example).values())
@@ -122,3 +146,15 @@ def _operations(layer: Layer) -> int:
 
 def _in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _content(job: Job) -> str:
+    """What the job consists of, in one sentence."""
+    config = job.config
+    pruned = f"the dense network and {rounds_of(config)} rounds of pruning"
+    if not (rounds := retrained_rounds(config)):
+        return pruned
+    names = ", ".join(config.structure) or "no structure"
+    which = "every round" if len(rounds) == rounds_of(config) else f"round {', '.join(map(str, rounds))}"
+    every, most = len(job.tasks) - 1, len(job.asked(at_most=True)) - 1
+    return f"{pruned}; {names} for {which}" + (f" (at most {most} of {every} retrainings)" if most < every else "")
