@@ -102,7 +102,7 @@ def composed(tmp_path: Path) -> Iterator[Compose]:
 
 @pytest.fixture(scope="session")
 def script() -> Iterator[ModuleType]:
-    """`scripts/run.py`, to be run in this process by its `run_main`, with `sys.argv` as on the command line."""
+    """`scripts/run.py`, to be run in this process by its `run`, with `sys.argv` as on the command line."""
     path = Path(__file__).resolve().parents[1] / "scripts" / "run.py"
     spec = importlib.util.spec_from_file_location("run_script", path)
     assert spec is not None

@@ -27,7 +27,7 @@ def test_a_wrong_value_ends_in_one_line(
     monkeypatch.setattr(sys, "argv", ["run.py", f"paths.root={tmp_path}", "structure.refill.score=nope"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
     with pytest.raises(SystemExit) as ended:
-        script.run_main()
+        script.run()
     line = str(ended.value)
     assert line.startswith("error: ")
     assert "\n" not in line

@@ -293,7 +293,7 @@ def test_settings_are_told_apart(runs: Path, configs: list[DictConfig]) -> None:
 
 
 def test_the_script_writes_and_ends_in_one_line_where_it_cannot(runs: Path, tmp_path: Path) -> None:
-    main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "report.py"))["main"]
+    main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "report.py"))["report"]
     main([str(runs), "--output", str(tmp_path / "out")])
     assert (tmp_path / "out" / "report.html").is_file()
     with pytest.raises(SystemExit, match=r"^error: there is no folder .*$"):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lt_lightning.experiment.config.checks import check_basics, fits
 from lt_lightning.experiment.config.tasks import hash_of, search_folder
-from lt_lightning.experiment.parts import TICKET, Experiment
+from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.protocols.connectivity import barrier, error, interpolate, reestimate, smallest_stable
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
@@ -32,6 +32,7 @@ from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import Restart, RewindPoint, Step
 from lt_lightning.report.figures import COLOURS, SYMBOLS
 from lt_lightning.results.locks import Lock, owner_of
+from lt_lightning.results.paths import TICKET
 from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import steps_per_epoch

@@ -46,7 +46,7 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             patch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
             told: Any = ""
             try:
-                script.run_main()
+                script.run()
             except SystemExit as end:
                 told = end.code
         assert isinstance(told, str)  # Python writes it to stderr and exits with 1
@@ -76,7 +76,7 @@ def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["run.py", f"paths.root={root}", *SMALL])
         patch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
-        script.run_main()
+        script.run()
     assert len(find_results(root)) == 2
     return root, contents(root)
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from rich.console import Console
 
 from lt_lightning.data.cifar import Cifar10, Cifar100
-from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.run import run
 from lt_lightning.experiment.sweep.sweep_end import Job, SweepEnd
 from lt_lightning.models.wide_resnet import WideResNet
@@ -256,7 +256,7 @@ def test_a_sweep_runs_from_end_to_end(
 ) -> None:
     write_data(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["run.py", "-m", *smoke(name, tmp_path), f"paths.root={tmp_path / 'runs'}"])
-    script.run_main()
+    script.run()
     jobs = math.prod(str(values).count(",") + 1 for values in SWEPT[name].values())
     told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{jobs} jobs: "))
     assert " 0 running, 0 failed, 0 missing" in told

@@ -34,7 +34,7 @@ def test_seeds_that_cannot_be_counted_end_in_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py", *wrong])
     with pytest.raises(SystemExit, match=r"^error: .*seed=3,4|one of the two$"):
-        script.run_main()
+        script.run()
 
 
 def test_seeds_are_a_sweep_without_saying_so_and_densities_one_search(
@@ -43,7 +43,7 @@ def test_seeds_are_a_sweep_without_saying_so_and_densities_one_search(
     told = []
     for short in (["seeds=2", "density=0.5,0.25"], ["-m", "seed=0,1", "pruning.density=[0.25,0.5]"]):
         monkeypatch.setattr(sys, "argv", ["run.py", *short, f"paths.root={tmp_path}", *SMALL, "status=true"])
-        script.run_main()
+        script.run()
         told.append([line for line in capsys.readouterr().out.splitlines() if "digits-resnet8-s" in line])
     assert told[0] == told[1]
     assert len(told[0]) == 2

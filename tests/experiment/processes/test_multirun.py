@@ -66,7 +66,7 @@ def test_basic_launcher(script: ModuleType, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "argv", ["run.py", "-m", "paths.root=runs", *TINY, "seed=1,2", "hydra.job.name=run"])
     environment, handlers = dict(os.environ), [signal.getsignal(number) for number in SIGNALS]
-    script.run_main()
+    script.run()
     changed = {key for key, _ in environment.items() ^ os.environ.items()}
     assert not {key for key in changed if not key.startswith("KMP_")}  # set by importing scikit-learn
     assert [signal.getsignal(number) for number in SIGNALS] == handlers

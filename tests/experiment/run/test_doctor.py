@@ -106,14 +106,14 @@ def test_without_a_compiler_the_kernel_is_off(
 def test_the_script_ends_with_0_or_1(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script.main(["--data", str(tmp_path), "--root", str(tmp_path / "runs")])
+    script.doctor(["--data", str(tmp_path), "--root", str(tmp_path / "runs")])
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1].startswith("Ready to run")
     assert "\x1b" not in printed
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as ended:
-        script.main(["--root", str(tmp_path / "file" / "runs")])
+        script.doctor(["--root", str(tmp_path / "file" / "runs")])
     assert str(ended.value).startswith("error: results: paths.root=")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     with pytest.raises(SystemExit, match="no place"):
-        script.main(["--root", str(tmp_path)])
+        script.doctor(["--root", str(tmp_path)])

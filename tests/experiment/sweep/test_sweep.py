@@ -13,12 +13,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from lt_lightning.experiment.run.plan import Cost
 from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.config.tasks import tasks_of
 from lt_lightning.experiment.run.job import do, do_in_sweep, objective
-from lt_lightning.experiment.run.plan import Cost
 from lt_lightning.experiment.sweep.sweep_end import Job, remove_output
 from lt_lightning.results.aggregate import aggregate, aggregate_table, settings_of
 from lt_lightning.results.records import Result
@@ -176,7 +176,7 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(
         ),
     ):
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *more])
-        script.run_main()
+        script.run()
         printed = capsys.readouterr().out
         assert [part for part in wanted if part not in printed] == []
         assert set(tmp_path.rglob("*")) == before

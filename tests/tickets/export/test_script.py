@@ -40,7 +40,7 @@ def test_from_a_search_to_exported_files(script: ModuleType, tmp_path: Path, mon
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", asked)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
-    script.run_main()
+    script.run()
     (ticket,) = (path.parent for path in tmp_path.glob("runs/*/round_01/refill-*/ticket.safetensors"))
     output = tmp_path / "exported"
     done = start("export.py", str(ticket), str(output))
