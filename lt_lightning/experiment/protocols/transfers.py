@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from lt_lightning.experiment.config.tasks import CONFIRM
 from lt_lightning.experiment.protocols.sources import other_data, sources_of
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.paths import parted, round_folder
 from lt_lightning.structures.base import Unstructured
 from lt_lightning.structures.refill import Refill
 from lt_lightning.ticket_names import UNSTRUCTURED
-from lt_lightning.tickets.making import structure_ticket
+from lt_lightning.tickets.making import load_gradients, structure_ticket
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.tickets.transfer import Transferred, transfer
 
@@ -52,8 +53,7 @@ def transferred_ticket(experiment: Experiment, number: int, name: str, network: 
         unstructured,
         f"{structure} from {origin}",
         experiment.structures.get(structure, Unstructured()),
-        network,
-        experiment.example,
+        TracedNetwork(network, experiment.example),
         _gradients(search, number, moved),
     )
     lineage = {
@@ -138,10 +138,8 @@ def _path(search: Path, number: int) -> Path:
 
 def _gradients(search: Path, number: int, moved: Transferred) -> Mapping[str, Tensor] | None:
     """None of what was initialised anew: they are zero."""
-    path = round_folder(search, number) / "gradients.pt"
-    if not path.is_file():
+    if (gradients := load_gradients(round_folder(search, number))) is None:
         return None
-    gradients: dict[str, Tensor] = torch.load(path, weights_only=True)
     masks = moved.ticket.masks
     return {
         name: torch.zeros(masks[name].shape) if name in masks and name in moved.replaced else value

@@ -91,7 +91,7 @@ class Experiment:
         classifier = self.classifier()
         network = classifier.network
         classifier.check_device(self.trainer([checkpoints_in(self.search_folder, self.config)], []))
-        needs = self.pruning()
+        needs = self.pruning().options
         for name, structure in self.structures.items():
             if structure.needs_gradients and not needs.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
@@ -184,7 +184,7 @@ class Experiment:
 
     def search_lengths(self) -> list[list[int]]:
         """Epochs of the trainings of each round of the search, likewise: with a sparsifier there are two in a round."""
-        trainings = 1 if self.pruning().sparsifier is None else 2
+        trainings = 1 if self.pruning().options.sparsifier is None else 2
         return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from torch import Tensor, nn
+from torch import nn
 
 from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment.config.tasks import hash_of, retraining_label, screened_folder
@@ -23,12 +23,14 @@ from lt_lightning.experiment.run.checkpoints import Checkpoints, checkpoints_in
 from lt_lightning.experiment.run.experiment import TICKET, Experiment
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.paths import FROM_START, Task, is_confirmed, parted, round_folder, unconfirmed
 from lt_lightning.results.records import Result
 from lt_lightning.ticket_names import UNSTRUCTURED
-from lt_lightning.tickets.making import structure_ticket
+from lt_lightning.tickets.making import load_gradients, structure_ticket
 from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.batches import plain_batches
 from lt_lightning.training.processes import processes, together
 from lt_lightning.training.retraining import TicketTraining, decide
 
@@ -194,15 +196,12 @@ def _control(experiment: Experiment, task: Task) -> Ticket:
 
 
 def _structured(experiment: Experiment, folder: Path, structure: str, network: nn.Module) -> Ticket:
-    """The unstructured ticket of a folder, structured."""
-    ticket = Ticket.load(folder / TICKET)
-    path = folder.parent / "gradients.pt"
-    gradients = torch.load(path, weights_only=True) if path.is_file() else None
-
-    def batches(count: int) -> list[tuple[Tensor, Tensor]]:
-        device = experiment.trainer([], []).strategy.root_device
-        return [(images.to(device), labels.to(device)) for images, labels in experiment.data.plain_batches(count)]
-
+    """Return the unstructured ticket of a folder, structured."""
     return structure_ticket(
-        ticket, structure, experiment.structures[structure], network, experiment.example, gradients, batches
+        Ticket.load(folder / TICKET),
+        structure,
+        experiment.structures[structure],
+        TracedNetwork(network, experiment.example),
+        load_gradients(folder.parent),
+        plain_batches(experiment.data, experiment.trainer([], []).strategy.root_device),
     )

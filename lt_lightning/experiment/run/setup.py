@@ -27,7 +27,7 @@ def show_setup(experiment: Experiment, console: Console) -> None:
     for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     layers = list(find_layers(experiment.classifier().network, experiment.example).values())
-    exempt = experiment.pruning().exempt
+    exempt = experiment.pruning().options.exempt
     if console.is_interactive and not _in_sweep():
         console.print(configuration_table(experiment.config))
         console.print(layers_table(layers, exempt))
