@@ -90,7 +90,7 @@ class Experiment:
         classifier = self._unseeded_classifier
         classifier.check_device(self.trainer([], []))
         for name, structure in self.structures.items():
-            if structure.needs_gradients and not self._callback.gradient_batches:
+            if structure.needs_gradients and not self._callback.options.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             structure.check(classifier.network, self.example)
 
@@ -195,7 +195,7 @@ class Experiment:
     @property
     def exempt(self) -> tuple[str, ...]:
         """Roles and patterns of the layers that stay dense."""
-        return tuple(self._callback.exempt)
+        return tuple(self._callback.options.exempt)
 
     @property
     def rounds(self) -> int:
@@ -213,7 +213,7 @@ class Experiment:
 
     def search_lengths(self) -> list[list[int]]:
         """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""
-        trainings = 1 if self._callback.sparsifier is None else 2
+        trainings = 1 if self._callback.options.sparsifier is None else 2
         return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +136,7 @@ class SynFlow:
         ValueError: if there are no steps.
     """
 
+    chooses_layer_densities: ClassVar[bool] = True
     steps: int = 100
 
     def __post_init__(self) -> None:

@@ -54,7 +54,11 @@ class _LocalBatchNorm(_BatchNorm):
 
 
 class Criterion(Protocol):
-    """Scores every weight that has a mask. Pure: nothing given is changed."""
+    """Scores every weight that has a mask. Pure: nothing given is changed.
+
+    A criterion whose scores make sense only if layers get the densities that follow from them has an attribute
+    `chooses_layer_densities` that is true.
+    """
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
         """Scores by parameter name, each of its mask's shape, on the CPU; those of pruned weights do not matter.

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from lt_lightning.files import write_json, write_tensors
 from lt_lightning.network_graph.graph import TracedNetwork
@@ -16,10 +17,16 @@ from lt_lightning.structures.base import Batches, LayerReport, Structure, Struct
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 
+GRADIENTS = "gradients.pt"  # in the folder of a round
+# What a card says of the training of its ticket, and of no other that is made from it.
+OF_TRAINING = (
+    "best_epoch", "metrics", "train_seconds", "execution", "choice", "left_dense", "kept_whole",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Ratios:
-    """Of a ticket to the dense network.
+    """A ticket's size and cost, as shares of the dense network's.
 
     Attributes:
         target_density: share of the prunable weights that the round's unstructured mask keeps.
@@ -39,12 +46,12 @@ class Ratios:
 def ratios(
     layers: Mapping[str, LayerReport], prunable: Collection[str], masks: Masks, parameters: Mapping[str, int]
 ) -> Ratios:
-    """Adds up the layers.
+    """Add up the layers of a ticket.
 
     Args:
-        layers: a report per layer.
+        layers: report of every layer, by name.
         prunable: names of the layers that are pruned.
-        masks: of the ticket, by parameter name; those of other parameters than layer weights count as stored.
+        masks: the ticket's masks by parameter name; those of other parameters than layer weights count as stored.
         parameters: number of elements of every parameter of the network, by name.
     """
     pruned = [layers[name] for name in prunable]
@@ -62,40 +69,7 @@ def ratios(
     )
 
 
-# From an unstructured ticket to a structured one.
-
-
-def structure_ticket(
-    ticket: Ticket,
-    name: str,
-    structure: Structure,
-    network: nn.Module,
-    example: Tensor,
-    gradients: Mapping[str, Tensor] | None = None,
-    batches: Batches | None = None,
-) -> Ticket:
-    """Structures a copy of a trained ticket's mask (paper, algorithm 1: the round itself goes on unstructured).
-
-    Args:
-        ticket: unstructured and trained: its trained weights are scored.
-        name: of the structure, for the card.
-        structure: what to apply.
-        network: the ticket's; its values do not matter and are left alone.
-        example: an input batch of the true shape.
-        gradients: of the loss by the trained weights, for structures that need them.
-        batches: gives that many training batches, the same at every call, for structures that look at feature maps;
-            on the device that they are looked at on.
-
-    Returns:
-        an untrained ticket that restarts from the same values.
-
-    Raises:
-        ValueError: if the ticket was not trained, or gradients or batches are needed and missing.
-    """
-    if ticket.trained is None:
-        raise ValueError(f"structure {name!r} scores trained weights, and the ticket holds none")
-    given = StructureInput(TracedNetwork(network, example), ticket.masks, ticket.trained, gradients, batches)
-    return make_ticket(name, structure, given, ticket.rewind, _lineage(ticket.card))
+# From a round's mask to a ticket
 
 
 def make_ticket(
@@ -105,23 +79,20 @@ def make_ticket(
     rewind: Mapping[str, Tensor],
     card: Mapping[str, Any] | None = None,
 ) -> Ticket:
-    """Applies a structure to one round's unstructured mask.
+    """Apply a structure to a round's unstructured mask, and return an untrained ticket.
 
     Args:
-        name: of the structure, for the card.
-        structure: what to apply.
-        subject: network, masks and trained weights of the round.
-        rewind: the values that the ticket restarts from.
-        card: what the ticket's card tells besides.
+        name: name of the structure, for the card.
+        structure: structure to apply.
+        given: network, masks and weights of the round.
+        rewind: values that the ticket restarts from.
+        card: further facts for the ticket's card.
 
     Raises:
         ValueError: if gradients or batches are needed and missing.
     """
     if structure.needs_gradients and given.gradients is None:
-        raise ValueError(
-            f"structure {name!r} needs gradients: set pruning.gradient_batches to the number of batches "
-            "to sum them over"
-        )
+        raise ValueError(f"gradients=None: structure {name!r} needs gradients of the loss, summed over some batches")
     structured = structure(given)
     prunable = [layer.name for layer in given.prunable]
     parameters = {key: parameter.numel() for key, parameter in given.network.named_parameters()}
@@ -135,12 +106,44 @@ def make_ticket(
     return Ticket(structured.masks, rewind, None, structured.plan, structured.layers, facts)
 
 
-def _lineage(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a structured ticket has in common with the one it was made from."""
-    return {key: value for key, value in card.items() if key in ("data", "model", "seed", "round", "rewind", "mode")}
+def structure_ticket(
+    ticket: Ticket,
+    name: str,
+    structure: Structure,
+    traced: TracedNetwork,
+    gradients: Mapping[str, Tensor] | None = None,
+    batches: Batches | None = None,
+) -> Ticket:
+    """Structure a copy of a trained ticket's mask (paper, algorithm 1), and return an untrained ticket.
+
+    It restarts from the same values, and its card says what the other's does, but for what came of the training.
+
+    Args:
+        ticket: unstructured ticket that was trained; its trained weights are scored.
+        name: name of the structure, for the card.
+        structure: structure to apply.
+        traced: the ticket's network; its values do not matter and are left alone.
+        gradients: gradients of the loss by the trained weights, for structures that need them (see `load_gradients`).
+        batches: gives that many training batches on the device where feature maps are looked at, the same at every
+            call, for structures that need them.
+
+    Raises:
+        ValueError: if the ticket was not trained, or gradients or batches are needed and missing.
+    """
+    if ticket.trained is None:
+        raise ValueError(f"structure {name!r} scores trained weights, and the ticket holds none")
+    given = StructureInput(traced, ticket.masks, ticket.trained, gradients, batches)
+    lineage = {key: value for key, value in ticket.card.items() if key not in OF_TRAINING}
+    return make_ticket(name, structure, given, ticket.rewind, lineage)
 
 
-# The tickets of every round on disk: the one that it trains, and those of the structures at its end.
+def load_gradients(folder: Path) -> dict[str, Tensor] | None:
+    """Read the gradients that a round's structures need; None if its folder has none."""
+    path = folder / GRADIENTS
+    return torch.load(path, weights_only=True) if path.is_file() else None
+
+
+# The tickets of every round on disk: the one that it trains, and those of the structures at its end
 
 
 @dataclass(frozen=True)
@@ -148,10 +151,10 @@ class RoundTickets:
     """Makes, writes and reads the tickets of one search.
 
     Args:
-        directory: where they are written: `round_00/dense`, `round_01/unstructured`, and so on.
-        structures: applied to a copy of every round's mask at the round's end.
+        directory: folder that they are written to, as `round_00/dense`, `round_01/unstructured`, and so on.
+        structures: structures by name, applied to a copy of every round's mask at the round's end.
         trained: `unstructured`, or the name of the structure whose ticket a round trains.
-        card: what every ticket's card tells besides its round.
+        card: facts for the card of every ticket, besides its round.
     """
 
     directory: Path
@@ -160,43 +163,47 @@ class RoundTickets:
     card: Mapping[str, Any]
 
     def make(self, number: int, given: StructureInput, rewind: Mapping[str, Tensor]) -> Ticket:
-        """The ticket that a round trains, from the masks of its beginning."""
-        return self._made(number, self._trained_in(number), given, rewind)
+        """Return the ticket that a round trains, made from the masks of its beginning."""
+        name = self._trained_in(number)
+        structure = self.structures.get(name, Unstructured())
+        return make_ticket(name, structure, given, rewind, {"round": number, **self.card})
 
     def begin(self, number: int, ticket: Ticket) -> None:
-        """Writes the ticket that a round is about to train."""
+        """Write the ticket that a round is about to train."""
         ticket.save(self._path(number, self._trained_in(number)))
 
-    def begun(self, number: int, held: Masks) -> Ticket:
-        """Reads the ticket that a round trains, as it was written when the round began.
+    def begun(self, number: int, enforced: Masks) -> Ticket:
+        """Read the ticket that a round trains, as it was written when the round began.
 
         Raises:
-            ValueError: if the masks held now are others.
+            ValueError: if the masks that are enforced now are others.
         """
         path = self._path(number, self._trained_in(number))
         ticket = Ticket.load(path)
-        if ticket.card["mask_digest"] != digest(held):
+        if ticket.card["mask_digest"] != digest(enforced):
             raise ValueError(f"mask integrity: {path} holds other masks than round {number} trains")
         return ticket
 
     def end(self, number: int, ticket: Ticket, given: StructureInput, training: Mapping[str, Any]) -> None:
-        """Writes what a round came to: its ticket, trained to the subject's weights, and one for each structure.
+        """Write what a round came to: its ticket with its trained weights, and a ticket for each structure.
 
         Args:
-            number: of the round.
-            ticket: that it trained.
-            subject: the network with the round's masks and trained weights.
+            number: number of the round.
+            ticket: the ticket that the round has trained, without its trained weights.
+            given: the network with the round's masks and trained weights.
             training: `best_epoch`, `metrics` and `train_seconds`, for the trained ticket's card.
         """
-        ticket.with_training(given.weights, **training).save(self._path(number, self._trained_in(number)))
+        trained = ticket.with_training(given.weights, **training)
+        trained.save(self._path(number, self._trained_in(number)))
         if given.gradients is not None:
-            write_tensors(self._folder(number) / "gradients.pt", given.gradients)
+            write_tensors(self._folder(number) / GRADIENTS, given.gradients)
         if number > 0 and self.trained == UNSTRUCTURED:
-            for name in self.structures:
-                self._made(number, name, given, ticket.rewind).save(self._path(number, name))
+            for name, structure in self.structures.items():
+                made = structure_ticket(trained, name, structure, given.traced, given.gradients, given.batches)
+                made.save(self._path(number, name))
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `rounds.json`: what every round reached. Tickets of rounds that it lacks are not to be taken."""
+        """Write `rounds.json`: what every round reached. Tickets of rounds that it lacks are not finished."""
         write_json(self._history, list(history))
 
     @property
@@ -207,10 +214,6 @@ class RoundTickets:
     @property
     def _history(self) -> Path:
         return self.directory / "rounds.json"
-
-    def _made(self, number: int, name: str, given: StructureInput, rewind: Mapping[str, Tensor]) -> Ticket:
-        structure = self.structures.get(name, Unstructured())
-        return make_ticket(name, structure, given, rewind, {"round": number, **self.card})
 
     def _trained_in(self, number: int) -> str:
         return self.trained if number > 0 else DENSE

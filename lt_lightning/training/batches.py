@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from lt_lightning.data.module import ImageData
 from lt_lightning.pruning.criteria import Batch
+from lt_lightning.structures.base import Batches
+from lt_lightning.training.lightning_internals import training_loader
+
+
+@runtime_checkable
+class GivesPlainBatches(Protocol):
+    """A data module that can give training batches without augmentation."""
+
+    def plain_batches(self, count: int) -> Sequence[Batch]:
+        """Return the first `count` batches of a fixed order, or as many as there are: the same at every call."""
 
 
 def example_input(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:
-    """One input batch of the true shape: `example_input_array`, else the first training batch."""
+    """Return one input of the true shape: `example_input_array`, else one of the first training batch."""
     example: Any = pl_module.example_input_array
     if example is None:
         example = next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
         example = example[0] if isinstance(example, (tuple, list)) else example
     if not isinstance(example, Tensor):
         raise ValueError(
-            "the network's input could not be told from the first batch: set example_input_array on the LightningModule"
+            f"example_input_array=None: the first batch is a {type(example).__name__}, which does not show the "
+            "network's input; set example_input_array on the LightningModule"
         )
     converted: Tensor = trainer.precision_plugin.convert_input(example[:1].to(pl_module.device))
     return converted
 
 
 def first_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
-    """That many training batches (inputs, targets), or as many as there are, on the device.
+    """Return the first training batches (inputs, targets) of epoch 0 on the device, at most as many as there are.
 
-    They are those of epoch 0, whenever it is. The training's own loader is left as it was.
+    The training's own loader is left as it was.
     """
-    loader = trainer.fit_loop._data_source.dataloader()
+    loader = training_loader(trainer)
     sampler: Any = getattr(loader, "sampler", None)
     epoch = getattr(sampler, "epoch", None)
     if epoch is not None:
@@ -47,33 +58,43 @@ def first_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
             sampler.set_epoch(epoch)
     if not all(isinstance(batch, (tuple, list)) and len(batch) == 2 for batch in batches):
         raise ValueError(
-            "what scores weights or channels by data needs training batches of (inputs, targets), not "
-            f"{type(batches[0]).__name__}: use another pruning.criterion or score of a structure, or a loader of pairs"
+            f"a training batch is a {type(batches[0]).__name__}, and what scores weights or channels by data needs "
+            "pairs (inputs, targets): use another criterion or score, or a loader of pairs"
         )
-    return _on_device(trainer, batches)
+    moved = [trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch)) for batch in batches]
+    return [(inputs, targets) for inputs, targets in moved]
 
 
-def plain_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
-    """That many batches to look at feature maps on, or as many as there are, on the device: the same at every call.
+def structure_batches(trainer: pl.Trainer) -> Batches:
+    """Return what gives a structure batches during a fit: without augmentation where the data module can, else as is.
 
-    An `ImageData` gives them without augmentation, whatever the processes; of other data they are the first training
-    batches of a fixed random state.
+    They are the same at every call, and those of a `GivesPlainBatches` in every process, too.
     """
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    if isinstance(data, ImageData):
-        return _on_device(trainer, data.plain_batches(count))
+    data: object = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, GivesPlainBatches):
+        return plain_batches(data, trainer.strategy.root_device)
+    return partial(_seeded_batches, trainer)
+
+
+def plain_batches(data: GivesPlainBatches, device: torch.device) -> Batches:
+    """Return what gives a structure the data's plain batches on a device, within a fit or outside of one."""
+
+    def batches(count: int) -> list[Batch]:
+        return [(inputs.to(device), targets.to(device)) for inputs, targets in data.plain_batches(count)]
+
+    return batches
+
+
+def _seeded_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
     with isolate_rng():
         torch.manual_seed(0)
         return first_batches(trainer, count)
 
 
-def _on_device(trainer: pl.Trainer, batches: Sequence[Any]) -> list[Batch]:
-    moved = [trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch)) for batch in batches]
-    return [(inputs, targets) for inputs, targets in moved]
-
-
 def steps_per_epoch(trainer: pl.Trainer) -> int:
-    """Optimizer steps of an epoch; the last may be of fewer batches than are accumulated."""
+    """Return the number of optimizer steps of an epoch; the last may be of fewer batches than are accumulated."""
     if math.isinf(trainer.num_training_batches):
-        raise ValueError("the training data have no length: set trainer.limit_train_batches to the batches of an epoch")
+        raise ValueError(
+            "the training data have no length: set limit_train_batches of the Trainer to the batches of an epoch"
+        )
     return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))

@@ -1,4 +1,8 @@
-"""The part of a running epoch that Lightning's checkpoints leave out: random states, means so far, the loader."""
+"""All that uses what Lightning does not document, read from pytorch-lightning 2.6.
+
+Nothing else in the package touches a private attribute of Lightning, or the loops of a Trainer. The tests of this
+module, and those of resuming, fail where another version of Lightning has other names.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,68 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+# The loops of a fit
+
+
+def extend_to(trainer: pl.Trainer, epochs: int) -> None:
+    """Make the running fit that many epochs long."""
+    trainer.fit_loop.max_epochs = epochs
+
+
+def load_data(trainer: pl.Trainer) -> None:
+    """Set up the loaders of a fit before Lightning does so itself, so that the length of an epoch is known."""
+    trainer.fit_loop.setup_data()
+
+
+def training_loader(trainer: pl.Trainer) -> Any:
+    """Return a new loader of the training data, as the LightningModule or the data module gives it."""
+    return trainer.fit_loop._data_source.dataloader()
+
+
+def schedules_of(trainer: pl.Trainer) -> list[Any]:
+    """Return the learning-rate schedules of a fit."""
+    return [config.scheduler for config in trainer.lr_scheduler_configs]
+
+
+def scales_gradients(trainer: pl.Trainer) -> bool:
+    """Say whether gradients are multiples of the loss's, as with a precision of 16 bits and a small exponent."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def steps_in_epoch(trainer: pl.Trainer) -> int:
+    """Return the number of optimizer steps done in the current epoch."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(batches.processed) // trainer.accumulate_grad_batches
+
+
+def batches_in_fit(trainer: pl.Trainer) -> int:
+    """Return the number of batches done in the fit."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx
+
+
+def logged_step(trainer: pl.Trainer) -> int:
+    """Return the step under which loggers get what is logged now."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def log_step(trainer: pl.Trainer) -> None:
+    """Send to the loggers what was logged in the step that ends, as Lightning does after the callbacks."""
+    trainer._logger_connector.update_train_step_metrics()
+
+
+def between_steps(trainer: pl.Trainer) -> bool:
+    """Say whether the next thing that the fit does is another step of this epoch."""
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return not (loop._is_training_done or loop._should_check_val_fx(fetcher) or loop._should_accumulate())
+
+
+# The part of a running epoch that Lightning's checkpoints leave out: random states, means so far, the loader
+
 
 def running_state(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-    """The state of this process within an epoch, between two steps: tensors and builtins."""
+    """Return the state of this process within an epoch, between two steps, as tensors and builtins."""
     loader: Any = trainer.train_dataloader
     return {
         "random": random_states(pl_module.device),
@@ -26,7 +89,7 @@ def running_state(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[st
 
 
 def restore_running(trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any]) -> None:
-    """The inverse of `running_state`, to be called when everything but the first step is done."""
+    """Restore what `running_state` returned, when everything but the first step is done."""
     loader: Any = trainer.train_dataloader
     if state["loader"] is not None:  # Lightning has asked the loader for its iterator already, but for no batch
         loader.load_state_dict(state["loader"])
@@ -39,7 +102,7 @@ def restore_running(trainer: pl.Trainer, pl_module: pl.LightningModule, state: d
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """Of every global generator: PyTorch's (the CPU's and the device's), NumPy's, Python's."""
+    """Return the states of all global generators: PyTorch's (the CPU's and the device's), NumPy's, Python's."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -50,7 +113,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_states(state: dict[str, Any], device: torch.device) -> None:
-    """The inverse of `random_states`."""
+    """Restore what `random_states` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -87,8 +150,7 @@ def _copy(value: Any, device: torch.device | None = None) -> Any:
     return [_copy(each, device) for each in value] if isinstance(value, list) else value
 
 
-# Means over the epoch of what was logged. Lightning has no public name for them; the tests of resuming tell if it
-# changes its own.
+# Means over the epoch of what was logged
 
 
 def _logged_state(trainer: pl.Trainer) -> dict[str, Any]:
@@ -147,13 +209,13 @@ MESSAGES = (
     ".*does not have many workers.*",
     ".*LeafSpec.*",
     ".*smaller than the logging interval.*",
-    ".*in distributed setting to accumulate.*",  # of what is the same in every process: round, density, learning rate
-    ".*Grad strides do not match bucket view strides.*",  # of 1x1 convolutions, whose strides can be told in two ways
+    ".*in distributed setting to accumulate.*",  # what every process has alike: round, density, rate
+    ".*Grad strides do not match bucket view strides.*",  # 1x1 convolutions, whose strides can be written in two ways
 )
 
 
 def quieten() -> None:
-    """Silences what Lightning tells of each trainer and warns of by design."""
+    """Silence what Lightning says of every Trainer, and its warnings of what is so by design."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for message in MESSAGES:

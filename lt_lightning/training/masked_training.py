@@ -201,15 +201,5 @@ class MaskedTraining(pl.Callback):
             self.best = {"epoch": trainer.current_epoch, "metrics": metrics, "state": state}
 
 
-def extend_to(trainer: pl.Trainer, epochs: int) -> None:
-    """Makes the running fit that many epochs long."""
-    trainer.fit_loop.max_epochs = epochs
-
-
-def schedules_of(trainer: pl.Trainer) -> list[Any]:
-    """The learning-rate schedules of the fit."""
-    return [config.scheduler for config in trainer.lr_scheduler_configs]
-
-
 def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}

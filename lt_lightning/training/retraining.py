@@ -16,7 +16,8 @@ from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.execution.smaller_network import Shrunk, cut_point
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.tickets.ticket import Ticket
-from lt_lightning.training.masked_training import MaskedTraining, extend_to, schedules_of
+from lt_lightning.training.lightning_internals import extend_to, schedules_of
+from lt_lightning.training.masked_training import MaskedTraining
 
 Execution = Literal["shrunk", "masked"]
 

@@ -1,8 +1,17 @@
-"""Which round, and which training within it, an epoch of the one fit belongs to."""
+"""The one fit that hosts all rounds: which round an epoch belongs to, and which Trainers can run it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+
+from lt_lightning.pruning.rewinding import Step
+from lt_lightning.pruning.sparsifiers import Sparsifier
+from lt_lightning.training.batches import steps_per_epoch
+from lt_lightning.training.lightning_internals import scales_gradients, schedules_of
 
 
 @dataclass(frozen=True)
@@ -13,10 +22,10 @@ class Timeline:
     where masks come to be within a training, one more of the same length stands before that.
 
     Attributes:
-        epochs: of the dense training.
+        epochs: number of epochs of the dense training.
         rewind: the rewind point in it: whole epochs, and optimizer steps into the epoch after them.
-        rounds: after the dense one.
-        trainings: of each round, 1 or 2.
+        rounds: number of rounds after the dense one.
+        trainings: number of trainings in each of these rounds, 1 or 2.
 
     >>> timeline = Timeline(epochs=4, rewind=(1, 0), rounds=2)
     >>> timeline.round_lengths, [timeline.round_of(epoch) for epoch in range(timeline.total_epochs)]
@@ -30,31 +39,85 @@ class Timeline:
 
     @property
     def epochs_per_training(self) -> int:
-        """Of every training after the dense one: what the schedule has left behind the rewind point."""
+        """Number of epochs of each training after the dense one: what follows the rewind point."""
         return self.epochs - self.rewind[0]
 
     @property
     def round_lengths(self) -> list[int]:
-        """Epochs of every round, the dense one first."""
+        """Number of epochs of every round, the dense one first."""
         return [self.epochs] + [self.trainings * self.epochs_per_training] * self.rounds
 
     @property
     def total_epochs(self) -> int:
-        """Length of the whole fit."""
+        """Number of epochs of the whole fit."""
         return sum(self.round_lengths)
 
     def round_of(self, epoch: int) -> int:
-        """The round that an epoch belongs to."""
+        """Return the round that an epoch belongs to."""
         return 0 if epoch < self.epochs else 1 + (epoch - self.epochs) // self.round_lengths[1]
 
     def ticket_epoch(self, number: int) -> int:
-        """The first epoch of the training of a round's ticket."""
+        """Return the first epoch in which a round's ticket is trained."""
         return sum(self.round_lengths[: number + 1]) - (self.epochs_per_training if number else self.epochs)
 
     def ends_round(self, epoch: int) -> bool:
-        """Whether it is the last epoch of a round."""
+        """Say whether an epoch is the last of its round."""
         return epoch + 1 == self.total_epochs or self.round_of(epoch + 1) != self.round_of(epoch)
 
     def ends_training(self, epoch: int) -> bool:
-        """Whether it is the last epoch of a training, of a ticket or before it."""
+        """Say whether an epoch is the last of a training, be it a ticket's or the one before it."""
         return self.ends_round(epoch) or epoch + 1 == self.ticket_epoch(self.round_of(epoch))
+
+
+def check_trainer(trainer: pl.Trainer) -> None:
+    """See that a Trainer can host many rounds, before its optimizers are set up.
+
+    Raises:
+        ValueError: if it would end the fit too early, or does not say how long one training is.
+    """
+    if any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ValueError("EarlyStopping would end all rounds at once: remove it beside LotteryTicketPruning")
+    if trainer.max_epochs is None or trainer.max_epochs < 1 or trainer.max_steps != -1:
+        raise ValueError(
+            f"Trainer(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}): max_epochs must be the length "
+            "of one training (a round), and max_steps unset"
+        )
+
+
+def check_rewind(trainer: pl.Trainer, step: Step, rewind: tuple[int, int]) -> None:
+    """See that a training of the Trainer's length, with its schedules, can go back to a step.
+
+    Args:
+        trainer: the Trainer, its optimizers and schedules set up.
+        step: the step as it was asked for.
+        rewind: the same step as whole epochs, and optimizer steps into the epoch after them.
+
+    Raises:
+        ValueError: if the step does not lie in a training, or the schedules do not allow it.
+    """
+    assert trainer.max_epochs is not None
+    epochs, steps = rewind
+    if epochs >= trainer.max_epochs:
+        raise ValueError(
+            f"rewind={step}: must lie before the end of a training of {trainer.max_epochs} epochs "
+            f"({trainer.max_epochs * steps_per_epoch(trainer)} steps)"
+        )
+    # Rounds last whole epochs, so from within an epoch they run a little over the schedule's end.
+    if steps and any(isinstance(schedule, torch.optim.lr_scheduler.OneCycleLR) for schedule in schedules_of(trainer)):
+        raise ValueError(
+            f"rewind={step}: lies within an epoch, and OneCycleLR allows no step beyond its end; rewind to a whole "
+            "epoch"
+        )
+
+
+def check_precision(trainer: pl.Trainer, sparsifier: Sparsifier | None) -> None:
+    """See that gradients reach a sparsifier as they are.
+
+    Raises:
+        ValueError: if the Trainer's precision scales them.
+    """
+    if sparsifier is not None and scales_gradients(trainer):
+        raise ValueError(
+            f"sparsifier={type(sparsifier).__name__}: works on gradients, and Trainer(precision={trainer.precision!r}) "
+            "scales them; use 'bf16-mixed', or '32-true'"
+        )

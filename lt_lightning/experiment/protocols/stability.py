@@ -36,7 +36,7 @@ from lt_lightning.results.paths import TICKET
 from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import steps_per_epoch
-from lt_lightning.training.masked_training import schedules_of
+from lt_lightning.training.lightning_internals import schedules_of
 from lt_lightning.training.retraining import TicketTraining
 
 

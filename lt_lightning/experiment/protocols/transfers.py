@@ -75,7 +75,8 @@ class Transfers(Protocol):
         It brings its own values, to which the momentum of the job's dense training does not belong: its schedule alone
         goes back to the rewind point.
         """
-        from lt_lightning.structures.base import Unstructured  # slow to import, like all that makes tickets
+        from lt_lightning.network_graph.graph import TracedNetwork  # slow to import, like all that makes tickets
+        from lt_lightning.structures.base import Unstructured
         from lt_lightning.tickets.making import structure_ticket
 
         assert task.kind is not None
@@ -85,7 +86,8 @@ class Transfers(Protocol):
         moved = _moved(experiment, search, task.round, network)
         structure = experiment.structures.get(task.kind.structure, Unstructured())
         gradients = _gradients(search, task.round, moved)
-        ticket = structure_ticket(moved.ticket, task.kind.structure, structure, network, experiment.example, gradients)
+        traced = TracedNetwork(network, experiment.example)
+        ticket = structure_ticket(moved.ticket, task.kind.structure, structure, traced, gradients)
         lineage = {
             "search": search.name, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
             "round": task.round, "replaced": moved.replaced,
@@ -171,10 +173,10 @@ def _gradients(search: Path, number: int, moved: Transferred) -> Mapping[str, Te
     """The gradients of the search's round, zero for what was initialised anew."""
     import torch  # slow to import
 
-    path = round_folder(search, number) / "gradients.pt"
-    if not path.is_file():
+    from lt_lightning.tickets.making import load_gradients
+
+    if (gradients := load_gradients(round_folder(search, number))) is None:
         return None
-    gradients: dict[str, Tensor] = torch.load(path, weights_only=True)
     masks = moved.ticket.masks
     return {
         name: torch.zeros(masks[name].shape) if name in masks and name in moved.replaced else value

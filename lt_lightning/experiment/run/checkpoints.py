@@ -20,7 +20,14 @@ from pytorch_lightning.utilities import rank_zero_warn
 from lt_lightning.experiment.logging.metrics_file import MetricsFile
 from lt_lightning.experiment.run.stopping import Stopped, Wish
 from lt_lightning.files import write_tensors
-from lt_lightning.training.lightning_internals import restore_running, running_state
+from lt_lightning.training.lightning_internals import (
+    batches_in_fit,
+    between_steps,
+    log_step,
+    logged_step,
+    restore_running,
+    running_state,
+)
 
 KEY = "lt_lightning"  # of our part in Lightning's checkpoint
 # Several processes look together whether to save or to end: about so many seconds apart, and at most so many steps.
@@ -93,8 +100,8 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        checkpoint[KEY] = {"processes": _of_all(running_state(trainer, pl_module)), "step": step}
+        states = _of_all(running_state(trainer, pl_module))
+        checkpoint[KEY] = {"processes": states, "step": logged_step(trainer)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -134,7 +141,7 @@ class Checkpoints(Checkpoint):
         self._next_look = min(max(1, int(LOOK / max(seconds, 1e-6))), STEPS)
         if not (signal or due):
             return
-        if not _between_steps(trainer):
+        if not between_steps(trainer):
             self._next_look = 1
             return
         self.save(trainer)
@@ -148,23 +155,14 @@ class Checkpoints(Checkpoint):
             OSError: if that is impossible; the one before is intact.
         """
         start = time.monotonic()
-        trainer._logger_connector.update_train_step_metrics()  # of this step: Lightning would do so right after it
-        step = trainer.fit_loop.epoch_loop.total_batch_idx
+        log_step(trainer)  # what is logged belongs to the step before the checkpoint
         older = self._files()[:-1]
-        trainer.save_checkpoint(self.folder / f"step-{step:09d}.pt")
+        trainer.save_checkpoint(self.folder / f"step-{batches_in_fit(trainer):09d}.pt")
         if trainer.is_global_zero:
             for path in older:
                 path.unlink(missing_ok=True)
         self._last = time.monotonic()
         self._pause = max(self.seconds, (self._last - start) * (1 / self.share - 1))
-
-
-def _between_steps(trainer: pl.Trainer) -> bool:
-    """Whether the next thing to do is another step of this epoch."""
-    loop = trainer.fit_loop.epoch_loop
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    return not (loop._is_training_done or loop._should_check_val_fx(fetcher) or loop._should_accumulate())
 
 
 def _largest(trainer: pl.Trainer, *values: float) -> list[float]:

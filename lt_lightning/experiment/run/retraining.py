@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
@@ -13,10 +10,12 @@ from lt_lightning.experiment.protocols import PROTOCOLS
 from lt_lightning.experiment.run.fitting import fit_ticket, ticket_training
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.paths import TICKET, is_ticket
-from lt_lightning.tickets.making import structure_ticket
+from lt_lightning.tickets.making import load_gradients, structure_ticket
 from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.batches import plain_batches
 from lt_lightning.training.processes import invite, processes
 from lt_lightning.training.retraining import TicketTraining, decide
 
@@ -68,18 +67,15 @@ def _structured(experiment: Experiment, task: Task) -> Ticket:
     """Apply a structure of the job to the unstructured ticket of a round."""
     assert task.source is not None
     assert task.kind is not None
-    path = task.source.parent / "gradients.pt"
-    gradients = torch.load(path, weights_only=True) if path.is_file() else None
-
-    def batches(count: int) -> list[tuple[Tensor, Tensor]]:
-        device = experiment.trainer([], []).strategy.root_device
-        return [(images.to(device), labels.to(device)) for images, labels in experiment.data.plain_batches(count)]
-
     name = task.kind.structure
     return structure_ticket(
-        Ticket.load(task.source / TICKET), name, experiment.structures[name], experiment.network_to_look_at(),
-        experiment.example, gradients, batches,
-    )  # fmt: skip
+        Ticket.load(task.source / TICKET),
+        name,
+        experiment.structures[name],
+        TracedNetwork(experiment.network_to_look_at(), experiment.example),
+        load_gradients(task.source.parent),
+        plain_batches(experiment.data, experiment.trainer([], []).strategy.root_device),
+    )
 
 
 def _report(experiment: Experiment, task: Task, callback: TicketTraining, progress: JobProgress) -> ReportProgress:

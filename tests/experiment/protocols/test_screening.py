@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from lt_lightning.experiment.protocols.screening import candidates, chosen_rounds
+from lt_lightning.experiment.protocols.stages import all_tasks_of, stages_of, tasks_under
+from lt_lightning.experiment.run.experiment import Experiment
+from lt_lightning.experiment.run.plan import told
 from omegaconf import DictConfig, open_dict
 
 from lt_lightning.experiment.config.tasks import tasks_of
 from lt_lightning.experiment.protocols.bisection import Bracket, asked, asked_of
-from lt_lightning.experiment.protocols.screening import candidates, chosen_rounds
-from lt_lightning.experiment.protocols.stages import all_tasks_of, stages_of, tasks_under
 from lt_lightning.experiment.run import retraining_task as cells
-from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.job import _costs, do, objective
-from lt_lightning.experiment.run.plan import told
 from lt_lightning.experiment.run.run import run
 from lt_lightning.experiment.sweep.sweep_end import Job, SweepEnd
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.paths import Task, is_confirmed, unconfirmed
 from lt_lightning.results.records import Result, results_of
@@ -235,7 +236,8 @@ def test_another_seeds_screening_chooses_the_rounds(composed: Compose, tmp_path:
         name = unconfirmed(result.structure)
         if name != "unstructured":
             network = experiment.classifier().network
-            screened = structure_ticket(screened, name, experiment.structures[name], network, experiment.example)
+            traced = TracedNetwork(network, experiment.example)
+            screened = structure_ticket(screened, name, experiment.structures[name], traced)
         assert all(torch.equal(mask, ticket.masks[key]) for key, mask in screened.masks.items())
         assert ticket.card["screened"]["search"] == short.search
     before = stamps(experiment.root)

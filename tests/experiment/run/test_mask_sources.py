@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 
 from lt_lightning.execution.execute import execute
 from lt_lightning.experiment.config.tasks import retrainings_of, rounds_of, search_folder, tasks_of
 from lt_lightning.experiment.run import scheduler as work
-from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.job import _costs
 from lt_lightning.experiment.run.run import run
+from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.results.records import results_of
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
@@ -44,7 +45,8 @@ def test_source_goes_with_every_structure(source: str, composed: Compose) -> Non
         assert tickets[name].trained is not None
     network, images = experiment.classifier().network.eval(), torch.rand(2, *experiment.shape)
     for name, structure in experiment.structures.items():
-        ticket = structure_ticket(tickets["unstructured"], name, structure, network, experiment.example)
+        traced = TracedNetwork(network, experiment.example)
+        ticket = structure_ticket(tickets["unstructured"], name, structure, traced)
         ticket.apply(network)
         small = execute(network, ticket.plan, ticket.masks, experiment.example)
         if small is None:  # no layer claims a structure

@@ -1,0 +1,184 @@
+"""The options of `LotteryTicketPruning`: their types and defaults, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
+
+from lt_lightning.pruning.criteria import Criterion, Magnitude
+from lt_lightning.pruning.densities import densities, descending
+from lt_lightning.pruning.rewinding import Mode, Step
+from lt_lightning.pruning.selection import Scope
+from lt_lightning.pruning.sparsifiers import Sparsifier
+from lt_lightning.structures.base import Structure
+from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+
+OnCollapse = Literal["warn", "stop"]
+ScoresFrom = Literal["trained", "dense", "rewound"]
+
+
+@dataclass(frozen=True)
+class PruningOptions:
+    """What `LotteryTicketPruning` is called with; it explains each option.
+
+    Raises:
+        ValueError: if an option is out of range, or does not go with another; the message names them.
+    """
+
+    rounds: int
+    directory: Path | str
+    rate: float = 0.2
+    density: float | Sequence[float] | None = None
+    scope: Literal[Scope, "imp"] = "global"
+    imp: Path | str | None = None
+    criterion: Criterion | None = None
+    sparsifier: Sparsifier | None = None
+    scores_from: ScoresFrom = "trained"
+    rewind: str | int = "0ep"
+    mode: Mode = "weights"
+    exempt: Sequence[str] = ("stem", "classifier")
+    structures: Mapping[str, Structure] = field(default_factory=dict)
+    next_round_from: str = UNSTRUCTURED
+    gradient_batches: int = 0
+    on_collapse: OnCollapse = "warn"
+    monitor: str | None = "val/accuracy"
+    monitor_mode: Literal["max", "min"] = "max"
+    network: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._check_ranges()
+        self._check_choices()
+        self._check_facts()
+        self._check_scoring()
+        self._check_rounds()
+
+    # What the options come to
+
+    @property
+    def densities(self) -> list[float]:
+        """The density that each round prunes to."""
+        return densities(self.rounds, self.rate, self.density, at_once=self.scores_from != "trained")
+
+    @property
+    def step(self) -> Step:
+        """The step to rewind to."""
+        return Step.parse(self.rewind)
+
+    @property
+    def scoring(self) -> Criterion:
+        """The criterion, or the default one."""
+        return self.criterion or Magnitude()
+
+    @property
+    def compared_in(self) -> Scope:
+        """The scope in which scores are compared; within layers whose densities are another search's it has no say."""
+        return "global" if self.scope == "imp" else self.scope
+
+    # What is refused
+
+    def _check_ranges(self) -> None:
+        if self.rounds < 0:
+            raise ValueError(f"rounds={self.rounds}: must be 0 or more")
+        asked = [] if self.density is None else descending(self.density)
+        if self.density is not None and not (asked and all(0 < each < 1 for each in asked)):
+            raise ValueError(f"density={self.density}: must be a share in (0, 1), or a list of them")
+        if not 0 < self.rate < 1:
+            raise ValueError(f"rate={self.rate}: must be a share in (0, 1)")
+        if self.gradient_batches < 0:
+            raise ValueError(f"gradient_batches={self.gradient_batches}: must be 0 or more")
+        Step.parse(self.rewind)
+
+    def _check_choices(self) -> None:
+        if reserved := {UNSTRUCTURED, DENSE} & set(self.structures):
+            raise ValueError(
+                f"structures={sorted(self.structures)}: {reserved.pop()!r} is reserved, choose another name"
+            )
+        choices: dict[str, Sequence[str]] = {
+            "scope": (*get_args(Scope), "imp"),
+            "scores_from": get_args(ScoresFrom),
+            "mode": get_args(Mode),
+            "on_collapse": get_args(OnCollapse),
+            "next_round_from": (UNSTRUCTURED, *self.structures),
+            "monitor_mode": ("max", "min"),
+        }
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
+
+    def _check_facts(self) -> None:
+        try:
+            json.dumps(dict(self.facts))
+        except TypeError as error:
+            raise ValueError(f"facts={self.facts}: cannot go on a ticket's card, {error}") from None
+
+    def _check_scoring(self) -> None:
+        """What scores the weights, and in which scope."""
+        if self.sparsifier is not None and self.criterion is not None:
+            raise ValueError(
+                f"sparsifier={_name(self.sparsifier)}: scores weights itself, in place of "
+                f"criterion={_name(self.criterion)}; set one of the two to None"
+            )
+        if self.scope == "imp" and self.sparsifier is not None:
+            raise ValueError(f"scope='imp': goes with a criterion, not with sparsifier={_name(self.sparsifier)}")
+        if self.scope == "imp" and getattr(self.scoring, "chooses_layer_densities", False):
+            raise ValueError(
+                f"scope='imp': gives layers the densities of another search, and criterion={_name(self.scoring)} "
+                "chooses them itself; set scope='global'"
+            )
+        if self.rounds and (self.scope == "imp") != (self.imp is not None):
+            raise ValueError(
+                f"scope={self.scope!r} and imp={self.imp}: the scope 'imp', and no other, goes with the directory of "
+                "a search"
+            )
+
+    def _check_rounds(self) -> None:
+        """How rounds follow each other, and what structures need of them."""
+        needy = [name for name, structure in self.structures.items() if structure.needs_gradients]
+        if needy and not self.gradient_batches:
+            raise ValueError(
+                f"gradient_batches=0: {', '.join(needy)} needs gradients; give the number of batches to sum them over"
+            )
+        anew = self.scores_from != "trained" and self.sparsifier is None
+        if anew and self.mode != "weights" and len(self.densities) > 1:
+            raise ValueError(
+                f"scores_from={self.scores_from!r}: prunes anew in every round, and mode={self.mode!r} goes on from "
+                "the round before; set rounds=1, or mode='weights'"
+            )
+        if self.scores_from == "trained" and self.density is not None and self.next_round_from != UNSTRUCTURED:
+            raise ValueError(
+                f"density={self.density}: cannot be hit with next_round_from={self.next_round_from!r}, which has a "
+                "density of its own; set rounds, or next_round_from='unstructured'"
+            )
+
+
+def _name(part: object) -> str:
+    return type(part).__name__
+
+
+P = ParamSpec("P")
+Owner = TypeVar("Owner")
+Options = TypeVar("Options")
+
+
+def arguments_of(
+    options: Callable[P, Options],
+) -> Callable[[Callable[[Owner, Options], None]], Callable[Concatenate[Owner, P], None]]:
+    """Give a constructor that takes options their arguments instead: `A(rate=0.2)` for `A(Options(rate=0.2))`.
+
+    The constructor's signature and annotations are those of the options, for people, type checkers and whatever else
+    reads them.
+    """
+
+    def decorate(construct: Callable[[Owner, Options], None]) -> Callable[Concatenate[Owner, P], None]:
+        def __init__(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> None:  # noqa: N807
+            construct(self, options(*args, **kwargs))
+
+        update_wrapper(__init__, options.__init__)
+        return __init__
+
+    return decorate
