@@ -1,19 +1,32 @@
-"""Evidence: the results of a study in one JSON that is committed, and the tables that are made of it."""
+"""Keeps the results of an experiment in one JSON file, and the tables of a page in step with such files.
+
+    python -m benchmarks.evidence record RUNS results/NAME.json --about about.yaml
+    python -m benchmarks.evidence tables [README.md]
+
+`record` takes every result under RUNS. `about.yaml` says what was done (`what`, `commands`, `caveats`, and `pairs`: the
+kinds of tickets to compare with each other). `tables` rewrites what stands in a Markdown file between
+`<!-- KIND results/NAME.json -->` and `<!-- end -->`, where KIND is accuracy, comparisons or extremes.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lt_lightning.files import read_json
+from omegaconf import OmegaConf
+
+from lt_lightning.files import read_json, replacing, write_json
 from lt_lightning.results.aggregate import Row, aggregate
 from lt_lightning.results.extremes import extremes
 from lt_lightning.results.records import Result, find_results
-from lt_lightning.results.verdict import Rule, lower_limit
+from lt_lightning.results.verdict import STANDARD, Rule, lower_limit
 from lt_lightning.tables import markdown_table
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
@@ -166,3 +179,56 @@ def _kind(name: str) -> Kind:
 
 def _name(kind: Kind) -> str:
     return " ".join(filter(None, kind))
+
+
+# The tables of a page, and the command.
+
+_TABLE = re.compile(r"(<!-- (accuracy|comparisons|extremes) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def with_tables(text: str, folder: Path) -> str:
+    """Return the Markdown text with its tables made anew; files are named relative to the folder."""
+
+    def table(match: re.Match[str]) -> str:
+        read = read_json(folder / match[3])
+        results = results_in(read)
+        tables = {
+            "accuracy": lambda: accuracy_table(results, STANDARD),
+            "comparisons": lambda: comparison_table(results, read.get("pairs", []), STANDARD),
+            "extremes": lambda: extremes_table(results, STANDARD),
+        }
+        return f"{match[1]}{tables[match[2]]()}{match[4]}"
+
+    return _TABLE.sub(table, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    record = commands.add_parser("record", help="write the results under a root to a file")
+    record.add_argument("root", type=Path, help="the searches' `paths.root`")
+    record.add_argument("file", type=Path, help="results/NAME.json")
+    record.add_argument("--about", type=Path, required=True, help="YAML: what, commands, caveats, pairs")
+    record.add_argument("--without-times", action="store_true", help="leave times out: the machine was shared")
+    tables = commands.add_parser("tables", help="write a Markdown file's tables anew")
+    tables.add_argument("file", type=Path, nargs="?", default=Path(__file__).resolve().parent.parent / "README.md")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "record":
+            about = OmegaConf.to_container(OmegaConf.load(options.about))
+            if not isinstance(about, dict):
+                raise ValueError(f"{options.about}: must be keys and values: what, commands, caveats, pairs")
+            named = {str(key): value for key, value in about.items()}
+            write_json(options.file, evidence(options.root, named, times=not options.without_times))
+        else:
+            text = with_tables(options.file.read_text(encoding="utf-8"), options.file.parent)
+            with replacing(options.file) as partial:
+                partial.write_text(text, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

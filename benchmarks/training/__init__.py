@@ -1,1 +1,1 @@
-"""What a training, a round and a search cost in time: measured here, beside a bare loop and peers."""
+"""What training costs: a step by different trainers, what a search adds to it, and whole searches."""

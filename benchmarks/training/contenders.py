@@ -7,22 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import ModelPruning
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune as peer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.training.pictures import Pictures
-from benchmarks.training.stepwise import Pause
 from benchmarks.training.task import CLASSES, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Setting, Task, go_back
+from lt_lightning.data.cifar import Cifar10
 from lt_lightning.execution.compiling import compile_network
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
 from lt_lightning.training.schedules import Constant
+
+Pause = Callable[[], None]
+"""Called by a training before each of its steps: returns when it is its turn again."""
 
 
 @dataclass
@@ -287,3 +291,41 @@ class _FlatForPeer(pl.Callback):
     @staticmethod
     def _convert(pl_module: pl.LightningModule, to: torch.memory_format) -> None:
         pl_module.get_submodule("network").to(memory_format=to)  # type: ignore[call-overload]  # absent from its types
+
+
+# Images as research code has them: one PIL picture at a time.
+
+
+class Pictures(Dataset[tuple[Tensor, Tensor]]):
+    """Pads by zeros, crops and mirrors each picture at random, and normalises it.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self._pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        top, left, mirrored = (int(torch.randint(high, ())) for high in (9, 9, 2))
+        picture = Image.fromarray(self._pixels[index])
+        return as_tensor(cropped(picture, top, left, bool(mirrored))), self._labels[index]
+
+
+def cropped(picture: Image.Image, top: int, left: int, mirrored: bool, pad: int = 4) -> Image.Image:
+    """A window of the picture's size, cut at a place of the padded picture."""
+    padded = Image.new(picture.mode, (picture.width + 2 * pad, picture.height + 2 * pad))
+    padded.paste(picture, (pad, pad))
+    window = padded.crop((left, top, left + picture.width, top + picture.height))
+    return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else window
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """(3, H, W), float32, normalised as CIFAR-10."""
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    return (pixels - torch.tensor(Cifar10.mean)[:, None, None]) / torch.tensor(Cifar10.std)[:, None, None]

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.training.rounds import COMMON
+from benchmarks.training.overhead import COMMON
 from lt_lightning.tables import number, percent, terminal_table
 
 Row = Mapping[str, Any]

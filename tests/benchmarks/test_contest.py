@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.training import contest as module
-from benchmarks.training.contenders import CONTENDERS, Run, dense
-from benchmarks.training.contest import Step, contest, steps_for
-from benchmarks.training.pictures import as_tensor, cropped
-from benchmarks.training.stepwise import Pause, Stepwise
+from benchmarks.training.contenders import CONTENDERS, Pause, Run, as_tensor, cropped, dense
+from benchmarks.training.contest import Step, Stepwise, contest, steps_for
 from benchmarks.training.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Setting, Task, real, synthetic
 from lt_lightning.data.augment import crop, flip, normalise
 from lt_lightning.data.cifar import Cifar10

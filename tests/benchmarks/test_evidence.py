@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import accuracy_table, comparison_table, evidence, extremes_table, results_in
+from benchmarks.evidence import accuracy_table, comparison_table, evidence, extremes_table, main, results_in
 from lt_lightning.results.records import Result
 from lt_lightning.results.verdict import STANDARD
 
@@ -99,17 +97,15 @@ def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
         evidence(tmp_path, {})
 
 
-def run_script(*arguments: object) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["evidence.py", *map(str, arguments)])
-        runpy.run_path(str(ROOT / "scripts" / "evidence.py"), run_name="__main__")
+def run(*arguments: object) -> None:
+    main([str(argument) for argument in arguments])
 
 
 def test_the_readmes_tables_are_those_of_the_files(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "results").symlink_to(ROOT / "results")
-    run_script("tables", copy)
+    run("tables", copy)
     assert copy.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -122,8 +118,8 @@ def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
         "a\n<!-- accuracy e.json -->\nold\n<!-- end -->\nb\n<!-- comparisons e.json -->\n<!-- end -->\n"
         "<!-- extremes e.json -->\n<!-- end -->\nc\n"
     )
-    run_script("record", tmp_path / "runs", tmp_path / "e.json", "--about", about)
-    run_script("tables", page)
+    run("record", tmp_path / "runs", tmp_path / "e.json", "--about", about)
+    run("tables", page)
     first, second = accuracy_table(some(), STANDARD), comparison_table(some(), [["refill", "regroup"]], STANDARD)
     marks = (
         "a\n<!-- accuracy e.json -->\n{}<!-- end -->\nb\n<!-- comparisons e.json -->\n{}<!-- end -->\n"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.onnx_runtime import onnx_call
+from benchmarks.networks import onnx_call
 from lt_lightning.tickets.export import onnx_file
 
 

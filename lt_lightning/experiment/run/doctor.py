@@ -32,7 +32,7 @@ COLOURS: dict[State, str] = {"ok": "green", "off": "yellow", "wrong": "red"}
 EXTRAS = {
     "dashboard": "scripts/dashboard.py",
     "docs": "the documentation's pages",
-    "export": "ONNX in scripts/export.py and scripts/benchmark.py",
+    "export": "ONNX in scripts/export.py and python -m benchmarks",
     "ray": "hydra/launcher=ray",
     "sweep": "hydra/launcher=joblib, submitit_local or slurm, hydra/sweeper=tune",
     "tensorboard": "logger=tensorboard",

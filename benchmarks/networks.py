@@ -6,12 +6,12 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.onnx_runtime import onnx_call
 from benchmarks.variants import Executed, Tickets, Variant
 from lt_lightning.execution.cost import file_bytes, flops, parameters, peak_bytes, saved_bytes, share_of_ideal
 from lt_lightning.execution.energy import joules, nvml_counter
@@ -25,6 +25,7 @@ from lt_lightning.execution.network_timing import (
     training_difference,
 )
 from lt_lightning.execution.timing import Effort, interleaved, stopwatch
+from lt_lightning.tickets.export.onnx_file import IMAGES, make_session, to_onnx
 
 _COMPARED = 8  # images on which networks are compared
 _TOLERANCE = {False: 1e-3, True: 0.25}  # with rounded products: bfloat16 gives some 0.03 in a deep network, TF32 less
@@ -237,3 +238,25 @@ def _saved_megabytes(network: nn.Module, setting: Setting, tickets: Tickets, dev
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bfloat16):
         two, three = (saved_bytes(trained, images[:count]) for count in (2, 3))
     return (two + (setting.batch_size - 2) * (three - two)) / 1e6
+
+
+def onnx_call(network: nn.Module | bytes | Path, inputs: Tensor, threads: int) -> Callable[[], object]:
+    """A function that runs a network on ONNX Runtime's CPU provider.
+
+    The network is exported and the session made here, once; what is timed is the run.
+
+    Args:
+        network: to export, in evaluation mode; or an ONNX file of ours, or its content. It is left as it was.
+        inputs: a batch of images.
+        threads: of a single operator.
+
+    Returns:
+        a call that gives the outputs, a list of one numpy array.
+
+    Raises:
+        ImportError: without the extra `export`.
+    """
+    model = to_onnx(network, tuple(inputs.shape[1:])) if isinstance(network, nn.Module) else network
+    session = make_session(model, threads)
+    feed = {IMAGES: np.ascontiguousarray(inputs.detach().cpu().numpy())}
+    return lambda: session.run(None, feed)

@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py training`: times training, rounds and searches. Everything that is compared is run in turn.
+"""`python -m benchmarks.training` times training, rounds and searches. Everything that is compared is run in turn.
 
 Steps: everyone trains the same network on the same batches from the same values, and losses that have to agree are
 compared. bare: a loop by hand on data on the device; dense, pruned: our trainer without and with LotteryTicketPruning;
@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import logging
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import product
@@ -24,22 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from rich.console import Console
 from torch import nn
 
-from benchmarks.record import Record, Row, rows_of
+from benchmarks.jobs import Job, Record, Row, jobs_in, make_network, model_names, open_record, rows_of, table_console
 from benchmarks.training.contenders import CONTENDERS
 from benchmarks.training.contest import contest, steps_for
-from benchmarks.training.overhead import measure_overhead
+from benchmarks.training.overhead import measure_overhead, measure_round
 from benchmarks.training.roofline import measure_roofline
-from benchmarks.training.rounds import measure_round
-from benchmarks.training.search_cost import Search, costs
+from benchmarks.training.searches import Search, costs
 from benchmarks.training.tables import training_tables, verdicts
 from benchmarks.training.task import CLASSES, Setting, Task, real, synthetic
-from lt_lightning.execution.machine import environment
-from lt_lightning.execution.timing import keep_freed_memory
 from lt_lightning.files import read_json
 from lt_lightning.structures.base import Structure
 from lt_lightning.structures.refill import Refill
@@ -52,43 +44,23 @@ STRUCTURES: dict[str, Structure] = {"refill": Refill(), "regroup": Regroup(colum
 BETWEEN = STRUCTURES | {"regroup by k-means": Regroup(columns="kernel_position", clustering="kmeans")}
 
 
-def main(arguments: Sequence[str], models: Path) -> None:
-    """Runs the command, or shows a file that it wrote.
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    try:
+        if options.show:
+            show(jobs_in(options.show))
+        else:
+            _benchmark(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
-    Args:
-        arguments: of the command line, without `training`.
-        models: folder of the networks' configurations.
 
-    Raises:
-        ValueError: if something impossible is asked for.
-        OSError: if a file cannot be read or written.
-    """
-    options = _options(arguments, sorted(path.stem for path in models.glob("*.yaml")))
-    if options.show:
-        show([job for path in options.show for job in read_json(path)["jobs"]])
-        return
+def _benchmark(options: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.backends.cudnn.benchmark = True
-    kept = keep_freed_memory()
-    record = Record(
-        options.output, environment(device, freed_memory_kept=kept, pytorch_lightning=version("pytorch-lightning"))
-    )
-    console = Console(stderr=True)
+    record, device = open_record(options.output, options.threads, pytorch_lightning=version("pytorch-lightning"))
     for name in options.network:
-        network = network_of(name, models)
-        for job, measure in _jobs(name, network, options, device, record):
-            if record.has(job):
-                continue
-            what = ", ".join(f"{key} {value}" for key, value in job.items() if not isinstance(value, (list, dict)))
-            console.print(f"{time.strftime('%H:%M:%S')}  {what}", highlight=False)
-            start = time.perf_counter()
-            record.add(job, measure(), time.perf_counter() - start)
-            torch._dynamo.reset()
-            gc.collect()
+        record.measure(_jobs(name, make_network(name, CLASSES, 3), options, device, record))
     show(record.jobs)
     if options.output:
         print(f"written to {options.output}")
@@ -96,7 +68,7 @@ def main(arguments: Sequence[str], models: Path) -> None:
 
 def show(jobs: Sequence[Mapping[str, Any]]) -> None:
     """Prints the tables, and what was measured against each limit."""
-    console = Console(width=None if sys.stdout.isatty() else 240, soft_wrap=True)
+    console = table_console()
     rows = {kind: rows_of(jobs, kind) for kind in KINDS}
     for kind, table in training_tables().items():
         if rows[kind]:
@@ -106,21 +78,12 @@ def show(jobs: Sequence[Mapping[str, Any]]) -> None:
         console.print(line, highlight=False)
 
 
-def network_of(name: str, models: Path) -> nn.Module:
-    """A network of the configuration for CIFAR-10, at initial values that are always the same."""
-    dataset = {"classes": CLASSES, "channels": 3}
-    torch.manual_seed(0)
-    network: nn.Module = instantiate(
-        OmegaConf.create({"dataset": dataset, "model": OmegaConf.load(models / f"{name}.yaml")}).model
-    )
-    return network
-
-
-def _options(arguments: Sequence[str], models: Sequence[str]) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "benchmark.py training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    models = model_names()
     add("--network", nargs="+", choices=models, default=["resnet18", "resnet20"], metavar="NAME",
         help=f"of conf/model: {', '.join(models)} (resnet18 resnet20)")  # fmt: skip
     add("--kind", nargs="+", choices=KINDS, default=list(KINDS), help=f"what is measured ({' '.join(KINDS)})")
@@ -139,19 +102,14 @@ def _options(arguments: Sequence[str], models: Sequence[str]) -> argparse.Namesp
     add("--data", type=Path, help="folder of data sets with CIFAR-10, instead of random images")
     add("--threads", type=int, help="of the CPU (one a core)")
     add("--tickets", type=Path, metavar="FILE",
-        help="of `benchmark.py --output`: how much shorter tickets' steps are, for the cost of a search")  # fmt: skip
+        help="file of `python -m benchmarks` with tickets' steps, for the cost of a search")  # fmt: skip
     add("--output", type=Path, help="JSON file, written after every job and continued if it is there")
     add("--show", type=Path, nargs="+", metavar="FILE", help="print the tables of such files, measure nothing")
     return parser.parse_args(arguments)
 
 
-Measure = Callable[[], list[dict[str, Any]]]
-
-
-def _jobs(
-    name: str, network: nn.Module, options: argparse.Namespace, device: str, record: Record
-) -> Iterator[tuple[dict[str, Any], Measure]]:
-    """What is to be measured of a network: its description, by which it is found again, and how."""
+def _jobs(name: str, network: nn.Module, options: argparse.Namespace, device: str, record: Record) -> Iterator[Job]:
+    """The jobs of one network."""
     repeats = options.steps or (10 if device == "cuda" else 1)
     settings = [
         Setting(batch, device, precision == "bf16", engine, layout == "channels_last")
@@ -227,7 +185,12 @@ def _search(name: str, setting: Setting, tickets: Path, record: Record) -> list[
 
 
 def shares_of(jobs: Sequence[Mapping[str, Any]], name: str, setting: Setting) -> dict[str, dict[float, float]]:
-    """Time of tickets' training steps over the dense one, by structure and density, as `benchmark.py` measured them.
+    """Return the time of tickets' training steps over the dense one, by structure and density.
+
+    Args:
+        jobs: as `python -m benchmarks` measured them.
+        name: name of the network.
+        setting: setting of the steps.
 
     Raises:
         ValueError: if they were not measured in this setting.
@@ -245,10 +208,14 @@ def shares_of(jobs: Sequence[Mapping[str, Any]], name: str, setting: Setting) ->
     if missing := [structure for structure, found in shares.items() if not found]:
         raise ValueError(
             f"--tickets has no training step of {name} with {missing[0]} at batch {setting.batch_size}: "
-            "measure it with benchmark.py, or leave out --kind search"
+            "measure it with `python -m benchmarks`, or leave out --kind search"
         )
     return shares
 
 
 def _is_of(row: Row, name: str, setting: Setting) -> bool:
     return row["network"] == name and all(row[key] == value for key, value in asdict(setting).items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py training` as a user starts it."""
+"""`python -m benchmarks.training` as a user starts it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training.command import main, shares_of
+from benchmarks.training.__main__ import main, shares_of
 from benchmarks.training.contenders import CONTENDERS
 from benchmarks.training.tables import verdicts
 from benchmarks.training.task import Setting
 from lt_lightning.files import write_json
 
-MODELS = Path(__file__).parents[2] / "conf" / "model"
 TINY = ["--network", "resnet8", "--size", "8", "--batch", "4", "--samples", "1", "--threads", "1"]
 
 
@@ -31,10 +30,10 @@ def tickets_file(folder: Path) -> Path:
 
 def test_what_is_written_is_shown_and_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "training.json"
-    asked = [*TINY, "--kind", "steps", "limit", "search", "--contender", "pruned", "pictures"]
-    asked += ["--tickets", str(tickets_file(tmp_path)), "--output", str(output)]
-    main(asked, MODELS)
-    told = capsys.readouterr().out
+    arguments = [*TINY, "--kind", "steps", "limit", "search", "--contender", "pruned", "pictures"]
+    arguments += ["--tickets", str(tickets_file(tmp_path)), "--output", str(output)]
+    main(arguments)
+    printed = capsys.readouterr().out
     written = json.loads(output.read_text())
     assert {"cpu", "threads", "versions", "commit"} <= written["environment"].keys()
     steps, limit, search = written["jobs"]
@@ -60,12 +59,12 @@ def test_what_is_written_is_shown_and_not_measured_again(tmp_path: Path, capsys:
     assert search["rows"][0]["hours"] == pytest.approx(31 * pictures * 160 * (45_000 // 4) / 3.6e6)
     assert search["rows"][1]["hours_to_paper"] == pytest.approx(search["rows"][1]["to_paper"] * pruned / pictures)
     for word in ("pictures", "roofline", "waits for the device in a step: 0", "bisection"):
-        assert word in told
-    main(asked, MODELS)
+        assert word in printed
+    main(arguments)
     assert json.loads(output.read_text()) == written
     capsys.readouterr()
-    main(["--show", str(output)], MODELS)
-    assert told.startswith(capsys.readouterr().out)
+    main(["--show", str(output)])
+    assert printed.startswith(capsys.readouterr().out)
 
 
 def test_tickets_of_another_setting_are_refused(tmp_path: Path) -> None:
@@ -75,19 +74,19 @@ def test_tickets_of_another_setting_are_refused(tmp_path: Path) -> None:
         shares_of(jobs, "resnet8", Setting(8))
 
 
-def test_limits_are_told_kept_or_missed() -> None:
+def test_limits_are_printed_kept_or_missed() -> None:
     row = {"network": "n", "device": "cpu", "batch_size": 1, "bfloat16": False, "engine": "eager"}
     pruned = {**row, "contender": "pruned", "to_dense": 1.02, "to_bare": 1.11, "waits": 0}
     loading = {**row, "contender": "loading", "to_dense": 0.06}
     part = {"network": "n", "milliseconds": 900.0}
-    told = verdicts(
+    printed = verdicts(
         {
             "steps": [pruned, loading],
             "round": [{**part, "part": name} for name in ("prune", "rewind", "ticket to disk", "refill", "regroup")],
             "overhead": [{**row, "share": 0.01}],
         }
     )
-    assert [line.rpartition(" ")[2] for line in told] == [
+    assert [line.rpartition(" ")[2] for line in printed] == [
         "kept",
         "MISSED",
         "kept",
@@ -96,7 +95,7 @@ def test_limits_are_told_kept_or_missed() -> None:
         "MISSED",
         "kept",
     ]
-    assert "n, with refill: seconds between two rounds: 3.6, limit 2" in told[4]
+    assert "n, with refill: seconds between two rounds: 3.6, limit 2" in printed[4]
 
 
 def test_every_contender_says_who_it_is() -> None:

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.layer_table import measure_layers
-from benchmarks.paper_protocol import measure_by_paper
+from benchmarks.layers import measure_by_paper, measure_layers
+from benchmarks.networks import Measurement, measure_networks
 from benchmarks.peers import SparseConv2d
-from benchmarks.suite import Measurement, measure_networks
 from benchmarks.variants import PEERS, VARIANTS, Executed, Tickets, Variant, as_planned, with_round_to
 from lt_lightning.execution.cost import flops, parameters
 from lt_lightning.execution.fastest_form import FastestForm

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.training.overhead import measure_overhead
-from benchmarks.training.rounds import measure_round
-from benchmarks.training.search_cost import Search, costs, halvings, papers, step_share
+from benchmarks.training.overhead import measure_overhead, measure_round
+from benchmarks.training.searches import Search, costs, halvings, papers, step_share
 from benchmarks.training.task import Setting, Task, synthetic
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.structures.refill import Refill

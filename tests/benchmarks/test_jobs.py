@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import Record, rows_of
-from benchmarks.summary import layer_table, network_table, paper_table, slower_than_dense, summarised
+from benchmarks.jobs import Record, rows_of
+from benchmarks.tables import layer_table, network_table, paper_table, slower_than_dense, summarised
 from lt_lightning.execution.machine import environment
 
 JOB = {"kind": "networks", "batch_size": 4, "densities": (0.5, 0.25)}
