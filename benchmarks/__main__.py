@@ -22,9 +22,8 @@ from benchmarks.jobs import Job, jobs_in, make_network, model_names, open_record
 from benchmarks.layers import measure_by_paper, measure_layers
 from benchmarks.networks import measure_networks
 from benchmarks.tables import layer_table, network_table, paper_table, slower_than_dense
-from benchmarks.variants import VARIANTS, Tickets, with_round_to
-from lt_lightning.execution.network_timing import Setting
-from lt_lightning.execution.timing import Effort
+from benchmarks.variants import VARIANTS, Effort, Tickets, with_round_to
+from lt_lightning.execution.cost import Setting
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import nn
 
-from lt_lightning.execution.machine import environment
-from lt_lightning.execution.timing import keep_freed_memory
+from lt_lightning.execution.machine import environment, keep_freed_memory
 from lt_lightning.files import read_json, write_json
 
 MODELS = Path(__file__).resolve().parent.parent / "conf" / "model"

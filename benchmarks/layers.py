@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.variants import Tickets, Variant
-from lt_lightning.execution.blocks.blocks import DENSE, forms_of, input_shapes
-from lt_lightning.execution.cost import flops, share_of_ideal
-from lt_lightning.execution.fastest_form import time_layers
-from lt_lightning.execution.network_timing import Setting, relative_difference
+from benchmarks.network_costs import share_of_ideal
+from benchmarks.variants import Effort, Tickets, Variant
+from lt_lightning.evaluation import relative_difference
+from lt_lightning.execution.cost import Setting, flops
+from lt_lightning.execution.execute import DENSE_FORM, forms_of, input_shapes
 from lt_lightning.execution.smaller_network import Cut, Shrunk
-from lt_lightning.execution.timing import Effort
+from lt_lightning.execution.timing import time_layers
 from lt_lightning.structures.base import BlockPlan
 
 _TOLERANCE = 1e-4
@@ -26,7 +26,7 @@ class LayerMeasurement:
 
     Attributes:
         layers: names of the layers of this geometry, of which the first was measured.
-        form: of the layer that runs: `channels` (fewer of them), or the fastest of `shrink.blocks.forms_of`.
+        form: of the layer that runs: `channels` (fewer of them), or the fastest of `execute.forms_of`.
         variant: name of the structure.
         density: asked of every prunable layer.
         setting: batch size, training, precision.
@@ -193,8 +193,8 @@ def _forms(tickets: Tickets, variant: Variant, density: float, name: str) -> dic
     masked = tickets.masked(variant.structure, density)
     if isinstance(plan, BlockPlan):
         layer = masked.get_submodule(name)
-        found = forms_of(layer, plan.blocks[name], plan.granularity) if name in plan.blocks else {}
-        return {form: _Form(module) for form, module in (found or {DENSE: layer}).items()}
+        found = forms_of(layer, plan, name) if name in plan.blocks else {}
+        return {form: _Form(module) for form, module in (found or {DENSE_FORM: layer}).items()}
     shrunk = tickets.whole(variant.structure, density)
     return None if shrunk is None else _smaller(shrunk, masked.get_submodule(name), name)
 

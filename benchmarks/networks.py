@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.variants import Executed, Tickets, Variant
-from lt_lightning.execution.cost import file_bytes, flops, parameters, peak_bytes, saved_bytes, share_of_ideal
-from lt_lightning.execution.energy import joules, nvml_counter
-from lt_lightning.execution.machine import tensor_float32
-from lt_lightning.execution.network_timing import (
-    Engine,
-    Setting,
-    network_call,
-    random_images,
-    relative_difference,
+from benchmarks.network_costs import (
+    file_bytes,
+    joules,
+    nvml_counter,
+    peak_bytes,
+    saved_bytes,
+    share_of_ideal,
     training_difference,
 )
-from lt_lightning.execution.timing import Effort, interleaved, stopwatch
+from benchmarks.variants import Effort, Executed, Tickets, Variant
+from lt_lightning.evaluation import relative_difference
+from lt_lightning.execution.cost import Engine, Setting, flops, network_call, parameters, random_images
+from lt_lightning.execution.machine import tensor_float32
+from lt_lightning.execution.timing import interleaved, stopwatch
 from lt_lightning.tickets.export.onnx_file import IMAGES, make_session, to_onnx
 
 _COMPARED = 8  # images on which networks are compared

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lt_lightning.execution.cost import share_of_ideal
+from benchmarks.network_costs import share_of_ideal
 from lt_lightning.tables import number, percent, terminal_table
 
 Row = Mapping[str, Any]

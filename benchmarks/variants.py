@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import SquareBlocks, prune_by_torch_pruning, with_sparse_weights
-from lt_lightning.execution.blocks.blocks import DENSE
-from lt_lightning.execution.execute import execute
-from lt_lightning.execution.network_timing import Setting
+from lt_lightning.execution.cost import Setting
+from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.execution.smaller_network import Shrunk
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
@@ -22,6 +21,21 @@ from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import ChannelPlan, Structure, StructureInput, StructureResult, Unstructured
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        samples: turns, of which the median counts.
+        slot: seconds of a turn's calls of one function, at least.
+        limit: seconds of one setting's turns, after which no further turn begins (three are taken at least).
+    """
+
+    samples: int = 7
+    slot: float = 0.05
+    limit: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ def as_planned(network: nn.Module, ticket: StructureResult, example: Tensor, set
     shrunk = execute(network, ticket.plan, ticket.masks, example, *how, bfloat16=setting.bfloat16)
     if shrunk is None:
         return as_masked(network, ticket, example, setting, device)
-    left = tuple(name for name, form in shrunk.choice.items() if form == DENSE)
+    left = tuple(name for name, form in shrunk.choice.items() if form == DENSE_FORM)
     return Executed(shrunk.network, shrunk.masks, left)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.training.task import CLASSES, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Setting, Task, go_back
 from lt_lightning.data.cifar import Cifar10
-from lt_lightning.execution.compiling import compile_network
+from lt_lightning.execution.machine import compile_network
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier

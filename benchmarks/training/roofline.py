@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.training.contenders import sgd, training_step
 from benchmarks.training.task import Task
-from lt_lightning.execution.compiling import compile_network
+from lt_lightning.execution.machine import compile_network
 from lt_lightning.execution.timing import interleaved, stopwatch
 
 # By device: as much as it takes for some milliseconds, so that the call itself does not count.

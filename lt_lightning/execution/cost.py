@@ -1,18 +1,24 @@
-"""What a network costs besides time: parameters, operations, memory, bytes on disk."""
+"""What a network costs: parameters, operations, and the time of it and of each of its layers."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping
-from math import nan
-from typing import Any
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
-import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from lt_lightning.execution.machine import isolating
+from lt_lightning.execution.timing import Timing, interleaved, stopwatch
+from lt_lightning.pruning.enforcement import EnforcedMasks
+from lt_lightning.pruning.masks import Masks
 
 
 def parameters(network: nn.Module) -> int:
@@ -31,102 +37,229 @@ def flops(network: nn.Module, images: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def saved_bytes(network: nn.Module, images: Tensor) -> int:
-    """Bytes of activations that a forward pass in training keeps for the backward pass, each storage once."""
-    storages: dict[int, int] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+# The time of a network.
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    # Held until counted, so that no address is used twice.
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(images)
-        total = sum(storages.values())
-    del output
-    return total
+Engine = Literal["eager", "compile", "onnx"]
 
 
-def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Most bytes that a call holds at once beyond what was there before it.
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
 
-    On CUDA as its allocator counts. On the CPU the tensors that are alive, so that neither another network's memory
-    nor an allocator that keeps what was freed is counted (as it would be in the size of the process); what a kernel
-    takes for itself is not seen, nor what compiled code allocates.
-
-    >>> peak_bytes(lambda: torch.zeros(1000) + 1)
-    8000
+    Attributes:
+        batch_size: images at once.
+        training: a whole training step (forward, backward, SGD with momentum), or inference.
+        bfloat16: inference with weights and images in bfloat16; training by autocast, with weights in float32. Both
+            are what is usual, and on a CPU autocast is as fast from batch 64 on, and slower at batch 1.
+        engine: PyTorch as it is; `torch.compile` (on CUDA with CUDA graphs); or ONNX Runtime (inference in float32).
+        channels_last: memory format of weights and images.
     """
-    device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return int(torch.cuda.max_memory_allocated(device) - before)
-    live = _LiveTensors()
-    with live:
-        call()
-    return live.peak
+
+    batch_size: int
+    training: bool
+    bfloat16: bool = False
+    engine: Engine = "eager"
+    channels_last: bool = True
+
+    def __str__(self) -> str:
+        what = "training step" if self.training else "inference"
+        how = [what, f"batch {self.batch_size}", "bf16" if self.bfloat16 else "fp32"]
+        how += [self.engine] * (self.engine != "eager")
+        return ", ".join(how + ["channels last"] * self.channels_last)
 
 
-class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that operations make, as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-        self.now = 0
-        self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if _has_storage(leaf)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if _has_storage(leaf) and _address(leaf) not in given:
-                self._add(leaf.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage in self.known:
-            return
-        size = storage.nbytes()
-        self.known.add(storage)
-        weakref.finalize(storage, self._remove, size)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def _remove(self, size: int) -> None:
-        self.now -= size
+def random_images(setting: Setting, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Images for a setting, the same ones every time: random, as on zeros some hardware is faster than on data."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((setting.batch_size, *shape), generator=generator).to(device)
+    if setting.bfloat16 and not setting.training:
+        images = images.bfloat16()
+    return images.contiguous(memory_format=_format(setting))
 
 
-def _has_storage(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided
+def network_call(
+    network: nn.Module,
+    images: Tensor,
+    setting: Setting,
+    masks: Masks | None = None,
+    learning_rate: float = 1e-3,
+) -> Callable[[], Tensor]:
+    """A function that runs a network once on these images: for inference it gives the logits, else the step's loss.
 
-
-def _address(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def file_bytes(network: nn.Module) -> int:
-    """Bytes of the network's parameters and buffers in a safetensors file.
-
-    >>> file_bytes(nn.Linear(1000, 1000, bias=False)) - 4 * 1000 * 1000 < 200
-    True
+    Args:
+        network: on the device of the images. It is changed: mode, memory format, type; its values by training steps.
+        images: from `random_images`.
+        setting: what to measure; its engine is not `onnx`.
+        masks: of weights that every training step keeps at zero.
+        learning_rate: of the training step.
     """
-    return len(safetensors.torch.save({name: value.contiguous() for name, value in network.state_dict().items()}))
+    network.to(memory_format=_format(setting))  # type: ignore[call-overload]  # absent from its types
+    network.train(setting.training)
+    if setting.bfloat16 and not setting.training:
+        network.bfloat16()
+    forward = _compiled(network, images) if setting.engine == "compile" else network
+    if setting.training:
+        return _training_step(forward, images, setting, EnforcedMasks(network, masks or {}), learning_rate)
+
+    def infer() -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = forward(images)
+        return logits
+
+    return infer
 
 
-def share_of_ideal(speedup: float, ideal: float) -> float:
-    """Part of the ideal saving of time that is reached: (1 - 1/speedup) / (1 - 1/ideal); NaN if nothing is to save.
+def _compiled(network: nn.Module, images: Tensor) -> nn.Module:
+    """Compiled for these shapes alone."""
+    mode = "reduce-overhead" if images.device.type == "cuda" else None
+    compiled: Any = torch.compile(network, dynamic=False, mode=mode, **isolating())
+    return cast(nn.Module, compiled)
 
-    >>> share_of_ideal(2.0, 4.0)
-    0.6666666666666666
+
+def _training_step(
+    network: nn.Module, images: Tensor, setting: Setting, held: EnforcedMasks, learning_rate: float
+) -> Callable[[], Tensor]:
+    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4, fused=True)
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def step() -> Tensor:
+        with training_precision(images, setting):
+            loss: Tensor = F.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        held.zero_gradients()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def training_precision(images: Tensor, setting: Setting) -> AbstractContextManager[object]:
+    if setting.bfloat16 and setting.training:
+        return torch.autocast(images.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _format(setting: Setting) -> torch.memory_format:
+    return torch.channels_last if setting.channels_last else torch.contiguous_format
+
+
+def time_ratio(
+    dense: nn.Module,
+    small: nn.Module,
+    shape: tuple[int, ...],
+    setting: Setting,
+    device: torch.device | str = "cpu",
+    samples: int = 7,
+    slot: float = 0.03,
+) -> float:
+    """Time of a network over that of the dense one; less than 1 is faster.
+
+    Args:
+        dense: the full network; both are left as they were.
+        small: to compare.
+        shape: of one image.
+        setting: what to measure.
+        device: where to run.
+        samples: see `interleaved`.
+        slot: likewise.
     """
-    return (1 - 1 / speedup) / (1 - 1 / ideal) if ideal > 1 else nan
+    images = random_images(setting, shape, device)
+    calls: Mapping[str, Callable[[], Tensor]] = {
+        name: network_call(copy.deepcopy(network).to(device), images, setting)
+        for name, network in (("dense", dense), ("small", small))
+    }
+    timings: Mapping[str, Timing] = interleaved(calls, stopwatch(device), samples, slot)
+    return timings["small"].median / timings["dense"].median
+
+
+# Time of every layer within networks that run: what each does, where it stands, among all others.
+
+Mark = Any  # a moment: seconds of a clock, or an event of a device
+
+
+def layer_seconds(
+    networks: Mapping[str, nn.Module],
+    layers: Iterable[str],
+    shape: tuple[int, ...],
+    setting: Setting,
+    device: torch.device | str = "cpu",
+    passes: int = 5,
+) -> dict[str, dict[str, float]]:
+    """Median time of every layer in inference, in networks that run in turn.
+
+    What stands between layers (activations, normalisation, gathering channels) is no layer's.
+
+    Args:
+        networks: by name; they are left as they were.
+        layers: names of submodules; one that a network lacks, or that is not called, has no time there.
+        shape: of one image.
+        setting: of inference, eager.
+        device: where to run.
+        passes: of every network, besides one to warm up.
+
+    Returns:
+        seconds by layer and network.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    >>> seconds = layer_seconds({"a": net}, ["0", "gone"], (1, 8, 8), Setting(2, training=False))
+    >>> {name: list(each) for name, each in seconds.items()}
+    {'0': ['a'], 'gone': []}
+    """
+    images = random_images(setting, shape, device)
+    names = list(layers)
+    mark, between = _clock(device)
+    runs = {}
+    marks: dict[str, dict[str, list[tuple[Mark, Mark]]]] = {}
+    for key, network in networks.items():
+        mine = copy.deepcopy(network).to(device)
+        marks[key] = _watched(mine, names, mark)
+        runs[key] = network_call(mine, images, setting)
+    for run in runs.values():
+        run()
+    for found in marks.values():
+        for each in found.values():
+            each.clear()
+    for _ in range(passes):
+        for run in runs.values():
+            run()
+    return {
+        name: {
+            key: statistics.median(between(*pair) for pair in found[name])
+            for key, found in marks.items()
+            if found.get(name)
+        }
+        for name in names
+    }
+
+
+def _watched(network: nn.Module, names: Iterable[str], mark: Callable[[], Mark]) -> dict[str, list[tuple[Mark, Mark]]]:
+    """Where the moments before and after each call of each layer are noted."""
+    modules = dict(network.named_modules())
+    noted: dict[str, list[tuple[Mark, Mark]]] = {name: [] for name in names if name in modules}
+    began: dict[str, Mark] = {}
+
+    def watch(name: str) -> None:
+        modules[name].register_forward_pre_hook(lambda *_: began.__setitem__(name, mark()))
+        modules[name].register_forward_hook(lambda *_: noted[name].append((began[name], mark())))
+
+    for name in noted:
+        watch(name)
+    return noted
+
+
+def _clock(device: torch.device | str) -> tuple[Callable[[], Mark], Callable[[Mark, Mark], float]]:
+    """How to mark a moment, and the seconds between two."""
+    if torch.device(device).type != "cuda":
+        return time.perf_counter, lambda first, last: last - first
+
+    def mark() -> Mark:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def between(first: Mark, last: Mark) -> float:
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3
+
+    return mark, between

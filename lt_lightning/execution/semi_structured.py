@@ -1,4 +1,4 @@
-"""2:4 tickets in inference on CUDA, by PyTorch's semi-structured kernels; everything else runs as it is."""
+"""Layers of 2:4 weights, which PyTorch's semi-structured kernels compute in inference on CUDA."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
-
-from lt_lightning.execution.blocks.blocks import DENSE, Choose, first_form
-from lt_lightning.execution.smaller_network import Cut, Shrunk, Slices
-from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import NMPlan
 
 SPARSE = "semi_structured"
 ROWS, COLUMNS = 32, 64  # multiples of which all of PyTorch's kernels take, in half precision
@@ -94,8 +89,8 @@ def by_matrix(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int,
     return outputs.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
 
 
-def forms_of(layer: nn.Module) -> Mapping[str, nn.Module]:
-    """The layer that computes in the 2:4 format, with copies of the values, by the name of the form; or none."""
+def semi_structured_forms(layer: nn.Module) -> Mapping[str, nn.Module]:
+    """Return the layer that computes in the 2:4 format, with copies of the values, by form; nothing where none does."""
     match layer:
         case nn.Linear() if _fits(layer.weight):
             return {SPARSE: SemiStructuredLinear(layer)}
@@ -107,31 +102,3 @@ def forms_of(layer: nn.Module) -> Mapping[str, nn.Module]:
 
 def _fits(weight: Tensor) -> bool:
     return weight.shape[0] % ROWS == 0 and weight.shape[1] % COLUMNS == 0
-
-
-def leave_dense(name: str, layer: nn.Module, forms: Mapping[str, nn.Module]) -> str | None:
-    """Chooses the layer as it is: on the CPU, in training and in full precision."""
-    return None
-
-
-def swap_semi_structured(network: nn.Module, plan: NMPlan, masks: Masks, choose: Choose = first_form) -> Shrunk:
-    """Replaces the layers of a plan by ones that run in the 2:4 format where they can.
-
-    Args:
-        network: with the values to keep (of the ticket, applied); it is left as it was.
-        plan: of the ticket.
-        masks: of the ticket: all of them are the result's `masks`, since compressed or not, weights are held.
-        choose: as for `swap_blocks`.
-    """
-    swapped = copy.deepcopy(network)
-    choice = {}
-    for name in plan.layers:
-        layer = network.get_submodule(name)
-        forms = forms_of(layer)
-        chosen = choose(name, layer, forms)
-        choice[name] = chosen or DENSE
-        if chosen is not None and name:
-            swapped.set_submodule(name, forms[chosen].train(layer.training))
-        elif chosen is not None:
-            swapped = forms[chosen].train(layer.training)
-    return Shrunk(swapped, Slices({name: (name, Cut()) for name in swapped.state_dict()}), masks=masks, choice=choice)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 
 Call = Callable[[], object]
 Stopwatch = Callable[[Call, int], float]
@@ -33,21 +35,6 @@ class Timing:
     p5: float
     p95: float
     samples: int
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured.
-
-    Attributes:
-        samples: turns, of which the median counts.
-        slot: seconds of a turn's calls of one function, at least.
-        limit: seconds of one setting's turns, after which no further turn begins (three are taken at least).
-    """
-
-    samples: int = 7
-    slot: float = 0.05
-    limit: float = 60.0
 
 
 class Event(Protocol):
@@ -143,27 +130,74 @@ def _timing(seconds: list[float]) -> Timing:
     return Timing(statistics.median(seconds), cuts[0], cuts[-1], len(seconds))
 
 
-# What the CPU's memory allocator does with freed memory, which costs time.
+# Single layers, at the shapes that they run at.
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_NEVER = -1
-_LARGEST = 2**31 - 1
+Shape = tuple[int, ...]
 
 
-def keep_freed_memory() -> bool:
-    """Lets the process keep freed memory for its next allocations, rather than give it back to the system.
+def time_layers(
+    forms: Mapping[str, tuple[nn.Module, Shape]],
+    batch_size: int,
+    training: bool,
+    bfloat16: bool = False,
+    device: torch.device | str = "cpu",
+    samples: int = 7,
+    slot: float = 0.02,
+    limit: float = float("inf"),
+) -> dict[str, Timing]:
+    """Times layers in turn, in channels_last; they are left as they were.
 
-    By default glibc returns every large block when it is freed, so that each activation of each step is mapped anew
-    and zeroed page by page. On two cores a training step of ResNet-18 (batch 64) takes 50 000 page faults so, 2 600
-    after this call, and 7 % less time. It does as much as the variables MALLOC_MMAP_THRESHOLD_ and
-    MALLOC_TRIM_THRESHOLD_ that are read when a process starts, without starting another. The process stays as large
-    as it ever was.
-
-    Returns:
-        whether it took effect; False where the C library is not glibc.
+    Args:
+        forms: module and shape of one sample of its input, by name.
+        batch_size: samples at once.
+        training: forward and backward (gradients of input and parameters), or forward alone.
+        bfloat16: forward alone with everything in bfloat16; forward and backward by autocast.
+        device: where to run.
+        samples: see `interleaved`, as are `slot` and `limit`.
+        slot: likewise.
+        limit: likewise.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+    calls = {}
+    for name, (module, shape) in forms.items():
+        inputs = _laid_out(torch.randn(batch_size, *shape, device=device))
+        layer = copy.deepcopy(module).to(device)
+        calls[name] = _both(layer, inputs, bfloat16) if training else _forward(layer, inputs, bfloat16)
+    return interleaved(calls, stopwatch(device), samples, slot, limit=limit)
+
+
+def _laid_out(inputs: Tensor) -> Tensor:
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+
+
+def _to_channels_last(layer: nn.Module, inputs: Tensor) -> None:
+    if inputs.dim() == 4:
+        layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from its types
+
+
+def _forward(layer: nn.Module, inputs: Tensor, bfloat16: bool) -> Callable[[], None]:
+    _to_channels_last(layer, inputs)
+    if bfloat16:
+        layer, inputs = layer.bfloat16(), inputs.bfloat16()
+
+    def forward() -> None:
+        with torch.inference_mode():
+            layer(inputs)
+
+    return forward
+
+
+def _both(layer: nn.Module, inputs: Tensor, bfloat16: bool) -> Callable[[], None]:
+    _to_channels_last(layer, inputs)
+    inputs = inputs.requires_grad_()
+
+    def run() -> Tensor:
+        with torch.autocast(inputs.device.type, torch.bfloat16) if bfloat16 else nullcontext():
+            outputs: Tensor = layer(inputs)
+        return outputs
+
+    gradient = torch.randn_like(run())
+
+    def both() -> None:
+        torch.autograd.grad(run(), (inputs, *layer.parameters()), gradient)
+
+    return both

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from lt_lightning.execution.compiling import Compile, compile_network
+from lt_lightning.execution.machine import Compile, compile_network
 from lt_lightning.training.schedules import Milestones, Schedule
 
 

@@ -10,9 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.compiling import compile_like
-from lt_lightning.execution.execute import execute
-from lt_lightning.execution.machine import is_bfloat16
+from lt_lightning.execution.execute import choose_forms, execute
+from lt_lightning.execution.machine import compile_like, is_bfloat16
 from lt_lightning.execution.smaller_network import Shrunk, cut_point
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.tickets.ticket import Ticket
@@ -76,7 +75,10 @@ class TicketTraining(MaskedTraining):
             device = str(trainer.strategy.root_device)
             example = _example(pl_module, network)
             bfloat16 = is_bfloat16(trainer.precision)
-            self._shrunk = _execute(self.ticket, network, example, self.batch_size, device, bfloat16)
+            self._shrunk = execute(
+                network, self.ticket.plan, self.ticket.masks, example, self.batch_size, training=True, device=device,
+                choice=self.ticket.card.get("choice"), bfloat16=bfloat16,
+            )  # fmt: skip
             assert self._shrunk is not None
             self._put_in_place(pl_module, network, self._shrunk.network)
 
@@ -169,17 +171,10 @@ def decide(
         device: to measure on.
         bfloat16: measure in bfloat16 rather than float32.
     """
-    shrunk = _execute(ticket, ticket.apply(network), example, batch_size, device, bfloat16)
-    return replace(ticket, card={**ticket.card, "choice": {} if shrunk is None else dict(shrunk.choice)})
-
-
-def _execute(
-    ticket: Ticket, network: nn.Module, example: Tensor, batch_size: int | None, device: str, bfloat16: bool
-) -> Shrunk | None:
-    return execute(
-        network, ticket.plan, ticket.masks, example, batch_size, training=True, device=device,
-        choice=ticket.card.get("choice"), bfloat16=bfloat16,
-    )  # fmt: skip
+    choice = ticket.card.get("choice")
+    if choice is None:
+        choice = choose_forms(ticket.apply(network), ticket.plan, example, batch_size, True, device, bfloat16)
+    return replace(ticket, card={**ticket.card, "choice": dict(choice)})
 
 
 def _example(pl_module: pl.LightningModule, network: nn.Module) -> Tensor:

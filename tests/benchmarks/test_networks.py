@@ -13,11 +13,9 @@ from torch import nn
 from benchmarks.layers import measure_by_paper, measure_layers
 from benchmarks.networks import Measurement, measure_networks
 from benchmarks.peers import SparseConv2d
-from benchmarks.variants import PEERS, VARIANTS, Executed, Tickets, Variant, as_planned, with_round_to
-from lt_lightning.execution.cost import flops, parameters
-from lt_lightning.execution.fastest_form import FastestForm
-from lt_lightning.execution.network_timing import Engine, Setting, largest_difference
-from lt_lightning.execution.timing import Effort
+from benchmarks.variants import PEERS, VARIANTS, Effort, Executed, Tickets, Variant, as_planned, with_round_to
+from lt_lightning.evaluation import largest_difference
+from lt_lightning.execution.cost import Engine, Setting, flops, parameters
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
 from lt_lightning.pruning.masks import kept
@@ -187,21 +185,3 @@ def test_round_to_is_that_of_structures_that_round() -> None:
     assert isinstance(blocks, Regroup)
     assert refill.round_to == blocks.round_to == 8
     assert with_round_to(VARIANTS["regroup"], 8) == VARIANTS["regroup"]
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_a_layer_is_replaced_by_its_fastest_form_if_that_is_faster(training: bool) -> None:
-    layer, small, middle, large = (nn.Conv2d(16, width, 3, padding=1) for width in (256, 4, 128, 1024))
-    fastest = FastestForm({"a": (16, 16, 16)}, 8, training)
-    assert fastest("a", layer, {"middle": middle, "small": small, "large": large}) == "small"
-    assert fastest("a", layer, {"large": large}) is None
-    assert fastest("a", layer, {}) is None
-
-
-def test_what_was_measured_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    fastest = FastestForm({"a": (2, 4, 4), "b": (2, 4, 4)}, 1, training=False)
-    layer, small = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 2, 3)
-    first = fastest("a", layer, {"small": small})
-    monkeypatch.setattr(FastestForm, "_measure", lambda *_: pytest.fail("measured again"))
-    assert fastest("b", nn.Conv2d(2, 4, 3), {"small": nn.Conv2d(2, 2, 3)}) is first
-    assert torch.is_grad_enabled()

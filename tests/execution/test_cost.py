@@ -1,89 +1,127 @@
-"""Costs are what can be counted by hand."""
+"""Parameters and operations are what is counted by hand; times are those of the network."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+import copy
+import time
+from collections.abc import Callable
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.cost import file_bytes, flops, parameters, peak_bytes, saved_bytes, share_of_ideal
-from lt_lightning.execution.timing import keep_freed_memory
+from lt_lightning.evaluation import relative_difference
+from lt_lightning.execution.cost import (
+    Setting,
+    flops,
+    layer_seconds,
+    network_call,
+    parameters,
+    random_images,
+    time_ratio,
+)
+from lt_lightning.execution.timing import by_clock
+from lt_lightning.pruning.enforcement import EnforcedMasks
 
-KB = 1024  # bytes of 256 float32
+Make = Callable[[], nn.Module]
 
 
-def test_costs_by_hand(tmp_path: Path) -> None:
+def test_costs_by_hand() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 2, bias=False))
     images = torch.zeros(5, 3, 4, 4)
     assert parameters(network) == 3 * 8 * 9 + 8 + 8 * 16 * 2
     assert flops(network, images) == 2 * 5 * (3 * 8 * 9 * 16 + 8 * 16 * 2)
-    # the images for the convolution's weight, and the ReLU's result, for itself and for the linear layer
-    assert saved_bytes(network, images) == 4 * (5 * 3 * 16 + 5 * 8 * 16)
-    safetensors.torch.save_file(network.state_dict(), tmp_path / "network.safetensors")
-    assert file_bytes(network) == (tmp_path / "network.safetensors").stat().st_size
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    assert file_bytes(network) == (tmp_path / "network.safetensors").stat().st_size
 
 
-def test_peak_is_the_most_that_lives_at_once() -> None:
-    def one_after_the_other() -> None:
-        for _ in range(3):
-            torch.zeros(256)
-
-    def together() -> list[Tensor]:
-        return [torch.zeros(256) for _ in range(3)]
-
-    def views_and_in_place() -> Tensor:
-        return torch.zeros(256).view(16, 16).t().add_(1)
-
-    assert peak_bytes(one_after_the_other) == KB
-    assert peak_bytes(together) == 3 * KB
-    assert peak_bytes(views_and_in_place) == KB
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_much_smaller_network_is_faster(training: bool, bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lt_lightning.execution.cost.stopwatch", lambda _: by_clock(time.process_time))
+    dense, small = (
+        nn.Sequential(nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        for width in (128, 8)
+    )
+    setting = Setting(8, training, bfloat16=bfloat16)
+    assert time_ratio(dense, small, (3, 16, 16), setting, samples=3, slot=0.005) < 1  # 256 times fewer operations
 
 
-def test_peak_of_a_training_step_counts_activations_and_gradients() -> None:
-    weight = torch.ones(256, requires_grad=True)
-
-    def step() -> None:
-        y = (weight * 2).exp()  # the product is freed once exp has run, exp's result is saved
-        y.backward(torch.ones(256))  # type: ignore[no-untyped-call]
-
-    # at the end: exp's result, the gradient given, that of the product, that of the weight
-    assert 3 * KB <= peak_bytes(step) <= 5 * KB
-    assert weight.grad is not None
+def test_ratios_leave_the_networks_alone() -> None:
+    dense = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    for training in (False, True):
+        assert time_ratio(dense, dense, (1, 8, 8), Setting(4, training), samples=3, slot=0.001) > 0
+    assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_peak_on_cuda() -> None:
-    assert peak_bytes(lambda: torch.zeros(256, device="cuda") + 1, "cuda") == 2 * KB
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_inference_gives_the_networks_logits(conv_net: Make, bfloat16: bool, channels_last: bool) -> None:
+    network = conv_net().eval()
+    setting = Setting(4, False, bfloat16, channels_last=channels_last)
+    images = random_images(setting, (1, 6, 6))
+    expected = network(images.float())
+    logits = network_call(copy.deepcopy(network), images, setting)()
+    assert logits.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+    assert relative_difference(logits, expected) < (3e-2 if bfloat16 else 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("speedup", "ideal", "share"), [(4.0, 4.0, 1.0), (1.0, 4.0, 0.0), (2.0, 4.0, 2 / 3), (0.5, 2.0, -2.0)]
-)
-def test_share_of_the_ideal_saving(speedup: float, ideal: float, share: float) -> None:
-    assert share_of_ideal(speedup, ideal) == pytest.approx(share)
+def test_a_training_step_is_sgd_on_held_masks(conv_net: Make) -> None:
+    network = conv_net()
+    masks = {"3.weight": torch.rand(6, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5}
+    EnforcedMasks(network, masks).zero_weights()
+    before = network[3].weight.detach().clone()  # type: ignore[index]
+    step = network_call(network, random_images(Setting(4, True), (1, 6, 6)), Setting(4, True), masks)
+    first, second = float(step()), float(step())
+    after = network[3].weight.detach()  # type: ignore[index]
+    assert second < first
+    assert bool((after[~masks["3.weight"]] == 0).all())
+    assert not torch.equal(before, after)
 
 
-def test_nothing_to_save_has_no_share() -> None:
-    assert math.isnan(share_of_ideal(1.1, 1.0))
+def test_every_compiled_network_is_compiled(conv_net: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch gives up on a code after eight variants, and networks of a class share theirs."""
+    torch._dynamo.reset()
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph.forward
+
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: whole(*args, **{**kwargs, "backend": backend}))
+    for width in range(1, 13):
+        network = nn.Sequential(nn.Conv2d(1, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        setting = Setting(2, False, engine="compile")
+        call = network_call(network, random_images(setting, (1, 6, 6)), setting)
+        for _ in range(2):
+            call()
+    assert len(compiled) == 12
 
 
-def test_freed_memory_is_not_mapped_anew() -> None:
-    resource = pytest.importorskip("resource")
-    if not keep_freed_memory():
-        pytest.skip("the C library is not glibc")
+def test_settings_in_words() -> None:
+    assert str(Setting(8, True, engine="compile")) == "training step, batch 8, fp32, compile, channels last"
 
-    def faults(calls: int) -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(calls):
-            torch.zeros(1 << 22)  # 16 MB, 4096 pages
-        return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
-    faults(20)  # memory fragments at first
-    assert faults(10) < 2 * 4096  # 10 x 4096 without
+class Sleep(nn.Module):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return x
+
+
+def test_each_layer_has_its_own_time_in_each_network() -> None:
+    slow = nn.Sequential(Sleep(0.02), nn.Identity(), Sleep(0.01))
+    fast = nn.Sequential(Sleep(0.002), nn.Identity())
+    times = layer_seconds(
+        {"dense": slow, "ticket": fast}, ["0", "2", "other"], (1, 4, 4), Setting(2, training=False), passes=3
+    )
+    assert list(times) == ["0", "2", "other"]
+    assert times["0"]["dense"] >= 0.02
+    assert 0.002 <= times["0"]["ticket"] < times["0"]["dense"]
+    assert list(times["2"]) == ["dense"]
+    assert times["2"]["dense"] == pytest.approx(0.01, rel=3)
+    assert times["other"] == {}
+    assert not slow[0]._forward_hooks  # left as they were

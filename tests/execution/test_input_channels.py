@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lt_lightning.execution.blocks.gathering import ChannelGroups
+from lt_lightning.execution.blocks.block_formats import ChannelGroups
 from lt_lightning.execution.blocks.input_channels import Form, GroupedChannelConv2d, GroupedChannelLinear
 from lt_lightning.structures.base import Block
 
@@ -101,7 +101,7 @@ def test_any_blocks_of_equal_rows(data: st.DataObject) -> None:
 
 
 def test_the_gradient_is_the_same_in_cache_sized_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lt_lightning.execution.blocks.gathering._IN_CACHE", 64)
+    monkeypatch.setattr("lt_lightning.execution.blocks.input_channels._IN_CACHE", 64)
     conv = nn.Conv2d(6, 8, 3, dtype=torch.float64)
     x = torch.randn(3, 6, 5, 5, dtype=torch.float64).to(memory_format=torch.channels_last)
     assert_same_as_masked(conv, random_blocks(8, 6, 4, [3, 3, 3, 3]), "grouped", x)

@@ -17,17 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lt_lightning.execution.blocks.block_format import BlockFormat
+from lt_lightning.execution.blocks.block_formats import BlockFormat
 from lt_lightning.execution.blocks.operators import (
     block_conv2d,
     block_conv2d_input_gradient,
     block_conv2d_weight_gradient,
 )
-from lt_lightning.execution.kernels import cpu as build
-from lt_lightning.execution.kernels import cpu as launch
+from lt_lightning.execution.kernels import cpu
 from lt_lightning.structures.base import Block
 
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C++ compiler")
 
 
 class Case(NamedTuple):
@@ -153,15 +152,15 @@ def _instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     if request.param == "avx2" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         pytest.skip("this processor has no AVX2")
     monkeypatch.setenv("LT_LIGHTNING_CPU", request.param)
-    build.library.cache_clear()
+    cpu.library.cache_clear()
     yield
-    build.library.cache_clear()
+    cpu.library.cache_clear()
 
 
 @needs_compiler
 @pytest.mark.usefixtures("_instructions")
 def test_compiled_kernel_equals_masked_dense() -> None:
-    assert build.library() is not None
+    assert cpu.library() is not None
     for name, case in CASES.items():
         form = case.form()
         x, weight, dy = _tensors(case, form, torch.float32)
@@ -191,10 +190,10 @@ def test_compiled_kernel_in_bfloat16_sums_in_float32_and_rounds_once() -> None:
 
 @needs_compiler
 def test_bfloat16_needs_no_copies_in_float32_where_the_processor_multiplies_it() -> None:
-    library = build.library()
+    library = cpu.library()
     assert library is not None
-    assert launch.computes(library, torch.bfloat16) == ("avx512_bf16" in build.instructions())
-    assert not launch.computes(library, torch.float16)
+    assert cpu.CpuKernels(library).computes(torch.bfloat16) == ("avx512_bf16" in cpu.instructions())
+    assert not cpu.CpuKernels(library).computes(torch.float16)
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
@@ -393,13 +392,13 @@ def test_without_a_compiled_kernel_it_runs_dense_with_one_warning(
     case = Case()
     form = case.form()
     tensors = _tensors(case, form, torch.float32)
-    build.library.cache_clear()
+    cpu.library.cache_clear()
     try:
         with pytest.warns(UserWarning, match=says) as caught:
             actual = [_actual(case, form, *tensors, form.rows) for _ in range(2)]
         assert len(caught) == 1
     finally:
-        build.library.cache_clear()
+        cpu.library.cache_clear()
     for results in actual:
         _assert_close(results, _expected(case, form, *tensors), 3e-6)
 
@@ -412,8 +411,8 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("LT_LIGHTNING_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(build.BuildError, match=r"broken fails on block_conv.cpp: x.cpp: error: no luck"):
-        build.build("portable")
+    with pytest.raises(cpu.BuildError, match=r"broken fails on block_conv.cpp: x.cpp: error: no luck"):
+        cpu.compile_kernel("portable")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -422,37 +421,37 @@ def test_builders_at_the_same_time_make_one_file_that_is_used_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With a compiler that notes every call: several builders may compile, later ones do not."""
-    real = build._compiler()
+    real = cpu._compiler()
     counted = tmp_path / "counted"
     counted.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo call >> {tmp_path}/calls\nexec {real} -O0 "$@" -O0\n')
     counted.chmod(0o755)
     monkeypatch.setenv("CXX", str(counted))
     monkeypatch.setenv("LT_LIGHTNING_CACHE", str(tmp_path / "cache"))
     with ThreadPoolExecutor(2) as pool:
-        paths = set(pool.map(build.build, ["portable"] * 2))
+        paths = set(pool.map(cpu.compile_kernel, ["portable"] * 2))
     calls = (tmp_path / "calls").read_text().count("call")
     assert len(paths) == 1
     assert list((tmp_path / "cache").iterdir()) == list(paths)
     assert hasattr(ctypes.CDLL(str(next(iter(paths)))), "block_conv_forward")
-    build.build("portable")
+    cpu.compile_kernel("portable")
     assert (tmp_path / "calls").read_text().count("call") == calls
 
 
 @needs_compiler
 def test_every_set_of_instructions_has_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LT_LIGHTNING_CPU", "portable")
-    assert build.instructions() == ("portable",)
-    assert build.build("portable").name.startswith("block_conv-portable-")
+    assert cpu.instructions() == ("portable",)
+    assert cpu.compile_kernel("portable").name.startswith("block_conv-portable-")
     monkeypatch.delenv("LT_LIGHTNING_CPU")
-    native = build.instructions()[0]
-    assert native == "portable" or build.build(native) != build.build("portable")
+    native = cpu.instructions()[0]
+    assert native == "portable" or cpu.compile_kernel(native) != cpu.compile_kernel("portable")
 
 
 @needs_compiler
 def test_a_compiler_that_does_not_know_the_best_instructions_takes_the_next(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real = build._compiler()
+    real = cpu._compiler()
     old = tmp_path / "old"
     old.write_text(
         '#!/bin/sh\ncase "$*" in *-mavx512bf16*) echo "error: unknown option" >&2; exit 1;; esac\n'
@@ -461,33 +460,33 @@ def test_a_compiler_that_does_not_know_the_best_instructions_takes_the_next(
     old.chmod(0o755)
     monkeypatch.setenv("CXX", str(old))
     monkeypatch.setenv("LT_LIGHTNING_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(build, "instructions", lambda: ("avx512_bf16", "portable"))
-    build.library.cache_clear()
+    monkeypatch.setattr(cpu, "instructions", lambda: ("avx512_bf16", "portable"))
+    cpu.library.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            library = build.library()
+            library = cpu.library()
     finally:
-        build.library.cache_clear()
+        cpu.library.cache_clear()
     assert library is not None
-    assert not launch.computes(library, torch.bfloat16)
+    assert not cpu.CpuKernels(library).computes(torch.bfloat16)
 
 
 def test_headers_are_part_of_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A changed header makes another file."""
     sources = tmp_path / "sources"
-    shutil.copytree(build.SOURCE.parent, sources, ignore=shutil.ignore_patterns("*.py*"))
+    shutil.copytree(cpu.SOURCE.parent, sources, ignore=shutil.ignore_patterns("*.py*"))
     quiet = tmp_path / "quiet"
     quiet.write_text('#!/bin/sh\nfor last; do :; done\n[ "$1" = --version ] && echo 1 || : > "$last"\n')
     quiet.chmod(0o755)
     monkeypatch.setenv("CXX", str(quiet))
     monkeypatch.setenv("LT_LIGHTNING_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(build, "SOURCE", sources / build.SOURCE.name)
-    before = build.build("portable")
-    assert build.build("portable") == before
+    monkeypatch.setattr(cpu, "SOURCE", sources / cpu.SOURCE.name)
+    before = cpu.compile_kernel("portable")
+    assert cpu.compile_kernel("portable") == before
     with (sources / "vectors.h").open("a", encoding="utf-8") as header:
         header.write("// changed\n")
-    assert build.build("portable") != before
+    assert cpu.compile_kernel("portable") != before
 
 
 @needs_compiler

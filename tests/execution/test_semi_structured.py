@@ -10,16 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lt_lightning.execution.blocks.blocks import DENSE
-from lt_lightning.execution.execute import execute
+from lt_lightning.execution.execute import DENSE_FORM, execute, swap_layers
 from lt_lightning.execution.semi_structured import (
     SPARSE,
     SemiStructuredConv1x1,
     SemiStructuredLinear,
     by_matrix,
-    forms_of,
-    leave_dense,
-    swap_semi_structured,
+    semi_structured_forms,
 )
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
@@ -51,7 +48,7 @@ def test_on_the_cpu_nothing_is_replaced(training: bool) -> None:
     assert ticket.plan == NMPlan(2, 4, ("2", "7"))
     shrunk = execute(network, ticket.plan, ticket.masks, torch.zeros(1, 3, 8, 8), 4, training)
     assert shrunk is not None
-    assert shrunk.choice == {"2": DENSE, "7": DENSE}
+    assert shrunk.choice == {"2": DENSE_FORM, "7": DENSE_FORM}
     assert shrunk.masks.keys() == ticket.masks.keys()
     assert [type(module) for module in shrunk.network.children()] == [type(module) for module in network]
     images = torch.randn(4, 3, 8, 8)
@@ -61,7 +58,7 @@ def test_on_the_cpu_nothing_is_replaced(training: bool) -> None:
 def test_replaced_layers_keep_names_and_train_as_before() -> None:
     network, ticket = network_and_ticket()
     assert isinstance(ticket.plan, NMPlan)
-    shrunk = swap_semi_structured(network, ticket.plan, ticket.masks)
+    shrunk = swap_layers(network, ticket.plan, ticket.masks, {"2": SPARSE, "7": SPARSE})
     assert shrunk.choice == {"2": SPARSE, "7": SPARSE}
     kinds = [type(shrunk.network.get_submodule(name)) for name in ("2", "7")]
     assert kinds == [SemiStructuredConv1x1, SemiStructuredLinear]
@@ -103,14 +100,14 @@ def test_a_1x1_convolution_is_a_product_with_a_matrix(stride: tuple[int, int], b
     ],
 )
 def test_other_layers_have_no_such_form(layer: nn.Module) -> None:
-    assert forms_of(layer) == {}
+    assert semi_structured_forms(layer) == {}
 
 
 def test_a_single_layer_is_its_own_network() -> None:
     layer = nn.Linear(64, 32)
     plan = NMPlan(2, 4, ("",))
-    assert isinstance(swap_semi_structured(layer, plan, {}).network, SemiStructuredLinear)
-    assert type(swap_semi_structured(layer, plan, {}, leave_dense).network) is nn.Linear
+    assert isinstance(swap_layers(layer, plan, {}, {"": SPARSE}).network, SemiStructuredLinear)
+    assert type(swap_layers(layer, plan, {}, {"": DENSE_FORM}).network) is nn.Linear
 
 
 def test_plans_survive_the_disk(tmp_path: Path) -> None:
@@ -129,7 +126,7 @@ def test_the_kernels_compute_the_dense_layers(dtype: torch.dtype, batch: int) ->
     network, ticket = network_and_ticket()
     assert isinstance(ticket.plan, NMPlan)
     network.cuda().to(dtype).eval()
-    small = copy.deepcopy(swap_semi_structured(network, ticket.plan, ticket.masks).network)
+    small = copy.deepcopy(swap_layers(network, ticket.plan, ticket.masks, {"2": SPARSE, "7": SPARSE}).network)
     images = torch.randn(batch, 3, 8, 8, device="cuda", dtype=dtype).contiguous(memory_format=torch.channels_last)
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
@@ -148,6 +145,6 @@ def test_layers_are_replaced_where_they_are_measured_faster() -> None:
     measured = execute(network, ticket.plan, ticket.masks, example, 64, device="cuda", bfloat16=True)
     asked = execute(network, ticket.plan, ticket.masks, example, None, device="cuda", bfloat16=True)
     assert measured is not None
-    assert set(measured.choice.values()) <= {DENSE, SPARSE}
+    assert set(measured.choice.values()) <= {DENSE_FORM, SPARSE}
     assert asked is not None
     assert asked.choice == {"2": SPARSE, "7": SPARSE}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from lt_lightning.execution.energy import counter_of, joules, nvml_counter
 from lt_lightning.execution.timing import by_clock, by_events, interleaved, stopwatch
 
 
@@ -114,47 +113,3 @@ def test_device_time_counts_not_the_time_of_submission() -> None:
 def test_the_wall_clock_times_what_runs_on_the_cpu() -> None:
     measure = stopwatch("cpu")
     assert measure(lambda: sum(range(20_000)), 2) > measure(lambda: None, 2) > 0
-
-
-def test_energy_is_the_mean_of_many_calls() -> None:
-    clock = Clock()
-    call = clock.call("a", 0.25)
-    # The counter: 200 W whatever is done.
-    assert joules(call, lambda: 200 * clock.now, seconds=2.0, clock=lambda: clock.now) == pytest.approx(50.0)
-    assert len(clock.log) == 8
-
-
-class FakeNvml:
-    """NVML with one GPU, which counts millijoules."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, counts: bool) -> None:
-        self.counts = counts
-        self.total = 5_000
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        pass
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
-        if uuid != "GPU-1":
-            raise self.NVMLError
-        return "handle"
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
-        if not self.counts:
-            raise self.NVMLError
-        return self.total
-
-
-def test_energy_counter_of_nvml() -> None:
-    nvml = FakeNvml(counts=True)
-    counter = counter_of(nvml, "GPU-1")
-    assert counter is not None
-    assert counter() == 5.0
-    nvml.total += 1_500
-    assert counter() == 6.5
-    assert counter_of(nvml, "GPU-2") is None
-    assert counter_of(FakeNvml(counts=False), "GPU-1") is None
-    assert nvml_counter("cpu") is None

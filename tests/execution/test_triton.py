@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt_lightning.execution.kernels.reference import BlockConvolution
+
 pytest.importorskip("triton", reason="the package triton is not installed")
 
 Pair = tuple[int, int]
@@ -62,7 +64,11 @@ class Packed:
         self.tap_start = torch.tensor(tap_start, dtype=torch.int32)
         self.outputs = torch.randperm(len(self.dense))
         self.dense = torch.zeros_like(self.dense).index_copy(0, self.outputs, self.dense)
-        self.plan = (self.channels, self.tap_start, self.outputs)
+
+    def convolution(self, stride: Pair, padding: Pair, dilation: Pair, device: str = "cpu") -> BlockConvolution:
+        """The convolution with these columns."""
+        channels, tap_start, rows = (each.to(device) for each in (self.channels, self.tap_start, self.outputs))
+        return BlockConvolution(channels, tap_start, rows, self.kernel, stride, padding, dilation)
 
     def pack(self, dense: Tensor) -> Tensor:
         """A dense weight's values at the packed columns."""
@@ -96,11 +102,11 @@ def assert_same_as_dense(
     assert exact.grad is not None
     assert dense.grad is not None
 
-    plan = [each.to(device) for each in packed.plan]
-    how = (packed.kernel, stride, padding, dilation)
-    y = triton.forward(x, weight, *plan, *how)
-    dx = triton.input_gradient(dy, weight, *plan, x.shape, *how)
-    dw = triton.weight_gradient(x, dy, *plan, packed.filters, *how)
+    convolution = packed.convolution(stride, padding, dilation, x.device.type)
+    kernels = triton.CudaKernels()
+    y = kernels.forward(x, weight, convolution)
+    dx = kernels.input_gradient(dy, weight, x.shape, convolution)
+    dw = kernels.weight_gradient(x, dy, packed.filters, convolution)
     for got, exactly in ((y, want.detach()), (dx, exact.grad), (dw, packed.pack(dense.grad))):
         assert got.dtype is (torch.float32 if got is dw else dtype)
         assert got.shape == exactly.shape
@@ -169,14 +175,15 @@ def test_large_tiles(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -
 def test_any_layout_goes_in_and_a_chain_is_not_copied(interpreted: ModuleType) -> None:
     torch.manual_seed(4)
     packed = Packed(groups=2, filters=16, inputs=32, kernel=(1, 1), density=0.3)
-    how = (packed.weight, *packed.plan, (1, 1), (1, 1), (0, 0), (1, 1))
+    how = (packed.weight, packed.convolution((1, 1), (0, 0), (1, 1)))
+    forward = interpreted.CudaKernels().forward
     x = torch.randn(3, 32, 2, 2)
-    y = interpreted.forward(x, *how)
+    y = forward(x, *how)
     assert interpreted.to_batch_innermost(y) is y
     assert interpreted.to_batch_innermost(torch.relu(y)).stride() == y.stride()
     for layout in (x.to(memory_format=torch.channels_last), interpreted.to_batch_innermost(x), x.mT.contiguous().mT):
-        assert torch.equal(interpreted.forward(layout, *how), y)
-    chained = interpreted.forward(torch.relu(y), *how)
+        assert torch.equal(forward(layout, *how), y)
+    chained = forward(torch.relu(y), *how)
     torch.testing.assert_close(chained, F.conv2d(torch.relu(F.conv2d(x, packed.dense)), packed.dense))
 
 
@@ -249,17 +256,17 @@ def test_on_the_device(
 def test_results_repeat_bit_for_bit_and_replay_in_a_graph(cuda: ModuleType) -> None:
     torch.manual_seed(0)
     packed = Packed(groups=4, filters=32, inputs=64, kernel=(3, 3), density=0.25)
-    plan = [each.cuda() for each in packed.plan]
+    convolution = packed.convolution((1, 1), (1, 1), (1, 1), "cuda")
+    kernels = cuda.CudaKernels()
     weight = packed.weight.cuda().bfloat16()
     x = torch.randn(128, 64, 8, 8, device="cuda").bfloat16()
     dy = torch.randn(128, 128, 8, 8, device="cuda").bfloat16()
-    how = ((3, 3), (1, 1), (1, 1), (1, 1))
 
     def all_three() -> list[Tensor]:
         return [
-            cuda.forward(x, weight, *plan, *how),
-            cuda.input_gradient(dy, weight, *plan, x.shape, *how),
-            cuda.weight_gradient(x, dy, *plan, 32, *how),
+            kernels.forward(x, weight, convolution),
+            kernels.input_gradient(dy, weight, x.shape, convolution),
+            kernels.weight_gradient(x, dy, 32, convolution),
         ]
 
     first = all_three()

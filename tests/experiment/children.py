@@ -53,7 +53,7 @@ def run_script(
 
 def _settle(delay: float) -> None:
     files: Any = import_module("lt_lightning.files")
-    fastest: Any = import_module("lt_lightning.execution.fastest_form").FastestForm
+    fastest: Any = import_module("lt_lightning.execution.execute").FastestForm
     to_disk = files._to_disk
 
     def slowly(path: Path) -> None:
@@ -61,4 +61,4 @@ def _settle(delay: float) -> None:
         to_disk(path)
 
     files._to_disk = slowly
-    fastest.__call__ = lambda self, name, layer, forms: next(iter(forms), None) if len(name) % 2 else None
+    fastest.__call__ = lambda self, name, layer, forms: next(iter(forms), "dense") if len(name) % 2 else "dense"

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from lt_lightning.execution.fastest_form import time_layers
-from lt_lightning.execution.timing import Timing
+from lt_lightning.execution.timing import Timing, time_layers
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
 
@@ -78,7 +77,7 @@ def _forms_are_timed_in_no_time() -> Iterator[None]:
         return time_layers(*arguments, **{**options, "samples": 1, "slot": 1e-4})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lt_lightning.execution.fastest_form.time_layers", quickly)
+        patch.setattr("lt_lightning.execution.execute.time_layers", quickly)
         yield
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lt_lightning.execution.blocks.blocks import forms_of, swap_blocks
+from lt_lightning.execution.execute import choose_forms, execute
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
@@ -121,9 +121,10 @@ def test_layers_that_compute_the_blocks_equal_the_masked_ones(columns: Granulari
     with torch.no_grad():
         for name, parameter in masked.named_parameters():
             parameter.copy_(given.weights[name] * result.masks.get(name, torch.ones(())))
-    for name, blocks in result.plan.blocks.items():
-        assert forms_of(masked.get_submodule(name), blocks, columns)
-    small = swap_blocks(masked, result.plan, result.masks)
+    example = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
+    assert "dense" not in choose_forms(masked, result.plan, example).values()
+    small = execute(masked, result.plan, result.masks, example)
+    assert small is not None
     assert set(small.choice) == {"1", "2", "5"}
     assert "dense" not in small.choice.values()
     assert not small.masks

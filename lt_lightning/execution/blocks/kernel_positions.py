@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.blocks.block_format import BlockFormat
+from lt_lightning.execution.blocks.block_formats import BlockFormat
 from lt_lightning.execution.blocks.operators import block_conv2d
 from lt_lightning.structures.base import Block
 

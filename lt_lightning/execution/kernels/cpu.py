@@ -1,7 +1,4 @@
-"""The compiled kernel of block convolutions on the CPU.
-
-The system's compiler compiles it at first use, and it is kept in a folder of the user's.
-"""
+"""The kernel of block convolutions on the CPU: compiled at first use by the system's compiler, and kept in a cache."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lt_lightning.execution.kernels.reference import BlockConvolution
 from lt_lightning.files import replacing
 
 SOURCE = Path(__file__).with_name("cpp") / "block_conv.cpp"
@@ -40,7 +38,7 @@ class BuildError(RuntimeError):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel for this machine, or None, with one warning that says why there is none.
+    """Return the compiled kernel for this machine, or None, with one warning that says why there is none.
 
     The environment variable `LT_LIGHTNING_CPU` forces a set of instructions (`avx512_bf16`, `avx512`, `avx2`,
     `portable`), `CXX` the compiler, `LT_LIGHTNING_CACHE` the folder.
@@ -49,18 +47,18 @@ def library() -> ctypes.CDLL | None:
         *wider, last = instructions()
         for instruction_set in wider:
             with contextlib.suppress(BuildError):
-                return ctypes.CDLL(str(build(instruction_set)))
-        return ctypes.CDLL(str(build(last)))
+                return ctypes.CDLL(str(compile_kernel(instruction_set)))
+        return ctypes.CDLL(str(compile_kernel(last)))
     except (BuildError, OSError) as error:
         warnings.warn(f"block convolutions run dense on this CPU: {error}", stacklevel=2)
         return None
 
 
 def instructions() -> tuple[str, ...]:
-    """The sets of instructions to compile for, the best first; the others are for compilers that do not know it.
+    """Return the sets of instructions to compile for, the best first; the others are for compilers that do not know it.
 
     Raises:
-        BuildError: if `LT_LIGHTNING_CPU` names one that is not known.
+        BuildError: if `LT_LIGHTNING_CPU` names an unknown set.
     """
     forced = os.environ.get("LT_LIGHTNING_CPU", "")
     if forced:
@@ -69,8 +67,8 @@ def instructions() -> tuple[str, ...]:
         return (forced,)
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return ("portable",)
-    found = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
-    return ("avx512_bf16", found) if found == "avx512" and _multiplies_bfloat16() else (found,)
+    best = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+    return ("avx512_bf16", best) if best == "avx512" and _multiplies_bfloat16() else (best,)
 
 
 def _multiplies_bfloat16() -> bool:
@@ -81,8 +79,8 @@ def _multiplies_bfloat16() -> bool:
         return False
 
 
-def build(instruction_set: str) -> Path:
-    """Path of the compiled kernel; compiles it unless the same source, compiler and flags have been before.
+def compile_kernel(instruction_set: str) -> Path:
+    """Compile the kernel, unless the same source, compiler and flags have been used before, and return its path.
 
     Any number of processes may do so at once: each renames a whole file into place.
 
@@ -110,16 +108,16 @@ def build(instruction_set: str) -> Path:
 
 
 def _compiler() -> str:
-    """Full path of the C++ compiler."""
+    """Return the full path of the C++ compiler."""
     for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
+        path = shutil.which(name) if name else None
+        if path:
+            return path
     raise BuildError("no C++ compiler found (g++, clang++ or c++ in PATH, or CXX)")
 
 
 def _folder() -> Path:
-    """Where compiled kernels are kept."""
+    """Return the folder where compiled kernels are kept."""
     named = os.environ.get("LT_LIGHTNING_CACHE")
     if named:
         return Path(named)
@@ -127,10 +125,10 @@ def _folder() -> Path:
 
 
 def _run(command: list[str]) -> str:
-    """Standard output of a command.
+    """Return the standard output of a command.
 
     Raises:
-        BuildError: if it cannot be run or fails, with the first line it complains in.
+        BuildError: if the command cannot be run or fails, with its first line about an error.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
@@ -142,88 +140,84 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-# Calls the compiled kernel: tensors to pointers, shapes to numbers.
-#
-# Tensors of values are on the CPU and all of one type that `computes` names; the gradient of the weight is float32.
+# Calls of the compiled kernel: tensors to pointers, shapes to numbers.
 
 _SUFFIXES = {torch.float32: "", torch.bfloat16: "_bfloat16"}
 
 
-def computes(library: ctypes.CDLL, dtype: torch.dtype) -> bool:
-    """Whether the kernel takes tensors of this type; of bfloat16 only with a processor that multiplies it."""
-    return dtype in _SUFFIXES and hasattr(library, "block_conv_forward" + _SUFFIXES[dtype])
+class CpuKernels:
+    """Block convolution by the compiled kernel; see `BlockKernels`. Takes float32, bfloat16 and float16.
 
-
-def forward(
-    library: ctypes.CDLL,
-    x: Tensor,
-    y: Tensor,
-    weight: Tensor,
-    columns: tuple[Tensor, Tensor, Tensor],
-    windows: Sequence[Sequence[int]],
-) -> None:
-    """Writes the convolution of `x` into `y`.
-
-    Args:
-        library: see `build.library`.
-        x: (n, c, h, w).
-        y: (n, K, oh, ow), channels_last.
-        weight: (columns, R).
-        columns: tap_start, channels, rows of the format.
-        windows: kernel, stride, padding, dilation.
-
-    Raises:
-        ValueError: if the indices in `columns` do not fit the shapes.
+    Numbers narrower than float32 go through float32, but for bfloat16 on a processor that multiplies it.
     """
-    _call(library, "forward", x.shape, y.shape, weight.shape, columns, windows, (weight, _nhwc(x), y))
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        """Whether the kernel itself takes tensors of this type."""
+        return dtype in _SUFFIXES and hasattr(self.library, "block_conv_forward" + _SUFFIXES[dtype])
+
+    def forward(self, x: Tensor, weight: Tensor, convolution: BlockConvolution) -> Tensor:
+        """See `BlockKernels`."""
+        dtype = x.dtype
+        x = self._taken(x)
+        weight = weight.to(x.dtype).contiguous()
+        y = _images([len(x), len(convolution.rows), *convolution.output_size(*x.shape[2:])], x.dtype)
+        self._call("forward", x.shape, y.shape, weight, convolution, (weight, _nhwc(x), y))
+        return y.to(dtype)
+
+    def input_gradient(
+        self, dy: Tensor, weight: Tensor, input_shape: Sequence[int], convolution: BlockConvolution
+    ) -> Tensor:
+        """See `BlockKernels`."""
+        dtype = dy.dtype
+        dy = self._taken(dy)
+        weight = weight.to(dy.dtype).contiguous()
+        dx = _images(input_shape, dy.dtype)
+        self._call("input_gradient", input_shape, dy.shape, weight, convolution, (weight, _nhwc(dy), dx))
+        return dx.to(dtype)
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, filters: int, convolution: BlockConvolution) -> Tensor:
+        """See `BlockKernels`; in float32."""
+        x = self._taken(x)
+        dy = dy.to(x.dtype)
+        dw = torch.empty(len(convolution.channels), filters)
+        self._call("weight_gradient", x.shape, dy.shape, dw, convolution, (_nhwc(x), _nhwc(dy), dw))
+        return dw
+
+    def _taken(self, values: Tensor) -> Tensor:
+        """Return the values in a type that the kernel takes."""
+        return values if self.computes(values.dtype) else values.float()
+
+    def _call(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        weight: Tensor,
+        convolution: BlockConvolution,
+        tensors: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        """Call one of the kernel's functions on two tensors to read and one to write.
+
+        Raises:
+            ValueError: if the indices of the columns do not fit the shapes.
+        """
+        n, c, h, w = inputs
+        count, filters = weight.shape
+        indices = [each.contiguous() for each in (convolution.tap_start, convolution.channels, convolution.rows)]
+        numbers = [n, h, w, c, *outputs[2:], *(size for pair in convolution.windows for size in pair)]
+        numbers += [outputs[1] // filters, filters, count, torch.get_num_threads()]
+        geometry = (ctypes.c_int64 * len(numbers))(*numbers)
+        function = getattr(self.library, f"block_conv_{name}{_SUFFIXES[tensors[0].dtype]}")
+        function.restype = ctypes.c_bool
+        if not function(geometry, *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (*indices, *tensors))):
+            raise ValueError("block_conv2d: tap_start, channels or rows do not fit the input and the weight")
 
 
-def input_gradient(
-    library: ctypes.CDLL,
-    dy: Tensor,
-    dx: Tensor,
-    weight: Tensor,
-    columns: tuple[Tensor, Tensor, Tensor],
-    windows: Sequence[Sequence[int]],
-) -> None:
-    """Writes the gradient of the input into `dx`, channels_last. Otherwise as `forward`."""
-    shapes = (dx.shape, dy.shape, weight.shape)
-    _call(library, "input_gradient", *shapes, columns, windows, (weight, _nhwc(dy), dx))
-
-
-def weight_gradient(
-    library: ctypes.CDLL,
-    x: Tensor,
-    dy: Tensor,
-    dw: Tensor,
-    columns: tuple[Tensor, Tensor, Tensor],
-    windows: Sequence[Sequence[int]],
-) -> None:
-    """Writes the gradient of the packed weight into `dw`. Otherwise as `forward`."""
-    shapes = (x.shape, dy.shape, dw.shape)
-    _call(library, "weight_gradient", *shapes, columns, windows, (_nhwc(x), _nhwc(dy), dw))
-
-
-def _call(
-    library: ctypes.CDLL,
-    name: str,
-    inputs: Sequence[int],
-    outputs: Sequence[int],
-    weights: Sequence[int],
-    columns: tuple[Tensor, Tensor, Tensor],
-    windows: Sequence[Sequence[int]],
-    tensors: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    n, c, h, w = inputs
-    count, filters = weights
-    groups = outputs[1] // filters
-    kept = [tensor.contiguous() for tensor in columns]
-    numbers = [n, h, w, c, *outputs[2:], *(size for pair in windows for size in pair), groups, filters, count]
-    geometry = (ctypes.c_int64 * (len(numbers) + 1))(*numbers, torch.get_num_threads())
-    function = getattr(library, f"block_conv_{name}{_SUFFIXES[tensors[0].dtype]}")
-    function.restype = ctypes.c_bool
-    if not function(geometry, *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (*kept, *tensors))):
-        raise ValueError("block_conv2d: tap_start, channels or rows do not fit the input and the weight")
+def _images(size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(size, dtype=dtype, memory_format=torch.channels_last)
 
 
 def _nhwc(images: Tensor) -> Tensor:

@@ -1,13 +1,9 @@
-"""Launches the kernels: forward, input gradient and weight gradient of a regrouped convolution.
+"""The kernels of block convolutions on CUDA, launched from PyTorch: see `triton_kernels`.
 
-The packed format: `tap_start` int32 (groups * (positions + 1)), pointers into the packed columns, which are sorted by
-kernel position and then input channel within a group; `channels` int32 (columns); `weight` (columns, filters of a
-group); `outputs` int64, at g * R + r the output channel of filter r of group g.
-
-Layout. Images go in and come out as (batch, channels, height, width), but lie in memory as (height, width, channels,
-batch): see `kernels`. An input that lies otherwise is copied; what comes out lies so already, and PyTorch's pointwise
-operations and BatchNorm in eager mode keep the strides, so a chain of such layers could be converted once at its
-beginning. As operations (`block_ops`) they give channels_last, as all others, and each layer is converted both ways.
+Images go in and come out as (batch, channels, height, width), but lie in memory as (height, width, channels, batch). An
+input that lies otherwise is copied; what comes out lies so already, and PyTorch's pointwise operations and BatchNorm in
+eager mode keep the strides, so a chain of such layers could be converted once at its beginning. The operators give
+channels_last, as all others do, so that each layer is converted both ways.
 
 The input gradient multiplies by the dense weight. A product over gathered columns would have to add each column's row
 into memory, which moves (columns x positions x batch) values twice: at 75 % and groups of 32 filters tens of times
@@ -20,7 +16,6 @@ a first call has chosen the tiles for its shapes (autotuning, which does wait).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,6 +25,7 @@ from torch import Tensor
 from triton.testing import do_bench
 
 from lt_lightning.execution.kernels import triton_kernels as kernels
+from lt_lightning.execution.kernels.reference import BlockConvolution
 from lt_lightning.execution.machine import tensor_float32
 
 _BLOCK = 64
@@ -43,7 +39,7 @@ _LARGEST = 128  # tile of filters or channels
 
 
 def _tuned(kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[tuple[int, int, int]]) -> Any:
-    """A kernel whose tiles are chosen by trying the few that suit a shape; in the interpreter, which cannot time, one.
+    """Return a kernel that tries the few tiles that suit a shape; one alone in the interpreter, which cannot time.
 
     Args:
         kernel: to be launched.
@@ -73,7 +69,7 @@ def _tuned(kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[
 
 
 def suiting(sides: Sequence[tuple[int, int]], size: int, batch: int | None) -> list[tuple[int, int]]:
-    """Of tiles those that fill a size and a batch without leaving much of themselves empty, but one at least.
+    """Return the tiles that a size and a batch fill without leaving much of them empty, but one at least.
 
     >>> suiting([(32, 64), (32, 256), (64, 64), (128, 64)], size=48, batch=128)
     [(32, 64), (64, 64)]
@@ -112,153 +108,112 @@ _weight_gradient = _tuned(
 )
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    channels: Tensor,
-    tap_start: Tensor,
-    outputs: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    """The convolution's output.
+class CudaKernels:
+    """Block convolution by Triton; see `BlockKernels`. Takes float32, bfloat16 and float16 in any strides."""
 
-    Args:
-        x: (batch, channels, height, width), float32, bfloat16 or float16, any strides.
-        weight: packed (columns, filters of a group), of x's type.
-        channels: input channel of every column, int32.
-        tap_start: see the module.
-        outputs: likewise.
-        kernel: height and width, like `stride`, `padding` and `dilation`.
+    def forward(self, x: Tensor, weight: Tensor, convolution: BlockConvolution) -> Tensor:
+        """See `BlockKernels`; the batch is innermost in memory, and sums are in float32."""
+        geometry = _Geometry(x.shape, convolution)
+        filters = weight.shape[1]
+        y = _empty(geometry.batch, geometry.groups * filters, geometry.output, x)
+        rows, _ = geometry.columns()
 
-    Returns:
-        (batch, filters, output height, output width), batch innermost in memory; sums are in float32.
-    """
-    geometry = _Geometry.of(x.shape, tap_start, kernel, stride, padding, dilation)
-    filters = weight.shape[1]
-    y = _empty(geometry.batch, geometry.groups * filters, geometry.output, x)
-    rows, _ = _columns(channels, tap_start, geometry)
+        def grid(tile: dict[str, int]) -> tuple[int]:
+            tiles = geometry.groups * triton.cdiv(filters, tile["BR"])
+            return (tiles * geometry.positions * triton.cdiv(geometry.batch, tile["BN"]),)
 
-    def grid(tile: dict[str, int]) -> tuple[int]:
-        tiles = geometry.groups * triton.cdiv(filters, tile["BR"])
-        return (tiles * geometry.positions * triton.cdiv(geometry.batch, tile["BN"]),)
+        if y.numel():
+            _forward[grid](
+                to_batch_innermost(x),
+                weight.contiguous(),
+                rows,
+                convolution.tap_start,
+                convolution.rows,
+                y,
+                *geometry.sizes,
+                geometry.groups,
+                filters,
+                **geometry.constants,
+                PRECISION=_precision(),
+            )
+        return y
 
-    if y.numel():
-        _forward[grid](
-            to_batch_innermost(x),
+    def input_gradient(
+        self, dy: Tensor, weight: Tensor, input_shape: Sequence[int], convolution: BlockConvolution
+    ) -> Tensor:
+        """See `BlockKernels`; the batch is innermost in memory."""
+        geometry = _Geometry(input_shape, convolution)
+        outputs = len(convolution.rows)
+        dense = weight.new_zeros(geometry.taps, geometry.channels, outputs)
+        kernels.dense_kernel[(geometry.groups * geometry.taps,)](
             weight.contiguous(),
-            rows,
-            tap_start,
-            outputs,
-            y,
-            *geometry.sizes,
-            geometry.groups,
-            filters,
-            **geometry.constants,
-            PRECISION=_precision(),
-        )
-    return y
-
-
-def input_gradient(
-    dy: Tensor,
-    weight: Tensor,
-    channels: Tensor,
-    tap_start: Tensor,
-    outputs: Tensor,
-    input_shape: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    """The gradient of the input, of `input_shape`, batch innermost in memory. Arguments as of `forward`."""
-    geometry = _Geometry.of(input_shape, tap_start, kernel, stride, padding, dilation)
-    filters = weight.shape[1]
-    dense = weight.new_zeros(geometry.taps, geometry.channels, len(outputs))
-    kernels.dense_kernel[(geometry.groups * geometry.taps,)](
-        weight.contiguous(),
-        channels,
-        tap_start,
-        outputs,
-        dense,
-        geometry.channels,
-        len(outputs),
-        filters,
-        T=geometry.taps,
-        BR=32,
-        BLOCK=_BLOCK,
-    )
-    dx = _empty(geometry.batch, geometry.channels, geometry.input, dy)
-
-    def grid(tile: dict[str, int]) -> tuple[int]:
-        tiles = triton.cdiv(geometry.channels, tile["BC"]) * triton.cdiv(geometry.batch, tile["BN"])
-        return (tiles * geometry.input[0] * geometry.input[1],)
-
-    if dx.numel():
-        _input_gradient[grid](
-            to_batch_innermost(dy),
+            convolution.channels,
+            convolution.tap_start,
+            convolution.rows,
             dense,
-            dx,
-            *geometry.sizes,
-            len(outputs),
-            **geometry.constants,
-            PRECISION=_precision(),
-        )
-    return dx
-
-
-def weight_gradient(
-    x: Tensor,
-    dy: Tensor,
-    channels: Tensor,
-    tap_start: Tensor,
-    outputs: Tensor,
-    filters: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    """The gradient of the packed weight, (columns, `filters` of a group), in float32. Arguments as of `forward`.
-
-    Parts of the output positions are summed apart and then added up in their order: no atomics.
-    """
-    geometry = _Geometry.of(x.shape, tap_start, kernel, stride, padding, dilation)
-    columns = len(channels)
-    rows, taps = _columns(channels, tap_start, geometry)
-    programs = (triton.cdiv(columns, 64) + geometry.groups) * triton.cdiv(filters, 64)
-    splits = min(triton.cdiv(_PROGRAMS, programs), max(geometry.positions, 1))
-    partial = torch.empty(splits, columns, filters, dtype=torch.float32, device=x.device)
-
-    def grid(tile: dict[str, int]) -> tuple[int]:
-        blocks = triton.cdiv(columns, tile["BM"]) + geometry.groups
-        return (blocks * triton.cdiv(filters, tile["BR"]) * splits,)
-
-    if partial.numel():
-        _weight_gradient[grid](
-            to_batch_innermost(x),
-            to_batch_innermost(dy),
-            rows,
-            taps,
-            tap_start,
+            geometry.channels,
             outputs,
-            partial,
-            *geometry.sizes,
-            geometry.groups,
-            filters,
-            columns,
-            splits,
-            **geometry.constants,
-            PRECISION=_precision(),
+            weight.shape[1],
+            T=geometry.taps,
+            BR=32,
+            BLOCK=_BLOCK,
         )
-    return partial.sum(dim=0)
+        dx = _empty(geometry.batch, geometry.channels, geometry.input, dy)
+
+        def grid(tile: dict[str, int]) -> tuple[int]:
+            tiles = triton.cdiv(geometry.channels, tile["BC"]) * triton.cdiv(geometry.batch, tile["BN"])
+            return (tiles * geometry.input[0] * geometry.input[1],)
+
+        if dx.numel():
+            _input_gradient[grid](
+                to_batch_innermost(dy),
+                dense,
+                dx,
+                *geometry.sizes,
+                outputs,
+                **geometry.constants,
+                PRECISION=_precision(),
+            )
+        return dx
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, filters: int, convolution: BlockConvolution) -> Tensor:
+        """See `BlockKernels`; in float32.
+
+        Parts of the output positions are summed apart and then added up in their order: no atomics.
+        """
+        geometry = _Geometry(x.shape, convolution)
+        columns = len(convolution.channels)
+        rows, taps = geometry.columns()
+        programs = (triton.cdiv(columns, 64) + geometry.groups) * triton.cdiv(filters, 64)
+        splits = min(triton.cdiv(_PROGRAMS, programs), max(geometry.positions, 1))
+        partial = torch.empty(splits, columns, filters, dtype=torch.float32, device=x.device)
+
+        def grid(tile: dict[str, int]) -> tuple[int]:
+            blocks = triton.cdiv(columns, tile["BM"]) + geometry.groups
+            return (blocks * triton.cdiv(filters, tile["BR"]) * splits,)
+
+        if partial.numel():
+            _weight_gradient[grid](
+                to_batch_innermost(x),
+                to_batch_innermost(dy),
+                rows,
+                taps,
+                convolution.tap_start,
+                convolution.rows,
+                partial,
+                *geometry.sizes,
+                geometry.groups,
+                filters,
+                columns,
+                splits,
+                **geometry.constants,
+                PRECISION=_precision(),
+            )
+        return partial.sum(dim=0)
 
 
 def to_batch_innermost(x: Tensor) -> Tensor:
-    """The same values with (height, width, channels, batch) in memory; `x` itself if it lies so already.
+    """Return the same values with (height, width, channels, batch) in memory; `x` itself if it lies so already.
 
     >>> x = torch.randn(8, 3, 5, 5)
     >>> y = to_batch_innermost(x)
@@ -269,79 +224,55 @@ def to_batch_innermost(x: Tensor) -> Tensor:
     return x if lying.is_contiguous() else lying.contiguous().permute(3, 2, 0, 1)
 
 
-@dataclass(frozen=True)
 class _Geometry:
-    """Shapes of one convolution."""
+    """Sizes of one convolution, as the kernels take them."""
 
-    batch: int
-    channels: int
-    input: tuple[int, int]
-    output: tuple[int, int]
-    groups: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    @classmethod
-    def of(
-        cls,
-        shape: Sequence[int],
-        tap_start: Tensor,
-        kernel: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-    ) -> _Geometry:
-        batch, channels, height, width = shape
-        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel, stride, padding, dilation
-        output = (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
-        groups = len(tap_start) // (kh * kw + 1)
-        return cls(batch, channels, (height, width), output, groups, (kh, kw), (sh, sw), (ph, pw), (dh, dw))
-
-    @property
-    def taps(self) -> int:
-        """Kernel positions."""
-        return self.kernel[0] * self.kernel[1]
+    def __init__(self, shape: Sequence[int], convolution: BlockConvolution) -> None:
+        """Take the shape of the input."""
+        self.batch, self.channels, *self.input = shape
+        self.output = convolution.output_size(*self.input)
+        self.convolution = convolution
+        self.groups, self.taps = convolution.groups, convolution.taps
 
     @property
     def positions(self) -> int:
-        """Output positions of one image."""
+        """Number of output positions of one image."""
         return self.output[0] * self.output[1]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """N, C, H, W, OH, OW as the kernels take them."""
+        """N, C, H, W, OH, OW."""
         return self.batch, self.channels, *self.input, *self.output
 
     @property
     def constants(self) -> dict[str, int]:
         """What the kernels are specialised for."""
-        values = (*self.stride, *self.padding, *self.dilation, *self.kernel)
+        kernel, stride, padding, dilation = self.convolution.windows
+        values = (*stride, *padding, *dilation, *kernel)
         return dict(zip(("SH", "SW", "PH", "PW", "DH", "DW", "KH", "KW"), values, strict=True))
 
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """Return for every packed column the image row relative to the window's corner, and the kernel position."""
+        channels = self.convolution.channels
+        rows, taps = torch.empty_like(channels), torch.empty_like(channels)
+        kernels.column_kernel[(self.groups * self.taps,)](
+            channels,
+            self.convolution.tap_start,
+            rows,
+            taps,
+            self.channels,
+            self.input[1],
+            DH=self.convolution.dilation[0],
+            DW=self.convolution.dilation[1],
+            KW=self.convolution.kernel[1],
+            T=self.taps,
+            BLOCK=_BLOCK,
+        )
+        return rows, taps
 
-def _columns(channels: Tensor, tap_start: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor]:
-    """Of every packed column the image row relative to the window's corner, and the kernel position."""
-    rows, taps = torch.empty_like(channels), torch.empty_like(channels)
-    kernels.column_kernel[(geometry.groups * geometry.taps,)](
-        channels,
-        tap_start,
-        rows,
-        taps,
-        geometry.channels,
-        geometry.input[1],
-        DH=geometry.dilation[0],
-        DW=geometry.dilation[1],
-        KW=geometry.kernel[1],
-        T=geometry.taps,
-        BLOCK=_BLOCK,
-    )
-    return rows, taps
 
-
-def _empty(batch: int, channels: int, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Uninitialised images, batch innermost."""
+def _empty(batch: int, channels: int, size: Sequence[int], like: Tensor) -> Tensor:
+    """Return uninitialised images, batch innermost."""
     return like.new_empty(*size, channels, batch).permute(3, 2, 0, 1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from lt_lightning.execution.timing import keep_freed_memory
+from lt_lightning.execution.machine import keep_freed_memory
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.progress import JobProgress

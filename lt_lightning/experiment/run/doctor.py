@@ -21,7 +21,6 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.text import Text
 
-from lt_lightning.execution.energy import nvml_counter
 from lt_lightning.execution.kernels.cpu import instructions, library
 from lt_lightning.execution.machine import environment, version_of
 
@@ -141,11 +140,6 @@ def _devices() -> Iterator[Check]:
         yield Check("Triton", "missing", "off", "regrouped layers have no kernel on the GPU: pip install triton")
     else:
         yield Check("Triton", str(version_of("triton")))
-    if nvml_counter("cuda") is None:
-        told = "missing, or the GPU counts no energy"
-        yield Check("NVML", told, "off", "benchmarks measure no energy: pip install nvidia-ml-py")
-    else:
-        yield Check("NVML", "counts energy")
 
 
 def _bfloat16() -> Check:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lt_lightning.evaluation import largest_difference
+from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.machine import is_bfloat16
-from lt_lightning.execution.network_timing import Setting, largest_difference, layer_seconds, time_ratio
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.files import write_json
 from lt_lightning.results.records import Result

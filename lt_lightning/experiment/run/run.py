@@ -33,7 +33,7 @@ def run(job: Job, console: Console) -> list[Result]:
         run(needed, console)
     failed: Mapping[Task, Exception] = {}
     if not job.is_finished:
-        from lt_lightning.execution.timing import keep_freed_memory  # slow to import, like all that needs Lightning
+        from lt_lightning.execution.machine import keep_freed_memory
         from lt_lightning.experiment.run.progress import JobProgress
         from lt_lightning.experiment.run.scheduler import Scheduler
         from lt_lightning.experiment.run.setup import built, show_setup

@@ -17,9 +17,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from lt_lightning.execution.blocks.blocks import DENSE
 from lt_lightning.execution.cost import parameters
-from lt_lightning.execution.execute import execute
+from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.files import read_json, write_bytes, write_json
 from lt_lightning.structures.base import BlockPlan, Plan
 from lt_lightning.tickets.export import onnx_file
@@ -113,7 +112,7 @@ class Executed:
     @property
     def left_dense(self) -> list[str]:
         """Layers of a plan of blocks that run dense."""
-        return [name for name, form in self.choice.items() if form == DENSE]
+        return [name for name, form in self.choice.items() if form == DENSE_FORM]
 
 
 def executed(source: Source, batch_size: int | None = None, choice: Mapping[str, str] | None = None) -> Executed:
@@ -228,7 +227,7 @@ def _for_onnx(source: Source, small: Executed) -> nn.Module:
     plan = small.plan
     if not isinstance(plan, BlockPlan) or plan.granularity != "input_channel":
         return small.network
-    choice = {name: form if form == DENSE else "grouped" for name, form in small.choice.items()}
+    choice = {name: form if form == DENSE_FORM else "grouped" for name, form in small.choice.items()}
     return executed(source, choice=choice).network
 
 

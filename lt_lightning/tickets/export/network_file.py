@@ -19,6 +19,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
 
+from lt_lightning.evaluation import relative_difference
 from lt_lightning.execution.execute import execute
 from lt_lightning.files import read_json, write_bytes
 from lt_lightning.structures.base import Plan
@@ -27,7 +28,7 @@ from lt_lightning.structures.plan_json import plan_from_json, plan_to_json
 OURS = "lt_lightning.models"
 
 
-def build(model: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
+def build_network(model: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
     """Instantiates a configuration node (`_target_` and arguments) whose origin need not be trusted.
 
     Args:
@@ -37,9 +38,9 @@ def build(model: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
     Raises:
         ValueError: if it names anything else, before anything is imported or called, or if it builds no network.
 
-    >>> build({"_target_": "lt_lightning.models.vgg.VGG", "depth": 11, "classes": 10, "width": 2}).classifier
+    >>> build_network({"_target_": "lt_lightning.models.vgg.VGG", "depth": 11, "classes": 10, "width": 2}).classifier
     Linear(in_features=16, out_features=10, bias=True)
-    >>> build({"_target_": "os.system", "command": "echo hello"})
+    >>> build_network({"_target_": "os.system", "command": "echo hello"})
     Traceback (most recent call last):
     ValueError: the file names 'os.system', which is not of lt_lightning.models: allow its package if you trust it
     """
@@ -157,7 +158,7 @@ def load_network(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
     try:
         network = _rebuilt(recipe, safetensors.torch.load(weights), allow)
         with torch.no_grad():
-            apart = difference(torch.tensor(recipe["logits"]), network(_probe(recipe["shape"]))[0])
+            apart = relative_difference(network(_probe(recipe["shape"]))[0], torch.tensor(recipe["logits"]))
     except ValueError as error:
         raise ValueError(f"{folder / RECIPE}: {error}") from None
     except Exception as error:  # whatever parts that do not fit each other make stumble
@@ -189,7 +190,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _rebuilt(recipe: Mapping[str, Any], state: Mapping[str, Tensor], allow: Sequence[str]) -> nn.Module:
-    network = build(recipe["model"], allow).eval()
+    network = build_network(recipe["model"], allow).eval()
     plan = plan_from_json(recipe["plan"])
     if plan is not None:
         shrunk = execute(network, plan, {}, torch.zeros(1, *recipe["shape"]), choice=recipe["choice"])
@@ -214,18 +215,6 @@ TOLERANCE: Final = 1e-4
 Call = Callable[[Tensor], Tensor]
 
 
-def difference(expected: Tensor, got: Tensor) -> float:
-    """The largest difference of two networks' logits, relative to the largest of the first's.
-
-    >>> difference(torch.tensor([1.0, -4.0]), torch.tensor([1.0, -3.0]))
-    0.25
-    """
-    if expected.shape != got.shape:
-        return float("inf")
-    largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-    return float(((got - expected).abs().max() / largest).nan_to_num(float("inf")))
-
-
 def checked(what: str, call: Call, reference: Call, shape: tuple[int, ...]) -> float:
     """The largest difference over batches of one and of several random images.
 
@@ -237,7 +226,7 @@ def checked(what: str, call: Call, reference: Call, shape: tuple[int, ...]) -> f
     with torch.no_grad():
         for batch in BATCHES:
             images = torch.randn(batch, *shape, generator=generator)
-            worst = max(worst, difference(reference(images), call(images)))
+            worst = max(worst, relative_difference(call(images), reference(images)))
     if worst > TOLERANCE:
         raise RuntimeError(
             f"{what} computes other logits than the masked network: they differ by {worst:.1e} of the largest"

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 from torch import nn
 
+from lt_lightning.evaluation import largest_difference
 from lt_lightning.execution.cost import flops
 from lt_lightning.execution.execute import execute
-from lt_lightning.execution.network_timing import largest_difference
 from lt_lightning.experiment.config.tasks import tasks_of
 from lt_lightning.experiment.protocols.controls import (
     nearest_width,
@@ -25,7 +26,6 @@ from lt_lightning.experiment.protocols.controls import (
     small_dense,
 )
 from lt_lightning.experiment.run import retraining_task as cells
-from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.run import run
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet

@@ -11,8 +11,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from lt_lightning.execution.fastest_form import FastestForm
-from lt_lightning.execution.network_timing import Setting
+from lt_lightning.execution.cost import Setting
+from lt_lightning.execution.execute import FastestForm
 from lt_lightning.experiment.run.run import run
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lt_lightning import load_network
-from lt_lightning.tickets.export import network_file as check
+from lt_lightning.tickets.export import network_file
 from lt_lightning.tickets.export.exporting import export_ticket
 from lt_lightning.tickets.ticket import Ticket
 
@@ -211,7 +211,7 @@ def test_other_logits_are_refused_and_nothing_stays(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = export("resnet8", "stream").source
-    monkeypatch.setattr(check, "difference", lambda expected, got: 2e-4)
+    monkeypatch.setattr(network_file, "relative_difference", lambda got, expected: 2e-4)
     with pytest.raises((RuntimeError, ValueError), match="other logits"):
         export_ticket(source, tmp_path / "out" / "here")
     assert list((tmp_path / "out").iterdir()) == []

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from torch import nn
 
-from lt_lightning.tickets.export.network_file import build
+from lt_lightning.tickets.export.network_file import build_network
 
 VGG: dict[str, Any] = {"_target_": "lt_lightning.models.vgg.VGG", "depth": 11, "classes": 3, "width": 2}
 
 
 def test_a_network_of_ours_is_built() -> None:
-    network = build(VGG)
+    network = build_network(VGG)
     assert type(network).__name__ == "VGG"
     assert isinstance(network.classifier, nn.Linear)
     assert network.classifier.out_features == 3
@@ -42,18 +42,18 @@ def test_a_network_of_ours_is_built() -> None:
 def test_anything_else_is_refused(target: Any, deep: bool) -> None:
     node: dict[str, Any] = {"_target_": target}
     with pytest.raises(ValueError, match="the file names"):
-        build({**VGG, "channels": [{"deeper": node}]} if deep else node)
+        build_network({**VGG, "channels": [{"deeper": node}]} if deep else node)
 
 
 def test_nothing_of_it_is_run(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     attack = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(mark)]}}
     with pytest.raises(ValueError, match="the file names"):
-        build({**VGG, "channels": attack})
+        build_network({**VGG, "channels": attack})
     assert not mark.exists()
     build_allowed = {"_target_": "pathlib.Path.touch", "_args_": [{"_target_": "pathlib.Path", "_args_": [str(mark)]}]}
     with pytest.raises(ValueError, match="makes no network"):
-        build(build_allowed, allow=["pathlib"])
+        build_network(build_allowed, allow=["pathlib"])
     assert mark.exists()  # so the attack above would have worked
 
 
@@ -61,15 +61,15 @@ def test_nothing_of_it_is_run(tmp_path: Path) -> None:
 def test_interpolations_are_refused(value: str) -> None:
     """What resolves them can be any function that the process has registered."""
     with pytest.raises(ValueError, match="has the interpolation"):
-        build({**VGG, "channels": {"x": [value]}})
+        build_network({**VGG, "channels": {"x": [value]}})
 
 
 def test_what_cannot_be_built_is_told_in_one_line() -> None:
     with pytest.raises(ValueError, match=r"cannot be built: depth=12: must be one of 11, 13, 16, 19") as caught:
-        build({**VGG, "depth": 12})
+        build_network({**VGG, "depth": 12})
     assert "\n" not in str(caught.value)
 
 
 def test_a_function_that_makes_no_network() -> None:
     with pytest.raises(ValueError, match="makes no network"):
-        build({"_target_": "lt_lightning.models.parts.positive", "width": 1})
+        build_network({"_target_": "lt_lightning.models.parts.positive", "width": 1})

@@ -10,98 +10,22 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from lt_lightning.execution.channels.orders import (
-    Order,
-    Select,
-    Spread,
-    add_into_prefix,
-    channel_orders,
-    folded,
-    repeated,
-)
-from lt_lightning.execution.smaller_network import Cut, Shrunk, Slices
+from lt_lightning.execution.smaller_network import Cut, Resizer, Shrunk, Slices
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.network_graph.liveness import Flags
 from lt_lightning.network_graph.operations import Operation
-from lt_lightning.pruning.layers import CONVOLUTIONS
 from lt_lightning.structures.base import ChannelPlan
 
-
-class Resizer:
-    """Cuts layers of a network.
-
-    Attributes:
-        network: whose layers are cut.
-        cuts: what is left of the parameters and buffers that were asked for, by name.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.cuts: dict[str, Cut] = {}
-
-    def layer(self, name: str, outputs: Order, inputs: Order) -> None:
-        """A convolution, linear layer or normalisation; `inputs` are the channels that it reads."""
-        module = self.network.get_submodule(name)
-        out = torch.from_numpy(outputs)
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            grouped = isinstance(module, CONVOLUTIONS) and module.groups > 1
-            self._cut(name, "weight", (out, None if grouped else torch.from_numpy(inputs)))
-            self._cut(name, "bias", (out,))
-            if isinstance(module, nn.Linear):
-                module.in_features, module.out_features = len(inputs), len(outputs)
-            else:
-                module.groups = module.groups * len(inputs) // module.in_channels if grouped else 1
-                module.in_channels, module.out_channels = len(inputs), len(outputs)
-        else:
-            for part_name in ("weight", "bias", "running_mean", "running_var"):
-                self._cut(name, part_name, (out,))
-            module.num_features = len(outputs)  # type: ignore[assignment]
-
-    def activation(self, name: str, order: Order) -> None:
-        """An activation with parameters of its own per channel."""
-        module = self.network.get_submodule(name)
-        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-            self._cut(name, "weight", (torch.from_numpy(order),))
-            module.num_parameters = len(order)
-
-    def _cut(self, name: str, part_name: str, index: tuple[Tensor | None, ...]) -> None:
-        module = self.network.get_submodule(name)
-        value = getattr(module, part_name, None)
-        full_name = f"{name}.{part_name}" if name else part_name
-        if value is None or full_name in self.cuts:  # a module that is called again
-            return
-        whole = all(i is None or torch.equal(i, torch.arange(n)) for i, n in zip(index, value.shape, strict=False))
-        cut = self.cuts[full_name] = Cut() if whole else Cut(index)
-        if whole:
-            return
-        smaller = _like(cut.take(value.detach()), value)
-        if isinstance(value, nn.Parameter):
-            setattr(module, part_name, nn.Parameter(smaller, requires_grad=value.requires_grad))
-        else:
-            setattr(module, part_name, smaller)
-
-
-def _like(cut: Tensor, value: Tensor) -> Tensor:
-    """In the memory format that the whole had."""
-    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous():
-        return cut.contiguous(memory_format=torch.channels_last)
-    return cut
-
-
-# A channel ticket as a network that really is smaller and computes the same.
-#
-# Dropped channels are provably zero (a refilled ticket drops a channel with its bias, its BatchNorm affine and its
-# readers' inputs), so leaving them out changes nothing. Channels of one space, a residual stream for instance, stand
-# in the same order everywhere; where a branch writes only part of a stream, the order puts that part first, so that
-# the branch is added into a prefix.
+ChannelOrder = NDArray[np.int64]
 
 
 def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Tensor) -> Shrunk:
@@ -186,7 +110,7 @@ class _Shrinking:
             case "cat":
                 self._cat(index, operation)
 
-    def _source_order(self, index: int, operation: Operation) -> Order:
+    def _source_order(self, index: int, operation: Operation) -> ChannelOrder:
         """The channels that a layer or normalisation reads."""
         if operation.kind == "depthwise":
             return folded(self.orders[index], operation.repeat)
@@ -201,7 +125,7 @@ class _Shrinking:
             raise ValueError(f"every input of {operation.name} is dropped, and its bias is not: keep one of them")
         return read
 
-    def _connect(self, index: int, wanted: Sequence[Order]) -> None:
+    def _connect(self, index: int, wanted: Sequence[ChannelOrder]) -> None:
         """Gives an operation its inputs in the wanted orders."""
         operation, node = self.graph.operations[index], self.graph.nodes[index]
         for source, order in zip(operation.inputs, wanted, strict=True):
@@ -217,7 +141,7 @@ class _Shrinking:
         (output,) = (user for user in self.graph.trace.graph.nodes if user.op == "output")
         return self._arranged(index, np.arange(self.graph.operations[index].channels), output)
 
-    def _arranged(self, source: int, order: Order, before: fx.Node) -> fx.Node:
+    def _arranged(self, source: int, order: ChannelOrder, before: fx.Node) -> fx.Node:
         """The node that gives the source's channels in an order; missing ones are zero."""
         node, have = self.graph.nodes[source], self.orders[source]
         if np.array_equal(have, order):
@@ -331,3 +255,90 @@ def _numbers(arguments: Any) -> list[int]:
     found: list[int] = []
     fx.node.map_aggregate(arguments, lambda value: found.append(value) if isinstance(value, int) else None)
     return found
+
+
+# The order of the channels of each result, chosen so that few have to be rearranged.
+
+
+def channel_orders(graph: ChannelGraph, present: Sequence[Flags]) -> list[ChannelOrder]:
+    """Per operation, the channels of its result that are there, in the order in which they stand.
+
+    Args:
+        graph: of the full network.
+        present: per operation, the channels that are there.
+    """
+    ranks = _ranks(graph, present)
+    return [_order(graph, flags, index, ranks) for index, flags in enumerate(present)]
+
+
+def _ranks(graph: ChannelGraph, present: Sequence[Flags]) -> dict[int, ChannelOrder]:
+    """An order of every space's channels: those that most layers write come first, so that sets are prefixes."""
+    written: dict[int, NDArray[np.int64]] = {}
+    for index, operation in enumerate(graph.operations):
+        if operation.kind == "dense":
+            ((space, segment),) = graph.layout(index)
+            counts = written.setdefault(space, np.zeros(segment.channels, dtype=np.int64))
+            counts += present[index]
+    return {space: np.argsort(-counts, kind="stable") for space, counts in written.items()}
+
+
+def _order(graph: ChannelGraph, present: Flags, index: int, ranks: Mapping[int, ChannelOrder]) -> ChannelOrder:
+    """Channels of an operation's result that are there, in the order in which they stand."""
+    if index in graph.rigid or graph.operations[index].kind == "grouped":
+        return np.flatnonzero(present)
+    parts = []
+    offset = 0
+    for space, segment in graph.layout(index):
+        rank = ranks.get(space, np.arange(segment.channels))
+        parts.append(offset + repeated(rank, segment.repeat))
+        offset += segment.channels * segment.repeat
+    order = np.concatenate(parts)
+    return order[present[order]]
+
+
+def repeated(order: ChannelOrder, repeat: int) -> ChannelOrder:
+    """Of channels that each stand `repeat` times the places."""
+    return (order[:, None] * repeat + np.arange(repeat)).reshape(-1)
+
+
+def folded(order: ChannelOrder, repeat: int) -> ChannelOrder:
+    """The inverse of `repeated`."""
+    return order.reshape(-1, repeat)[:, 0] // repeat
+
+
+# Channels rearranged where no choice of the orders avoids it.
+
+
+class Select(nn.Module):
+    """Takes some channels, in a given order."""
+
+    index: Tensor
+
+    def __init__(self, index: ChannelOrder) -> None:
+        super().__init__()
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.index)
+
+
+class Spread(nn.Module):
+    """Puts channels to given places among `channels`; the others are zero."""
+
+    index: Tensor
+
+    def __init__(self, index: ChannelOrder, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = x.new_zeros((x.shape[0], self.channels, *x.shape[2:]))
+        return whole.index_copy(1, self.index, x)
+
+
+def add_into_prefix(whole: Tensor, first: Tensor) -> Tensor:
+    """Adds to the first channels of `whole`; the others pass."""
+    summed = whole.clone()
+    summed[:, : first.shape[1]] += first
+    return summed

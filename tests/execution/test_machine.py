@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
-from lt_lightning.execution.compiling import Compile, compile_like, compile_network, isolating
+from lt_lightning.execution.machine import Compile, compile_like, compile_network, isolating, keep_freed_memory
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
@@ -167,3 +167,18 @@ def test_what_the_compiler_makes_of_a_shape_is_found_again() -> None:
         assert first[1] > 0
         assert again == (sum(first), 0)
         assert other[1] > 0
+
+
+def test_freed_memory_is_not_mapped_anew() -> None:
+    resource = pytest.importorskip("resource")
+    if not keep_freed_memory():
+        pytest.skip("the C library is not glibc")
+
+    def faults(calls: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(calls):
+            torch.zeros(1 << 22)  # 16 MB, 4096 pages
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+    faults(20)  # memory fragments at first
+    assert faults(10) < 2 * 4096  # 10 x 4096 without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import get_args
 
 import pytest
@@ -10,9 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_lightning.execution.blocks.blocks import Forms, first_form, input_shapes, remembered, swap_blocks
 from lt_lightning.execution.cost import flops
+from lt_lightning.execution.execute import (
+    DENSE_FORM,
+    FastestForm,
+    choose_forms,
+    execute,
+    forms_of,
+    input_shapes,
+    swap_layers,
+)
 from lt_lightning.execution.smaller_network import cut_point
+from lt_lightning.execution.timing import by_clock
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
 from lt_lightning.network_graph.graph import TracedNetwork
@@ -20,7 +30,7 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import BlockPlan, Granularity, StructureInput, StructureResult
+from lt_lightning.structures.base import BlockPlan, ChannelPlan, Granularity, StructureInput, StructureResult
 from lt_lightning.structures.regroup import Regroup
 
 
@@ -67,12 +77,14 @@ def test_training_on_blocks_equals_masked_training_from_the_same_momentum(
     names = list(structured.plan.blocks)
     refused = names[0] if refuse else ""  # one layer stays dense, and masked
 
-    def choose(name: str, layer: nn.Module, forms: Forms) -> str | None:
-        return None if name == refused else form if form in forms else first_form(name, layer, forms)
-
-    shrunk = swap_blocks(masked, structured.plan, structured.masks, choose)
-    assert shrunk.choice[names[1]] == form
-    again = swap_blocks(masked, structured.plan, structured.masks, remembered(shrunk.choice))
+    forms = {name: forms_of(masked.get_submodule(name), structured.plan, name) for name in names}
+    choice = {name: form if form in forms[name] else next(iter(forms[name])) for name in names}
+    choice |= {refused: DENSE_FORM} if refuse else {}
+    shrunk = swap_layers(masked, structured.plan, structured.masks, choice)
+    assert shrunk.choice == choice
+    assert choice[names[1]] == form
+    again = execute(masked, structured.plan, structured.masks, images[:1], choice=choice)
+    assert again is not None
     assert str(again.network) == str(shrunk.network)
     small = shrunk.network
     assert (f"{names[0]}.weight" in shrunk.masks) is refuse
@@ -98,7 +110,8 @@ def test_parameters_stored_are_those_kept(granularity: Granularity) -> None:
     structured = regrouped(network, images[:1], granularity)
     EnforcedMasks(network, structured.masks).zero_weights()
     assert isinstance(structured.plan, BlockPlan)
-    shrunk = swap_blocks(network, structured.plan, structured.masks)
+    shrunk = execute(network, structured.plan, structured.masks, images[:1])
+    assert shrunk is not None
     kept = sum(
         int(structured.masks[name].sum()) if name in structured.masks else parameter.numel()
         for name, parameter in network.named_parameters()
@@ -120,7 +133,42 @@ def test_operations_counted_are_those_of_the_blocks(granularity: Granularity) ->
     example = torch.zeros(1, 3, 32, 32)
     structured = regrouped(network, example, granularity)
     assert isinstance(structured.plan, BlockPlan)
-    shrunk = swap_blocks(network, structured.plan, structured.masks)
+    shrunk = execute(network, structured.plan, structured.masks, example)
+    assert shrunk is not None
     by_hand = sum(report.executed * report.positions for report in structured.layers.values())
     assert flops(shrunk.network, example) == 2 * by_hand
     assert flops(network, example) == 2 * sum(report.size * report.positions for report in structured.layers.values())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_layer_is_replaced_by_its_fastest_form_if_that_is_faster(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lt_lightning.execution.timing.stopwatch", lambda _: by_clock(time.process_time))
+    layer, small, middle, large = (nn.Conv2d(16, width, 3, padding=1) for width in (256, 4, 128, 1024))
+    fastest = FastestForm({"a": (16, 16, 16)}, 8, training)
+    assert fastest("a", layer, {"middle": middle, "small": small, "large": large}) == "small"
+    assert fastest("a", layer, {"large": large}) == DENSE_FORM
+    assert fastest("a", layer, {}) == DENSE_FORM
+
+
+def test_what_was_measured_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastest = FastestForm({"a": (2, 4, 4), "b": (2, 4, 4)}, 1, training=False)
+    layer, small = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 2, 3)
+    first = fastest("a", layer, {"small": small})
+    monkeypatch.setattr(FastestForm, "_measure", lambda *_: pytest.fail("measured again"))
+    assert fastest("b", nn.Conv2d(2, 4, 3), {"small": nn.Conv2d(2, 2, 3)}) == first
+    assert torch.is_grad_enabled()
+
+
+def test_the_forms_are_chosen_without_making_the_network() -> None:
+    network = VGG(11, 10, width=8)
+    example = torch.zeros(1, 3, 32, 32)
+    plan = regrouped(network, example, "input_channel").plan
+    assert isinstance(plan, BlockPlan)
+    chosen = choose_forms(network, plan, example)
+    made = execute(network, plan, {}, example)
+    assert made is not None
+    assert chosen == made.choice == dict.fromkeys(plan.blocks, "grouped")
+    for other in (None, ChannelPlan({}, {})):
+        assert choose_forms(network, other, example) == {}

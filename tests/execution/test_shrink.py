@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lt_lightning.execution.channels.channels import shrink_channels
-from lt_lightning.execution.channels.orders import Select, Spread, add_into_prefix
+from lt_lightning.execution.channels.shrink import Select, Spread, add_into_prefix, shrink_channels
 from lt_lightning.execution.smaller_network import Shrunk
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lt_lightning.execution.blocks.block_format import BlockFormat
+from lt_lightning.execution.blocks.block_formats import BlockFormat
 from lt_lightning.structures.base import Block
 
 
