@@ -84,7 +84,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.pad < 0:
-            raise ValueError(f"data.augment.pad={self.pad}: must be at least 0")
+            raise ValueError(f"pad={self.pad}: must be at least 0")
 
     def __call__(self, images: Tensor, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> Tensor:
         """Augments a batch.

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 import numpy as np
 import torch
 
-from lt_lightning.data.files import Files, bad, find
+from lt_lightning.data.dataset_files import Files, bad, find
 from lt_lightning.data.module import Pairs, TensorData
 
 PIXELS: Final = 3 * 32 * 32

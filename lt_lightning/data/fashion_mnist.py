@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from lt_lightning.data.files import Files, bad, find, read_gzip
+from lt_lightning.data.dataset_files import Files, bad, find, read_gzip
 from lt_lightning.data.module import Pairs, TensorData
 
 IMAGES_MAGIC: Final = 0x00000803  # unsigned bytes, three axes

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lt_lightning.data.augment import normalise
-from lt_lightning.data.files import Files, bad, find, read_image
+from lt_lightning.data.dataset_files import Files, bad, find, read_image
 from lt_lightning.data.module import Batch, ImageData, Options, Part
 from lt_lightning.data.order import AUGMENTATION, Order, random_state
 
@@ -61,7 +61,7 @@ class ImageNet(ImageData):
     ) -> None:
         super().__init__(root, batch_size, **options)
         if workers < 0:
-            raise ValueError(f"data.workers={workers}: must be at least 0")
+            raise ValueError(f"workers={workers}: must be at least 0")
         self.classes = classes
         self.size = size
         self.workers = workers
@@ -100,7 +100,7 @@ def list_pictures(folder: Path, classes: int) -> tuple[list[str], list[int]]:
     """
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     if len(folders) != classes:
-        raise ValueError(f"dataset.classes={classes}: {folder} holds {len(folders)} classes")
+        raise ValueError(f"classes={classes}: {folder} holds {len(folders)} classes")
     paths: list[str] = []
     labels: list[int] = []
     for label, place in enumerate(folders):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypedDict, Unpack
@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from lt_lightning.data.augment import Augment, normalise
-from lt_lightning.data.files import Files, fetch
-from lt_lightning.data.order import Order, split
-from lt_lightning.data.tensors import TensorLoader
+from lt_lightning.data.dataset_files import Files, fetch
+from lt_lightning.data.order import AUGMENTATION, Order, generator, split
 
 Part = Literal["train", "validation", "test", "plain"]  # plain: train without augmentation
 Batch = tuple[Tensor, Tensor]
@@ -107,13 +106,13 @@ class ImageData(pl.LightningDataModule, ABC):
         super().__init__()
         for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
-                raise ValueError(f"data.{key}={value}: must be at least 1")
+                raise ValueError(f"{key}={value}: must be at least 1")
         if seed < 0:
-            raise ValueError(f"data.seed={seed}: must be at least 0")
+            raise ValueError(f"seed={seed}: must be at least 0")
         if validation < 1 if isinstance(validation, int) else not 0 < validation < 1:
-            raise ValueError(f"data.validation={validation}: must be a count of at least 1 or a share in (0, 1)")
+            raise ValueError(f"validation={validation}: must be a count of at least 1 or a share in (0, 1)")
         if not 0 < limit <= 1 and not (isinstance(limit, int) and limit > 1):
-            raise ValueError(f"data.limit={limit}: must be a share in (0, 1], or a whole number of images above 1")
+            raise ValueError(f"limit={limit}: must be a share in (0, 1], or a whole number of images above 1")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -177,7 +176,7 @@ class ImageData(pl.LightningDataModule, ABC):
         trainer = None if part == "plain" else self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         if train and self.batch_size % world_size:
-            raise ValueError(f"data.batch_size={self.batch_size}: must be a multiple of the {world_size} processes")
+            raise ValueError(f"batch_size={self.batch_size}: must be a multiple of the {world_size} processes")
         size = self.batch_size // world_size if train else self.eval_batch_size
         seed = self.order_seed
         return Order(count, size, shuffle=train, drop_last=train, seed=seed, rank=rank, world_size=world_size)
@@ -245,3 +244,61 @@ class TensorData(ImageData):
     @abstractmethod
     def _read(self) -> tuple[Pairs, Pairs]:
         """What is for training and validation, and what is for test."""
+
+
+# The loader of a set in memory: no workers, no copies, no waiting for the device.
+
+Transform = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class TensorLoader:
+    """Yields (images, labels) of a set held as tensors. Lightning takes it as it is: it is no `DataLoader`.
+
+    What it yields is a function of the data, the transform and the order. The order is the same on every device;
+    random augmentation is the same on every device of one kind. All processes have the same generator, so that each
+    can draw for the whole batch of a step and take its part. It has state, so that a training goes on within an epoch.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, on the same device.
+        order: of the N samples; its `set_epoch` chooses the epoch.
+        transform: from a batch of uint8 images and a generator on their device to float32 images.
+    """
+
+    batch_sampler = None  # Lightning reads it of every loader that has a sampler
+
+    def __init__(self, images: Tensor, labels: Tensor, order: Order, transform: Transform) -> None:
+        self.images = images
+        self.labels = labels
+        self.sampler = order
+        self.transform = transform
+        self._random = generator(0, device=images.device)
+        self._given = 0
+        self._resume: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch, or the rest of one; which one is read when the first batch is asked for."""
+        order = self.sampler
+        random = generator(order.seed, AUGMENTATION, order.epoch, device=self.images.device)
+        first = 0
+        if self._resume is not None and self._resume["epoch"] == order.epoch:
+            first = self._resume["batches"]
+            random.set_state(self._resume["random"])
+        self._resume = None
+        self._random = random
+        for number, chosen in enumerate(order.batches(self.images.device)[first:], first + 1):
+            images = self.transform(self.images.index_select(0, chosen), random)
+            self._given = number
+            yield images, self.labels.index_select(0, chosen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been yielded: the epoch, the number of its batches, and the state of the augmentation after them."""
+        return {"epoch": self.sampler.epoch, "batches": self._given, "random": self._random.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next iteration yields what comes then, if it is of that epoch."""
+        self._resume = state

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lt_lightning.data.augment import Augment
-from lt_lightning.data.files import Files, bad, find, read_image, read_text
+from lt_lightning.data.dataset_files import Files, bad, find, read_image, read_text
 from lt_lightning.data.module import NO_AUGMENTATION, Options, Pairs, TensorData
 
 SIZE: Final = 64
@@ -73,7 +73,7 @@ def read_names(path: Path, classes: int) -> list[str]:
     if len(set(names)) != len(names):
         raise bad(path, "names a class twice")
     if len(names) != classes:
-        raise ValueError(f"dataset.classes={classes}: {path} names {len(names)} classes")
+        raise ValueError(f"classes={classes}: {path} names {len(names)} classes")
     return names
 
 

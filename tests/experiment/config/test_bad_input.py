@@ -141,8 +141,8 @@ CONFIGS: list[tuple[str, list[str]]] = [
     ("classifier.schedule.peak=0", ["classifier.schedule.peak=0", "(0, 1)"]),
     ("dataset.classes=7", ["dataset.classes=7", "10"]),
     ("data.batch_size=0", ["data.batch_size=0", "at least 1"]),
-    ("data.batch_size=5000", ["data.batch_size=5000", "at most 251"]),
-    ("data.validation=99999", ["data.validation=99999", "1 to 1436"]),
+    ("data.batch_size=5000", ["batch_size=5000", "at most 251"]),
+    ("data.validation=99999", ["validation=99999", "1 to 1436"]),
     ("data.limit=0", ["data.limit=0", "(0, 1]"]),
     ("data.augment=null", ["data.augment=None", "Augment"]),
     ("model.depth=9", ["model.depth=9", "6n + 2"]),
@@ -225,7 +225,7 @@ def cut(name: str) -> Callable[[Path], None]:
 TINY = "data=tiny_imagenet dataset.classes=2 data.batch_size=2 data.validation=2 data.limit=1"
 IMAGENET = "data=imagenet dataset.classes=2 dataset.size=32 data.batch_size=2 data.validation=2 data.limit=1"
 SPOILT_DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
-    "nothing there": ("data=imagenet", lambda root: None, ["data.root=", "put train, val into"]),
+    "nothing there": ("data=imagenet", lambda root: None, ["root=", "put train, val into"]),
     "empty folder": ("data=imagenet", lambda root: (root / "imagenet").mkdir(), ["put train, val into"]),
     "cifar short": ("data=cifar10", cifar, ["data_batch_1.bin", "100 bytes", "30730000"]),
     "fashion no gzip": ("data=fashion_mnist", lambda r: fashion(r, b"x" * 99, False), ["train-images", "gzip"]),
@@ -255,7 +255,7 @@ SPOILT_DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "tiny other classes": (
         TINY.replace("classes=2", "classes=3"),
         lambda root: pictures(root, "tiny-imagenet-200", lambda place: None),
-        ["dataset.classes=3", "names 2 classes"],
+        ["classes=3", "names 2 classes"],
     ),
     "tiny picture missing": (
         TINY,
@@ -265,7 +265,7 @@ SPOILT_DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "imagenet empty class": (
         IMAGENET,
         lambda root: pictures(root, "imagenet", lambda p: (p / "train/n03").mkdir()),
-        ["dataset.classes=2", "holds 3 classes"],
+        ["classes=2", "holds 3 classes"],
     ),
     "imagenet corrupt picture": (
         f"{IMAGENET} data.workers=0",

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lt_lightning.data.files import Files, fetch, find, read_gzip, read_image
+from lt_lightning.data.dataset_files import Files, fetch, find, read_gzip, read_image
 
 
 class Server:
@@ -152,7 +152,7 @@ def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None
     server.content["/b.gz"] = b"tampered"
     with pytest.raises(FileNotFoundError) as error:
         fetch(tmp_path, Files("set", ("a.gz", "b.gz"), dict([good, bad])))
-    check_one_line(error, f"data.root={tmp_path}", "a.gz, b.gz", str(tmp_path / "set"), "checksum")
+    check_one_line(error, f"root={tmp_path}", "a.gz, b.gz", str(tmp_path / "set"), "checksum")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,7 +172,7 @@ def test_no_server_leaves_nothing_and_says_what_to_put_where(tmp_path: Path) -> 
     files = Files("set", ("one.bin",), {"http://127.0.0.1:9/set.tar.gz": "md5:0"})
     with pytest.raises(FileNotFoundError) as error:
         fetch(tmp_path, files)
-    check_one_line(error, f"data.root={tmp_path}: put one.bin into {tmp_path / 'set'}", "http://127.0.0.1:9/set.tar.gz")
+    check_one_line(error, f"root={tmp_path}: put one.bin into {tmp_path / 'set'}", "http://127.0.0.1:9/set.tar.gz")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,9 +195,7 @@ def test_a_killed_download_does_not_count(server: Server, tmp_path: Path) -> Non
     archive = tar_gz({"set/one.bin": random.Random(0).randbytes(500_000)})
     files = Files("set", ("one.bin",), dict([server.put("set.tar.gz", archive)]))
     server.stalled.add("/set.tar.gz")
-    program = (
-        "import sys; from pathlib import Path; from lt_lightning.data.files import *; fetch(Path(sys.argv[1]), {})"
-    )
+    program = "import sys; from pathlib import Path; from lt_lightning.data.dataset_files import *; fetch(Path(sys.argv[1]), {})"
     child = subprocess.Popen([sys.executable, "-c", program.format(files), str(tmp_path)], stderr=subprocess.DEVNULL)
     while not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]:
         assert child.poll() is None
@@ -239,7 +237,7 @@ def test_an_interrupt_while_entries_are_moved_leaves_whole_entries_only(
 def test_what_cannot_be_downloaded_says_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error:
         fetch(tmp_path, Files("imagenet", ("train", "val")))
-    check_one_line(error, f"data.root={tmp_path}: put train, val into {tmp_path / 'imagenet'}")
+    check_one_line(error, f"root={tmp_path}: put train, val into {tmp_path / 'imagenet'}")
 
 
 def test_gzip_files_are_read_whole_or_refused(tmp_path: Path) -> None:
@@ -252,7 +250,7 @@ def test_gzip_files_are_read_whole_or_refused(tmp_path: Path) -> None:
     corrupt[len(packed) // 2] ^= 0xFF
     for content in (packed[:-9], packed[: len(packed) // 2], b"no gzip file", bytes(corrupt)):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"^data\.root: .*a\.gz is not a whole gzip file") as error:
+        with pytest.raises(ValueError, match=r"^.*a\.gz is not a whole gzip file") as error:
             read_gzip(path)
         assert "\n" not in str(error.value)
 
@@ -265,5 +263,5 @@ def test_pictures_become_rgb_or_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[:-20], whole[: len(whole) // 2], b"no picture", b""):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"^data\.root: .*grey\.JPEG is not a whole picture"):
+        with pytest.raises(ValueError, match=r"^.*grey\.JPEG is not a whole picture"):
             read_image(path)

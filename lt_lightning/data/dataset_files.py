@@ -1,4 +1,4 @@
-"""Finding a data set's files below `data.root`, and downloading those that may be downloaded."""
+"""Finding a data set's files below a root folder, and downloading those that may be downloaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Files:
     """The place of a data set on disk and where it comes from.
 
     Attributes:
-        folder: below `data.root`.
+        folder: name of its folder, below the root.
         entries: names of the files and directories that must be in it.
         downloads: checksum ("sha256:..." or "md5:...") by URL; a URL ends with the name of an entry or is
             an archive that holds `folder`. Empty if there is no free download.
@@ -97,7 +97,7 @@ def _download(url: str, checksum: str, folder: Path, absent: list[str], *, plain
 
 def _wanted(root: Path, files: Files, absent: list[str]) -> str:
     source = f" (from {', '.join(files.downloads)})" if files.downloads else ""
-    return f"data.root={root}: put {', '.join(absent)} into {root / files.folder}{source}"
+    return f"root={root}: put {', '.join(absent)} into {root / files.folder}{source}"
 
 
 def _reason(error: Exception) -> str:
@@ -109,7 +109,7 @@ def _reason(error: Exception) -> str:
 
 def bad(path: Path, problem: str) -> ValueError:
     """The error for a file that is there but cannot be used."""
-    return ValueError(f"data.root: {path} {problem}")
+    return ValueError(f"{path} {problem}")
 
 
 def read_gzip(path: Path) -> bytes:
