@@ -195,7 +195,10 @@ def test_a_killed_download_does_not_count(server: Server, tmp_path: Path) -> Non
     archive = tar_gz({"set/one.bin": random.Random(0).randbytes(500_000)})
     files = Files("set", ("one.bin",), dict([server.put("set.tar.gz", archive)]))
     server.stalled.add("/set.tar.gz")
-    program = "import sys; from pathlib import Path; from lt_lightning.data.dataset_files import *; fetch(Path(sys.argv[1]), {})"
+    program = (
+        "import sys; from pathlib import Path; from lt_lightning.data.dataset_files import *\n"
+        "fetch(Path(sys.argv[1]), {})"
+    )
     child = subprocess.Popen([sys.executable, "-c", program.format(files), str(tmp_path)], stderr=subprocess.DEVNULL)
     while not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]:
         assert child.poll() is None
