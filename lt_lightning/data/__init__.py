@@ -1,1 +1,1 @@
-"""Data sets: one file each, on the base of `module.py`; small sets live on the training device."""
+"""Data sets, one file each, on the base of `module.py`; small sets live on the training device."""

@@ -10,19 +10,19 @@ from torch.nn import functional as F
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
-    """Pads every image with zeros and cuts a window of the old size out of it, at a place of its own.
+    """Pad every image with zeros and cut a window of the old size out of it, each at its own place.
 
     All rows of all windows are copied by a single `index_select` from an overlapping view in which every entry
     is the start of a row: on a CPU three to fifteen times faster than gathering or indexing pixels.
 
     Args:
-        images: (N, C, H, W), any type.
-        top: (N,) int64 in [0, 2 * pad], the window's first row in the padded image.
-        left: (N,) int64 in [0, 2 * pad], its first column.
+        images: images (N, C, H, W) of any type.
+        top: first row of the window in the padded image, (N,) int64 in [0, 2 * pad].
+        left: first column of the window, likewise.
         pad: number of zeros on each side.
 
     Returns:
-        (N, C, H, W).
+        Images (N, C, H, W).
 
     >>> image = torch.tensor([[[[1, 2], [3, 4]]]])
     >>> crop(image, top=torch.tensor([2]), left=torch.tensor([1]), pad=1)
@@ -41,11 +41,11 @@ def crop(images: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirrors the chosen images left to right.
+    """Mirror the chosen images left to right.
 
     Args:
-        images: (N, C, H, W), any type.
-        chosen: (N,) bool.
+        images: images (N, C, H, W) of any type.
+        chosen: whether to mirror each image, (N,) bool.
 
     >>> flip(torch.tensor([[[[1, 2]]], [[[3, 4]]]]), torch.tensor([False, True])).flatten()
     tensor([1, 2, 4, 3])
@@ -56,12 +56,12 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 images as float32: (pixel / 255 - mean) / std, by channel.
+    """Return uint8 images as float32: (pixel / 255 - mean) / std, by channel.
 
     Args:
-        images: (N, C, H, W) uint8.
-        mean: (C,) of pixels scaled to [0, 1], on the same device.
-        std: (C,) likewise.
+        images: images (N, C, H, W) uint8.
+        mean: mean of the pixels scaled to [0, 1], (C,), on the same device.
+        std: their standard deviation, likewise.
     """
     scale = 1 / (255 * std)
     return images.float().mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
@@ -87,13 +87,13 @@ class Augment:
             raise ValueError(f"pad={self.pad}: must be at least 0")
 
     def __call__(self, images: Tensor, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> Tensor:
-        """Augments a batch.
+        """Augment a batch.
 
         Args:
-            images: (N, C, H, W); part `rank` of `world_size` equal parts of the batch of a step.
-            generator: on their device. Every process draws for the whole batch of the step and takes what is for its
-                part, so that an image becomes the same however many processes there are.
-            rank: of this process.
+            images: images (N, C, H, W): part `rank` of `world_size` equal parts of the batch of a step.
+            generator: generator on their device. Every process draws for the whole batch of the step and takes what
+                is for its part, so that an image becomes the same however many processes there are.
+            rank: number of this process.
             world_size: number of processes.
         """
         count, device = len(images), images.device

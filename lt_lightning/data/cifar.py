@@ -17,14 +17,14 @@ SITE: Final = "https://www.cs.toronto.edu/~kriz"
 
 
 class _Cifar(TensorData):
-    """What both have in common.
+    """What both sets have in common.
 
     Attributes:
-        train: names of the files.
-        test: likewise.
-        train_records: number of images in each of the files.
-        test_records: likewise.
-        label_bytes: at the start of a record; the last one is the class.
+        train: names of the training files.
+        test: names of the test files.
+        train_records: number of images in each training file.
+        test_records: number of images in each test file.
+        label_bytes: number of labels at the start of a record; the last one is the class.
     """
 
     channels = 3
@@ -82,7 +82,7 @@ class Cifar100(_Cifar):
 
 
 def read_records(path: Path, count: int, label_bytes: int, classes: int) -> Pairs:
-    """The content of one file of fixed-length records.
+    """Read one file of fixed-length records.
 
     A record is `label_bytes` labels, of which the last is the class, and three planes of 32x32 pixels.
 

@@ -1,4 +1,4 @@
-"""Finding a data set's files below a root folder, and downloading those that may be downloaded."""
+"""The files of a data set: where they lie below a root folder, how they are downloaded and read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Files:
-    """The place of a data set on disk and where it comes from.
+    """Where a data set lies on disk, and where it comes from.
 
     Attributes:
         folder: name of its folder, below the root.
@@ -31,12 +31,12 @@ class Files:
     downloads: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, root: Path) -> list[str]:
-        """The entries that are not there."""
+        """Return the entries that are not there."""
         return [entry for entry in self.entries if not (root / self.folder / entry).exists()]
 
 
 def find(root: Path, files: Files) -> Path:
-    """The data set's folder.
+    """Return the data set's folder.
 
     Raises:
         FileNotFoundError: if something is missing; says what to put where.
@@ -48,7 +48,7 @@ def find(root: Path, files: Files) -> Path:
 
 
 def fetch(root: Path, files: Files) -> None:
-    """Downloads what is missing, if anything is; files that are there are left alone, whatever they hold.
+    """Download what is missing, if anything is; files that are there are left alone, whatever they hold.
 
     Everything happens in a hidden scratch folder of `root`. An entry gets its name by one rename at the end, when
     its download has had the right checksum and has been unpacked: there is never half of one.
@@ -76,13 +76,13 @@ def fetch(root: Path, files: Files) -> None:
 
 
 def _download(url: str, checksum: str, folder: Path, absent: list[str], *, plain: bool) -> None:
-    """Downloads one URL: a plain file into `folder` (if it is absent), an archive's wanted part beside it."""
+    """Download one URL: a plain file into `folder` (if it is absent), an archive's wanted part beside it."""
     name = url.rsplit("/", 1)[1]
     if plain and name not in absent:
         return
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)
-    place = folder if plain else folder.parent
-    path = Path(pooch.retrieve(url, known_hash=checksum, fname=name, path=place, downloader=downloader))
+    into = folder if plain else folder.parent
+    path = Path(pooch.retrieve(url, known_hash=checksum, fname=name, path=into, downloader=downloader))
     if plain:
         path.chmod(0o644)  # pooch's temporary files are for their owner only
         return
@@ -108,12 +108,12 @@ def _reason(error: Exception) -> str:
 
 
 def bad(path: Path, problem: str) -> ValueError:
-    """The error for a file that is there but cannot be used."""
+    """Return the error for a file that is there but cannot be used."""
     return ValueError(f"{path} {problem}")
 
 
 def read_gzip(path: Path) -> bytes:
-    """The decompressed content.
+    """Return the decompressed content.
 
     Raises:
         ValueError: if the file is truncated, corrupt or no gzip file.
@@ -126,7 +126,7 @@ def read_gzip(path: Path) -> bytes:
 
 
 def read_image(path: Path) -> Image.Image:
-    """A picture as RGB, decoded.
+    """Return a decoded picture, as RGB.
 
     Raises:
         ValueError: if the file is truncated, corrupt or no picture.
@@ -141,7 +141,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def read_text(path: Path) -> str:
-    """A text file's content.
+    """Return a text file's content.
 
     Raises:
         ValueError: if it is no text.

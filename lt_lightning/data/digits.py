@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: 1,797 grey images of 8x8 pixels. Nothing to download."""
+"""Handwritten digits that come with scikit-learn: 1,797 grey images of 8x8 pixels; there is nothing to download."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Digits(TensorData):
 
 
 def _test(labels: Tensor) -> Tensor:
-    """Indices evenly spaced within each class: all writers, whose digits follow each other, are in the test set."""
+    """Return indices evenly spaced in each class: all writers, whose digits follow each other, are in the test set."""
     classes = [(labels == label).nonzero()[:, 0] for label in range(Digits.classes)]
     spaced = torch.arange(TEST_PER_CLASS)
     return torch.cat([members[spaced * len(members) // TEST_PER_CLASS] for members in classes]).sort().values

@@ -56,7 +56,7 @@ class FashionMnist(TensorData):
 
 
 def read_pairs(folder: Path, prefix: str, classes: int) -> Pairs:
-    """The content of `<prefix>-images-idx3-ubyte.gz` and `<prefix>-labels-idx1-ubyte.gz`.
+    """Read `<prefix>-images-idx3-ubyte.gz` and `<prefix>-labels-idx1-ubyte.gz`.
 
     Raises:
         ValueError: if a file is corrupt, or if the two do not fit each other; names the file.
@@ -72,7 +72,7 @@ def read_pairs(folder: Path, prefix: str, classes: int) -> Pairs:
 
 
 def read_idx(path: Path, magic: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Items of the given shape from a gzipped idx file: a magic number, the lengths of the axes, bytes.
+    """Read items of a shape from a gzipped idx file: a magic number, the lengths of the axes, bytes.
 
     Raises:
         ValueError: if the file is something else, or has too few or too many bytes; names the file.
@@ -81,10 +81,10 @@ def read_idx(path: Path, magic: int, shape: tuple[int, ...]) -> np.ndarray[tuple
     header = struct.Struct(f">{2 + len(shape)}I")
     if len(content) < header.size:
         raise bad(path, f"has {len(content)} bytes, less than the header of an idx file")
-    found, count, *lengths = header.unpack_from(content)
-    if found != magic or tuple(lengths) != shape or not count:
-        raise bad(path, f"is no idx file of bytes with items of shape {shape} (magic {found:#010x})")
+    start, count, *lengths = header.unpack_from(content)
+    if start != magic or tuple(lengths) != shape or not count:
+        raise bad(path, f"is no idx file of bytes with items of shape {shape} (magic {start:#010x})")
     expected = header.size + count * int(np.prod(shape, dtype=np.int64))
     if len(content) != expected:
-        raise bad(path, f"has {len(content)} bytes, not the {expected} that its header tells")
+        raise bad(path, f"has {len(content)} bytes, not the {expected} that its header says")
     return np.frombuffer(content, np.uint8, offset=header.size).reshape(count, *shape).copy()

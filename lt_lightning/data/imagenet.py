@@ -34,9 +34,9 @@ class ImageNet(ImageData):
     Args:
         root: see `ImageData`; the pictures are in `imagenet` below it.
         batch_size: see `ImageData`.
-        classes: how many folders there must be.
+        classes: number of folders that there must be.
         size: height and width that the pictures are brought to.
-        workers: processes that decode pictures, for each training process; 0 decodes in the training process.
+        workers: number of processes that decode pictures, for each training process; 0 decodes in that process.
         options: see `ImageData`.
 
     Raises:
@@ -93,7 +93,7 @@ class ImageNet(ImageData):
 
 
 def list_pictures(folder: Path, classes: int) -> tuple[list[str], list[int]]:
-    """Every picture with its label.
+    """Return the path and the label of every picture.
 
     Raises:
         ValueError: if there are more or fewer classes, or if one has no picture.
@@ -103,25 +103,25 @@ def list_pictures(folder: Path, classes: int) -> tuple[list[str], list[int]]:
         raise ValueError(f"classes={classes}: {folder} holds {len(folders)} classes")
     paths: list[str] = []
     labels: list[int] = []
-    for label, place in enumerate(folders):
-        with os.scandir(place) as entries:
-            found = sorted(entry.path for entry in entries if entry.name.endswith(".JPEG"))
-        if not found:
-            raise bad(place, "holds no *.JPEG")
-        paths += found
-        labels += [label] * len(found)
+    for label, of_class in enumerate(folders):
+        with os.scandir(of_class) as entries:
+            pictures = sorted(entry.path for entry in entries if entry.name.endswith(".JPEG"))
+        if not pictures:
+            raise bad(of_class, "holds no *.JPEG")
+        paths += pictures
+        labels += [label] * len(pictures)
     return paths, labels
 
 
 class Pictures(Dataset[Example]):
-    """Decodes a picture by (epoch, index). What comes out depends on these and the seed, not on who decodes it.
+    """Decodes a picture by (epoch, index). The result depends on these and the seed, not on the process.
 
     Args:
-        paths: of the pictures.
-        labels: one for each.
-        size: height and width of what comes out.
-        seed: of the augmentation.
-        augment: a random part, mirrored half of the time; else the middle.
+        paths: paths of the pictures.
+        labels: label of each picture.
+        size: height and width of the result.
+        seed: seed of the augmentation.
+        augment: whether to take a random part, mirrored half of the time, or the middle.
     """
 
     def __init__(self, paths: Sequence[str], labels: Sequence[int], size: int, seed: int, augment: bool) -> None:
@@ -146,7 +146,7 @@ class Pictures(Dataset[Example]):
 
 
 def random_box(width: int, height: int, random: np.random.Generator) -> Box:
-    """A part of a picture: area uniform in [0.08, 1] of it, log of width over height uniform, ratio in [3/4, 4/3].
+    """Draw a part of a picture: area uniform in [0.08, 1] of it, log of width over height uniform, ratio in [3/4, 4/3].
 
     Where ten draws do not fit into the picture it is the largest part in the middle with an allowed ratio
     (Szegedy et al., arXiv 1409.4842).
@@ -162,7 +162,7 @@ def random_box(width: int, height: int, random: np.random.Generator) -> Box:
 
 
 def middle_box(width: int, height: int) -> Box:
-    """The middle square with 224/256 of the shorter side: the usual resize and centre crop in one step.
+    """Return the middle square with 224/256 of the shorter side: the usual resize and centre crop in one step.
 
     >>> middle_box(512, 256)
     (144.0, 16.0, 368.0, 240.0)
@@ -180,11 +180,11 @@ class StreamLoader:
     """Batches that worker processes decode, normalised on the device. Lightning takes it as it is.
 
     Args:
-        pictures: what the workers decode.
-        order: of the pictures; its `set_epoch` chooses the epoch.
+        pictures: pictures that the workers decode.
+        order: order of the pictures; its `set_epoch` chooses the epoch.
         workers: number of processes; they stay between epochs.
-        mean: (C,), on the device where the batches shall be.
-        std: (C,), likewise.
+        mean: mean by channel, (C,), on the device where the batches shall be.
+        std: standard deviation by channel, likewise.
     """
 
     batch_sampler = None  # Lightning reads it of every loader that has a sampler
@@ -207,11 +207,11 @@ class StreamLoader:
         )
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """One epoch, or the rest of one; which one is read when the first batch is asked for."""
+        """Yield one epoch, or the rest of one; which epoch it is, is read when the first batch is taken."""
         device = self.mean.device
         resumed, self._resume = self._resume, None
         self._keys.first = resumed["batches"] if resumed is not None and resumed["epoch"] == self.sampler.epoch else 0
@@ -221,16 +221,16 @@ class StreamLoader:
             yield normalise(on_device, self.mean, self.std), labels.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been yielded: the epoch, and the number of its batches."""
+        """Return what has been yielded: the epoch, and the number of its batches."""
         return {"epoch": self.sampler.epoch, "batches": self._given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration yields what comes then, if it is of that epoch."""
+        """Let the next iteration go on there, if it is of that epoch."""
         self._resume = state
 
 
 class _Keys:
-    """The keys of each batch of the epoch, as a `DataLoader`'s batch sampler."""
+    """Yields the keys of each batch of the epoch, as a `DataLoader`'s batch sampler."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -246,6 +246,6 @@ class _Keys:
 
 
 def _collate(examples: Sequence[Example]) -> Batch:
-    """Images (N, 3, H, W) uint8, channels last in memory, and labels (N,) int64."""
+    """Return images (N, 3, H, W) uint8, channels last in memory, and labels (N,) int64."""
     images = torch.stack([image for image, _ in examples]).permute(0, 3, 1, 2)
     return images, torch.tensor([label for _, label in examples])

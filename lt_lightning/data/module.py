@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 
 
 class Loader(Iterable[Batch], Sized, Protocol):
-    """Yields (float32 images, int64 labels) and knows how often; `sampler.set_epoch` sets the epoch.
+    """Yields (float32 images, int64 labels) and has a length; `sampler.set_epoch` sets the epoch.
 
     With its state (builtins and tensors) another one goes on after the batch that this one yielded last.
     """
@@ -43,10 +43,10 @@ class Loader(Iterable[Batch], Sized, Protocol):
     sampler: Order
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands: builtins and tensors."""
+        """Return where it stands: builtins and tensors."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Go on from there."""
 
 
 class Options(TypedDict, total=False):
@@ -64,22 +64,23 @@ class ImageData(pl.LightningDataModule, ABC):
     One module can serve many trainers after each other; it reads its files once.
 
     Attributes:
-        order_seed: of the order and the augmentation; `seed`, unless it is set, for another order of the same division.
-        name: of the data set, as in `conf/data`.
+        order_seed: seed of the order and the augmentation; `seed`, unless it is set, for another order of the same
+            division.
+        name: name of the data set, as in `conf/data`.
         classes: number of classes; labels are 0 to `classes - 1`.
-        channels: of an image.
+        channels: number of channels of an image.
         size: height and width of an image, in pixels.
-        mean: of the training pixels scaled to [0, 1], by channel.
+        mean: mean of the training pixels scaled to [0, 1], by channel.
         std: their standard deviation, likewise.
-        files: what is read below `root`; None if nothing is.
+        files: files that are read below `root`; None if none are.
 
     Args:
         root: folder of the data sets.
-        batch_size: training images of one step, shared evenly by all processes.
-        eval_batch_size: images of one validation or test step of one process, at most.
-        seed: of the division, the order and the augmentation.
-        validation: how many training images to hold out for validation: a count, or a share (float).
-        limit: training images to use of the remaining ones, for quick trials: a share in (0, 1], or a count above 1.
+        batch_size: number of training images of one step, shared evenly by all processes.
+        eval_batch_size: largest number of images of one validation or test step of one process.
+        seed: seed of the division, the order and the augmentation.
+        validation: number of training images to hold out for validation, or their share (float).
+        limit: share of the remaining training images to use, in (0, 1], or their number above 1, for quick trials.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -122,7 +123,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.limit = limit
 
     def prepare_data(self) -> None:
-        """Downloads what is missing (Lightning: in one process a machine).
+        """Download what is missing (Lightning calls this in one process a machine).
 
         Raises:
             FileNotFoundError: if that is impossible; says what to put where.
@@ -131,7 +132,7 @@ class ImageData(pl.LightningDataModule, ABC):
             fetch(self.root, self.files)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data, the first time it is called; without a trainer it downloads before, if need be.
+        """Read the data, the first time it is called; without a trainer it downloads before, if need be.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -142,19 +143,19 @@ class ImageData(pl.LightningDataModule, ABC):
         self._load()
 
     def train_dataloader(self) -> Loader:
-        """Shuffled and augmented; full batches only."""
+        """Return the loader of training images: shuffled and augmented, full batches only."""
         return self._loader("train")
 
     def val_dataloader(self) -> Loader:
-        """Each held-out training image once."""
+        """Return the loader of each held-out training image once."""
         return self._loader("validation")
 
     def test_dataloader(self) -> Loader:
-        """Each test image once."""
+        """Return the loader of each test image once."""
         return self._loader("test")
 
     def plain_batches(self, count: int) -> list[Batch]:
-        """Training images without augmentation, in whole batches of a step, shuffled; at most as many as there are.
+        """Return training images without augmentation, in whole batches of a step, shuffled; at most all there are.
 
         They are the same at every call, in every process, however many there are, and without a trainer, too.
         """
@@ -163,15 +164,15 @@ class ImageData(pl.LightningDataModule, ABC):
 
     @property
     def device(self) -> torch.device:
-        """The trainer's; the CPU without one."""
+        """The device of the trainer; the CPU without one."""
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _split(self, count: int) -> tuple[Tensor, Tensor]:
-        """Indices of the training and the validation part of `count` images."""
+        """Return the indices of the training and the validation part of `count` images."""
         return split(count, self.validation, self.seed, self.limit)
 
     def _order(self, part: Part, count: int) -> Order:
-        """The order in which this process goes through a part of `count` images."""
+        """Return the order in which this process goes through a part of `count` images."""
         train = part in ("train", "plain")
         trainer = None if part == "plain" else self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
@@ -182,16 +183,16 @@ class ImageData(pl.LightningDataModule, ABC):
         return Order(count, size, shuffle=train, drop_last=train, seed=seed, rank=rank, world_size=world_size)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, on the device."""
+        """Return mean and standard deviation, on the device."""
         return torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)
 
     @abstractmethod
     def _load(self) -> None:
-        """Makes `_loader` possible; does nothing if it is already."""
+        """Read what `_loader` needs; do nothing if it is there."""
 
     @abstractmethod
     def _loader(self, part: Part) -> Loader:
-        """A loader of one part for this process."""
+        """Return a loader of one part for this process."""
 
 
 class TensorData(ImageData):
@@ -203,7 +204,7 @@ class TensorData(ImageData):
     Args:
         root: see `ImageData`.
         batch_size: see `ImageData`.
-        augment: of the training images.
+        augment: augmentation of the training images.
         options: see `ImageData`.
 
     Raises:
@@ -243,7 +244,7 @@ class TensorData(ImageData):
 
     @abstractmethod
     def _read(self) -> tuple[Pairs, Pairs]:
-        """What is for training and validation, and what is for test."""
+        """Return the images for training and validation, and those for test."""
 
 
 # The loader of a set in memory: no workers, no copies, no waiting for the device.
@@ -259,10 +260,10 @@ class TensorLoader:
     can draw for the whole batch of a step and take its part. It has state, so that a training goes on within an epoch.
 
     Args:
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64, on the same device.
-        order: of the N samples; its `set_epoch` chooses the epoch.
-        transform: from a batch of uint8 images and a generator on their device to float32 images.
+        images: images (N, C, H, W) uint8.
+        labels: labels (N,) int64, on the same device.
+        order: order of the N samples; its `set_epoch` chooses the epoch.
+        transform: function from a batch of uint8 images and a generator on their device to float32 images.
     """
 
     batch_sampler = None  # Lightning reads it of every loader that has a sampler
@@ -277,11 +278,11 @@ class TensorLoader:
         self._resume: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch, or the rest of one; which one is read when the first batch is asked for."""
+        """Yield one epoch, or the rest of one; which epoch it is, is read when the first batch is taken."""
         order = self.sampler
         random = generator(order.seed, AUGMENTATION, order.epoch, device=self.images.device)
         first = 0
@@ -296,9 +297,9 @@ class TensorLoader:
             yield images, self.labels.index_select(0, chosen)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been yielded: the epoch, the number of its batches, and the state of the augmentation after them."""
+        """Return what has been yielded: epoch, number of its batches, and the state of the augmentation after them."""
         return {"epoch": self.sampler.epoch, "batches": self._given, "random": self._random.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration yields what comes then, if it is of that epoch."""
+        """Let the next iteration go on there, if it is of that epoch."""
         self._resume = state

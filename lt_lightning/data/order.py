@@ -1,4 +1,4 @@
-"""Which samples are seen when: the split, the order of an epoch and each process's part of it, all from a seed."""
+"""Which samples are seen when: the division, the order of an epoch and each process's part of it, all from a seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUGMENTATION: Final = 2
 
 
 def random_state(*key: int) -> int:
-    """A 63-bit seed that depends on every number of the key (none negative); other keys, unrelated seeds.
+    """Return a 63-bit seed that depends on every number of the key (none negative); other keys have unrelated seeds.
 
     >>> random_state(1, 2) == random_state(1, 2), random_state(1, 2) == random_state(2, 1)
     (True, False)
@@ -25,17 +25,17 @@ def random_state(*key: int) -> int:
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on the device whose stream is a function of the key (see `random_state`)."""
+    """Return a generator on the device whose stream is a function of the key (see `random_state`)."""
     return torch.Generator(device).manual_seed(random_state(*key))
 
 
 def split(count: int, validation: int | float, seed: int, limit: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Divides `count` samples at random into training and validation; a function of the arguments alone.
+    """Divide `count` samples at random into training and validation; the result depends on the arguments alone.
 
     Args:
         count: number of samples.
-        validation: how many to hold out: a count (int), or a share (float) of all.
-        seed: a different seed gives a different division.
+        validation: number of samples to hold out (int), or their share (float).
+        seed: seed of the division.
         limit: share of the training part to use, or a count above 1; the smaller part lies within the larger one.
 
     Returns:
@@ -59,22 +59,22 @@ def split(count: int, validation: int | float, seed: int, limit: float = 1.0) ->
 
 @dataclass
 class Order:
-    """The batches of one process: a function of (seed, epoch, rank, world size).
+    """Makes the batches of one process, as a function of (seed, epoch, rank, world size).
 
     Every process gets the same number of batches, so that none waits for another. With `drop_last` all of them are
     full, and the few samples left over change with the epoch. Without it the processes together see each sample
-    exactly once, in batches that differ by at most one sample. As a loader's `sampler` it is told the epoch by
-    Lightning.
+    exactly once, in batches that differ by at most one sample. Lightning sets the epoch of a loader's
+    `sampler`.
 
     Attributes:
         count: number of samples.
-        batch_size: of one process; without `drop_last` the most that a batch holds.
-        shuffle: a new random order every epoch; else ascending.
-        drop_last: full batches only.
-        seed: of the order, at least 0.
-        rank: of this process, below `world_size`.
+        batch_size: number of samples of a batch of one process; without `drop_last` the largest number.
+        shuffle: whether the order is random and new every epoch, or ascending.
+        drop_last: whether only full batches are made.
+        seed: seed of the order, at least 0.
+        rank: number of this process, below `world_size`.
         world_size: number of processes.
-        epoch: from 0.
+        epoch: number of the epoch, from 0.
 
     Raises:
         ValueError: if a batch would be empty.
@@ -106,16 +106,16 @@ class Order:
             )
 
     def __len__(self) -> int:
-        """Number of batches of this (and of every other) process."""
+        """Return the number of batches of this (and of every other) process."""
         together = self.batch_size * self.world_size
         return self.count // together if self.drop_last else -(-self.count // together)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch; Lightning calls this before each."""
         self.epoch = epoch
 
     def batches(self, device: torch.device | str = "cpu") -> Sequence[Tensor]:
-        """The sample indices of each of this epoch's batches, int64, on the device.
+        """Return the sample indices of each of this epoch's batches, int64, on the device.
 
         The order is drawn on the CPU, so that it is the same for every device, and moved at once.
         """

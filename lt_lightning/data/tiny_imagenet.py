@@ -24,13 +24,13 @@ class TinyImageNet(TensorData):
     """The classes named in `wnids.txt`, numbered in the order of their names.
 
     The test set is the folder `val` (the published test set has no labels); validation images are held out from
-    `train`. The pictures are decoded once for a process: half a minute for all 110,000.
+    `train`. The pictures are decoded once in each process, which takes half a minute for all 110,000.
 
     Args:
         root: see `ImageData`.
         batch_size: see `ImageData`.
-        classes: how many `wnids.txt` must name.
-        augment: of the training images.
+        classes: number of classes that `wnids.txt` must name.
+        augment: augmentation of the training images.
         options: see `ImageData`.
     """
 
@@ -64,7 +64,7 @@ class TinyImageNet(TensorData):
 
 
 def read_names(path: Path, classes: int) -> list[str]:
-    """The names of the classes, one a line in any order; sorted.
+    """Read the names of the classes, one a line in any order, and sort them.
 
     Raises:
         ValueError: if there are more or fewer than `classes`, or one twice.
@@ -78,7 +78,7 @@ def read_names(path: Path, classes: int) -> list[str]:
 
 
 def train_files(folder: Path, names: Sequence[str]) -> list[list[Path]]:
-    """The pictures of each class: `<name>/images/*.JPEG`.
+    """Return the pictures of each class: `<name>/images/*.JPEG`.
 
     Raises:
         ValueError: if a class has none.
@@ -87,7 +87,7 @@ def train_files(folder: Path, names: Sequence[str]) -> list[list[Path]]:
 
 
 def test_files(folder: Path, names: Sequence[str]) -> list[list[Path]]:
-    """The pictures of each class: in `images`, their classes in `val_annotations.txt` (file, class, box).
+    """Return the pictures of each class: in `images`, with their classes in `val_annotations.txt` (file, class, box).
 
     Raises:
         ValueError: if a line cannot be read, or if a class has no picture.
@@ -110,7 +110,7 @@ def _nonempty(path: Path, files: list[Path], name: str = "this class") -> list[P
 
 
 def _decode_all(files: Sequence[Sequence[Path]]) -> Pairs:
-    """The pictures of each class, decoded."""
+    """Decode the pictures of each class."""
     labels = torch.cat([torch.full((len(pictures),), label) for label, pictures in enumerate(files)])
     images = torch.empty(len(labels), 3, SIZE, SIZE, dtype=torch.uint8)
     paths = [path for pictures in files for path in pictures]
@@ -122,7 +122,7 @@ def _decode_all(files: Sequence[Sequence[Path]]) -> Pairs:
 
 
 def _decode(path: Path) -> Tensor:
-    """(3, 64, 64) uint8."""
+    """Return a picture (3, 64, 64) uint8."""
     image = read_image(path)
     if image.size != (SIZE, SIZE):
         raise bad(path, f"has {image.width}x{image.height} pixels, not {SIZE}x{SIZE}")

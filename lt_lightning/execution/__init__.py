@@ -1,1 +1,1 @@
-"""From a ticket's plan to a network that is smaller, and what networks cost: time, memory, operations."""
+"""From a ticket's plan to a smaller network, and what networks cost in operations and in time."""

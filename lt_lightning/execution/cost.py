@@ -22,12 +22,12 @@ from lt_lightning.pruning.masks import Masks
 
 
 def parameters(network: nn.Module) -> int:
-    """Number of parameters."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def flops(network: nn.Module, images: Tensor) -> int:
-    """Floating-point operations of one forward pass, two for a multiply-add, counted on the network that runs.
+    """Count the floating-point operations of one forward pass, two for a multiply-add, on the network that runs.
 
     >>> flops(nn.Conv2d(2, 4, 3), torch.zeros(1, 2, 5, 5)) == 2 * 4 * 2 * 9 * 9
     True
@@ -44,15 +44,15 @@ Engine = Literal["eager", "compile", "onnx"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """What is measured of a network.
 
     Attributes:
-        batch_size: images at once.
-        training: a whole training step (forward, backward, SGD with momentum), or inference.
-        bfloat16: inference with weights and images in bfloat16; training by autocast, with weights in float32. Both
-            are what is usual, and on a CPU autocast is as fast from batch 64 on, and slower at batch 1.
-        engine: PyTorch as it is; `torch.compile` (on CUDA with CUDA graphs); or ONNX Runtime (inference in float32).
-        channels_last: memory format of weights and images.
+        batch_size: number of images.
+        training: whether a training step is measured (forward, backward, SGD with momentum), or inference.
+        bfloat16: whether inference has weights and images in bfloat16, and training runs by autocast, with weights in
+            float32. Both are usual; on a CPU autocast is as fast from batch 64 on, and slower at batch 1.
+        engine: eager PyTorch; `torch.compile` (on CUDA with CUDA graphs); or ONNX Runtime (inference in float32).
+        channels_last: whether weights and images are in that memory format.
     """
 
     batch_size: int
@@ -69,7 +69,7 @@ class Setting:
 
 
 def random_images(setting: Setting, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """Images for a setting, the same ones every time: random, as on zeros some hardware is faster than on data."""
+    """Return images for a setting, always the same; random, as some hardware is faster on zeros than on data."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((setting.batch_size, *shape), generator=generator).to(device)
     if setting.bfloat16 and not setting.training:
@@ -84,14 +84,15 @@ def network_call(
     masks: Masks | None = None,
     learning_rate: float = 1e-3,
 ) -> Callable[[], Tensor]:
-    """A function that runs a network once on these images: for inference it gives the logits, else the step's loss.
+    """Return a function that runs a network once: in inference it returns the logits, else the loss of the step.
 
     Args:
-        network: on the device of the images. It is changed: mode, memory format, type; its values by training steps.
-        images: from `random_images`.
+        network: network on the device of the images. Its mode, memory format and type change, and its values in
+            training steps.
+        images: images from `random_images`.
         setting: what to measure; its engine is not `onnx`.
-        masks: of weights that every training step keeps at zero.
-        learning_rate: of the training step.
+        masks: masks that every training step enforces.
+        learning_rate: learning rate of the training step.
     """
     network.to(memory_format=_format(setting))  # type: ignore[call-overload]  # absent from its types
     network.train(setting.training)
@@ -110,14 +111,14 @@ def network_call(
 
 
 def _compiled(network: nn.Module, images: Tensor) -> nn.Module:
-    """Compiled for these shapes alone."""
+    """Return the network compiled for these shapes alone."""
     mode = "reduce-overhead" if images.device.type == "cuda" else None
     compiled: Any = torch.compile(network, dynamic=False, mode=mode, **isolating())
     return cast(nn.Module, compiled)
 
 
 def _training_step(
-    network: nn.Module, images: Tensor, setting: Setting, held: EnforcedMasks, learning_rate: float
+    network: nn.Module, images: Tensor, setting: Setting, masks: EnforcedMasks, learning_rate: float
 ) -> Callable[[], Tensor]:
     optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4, fused=True)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
@@ -126,7 +127,7 @@ def _training_step(
         with training_precision(images, setting):
             loss: Tensor = F.cross_entropy(network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        held.zero_gradients()
+        masks.zero_gradients()
         optimizer.step()
         optimizer.zero_grad()
         return loss.detach()
@@ -135,6 +136,7 @@ def _training_step(
 
 
 def training_precision(images: Tensor, setting: Setting) -> AbstractContextManager[object]:
+    """Return the context in which a training step computes forward."""
     if setting.bfloat16 and setting.training:
         return torch.autocast(images.device.type, torch.bfloat16)
     return nullcontext()
@@ -153,15 +155,15 @@ def time_ratio(
     samples: int = 7,
     slot: float = 0.03,
 ) -> float:
-    """Time of a network over that of the dense one; less than 1 is faster.
+    """Return the time of a network over that of the dense one; less than 1 is faster.
 
     Args:
         dense: the full network; both are left as they were.
-        small: to compare.
-        shape: of one image.
+        small: the network to compare.
+        shape: shape of one image.
         setting: what to measure.
-        device: where to run.
-        samples: see `interleaved`.
+        device: device to measure on.
+        samples: see `interleaved`, like `slot`.
         slot: likewise.
     """
     images = random_images(setting, shape, device)
@@ -173,7 +175,7 @@ def time_ratio(
     return timings["small"].median / timings["dense"].median
 
 
-# Time of every layer within networks that run: what each does, where it stands, among all others.
+# The time of every layer, measured within networks that run.
 
 Mark = Any  # a moment: seconds of a clock, or an event of a device
 
@@ -186,20 +188,20 @@ def layer_seconds(
     device: torch.device | str = "cpu",
     passes: int = 5,
 ) -> dict[str, dict[str, float]]:
-    """Median time of every layer in inference, in networks that run in turn.
+    """Return the median time of every layer in inference, in networks that run in turn.
 
-    What stands between layers (activations, normalisation, gathering channels) is no layer's.
+    What stands between layers (activations, normalisation, gathering channels) counts for none.
 
     Args:
-        networks: by name; they are left as they were.
+        networks: networks by name; they are left as they were.
         layers: names of submodules; one that a network lacks, or that is not called, has no time there.
-        shape: of one image.
-        setting: of inference, eager.
-        device: where to run.
-        passes: of every network, besides one to warm up.
+        shape: shape of one image.
+        setting: a setting of inference, eager.
+        device: device to measure on.
+        passes: number of passes of every network, besides one to warm up.
 
     Returns:
-        seconds by layer and network.
+        Seconds by layer and network.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
     >>> seconds = layer_seconds({"a": net}, ["0", "gone"], (1, 8, 8), Setting(2, training=False))
@@ -217,24 +219,24 @@ def layer_seconds(
         runs[key] = network_call(mine, images, setting)
     for run in runs.values():
         run()
-    for found in marks.values():
-        for each in found.values():
-            each.clear()
+    for of_network in marks.values():
+        for of_layer in of_network.values():
+            of_layer.clear()
     for _ in range(passes):
         for run in runs.values():
             run()
     return {
         name: {
-            key: statistics.median(between(*pair) for pair in found[name])
-            for key, found in marks.items()
-            if found.get(name)
+            key: statistics.median(between(*pair) for pair in of_network[name])
+            for key, of_network in marks.items()
+            if of_network.get(name)
         }
         for name in names
     }
 
 
 def _watched(network: nn.Module, names: Iterable[str], mark: Callable[[], Mark]) -> dict[str, list[tuple[Mark, Mark]]]:
-    """Where the moments before and after each call of each layer are noted."""
+    """Watch layers, and return the lists where the moments before and after each call are noted."""
     modules = dict(network.named_modules())
     noted: dict[str, list[tuple[Mark, Mark]]] = {name: [] for name in names if name in modules}
     began: dict[str, Mark] = {}
@@ -249,7 +251,7 @@ def _watched(network: nn.Module, names: Iterable[str], mark: Callable[[], Mark])
 
 
 def _clock(device: torch.device | str) -> tuple[Callable[[], Mark], Callable[[Mark, Mark], float]]:
-    """How to mark a moment, and the seconds between two."""
+    """Return functions that mark a moment, and that tell the seconds between two."""
     if torch.device(device).type != "cuda":
         return time.perf_counter, lambda first, last: last - first
 

@@ -19,14 +19,14 @@ _PACKAGES = ("torch", "triton", "onnxruntime", "torch-pruning")
 
 
 def environment(device: torch.device | str, **settings: object) -> dict[str, object]:
-    """Hardware, versions, thread settings and commit, as values for JSON.
+    """Return hardware, versions, thread settings and commit, as values for JSON.
 
     Args:
-        device: that is measured on.
-        settings: of the process, to be told besides.
+        device: device that is used.
+        settings: further settings of the process.
     """
     device = torch.device(device)
-    found: dict[str, object] = {
+    facts: dict[str, object] = {
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
@@ -37,14 +37,14 @@ def environment(device: torch.device | str, **settings: object) -> dict[str, obj
         **settings,
     }
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-        found["cuda"] = {
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = {
             "runtime": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "tf32": [tensor_float32(device), torch.backends.cuda.matmul.fp32_precision == "tf32"],
         }
-    return found
+    return facts
 
 
 def _cpu() -> str:
@@ -54,7 +54,7 @@ def _cpu() -> str:
 
 
 def version_of(package: str) -> str | None:
-    """Of an installed package; None if it is not."""
+    """Return the version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -62,7 +62,7 @@ def version_of(package: str) -> str | None:
 
 
 def _commit() -> str:
-    """The commit of this code, with `-dirty` if it was changed since; `unknown` outside a checkout."""
+    """Return the commit of this code, with `-dirty` if it was changed since; `unknown` outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
@@ -71,16 +71,16 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-# In what precision a device computes.
+# The precision in which a device computes.
 
 
 def is_bfloat16(precision: object) -> bool:
-    """Whether a trainer of that precision (`bf16-mixed`, `32-true`, ...) computes in bfloat16."""
+    """Return whether a trainer of that precision (`bf16-mixed`, `32-true`, ...) computes in bfloat16."""
     return str(precision).startswith("bf16")
 
 
 def tensor_float32(device: torch.device | str) -> bool:
-    """Whether the device's convolutions round the factors of float32 to TF32's ten bits, PyTorch's default on CUDA."""
+    """Return whether the device's convolutions round factors to TF32's ten bits, PyTorch's default on CUDA."""
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # absent from its types
     return torch.device(device).type == "cuda" and bool(conv.fp32_precision == "tf32")
 
@@ -93,15 +93,15 @@ _options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
 def compile_network(network: nn.Module, how: Compile = True, **options: Any) -> None:
-    """Compiles a network in place, at its first call; its parameters keep their names.
+    """Compile a network in place, at its first call; its parameters keep their names.
 
-    Isolated from others (see `isolating`). What the compiler makes of equal shapes is found again in its cache on disk.
+    It is isolated from others (see `isolating`). The compiler reuses what its cache on disk has for equal shapes.
 
     Args:
-        network: to compile.
+        network: network to compile.
         how: False leaves it as it is. `graphs` also replays its kernels from CUDA graphs, which saves the time of
             launching them: worth it where they are short, in small networks and batches.
-        options: of `torch.compile`, further ones.
+        options: further options of `torch.compile`.
     """
     if not how:
         return
@@ -112,7 +112,7 @@ def compile_network(network: nn.Module, how: Compile = True, **options: Any) -> 
 
 
 def isolating() -> dict[str, Any]:
-    """Options of `torch.compile` that let every one of many networks be compiled.
+    """Return options of `torch.compile` with which every one of many networks is compiled.
 
     Networks of one class share the code of `forward`, and with it PyTorch's limit of compiled variants (8), beyond
     which a further ticket's smaller network would silently run uncompiled. PyTorch has an option against it from 2.12
@@ -126,11 +126,11 @@ def isolating() -> dict[str, Any]:
 
 
 def compile_like(network: nn.Module, other: nn.Module) -> None:
-    """Compiles a network if another one is compiled, and as that is.
+    """Compile a network if another one is compiled, in the same way.
 
     Args:
-        network: to compile, in place of the other one.
-        other: compiled by `compile_network`, by its own `compile`, or not at all.
+        network: network that takes the place of the other one.
+        other: network compiled by `compile_network`, by its own `compile`, or not at all.
     """
     if other._compiled_call_impl is not None:
         compile_network(network, **_options.get(other, {}))
@@ -144,16 +144,16 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Lets the process keep freed memory for its next allocations, rather than give it back to the system.
+    """Let the process keep freed memory for its next allocations, rather than give it back to the system.
 
     By default glibc returns every large block when it is freed, so that each activation of each step is mapped anew
-    and zeroed page by page. On two cores a training step of ResNet-18 (batch 64) takes 50 000 page faults so, 2 600
-    after this call, and 7 % less time. It does as much as the variables MALLOC_MMAP_THRESHOLD_ and
+    and zeroed page by page. On two cores a training step of ResNet-18 (batch 64) then takes 50 000 page faults,
+    but 2 600 after this call, and 7 % less time. The call does as much as the variables MALLOC_MMAP_THRESHOLD_ and
     MALLOC_TRIM_THRESHOLD_ that are read when a process starts, without starting another. The process stays as large
     as it ever was.
 
     Returns:
-        whether it took effect; False where the C library is not glibc.
+        Whether it took effect; False where the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

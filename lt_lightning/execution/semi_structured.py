@@ -15,7 +15,7 @@ ROWS, COLUMNS = 32, 64  # multiples of which all of PyTorch's kernels take, in h
 
 
 class _Compressed:
-    """A weight matrix in the 2:4 format, made again whenever the weight has changed."""
+    """A weight matrix in the 2:4 format, made anew whenever the weight has changed."""
 
     def __init__(self) -> None:
         self._made_from: tuple[object, ...] = ()
@@ -33,13 +33,13 @@ class _Compressed:
 
 
 def runs_sparse(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels are for this call: on CUDA, in half precision, without gradients."""
+    """Return whether the kernels suit this call: on CUDA, in half precision, without gradients."""
     half = weight.dtype == x.dtype and x.dtype in (torch.float16, torch.bfloat16)
     return x.is_cuda and half and not torch.is_grad_enabled()
 
 
 class SemiStructuredLinear(nn.Linear):
-    """A linear layer whose weight is 2:4; compressed where `runs_sparse`, else as any other."""
+    """A linear layer whose weight is 2:4, compressed where the call `runs_sparse`."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
@@ -53,7 +53,7 @@ class SemiStructuredLinear(nn.Linear):
 
 
 class SemiStructuredConv1x1(nn.Conv2d):
-    """A 1x1 convolution whose weight is 2:4; a compressed matrix where `runs_sparse`, else as any other."""
+    """A 1x1 convolution whose weight is 2:4, a compressed matrix where the call `runs_sparse`."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(
@@ -73,16 +73,16 @@ def _pair(convolution: nn.Conv2d) -> tuple[int, int]:
 
 
 def by_matrix(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int, int]) -> Tensor:
-    """A 1x1 convolution as a product with a matrix (outputs, inputs); in channels_last nothing is copied.
+    """Compute a 1x1 convolution as a product with a matrix; in channels_last nothing is copied.
 
     Args:
-        x: (n, inputs, h, w).
-        matrix: the weight.
-        bias: (outputs,).
-        stride: of the convolution.
+        x: images (n, inputs, h, w).
+        matrix: weight (outputs, inputs).
+        bias: bias (outputs,).
+        stride: stride of the convolution.
 
     Returns:
-        (n, outputs, h / stride, w / stride), in channels_last.
+        Images (n, outputs, h / stride, w / stride), in channels_last.
     """
     pixels = x[:, :, :: stride[0], :: stride[1]].permute(0, 2, 3, 1)
     outputs = F.linear(pixels.reshape(-1, x.shape[1]), matrix, bias)

@@ -1,4 +1,4 @@
-"""What executing a ticket gives: a smaller network, its part of the full one, a rewind point cut to it."""
+"""A smaller network, where its values stand in the full one, and a rewind point cut to it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Cut:
     index: tuple[Tensor | None, ...] = ()
 
     def take(self, whole: Tensor) -> Tensor:
-        """The part, a copy."""
+        """Return a copy of the part."""
         for dimension, chosen in enumerate(self.index):
             if chosen is not None:
                 whole = whole.index_select(dimension, chosen.to(whole.device))
         return whole.clone()
 
     def put(self, value: Tensor, whole: Tensor) -> None:
-        """Writes the part back, in place."""
+        """Write the part back, in place."""
         index = tuple(None if chosen is None else chosen.to(whole.device) for chosen in self.index)
         match index:
             case () | (None,) | (None, None):
@@ -51,12 +51,12 @@ class Gather:
     index: Tensor
 
     def take(self, whole: Tensor) -> Tensor:
-        """The part, a copy."""
+        """Return a copy of the part."""
         index = self.index.to(whole.device)
         return whole.reshape(-1)[index.clamp_min(0)] * (index >= 0).to(whole.dtype)
 
     def put(self, value: Tensor, whole: Tensor) -> None:
-        """Writes the part back, in place."""
+        """Write the part back, in place."""
         index = self.index.to(whole.device)
         flat = whole.reshape(-1)  # a copy where the memory format is another
         flat[index[index >= 0]] = value.to(whole.device)[index >= 0]
@@ -65,17 +65,17 @@ class Gather:
 
 @dataclass(frozen=True)
 class Slices:
-    """Of every parameter and buffer of the small network, where it stands in the full one.
+    """Where every parameter and buffer of the small network stands in the full one.
 
     Attributes:
-        parts: by the small network's name: the full network's name, and which part of that it is. Buffers that the
-            full network does not have are not in it.
+        parts: name in the full network and part of that, by name in the small one; without buffers that the full
+            network does not have.
     """
 
     parts: Mapping[str, tuple[str, Cut | Gather]]
 
     def take(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The small network's part of a full state dict.
+        """Return the small network's part of a full state dict.
 
         Raises:
             KeyError: if the state misses a name.
@@ -83,11 +83,11 @@ class Slices:
         return {name: part.take(state[source]) for name, (source, part) in self.parts.items()}
 
     def put(self, state: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A full state dict that holds the small network's values where it has any, and zeros elsewhere.
+        """Return a full state dict with the small network's values where it has any, and zeros elsewhere.
 
         Args:
-            state: of the small network.
-            full: of the full one, for names, shapes and types.
+            state: state of the small network.
+            full: state of the full one, for names, shapes and types.
         """
         whole = {name: value.new_zeros(value.shape) for name, value in full.items()}
         for name, (source, part) in self.parts.items():
@@ -95,20 +95,17 @@ class Slices:
         return whole
 
 
-# What comes of executing a ticket: a smaller network, and its relation to the full one.
-
-
 @dataclass(frozen=True)
 class Shrunk:
-    """A smaller network.
+    """The network that executes a ticket.
 
     Attributes:
-        network: an ordinary module; of the original's class where nothing but sizes changed, else a torch.fx graph
-            module with the same submodule names.
+        network: an ordinary module, of the original's class where only sizes changed, else a torch.fx graph module with
+            the same submodule names.
         slices: where its parameters and buffers stand in the full network.
         unknown: operations that the analysis does not know, around which all channels were kept.
-        masks: of parameters of the small network that are not executed sparsely, to be held.
-        choice: what computes each layer of a block plan: a name of `blocks.forms_of`, or `dense`.
+        masks: masks that training has to enforce, of parameters that are not executed sparsely.
+        choice: form of each layer of a plan of blocks or of n:m weights, see `execute.choose_forms`.
     """
 
     network: nn.Module
@@ -186,13 +183,13 @@ def _laid_out_like(cut: Tensor, value: Tensor) -> Tensor:
 
 
 def cut_point(point: RewindPoint, slices: Slices, network: nn.Module, optimizers: Sequence[Optimizer]) -> RewindPoint:
-    """The point for a smaller network.
+    """Return the rewind point of a smaller network.
 
     Args:
-        point: of the full network.
+        point: rewind point of the full network.
         slices: where the small network's values stand in the full one.
-        network: the small one.
-        optimizers: of the small network, freshly made, with the groups of the full one's.
+        network: the small network.
+        optimizers: new optimizers of the small network, with the groups of the full one's.
     """
     states = [
         _cut_state(state, names, slices, network, optimizer)
@@ -219,7 +216,7 @@ def _cut_state(
 
 
 def _cut_value(value: Any, part: Cut | Gather, parameter: Tensor) -> Any:
-    """An average has its parameter's shape; a counter is a single number, and stays."""
+    """Cut an average, which has its parameter's shape; a counter is a single number, and stays."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     # In the parameter's memory format: fused optimizers walk both in the order of their storage.

@@ -1,4 +1,4 @@
-"""Times of several functions against each other: interleaved in one process, warm, as medians."""
+"""The times of functions and of layers, measured in turn in one process, warm, as medians."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 Call = Callable[[], object]
 Stopwatch = Callable[[Call, int], float]
-"""Seconds that one of so many calls takes."""
+"""Returns the seconds that one of several calls takes, given the function and the number of calls."""
 
 _FEWEST = 3
 
@@ -25,10 +25,10 @@ class Timing:
     """Seconds of one call.
 
     Attributes:
-        median: of all samples.
+        median: median of all samples.
         p5: 5th percentile.
         p95: 95th percentile.
-        samples: how many were taken, each the mean over a slot of repeated calls.
+        samples: number of samples, each the mean over a slot of repeated calls.
     """
 
     median: float
@@ -41,17 +41,20 @@ class Event(Protocol):
     """A mark in a device's stream of work, as `torch.cuda.Event`."""
 
     def record(self) -> None:
-        """Puts the mark behind the work that was submitted."""
+        """Put the mark behind the work that was submitted."""
 
     def synchronize(self) -> None:
-        """Waits until the device has passed the mark."""
+        """Wait until the device has passed the mark."""
 
     def elapsed_time(self, end_event: Any) -> float:
-        """Milliseconds from this mark to another."""
+        """Return the milliseconds from this mark to another."""
 
 
 def by_clock(clock: Callable[[], float] = time.perf_counter) -> Stopwatch:
-    """Times calls that return when their work is done. `time.process_time` suits one thread on a busy machine."""
+    """Return a stopwatch for calls that return when their work is done.
+
+    `time.process_time` suits one thread on a busy machine.
+    """
 
     def measure(call: Call, repeats: int) -> float:
         start = clock()
@@ -63,7 +66,7 @@ def by_clock(clock: Callable[[], float] = time.perf_counter) -> Stopwatch:
 
 
 def by_events(make: Callable[[], Event]) -> Stopwatch:
-    """Times calls that return when their work is submitted, by marks that the device itself sets before and after."""
+    """Return a stopwatch for calls that return before their work is done: the device sets marks around it."""
 
     def measure(call: Call, repeats: int) -> float:
         start, end = make(), make()
@@ -78,7 +81,7 @@ def by_events(make: Callable[[], Event]) -> Stopwatch:
 
 
 def stopwatch(device: torch.device | str) -> Stopwatch:
-    """The stopwatch for work on a device: events on CUDA, the wall clock elsewhere."""
+    """Return the stopwatch for work on a device: events on CUDA, the wall clock elsewhere."""
     if torch.device(device).type == "cuda":
         return by_events(lambda: torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
     return by_clock()
@@ -92,15 +95,15 @@ def interleaved(
     warm_up: int = 2,
     limit: float = float("inf"),
 ) -> dict[str, Timing]:
-    """Times functions in turn; every second turn in the opposite order, so that no one always follows another.
+    """Time functions in turn; every second turn in the opposite order, so that none always follows another.
 
     Args:
-        calls: by name.
-        measure: of the device that the work runs on, see `stopwatch`; None is the wall clock.
-        samples: turns.
+        calls: functions by name.
+        measure: stopwatch of the device that the work runs on, see `stopwatch`; None is the wall clock.
+        samples: number of turns.
         slot: seconds that the calls of one sample take at least, unless a single one takes longer.
-        warm_up: calls before anything is timed, for compilation, caches and autotuning.
-        limit: no further turn begins once the turns took so many seconds, but there are three at least.
+        warm_up: number of calls before anything is timed, for compilation, caches and autotuning.
+        limit: seconds after which no further turn begins, but there are three at least.
 
     >>> timing = interleaved({"nothing": lambda: None}, samples=3, slot=0.001)["nothing"]
     >>> timing.p5 <= timing.median <= timing.p95
@@ -113,13 +116,13 @@ def interleaved(
             call()
         repeats[name] = min(max(1, int(slot / max(measure(call, 1), 1e-9))), 10_000)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
+    sequence = list(calls)
     for turn in range(samples):
-        if turn >= _FEWEST and sum(sum(seconds[name]) * repeats[name] for name in order) >= limit:
+        if turn >= _FEWEST and sum(sum(seconds[name]) * repeats[name] for name in sequence) >= limit:
             break
-        for name in order:
+        for name in sequence:
             seconds[name].append(measure(calls[name], repeats[name]))
-        order.reverse()
+        sequence.reverse()
     return {name: _timing(values) for name, values in seconds.items()}
 
 
@@ -136,7 +139,7 @@ Shape = tuple[int, ...]
 
 
 def time_layers(
-    forms: Mapping[str, tuple[nn.Module, Shape]],
+    layers: Mapping[str, tuple[nn.Module, Shape]],
     batch_size: int,
     training: bool,
     bfloat16: bool = False,
@@ -145,20 +148,20 @@ def time_layers(
     slot: float = 0.02,
     limit: float = float("inf"),
 ) -> dict[str, Timing]:
-    """Times layers in turn, in channels_last; they are left as they were.
+    """Time layers in turn, in channels_last; they are left as they were.
 
     Args:
-        forms: module and shape of one sample of its input, by name.
-        batch_size: samples at once.
-        training: forward and backward (gradients of input and parameters), or forward alone.
-        bfloat16: forward alone with everything in bfloat16; forward and backward by autocast.
-        device: where to run.
-        samples: see `interleaved`, as are `slot` and `limit`.
+        layers: module and shape of one sample of its input, by name.
+        batch_size: number of samples.
+        training: whether forward and backward are timed (gradients of input and parameters), or forward alone.
+        bfloat16: whether everything is in bfloat16 (forward alone), or computed by autocast (forward and backward).
+        device: device to measure on.
+        samples: see `interleaved`, like `slot` and `limit`.
         slot: likewise.
         limit: likewise.
     """
     calls = {}
-    for name, (module, shape) in forms.items():
+    for name, (module, shape) in layers.items():
         inputs = _laid_out(torch.randn(batch_size, *shape, device=device))
         layer = copy.deepcopy(module).to(device)
         calls[name] = _both(layer, inputs, bfloat16) if training else _forward(layer, inputs, bfloat16)

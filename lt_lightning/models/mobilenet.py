@@ -24,7 +24,7 @@ class SeparableBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
         spatial = self.relu(self.bn1(self.depthwise(x)))
         out: Tensor = self.relu(self.bn2(self.pointwise(spatial)))
         return out
@@ -34,9 +34,9 @@ class MobileNet(nn.Module):
     """Stem, 13 separable blocks, global average, linear classifier; 3.2 million parameters with 10 classes.
 
     Args:
-        classes: outputs.
-        channels: of the image.
-        width: channels of the stem, to which all others are proportional.
+        classes: number of outputs.
+        channels: number of channels of the image.
+        width: number of channels of the stem, to which all others are proportional.
 
     Raises:
         ValueError: if a size is not positive.
@@ -61,6 +61,6 @@ class MobileNet(nn.Module):
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, channels, h, w) to logits (n, classes)."""
+        """Map images (n, channels, h, w) to logits (n, classes)."""
         logits: Tensor = self.classifier(self.pool(self.blocks(self.stem(images))).flatten(1))
         return logits

@@ -1,4 +1,4 @@
-"""What the families share: the convolution, the checks and the initialisation."""
+"""What the families of networks share: the convolution, the initialisation and a check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the image size (divided by `stride`); no bias, as normalisation follows.
+    """Return a convolution that keeps the image size (divided by `stride`); no bias, as normalisation follows.
 
     >>> conv(3, 8, kernel=3)
     Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
@@ -17,7 +17,7 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 
 
 
 def initialise(network: nn.Module) -> None:
-    """Kaiming normal for every convolution, in place, as He et al. (ICCV 2015): variance 2 / fan-out.
+    """Initialise every convolution by Kaiming's normal distribution (He et al., ICCV 2015): variance 2 / fan-out.
 
     The fan-out is the true one, per group: 9 for a 3x3 depthwise convolution. Normalisation layers (1 and 0) and
     the classifier keep PyTorch's own initialisation.
@@ -29,10 +29,10 @@ def initialise(network: nn.Module) -> None:
 
 
 def positive(**values: int) -> None:
-    """Check sizes given by a user.
+    """Check that sizes are positive whole numbers.
 
     Raises:
-        ValueError: naming the first value that is not a positive whole number.
+        ValueError: if one is not; names the first.
     """
     for name, value in values.items():
         if not isinstance(value, int) or value < 1:

@@ -18,7 +18,7 @@ Stem = Literal["cifar", "stride2", "imagenet"]
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """The way round a block; an empty sequence is the identity, and leaves no node in a traced graph."""
+    """Return the way round a block; an empty sequence is the identity, and leaves no node in a traced graph."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
     return nn.Sequential(
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (n, inputs, h, w) to (n, width, h / stride, w / stride)."""
+        """Map (n, inputs, h, w) to (n, width, h / stride, w / stride)."""
         branch = self.relu(self.bn1(self.conv1(x)))
         out: Tensor = self.relu(self.bn2(self.conv2(branch)) + self.shortcut(x))
         return out
@@ -65,7 +65,7 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
+        """Map (n, inputs, h, w) to (n, 4 width, h / stride, w / stride)."""
         branch = self.relu(self.bn1(self.conv1(x)))
         branch = self.relu(self.bn2(self.conv2(branch)))
         out: Tensor = self.relu(self.bn3(self.conv3(branch)) + self.shortcut(x))
@@ -73,13 +73,13 @@ class Bottleneck(nn.Module):
 
 
 def make_stem(kind: Stem, channels: int, width: int) -> nn.Sequential:
-    """The first layers: `channels` of the image to `width` channels.
+    """Return the first layers, from `channels` of the image to `width` channels.
 
     Args:
         kind: `cifar` (3x3, stride 1), `stride2` (3x3, stride 2: a quarter of the work) or `imagenet` (7x7, stride
             2, and 3x3 max pooling of stride 2).
-        channels: of the image.
-        width: channels made.
+        channels: number of channels of the image.
+        width: number of channels of the result.
 
     Raises:
         ValueError: if there is no such kind.
@@ -100,11 +100,11 @@ class ResNet(nn.Module):
     """Stem, stages of residual blocks that double the width and halve the image, global average, linear classifier.
 
     Args:
-        block: of which the stages are made.
-        blocks: how many in each stage.
-        width: of the stem and of the first stage.
-        classes: outputs.
-        channels: of the image.
+        block: kind of block of which the stages are made.
+        blocks: number of blocks of each stage.
+        width: number of channels of the stem and of the first stage.
+        classes: number of outputs.
+        channels: number of channels of the image.
         stem: see `make_stem`.
 
     Raises:
@@ -137,24 +137,24 @@ class ResNet(nn.Module):
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, channels, h, w) to logits (n, classes)."""
+        """Map images (n, channels, h, w) to logits (n, classes)."""
         features = self.pool(self.stages(self.stem(images)))
         logits: Tensor = self.classifier(features.flatten(1))
         return logits
 
 
 def cifar_resnet(depth: int, classes: int, channels: int = 3, width: int = 16, stem: Stem = "cifar") -> ResNet:
-    """ResNet of three stages of n basic blocks; 0.27 million parameters at depth 20.
+    """Return a ResNet of three stages of n basic blocks; 0.27 million parameters at depth 20.
 
     Args:
-        depth: 6n + 2: 8, 14, 20, 32, ... layers on the main path.
-        classes: outputs.
-        channels: of the image.
-        width: channels of the stem and the first stage.
+        depth: number of layers on the main path, 6n + 2: 8, 14, 20, 32, ...
+        classes: number of outputs.
+        channels: number of channels of the image.
+        width: number of channels of the stem and the first stage.
         stem: see `make_stem`.
 
     Raises:
-        ValueError: if `depth` is not 6n + 2, or as `ResNet`.
+        ValueError: if `depth` is not 6n + 2, or for the reasons of `ResNet`.
 
     >>> sum(p.numel() for p in cifar_resnet(8, classes=10).parameters())
     78042
@@ -165,10 +165,10 @@ def cifar_resnet(depth: int, classes: int, channels: int = 3, width: int = 16, s
 
 
 def resnet18(classes: int, channels: int = 3, width: int = 64, stem: Stem = "cifar") -> ResNet:
-    """ResNet-18; 11.2 million parameters. Raises as `ResNet`."""
+    """Return ResNet-18; 11.2 million parameters. Raises what `ResNet` does."""
     return ResNet(BasicBlock, [2, 2, 2, 2], width, classes, channels, stem)
 
 
 def resnet50(classes: int, channels: int = 3, width: int = 64, stem: Stem = "imagenet") -> ResNet:
-    """ResNet-50; 25.6 million parameters with 1000 classes. Raises as `ResNet`."""
+    """Return ResNet-50; 25.6 million parameters with 1000 classes. Raises what `ResNet` does."""
     return ResNet(Bottleneck, [3, 4, 6, 3], width, classes, channels, stem)

@@ -21,10 +21,10 @@ class VGG(nn.Module):
     """Five stages of 3x3 convolutions, global average, linear classifier; 14.72 million parameters at depth 16.
 
     Args:
-        depth: 11, 13, 16 or 19: layers with weights, counted with the original's two further linear layers.
-        classes: outputs.
-        channels: of the image.
-        width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
+        depth: number of layers with weights, 11, 13, 16 or 19, counted with the original's two further linear layers.
+        classes: number of outputs.
+        channels: number of channels of the image.
+        width: number of channels of the first stage; the others have 2, 4, 8 and 8 times as many.
 
     Raises:
         ValueError: if `depth` is none of these, or a size is not positive.
@@ -55,6 +55,6 @@ class VGG(nn.Module):
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, channels, h, w) to logits (n, classes)."""
+        """Map images (n, channels, h, w) to logits (n, classes)."""
         logits: Tensor = self.classifier(self.pool(self.stages(images)).flatten(1))
         return logits

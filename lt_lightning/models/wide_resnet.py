@@ -27,7 +27,7 @@ class PreActivationBlock(nn.Module):
         self.shortcut = conv(inputs, outputs, 1, stride) if projects else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
         active = self.relu(self.bn1(x))
         # The projection reads the activated input, the identity the raw one.
         around = x if self.shortcut is None else self.shortcut(active)
@@ -39,11 +39,11 @@ class WideResNet(nn.Module):
     """Stem of `width` channels, three stages of n blocks of 1, 2 and 4 times `widen` as many, linear classifier.
 
     Args:
-        depth: 6n + 4 as in the original (16, 22, 28, 40) or 6n + 2 (14, 20, 26, 32).
+        depth: number of layers, 6n + 4 as in the original (16, 22, 28, 40) or 6n + 2 (14, 20, 26, 32).
         widen: factor of the width.
-        classes: outputs.
-        channels: of the image.
-        width: channels of the stem.
+        classes: number of outputs.
+        channels: number of channels of the image.
+        width: number of channels of the stem.
 
     Raises:
         ValueError: if `depth` is of neither form, or a size is not positive.
@@ -76,7 +76,7 @@ class WideResNet(nn.Module):
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, channels, h, w) to logits (n, classes)."""
+        """Map images (n, channels, h, w) to logits (n, classes)."""
         features = self.pool(self.relu(self.bn(self.stages(self.stem(images)))))
         logits: Tensor = self.classifier(features.flatten(1))
         return logits

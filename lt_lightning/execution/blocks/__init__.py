@@ -1,1 +1,1 @@
-"""Networks whose layers compute their blocks only."""
+"""Layers that compute only their blocks."""

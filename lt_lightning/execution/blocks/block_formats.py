@@ -14,17 +14,17 @@ from lt_lightning.structures.base import Block
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """Blocks of one size (R filters each) that share no filter, for the granularity `kernel_position`.
+    """Blocks of the granularity `kernel_position`, all of one size (R filters), that share no filter.
 
-    A column is one input channel at one kernel position (a tap; T = kh * kw of them). Source: the blocks of Chen et
-    al., ICML 2022 (arXiv 2202.04736), section 3.3.
+    A column is one input channel at one kernel position (a tap, of which there are T = kh * kw). These are the blocks
+    of Chen et al., ICML 2022 (arXiv 2202.04736), section 3.3.
 
     Attributes:
-        shape: of the dense weight: filters, input channels, kernel height and width (1, 1 for a linear layer).
-        rows: int64 (G * R), the filters in the order of the groups.
-        tap_start: int32 (G * (T + 1)); the columns of group g at tap t are those from `tap_start[g * (T + 1) + t]`
-            to the entry after it.
-        channels: int32 (columns), the input channel of every column: group by group, tap by tap, ascending.
+        shape: shape of the dense weight: filters, input channels, kernel height and width (1, 1 for a linear layer).
+        rows: filters in the order of the groups, int64 (G * R).
+        tap_start: first column of every group and tap, int32 (G * (T + 1)); the columns of group g at tap t are those
+            from `tap_start[g * (T + 1) + t]` to the entry after it.
+        channels: input channel of every column, group by group, tap by tap, ascending, int32 (columns).
 
     >>> blocks = [Block(torch.tensor([0, 2]), torch.tensor([1])), Block(torch.tensor([1, 3]), torch.tensor([0, 2]))]
     >>> form = BlockFormat.from_blocks(blocks, (4, 3))
@@ -43,7 +43,7 @@ class BlockFormat:
 
     @classmethod
     def from_blocks(cls, blocks: Sequence[Block], shape: Sequence[int]) -> BlockFormat:
-        """Packs the blocks of a layer whose weight has `shape`. Filters in no block form groups without columns.
+        """Pack the blocks of a layer whose weight has `shape`. Filters in no block form groups without columns.
 
         Raises:
             ValueError: if the format cannot hold the blocks: they share filters (more than one pass), have different
@@ -84,44 +84,44 @@ class BlockFormat:
 
     @property
     def taps(self) -> int:
-        """Kernel positions."""
+        """Number of kernel positions."""
         return self.shape[2] * self.shape[3]
 
     @property
     def groups(self) -> int:
-        """Groups of filters."""
+        """Number of groups of filters."""
         return len(self.tap_start) // (self.taps + 1)
 
     @property
     def filters(self) -> int:
-        """Filters of a group."""
+        """Number of filters of a group."""
         return len(self.rows) // self.groups
 
     @property
     def columns(self) -> int:
-        """Columns of all groups together."""
+        """Number of columns of all groups together."""
         return len(self.channels)
 
     def pack(self, weight: Tensor) -> Tensor:
-        """The weights inside the blocks: (columns, R), from a dense weight in `shape` (a linear layer's may be 2D)."""
+        """Return the weights (columns, R) inside the blocks of a dense weight in `shape`, or 2D for a linear layer."""
         matrix = weight.reshape(self.shape[0], -1)[self.rows].reshape(self.groups, self.filters, -1)
         group, column = packed_positions(self.channels, self.tap_start, self.taps)
         return matrix.transpose(1, 2)[group, column]
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """The dense weight in `shape`, zero outside the blocks."""
+        """Return the dense weight in `shape`, zero outside the blocks."""
         return dense_weight(packed, self.channels, self.tap_start, self.shape, self.rows)
 
 
 def packed_positions(channels: Tensor, tap_start: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """Group of every packed column, and its index into the flattened (inputs x kernel) axis."""
+    """Return the group of every packed column, and its index into the flattened (inputs x kernel) axis."""
     counts = tap_start.reshape(-1, taps + 1).diff(dim=1).reshape(-1).long()
     slot = torch.arange(len(counts), device=counts.device).repeat_interleave(counts, output_size=len(channels))
     return slot // taps, channels.long() * taps + slot % taps
 
 
 def dense_weight(packed: Tensor, channels: Tensor, tap_start: Tensor, shape: Sequence[int], rows: Tensor) -> Tensor:
-    """The weight of `shape` that a packed one (columns, R) stands for."""
+    """Return the weight of `shape` that a packed one (columns, R) stands for."""
     filters, inputs, height, width = shape
     taps = height * width
     index = packed_positions(channels, tap_start, taps)
@@ -141,14 +141,14 @@ def _check(indices: Tensor, size: int, what: str) -> None:
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """Blocks of equal row number, their channels padded to equal number.
+    """Blocks of equally many filters, with their input channels padded to equal number.
 
     Attributes:
-        inputs: input channels of the layer.
-        rows: filters of every group, int64 (groups, rows of a group).
+        inputs: number of input channels of the layer.
+        rows: filters of every group, int64 (groups, filters of a group).
         channels: input channels of every group, int64 (groups, largest number of channels of a group), distinct
             within a group; padding at the end names channels that the group does not read.
-        used: whether a channel is read, bool, as `channels`; None if there is no padding.
+        used: whether a channel is read, bool, shaped as `channels`; None if there is no padding.
     """
 
     inputs: int
@@ -158,7 +158,7 @@ class ChannelGroups:
 
     @classmethod
     def of(cls, blocks: Sequence[Block], outputs: int, inputs: int) -> Self:
-        """The groups of a layer with `outputs` filters and `inputs` input channels.
+        """Return the groups of a layer with `outputs` filters and `inputs` input channels.
 
         Raises:
             ValueError: if the blocks do not have equally many rows, do not hold every filter exactly once, name
@@ -184,12 +184,12 @@ class ChannelGroups:
         return cls(inputs, rows, channels, None if bool(used.all()) else used)
 
     def pack(self, weight: Tensor) -> Tensor:
-        """The weights of the groups: (outputs, inputs, ...) -> (groups, rows, channels, ...), zero where padded."""
+        """Pack the weights: (outputs, inputs, ...) to (groups, filters, channels, ...), zero where padded."""
         packed = weight[self.rows[:, :, None], self.channels[:, None, :]]
         return packed if self.used is None else packed * along(self.used, packed)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """The inverse of `pack`: the dense weight, zero outside the groups."""
+        """Return the dense weight, zero outside the groups: the inverse of `pack`."""
         values = packed if self.used is None else packed * along(self.used, packed)
         dense = packed.new_zeros(self.rows.numel(), self.inputs, *packed.shape[3:])
         dense[self.rows[:, :, None], self.channels[:, None, :]] = values
@@ -197,7 +197,7 @@ class ChannelGroups:
 
 
 def _padded(columns: Tensor, length: int, inputs: int) -> Tensor:
-    """Columns filled up to `length` by channels that are not among them."""
+    """Fill columns up to `length` with channels that are not among them."""
     named = torch.bincount(columns, minlength=inputs)
     if len(named) > inputs or int(named.max()) > 1:
         raise ValueError(f"columns {columns.tolist()}: must be distinct input channels, 0 to {inputs - 1}")
@@ -206,5 +206,5 @@ def _padded(columns: Tensor, length: int, inputs: int) -> Tensor:
 
 
 def along(used: Tensor, packed: Tensor) -> Tensor:
-    """`used` shaped to multiply (groups, rows, channels, *kernel)."""
+    """Return `used` in a shape that multiplies (groups, filters, channels, *kernel)."""
     return used.to(packed.device).reshape(used.shape[0], 1, used.shape[1], *[1] * (packed.ndim - 3))

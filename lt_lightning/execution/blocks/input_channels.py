@@ -1,7 +1,7 @@
 """Layers regrouped by whole input channels: every group of filters reads its own channels, and only those.
 
-Runs as a gather of input channels, one grouped convolution (or a loop of small ones) and a permutation of the output,
-in plain PyTorch: it trains, compiles and exports everywhere. It is for plans of granularity `input_channel`.
+They run as a gather of input channels, one grouped convolution (or a loop of small ones) and a permutation of the
+output, in plain PyTorch: they train, compile and export everywhere. They are for plans of granularity `input_channel`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Form = Literal["grouped", "loop"]
 class GroupedChannelConv2d(nn.Module):
     """A convolution whose groups of filters read their own input channels.
 
-    Both memory formats are taken as they come; channels_last is faster up to a few hundred channels. The gradient of
-    the input is summed in a fixed order, so it is deterministic on every device.
+    It takes both memory formats; channels_last is faster up to a few hundred channels. The gradient of the input is
+    summed in a fixed order, so it is deterministic on every device.
 
     Attributes:
-        weight: (filters in group order, channels of a group, *kernel).
-        bias: in group order, or None.
+        weight: parameter (filters in group order, channels of a group, *kernel).
+        bias: parameter in group order, or None.
         form: `grouped` or `loop`.
 
     >>> conv = nn.Conv2d(4, 4, 3, bias=False)
@@ -54,13 +54,17 @@ class GroupedChannelConv2d(nn.Module):
         dilation: tuple[int, ...] = (1, 1),
         form: Form = "grouped",
     ) -> None:
-        """Args:
-        groups: the blocks.
-        weight: dense, (filters, input channels, *kernel); what lies outside the groups is not looked at.
-        bias: one per filter, in their own order, or None.
-        stride: as in `torch.nn.functional.conv2d`, like `padding` and `dilation`.
-        form: `grouped` is one grouped convolution, `loop` one small convolution per group. Neither was faster in
-            general on the CPUs that we measured (`loop` takes 0.8 to 1.3 times as long): measure at your shapes.
+        """Make the layer.
+
+        Args:
+            groups: the blocks.
+            weight: dense weight (filters, input channels, *kernel), of which only the blocks count.
+            bias: one number per filter, in their own order, or None.
+            stride: as in `torch.nn.functional.conv2d`, like `padding` and `dilation`.
+            padding: likewise.
+            dilation: likewise.
+            form: `grouped` is one grouped convolution, `loop` one small convolution per group. Neither was faster in
+                general on the CPUs that we measured (`loop` takes 0.8 to 1.3 times as long): measure at your shapes.
 
         Raises:
             ValueError: if `form` is unknown.
@@ -83,10 +87,10 @@ class GroupedChannelConv2d(nn.Module):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, blocks: Sequence[Block], *, form: Form = "grouped") -> Self:
-        """The layer that computes `conv` with its weight masked by `blocks` (granularity `input_channel`).
+        """Return the layer that computes `conv` with its weight masked by `blocks` (granularity `input_channel`).
 
         Raises:
-            ValueError: if the convolution is grouped or does not pad with zeros, or as `ChannelGroups.of`.
+            ValueError: if the convolution is grouped or does not pad with zeros, or as in `ChannelGroups.of`.
         """
         if conv.groups != 1:
             raise ValueError(f"a convolution of {conv.groups} groups cannot be regrouped: its filters share no inputs")
@@ -103,7 +107,7 @@ class GroupedChannelConv2d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, input channels, height, width) -> (batch, filters, output height, output width)."""
+        """Map (batch, input channels, height, width) to (batch, filters, output height, output width)."""
         weight = self._masked()
         if self.form == "grouped":
             (gathered,) = pick_channels(x, self.gather, 1)
@@ -124,22 +128,22 @@ class GroupedChannelConv2d(nn.Module):
         return y
 
     def to_dense_weight(self) -> Tensor:
-        """The weight of the dense convolution that computes the same: (filters, input channels, *kernel)."""
+        """Return the weight of the dense convolution that computes the same: (filters, input channels, *kernel)."""
         packed = self.weight.detach().cpu().reshape(*self.plan.rows.shape, *self.weight.shape[1:])
         return self.plan.unpack(packed).to(self.weight.device)
 
     def to_dense_bias(self) -> Tensor | None:
-        """The bias in the filters' own order, None without one."""
+        """Return the bias in the filters' own order, None without one."""
         return None if self.bias is None else self.bias.detach()[self.plan.rows.reshape(-1).argsort()]
 
     def extra_repr(self) -> str:
-        """Shapes, for `print`."""
+        """Return the shapes, for `print`."""
         rows, channels = self.plan.rows.shape[1], self.plan.channels.shape[1]
         blocks = f"{self.groups} x ({rows} filters x {channels} of {self.plan.inputs} channels)"
         return f"{blocks}, kernel_size={tuple(self.weight.shape[2:])}, form={self.form}"
 
     def _masked(self) -> Tensor:
-        """The weight with its padding at zero, whatever an optimizer has done to it."""
+        """Return the weight with its padding at zero, whatever an optimizer has done to it."""
         if self.used is None:
             return self.weight
         return (self.weight.view(self.groups, -1, *self.weight.shape[1:]) * self.used).flatten(0, 1)
@@ -152,8 +156,8 @@ class GroupedChannelLinear(nn.Module):
     """A linear layer whose groups of outputs read their own inputs: a gather and one batched product.
 
     Attributes:
-        weight: (groups, inputs of a group, outputs of a group).
-        bias: in group order, or None.
+        weight: parameter (groups, inputs of a group, outputs of a group).
+        bias: parameter in group order, or None.
 
     >>> linear = nn.Linear(4, 2)
     >>> blocks = [Block(torch.tensor([1]), torch.tensor([0, 3])), Block(torch.tensor([0]), torch.tensor([1, 2]))]
@@ -171,7 +175,7 @@ class GroupedChannelLinear(nn.Module):
         weight: Tensor,
         bias: Tensor | None = None,
     ) -> None:
-        """Args as of `GroupedChannelConv2d`; `weight` is (outputs, inputs)."""
+        """Make the layer from a dense weight (outputs, inputs) and a bias; see `GroupedChannelConv2d`."""
         super().__init__()
         self.plan = groups
         self.weight = nn.Parameter(groups.pack(weight.detach()).transpose(1, 2).contiguous())
@@ -184,16 +188,16 @@ class GroupedChannelLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, blocks: Sequence[Block]) -> Self:
-        """The layer that computes `linear` with its weight masked by `blocks`.
+        """Return the layer that computes `linear` with its weight masked by `blocks`.
 
         Raises:
-            ValueError: as `ChannelGroups.of`.
+            ValueError: as in `ChannelGroups.of`.
         """
         groups = ChannelGroups.of(blocks, linear.out_features, linear.in_features)
         return cls(groups, linear.weight, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
+        """Map (..., inputs) to (..., outputs)."""
         weight = self.weight if self.used is None else self.weight * self.used
         groups, columns, _ = weight.shape
         matrix = x.reshape(-1, x.shape[-1])
@@ -208,21 +212,21 @@ class GroupedChannelLinear(nn.Module):
         return y.reshape(*x.shape[:-1], -1)
 
     def to_dense_weight(self) -> Tensor:
-        """The weight of the dense layer that computes the same: (outputs, inputs)."""
+        """Return the weight of the dense layer that computes the same: (outputs, inputs)."""
         return self.plan.unpack(self.weight.detach().cpu().transpose(1, 2)).to(self.weight.device)
 
     def to_dense_bias(self) -> Tensor | None:
-        """The bias in the order of the dense layer's outputs, None without one."""
+        """Return the bias in the order of the dense layer's outputs, None without one."""
         return None if self.bias is None else self.bias.detach()[self.plan.rows.reshape(-1).argsort()]
 
     def extra_repr(self) -> str:
-        """Shapes, for `print`."""
+        """Return the shapes, for `print`."""
         groups, columns, rows = self.weight.shape
         return f"{groups} x ({rows} outputs x {columns} of {self.plan.inputs} inputs)"
 
 
 def _gather(groups: ChannelGroups) -> Columns | None:
-    """The gather of the groups' channels, None if the input already holds them one after the other."""
+    """Return the gather of the groups' channels, None if the input already holds them one after the other."""
     index = groups.channels.reshape(-1)
     if is_identity(index) and len(index) == groups.inputs:
         return None
@@ -230,7 +234,7 @@ def _gather(groups: ChannelGroups) -> Columns | None:
 
 
 def _like(packed: Tensor, weight: Tensor) -> Tensor:
-    """`packed` in the memory format of the weight that it was taken from."""
+    """Return `packed` in the memory format of the weight that it was taken from."""
     channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return packed.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
@@ -238,8 +242,8 @@ def _like(packed: Tensor, weight: Tensor) -> Tensor:
 # Channels picked by index, with a gradient that is as fast.
 
 _IN_CACHE = 1 << 18
-"""Elements that the CPU handles at a time when gradients are summed: temporaries that stay in its second-level cache
-cost neither memory traffic nor page faults (up to four times faster for large images)."""
+"""Number of elements that the CPU sums at a time: temporaries that stay in its second-level cache cost neither memory
+traffic nor page faults (up to four times faster for large images)."""
 
 
 class Columns(nn.Module):
@@ -250,10 +254,10 @@ class Columns(nn.Module):
     they occur, so that the second place of every column that has one, the third, ... are added to a prefix.
 
     Attributes:
-        index: which column stands at which place, int64 (places,).
+        index: column that stands at each place, int64 (places,).
         places: for k = 1, 2, ... the k-th place of every column that has one, in sorted order, int64.
-        levels: how many columns have a k-th place.
-        back: the position of every column in the sorted order; None if that is its own.
+        levels: number of columns that have a k-th place.
+        back: position of every column in the sorted order; None if that is its own.
     """
 
     index: Tensor
@@ -275,7 +279,7 @@ class Columns(nn.Module):
         self.register_buffer("back", None if is_identity(back) else back, persistent=False)
 
     def forward(self, matrix: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
-        """The places in `parts` equal parts, each (rows, places / parts), of a matrix (rows, columns)."""
+        """Return the places of a matrix (rows, columns) in `parts` equal parts, each (rows, places / parts)."""
         picked: tuple[Tensor, ...] = _Pick.apply(  # type: ignore[no-untyped-call]
             matrix, self.index, self.places, self.back, self.levels, self.columns, parts
         )
@@ -283,7 +287,7 @@ class Columns(nn.Module):
 
 
 class _Pick(torch.autograd.Function):
-    """See `Columns`."""
+    """Computes `Columns`, with its gradient."""
 
     @staticmethod
     def forward(
@@ -310,9 +314,10 @@ class _Pick(torch.autograd.Function):
 
 @torch.library.custom_op("lt_lightning::sum_places", mutates_args=())
 def _summed(gradient: Tensor, places: Tensor, back: Tensor | None, levels: Sequence[int], columns: int) -> Tensor:
-    """The sum over the places of every column: (rows, places) -> (rows, columns).
+    """Return the sum over the places of every column: (rows, places) to (rows, columns).
 
-    An operation of its own, so that `torch.compile` does not take it apart: its loops over single elements are slower.
+    It is an operator of its own, so that `torch.compile` does not take it apart: its loops over single elements are
+    slower.
     """
 
     def summed(rows: Tensor) -> Tensor:
@@ -340,7 +345,7 @@ def _(gradient: Tensor, places: Tensor, back: Tensor | None, levels: Sequence[in
 
 
 def pick_channels(x: Tensor, columns: Columns | None, parts: int) -> tuple[Tensor, ...]:
-    """Channels picked from a batch of images, in its memory format, in equal parts.
+    """Return channels picked from a batch of images, in its memory format, in equal parts.
 
     In channels_last an image is a matrix of pixels x channels, and `index_select` on that is two to three times
     faster than on the image. In the standard format a channel is one piece, and PyTorch's own gradient is fast too.
@@ -355,5 +360,5 @@ def pick_channels(x: Tensor, columns: Columns | None, parts: int) -> tuple[Tenso
 
 
 def is_identity(order: Tensor) -> bool:
-    """Whether an order leaves everything in its place."""
+    """Return whether an order leaves everything in its place."""
     return torch.equal(order, torch.arange(len(order)))

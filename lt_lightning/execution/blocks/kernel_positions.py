@@ -1,4 +1,4 @@
-"""Convolution and linear layers that compute only their blocks, of granularity `kernel_position`."""
+"""Layers regrouped by kernel positions: convolution and linear layers that compute only such blocks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lt_lightning.structures.base import Block
 
 
 class RegroupedConv2d(nn.Module):
-    """A convolution that computes its blocks: the same function as the dense one with zeros outside the blocks.
+    """A convolution that computes its blocks: the same function as the dense one with zeros outside of them.
 
     Attributes:
         weight: parameter (columns, R), see `BlockFormat`.
         bias: parameter in the order of the output, or None.
-        rows: buffer; filter that the i-th channel in the order of the groups is.
+        rows: buffer of the filters in the order of the groups.
     """
 
     rows: Tensor
@@ -35,15 +35,15 @@ class RegroupedConv2d(nn.Module):
         padding: tuple[int, int] = (0, 0),
         dilation: tuple[int, int] = (1, 1),
     ) -> None:
-        """Makes the layer.
+        """Make the layer.
 
         Args:
             form: the blocks.
-            weight: packed, (columns, R).
-            bias: in the order of the filters.
-            stride: as `torch.nn.Conv2d`, as are padding and dilation.
+            weight: packed weight (columns, R).
+            bias: bias in the order of the filters.
+            stride: as in `torch.nn.Conv2d`.
             padding: zeros at every side.
-            dilation: between kernel positions.
+            dilation: distance of kernel positions.
         """
         super().__init__()
         self.shape = form.shape
@@ -57,7 +57,7 @@ class RegroupedConv2d(nn.Module):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, blocks: Sequence[Block]) -> RegroupedConv2d:
-        """The blocks of a dense convolution, with copies of its weights and bias.
+        """Return the blocks of a dense convolution, with copies of its weights and bias.
 
         Raises:
             ValueError: if the convolution is grouped or does not pad with zeros evenly, or if the format cannot hold
@@ -82,17 +82,17 @@ class RegroupedConv2d(nn.Module):
         return BlockFormat(self.shape, self.rows, self.tap_start, self.channels)
 
     def to_dense_weight(self) -> Tensor:
-        """The dense weight, filters in their own order, zero outside the blocks."""
+        """Return the dense weight, filters in their own order, zero outside the blocks."""
         return self.form.unpack(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) to (n, filters, oh, ow), channels_last."""
+        """Map (n, c, h, w) to (n, filters, oh, ow), channels_last."""
         windows = (self.shape[2:], self.stride, self.padding, self.dilation)
         y: Tensor = block_conv2d(_autocast(x), self.weight, self.channels, self.tap_start, *windows, self.rows)
         return y if self.bias is None else y + self.bias.to(y.dtype).reshape(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
-        """What `print` shows of the layer."""
+        """Return the shapes, for `print`."""
         form = self.form
         filters, inputs, *kernel = self.shape
         return (
@@ -106,7 +106,7 @@ class RegroupedLinear(nn.Module):
     """A linear layer that computes its blocks: a 1 x 1 convolution of images of one pixel.
 
     Attributes:
-        conv: the convolution, which has the parameters.
+        conv: convolution that has the parameters.
     """
 
     def __init__(self, conv: RegroupedConv2d) -> None:
@@ -115,7 +115,7 @@ class RegroupedLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, blocks: Sequence[Block]) -> RegroupedLinear:
-        """The blocks of a dense linear layer, with copies of its weights and bias.
+        """Return the blocks of a dense linear layer, with copies of its weights and bias.
 
         Raises:
             ValueError: if the format cannot hold the blocks (`BlockFormat.from_blocks`).
@@ -124,39 +124,38 @@ class RegroupedLinear(nn.Module):
         return cls(RegroupedConv2d(form, *_copied(form, linear)))
 
     def to_dense_weight(self) -> Tensor:
-        """The dense weight (outputs, inputs), zero outside the blocks."""
+        """Return the dense weight (outputs, inputs), zero outside the blocks."""
         return self.conv.to_dense_weight().flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) to (..., outputs)."""
+        """Map (..., inputs) to (..., outputs)."""
         y: Tensor = self.conv(x.reshape(-1, x.shape[-1], 1, 1))
         return y.reshape(*x.shape[:-1], y.shape[1])
 
 
 def _copied(form: BlockFormat, layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Copies of a dense layer's weights inside the blocks and of its bias."""
-    place = form.rows.device
-    packed = form.pack(layer.weight.detach().to(place)).to(layer.weight.device)
+    """Return copies of a dense layer's weights inside the blocks and of its bias."""
+    packed = form.pack(layer.weight.detach().to(form.rows.device)).to(layer.weight.device)
     return packed, None if layer.bias is None else layer.bias.detach().clone()
 
 
 def _autocast(x: Tensor) -> Tensor:
-    """The input as `torch.autocast` would give it to a convolution."""
+    """Return the input as `torch.autocast` would give it to a convolution."""
     if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
         return x.to(torch.get_autocast_dtype(x.device.type))
     return x
 
 
 def _padding(conv: nn.Conv2d) -> tuple[int, int]:
-    """Zeros at every side, in height and width."""
+    """Return the number of zeros at every side, in height and width."""
     if conv.padding_mode != "zeros":
-        raise ValueError(f"padding_mode={conv.padding_mode}: a regrouped convolution needs padding_mode=zeros")
+        raise ValueError(f"padding_mode={conv.padding_mode!r}: a regrouped convolution needs 'zeros'")
     if conv.padding == "valid":
         return (0, 0)
     if conv.padding == "same":
         total = [distance * (size - 1) for distance, size in zip(conv.dilation, conv.kernel_size, strict=True)]
         if any(both % 2 for both in total):
-            raise ValueError(f"padding=same with kernel_size={conv.kernel_size}: pads unevenly; needs odd sizes")
+            raise ValueError(f"padding='same' with kernel_size={conv.kernel_size} pads unevenly: needs odd sizes")
         return (total[0] // 2, total[1] // 2)
     assert not isinstance(conv.padding, str)
     return _pair(conv.padding)

@@ -1,1 +1,1 @@
-"""Networks with fewer channels."""
+"""Networks rebuilt with fewer channels."""

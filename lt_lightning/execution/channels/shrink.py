@@ -1,9 +1,9 @@
-"""A channel ticket as a network that really is smaller and computes the same.
+"""A channel ticket's network, rebuilt with fewer channels, which computes the same.
 
 Dropped channels are provably zero (a refilled ticket drops a channel with its bias, its BatchNorm affine and its
 readers' inputs), so leaving them out changes nothing. Channels of one space, a residual stream for instance, stand
 in the same order everywhere; where a branch writes only part of a stream, the order puts that part first, so that
-the branch is added into a prefix.
+the branch is added to the first channels.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ChannelOrder = NDArray[np.int64]
 
 
 def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Tensor) -> Shrunk:
-    """Makes the network that a channel ticket executes.
+    """Make the network that a channel ticket executes.
 
     Args:
-        network: with the values to keep (of the ticket, applied); it is left as it was.
-        plan: of the ticket.
+        network: network with the ticket's values; it is left as it was.
+        plan: plan of the ticket.
         example: an input batch of the true shape.
 
     Raises:
@@ -51,12 +51,12 @@ def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Tensor) -> S
 
 
 def keep_channels(network: nn.Module, graph: ChannelGraph, present: Sequence[Flags]) -> Shrunk:
-    """Makes the network that computes certain channels only.
+    """Make the network that computes certain channels only.
 
     Args:
-        network: with the values to keep; it is left as it was.
-        graph: of the network. Its trace is edited: it serves once.
-        present: per operation of the graph, the channels to compute; the others are zero, or nobody reads them.
+        network: network with the values to keep; it is left as it was.
+        graph: graph of the network. Its trace is edited, so it can be used only once.
+        present: channels to compute, per operation of the graph; the others are zero, or nothing reads them.
 
     Raises:
         ValueError: if nothing of the network would be left.
@@ -65,6 +65,8 @@ def keep_channels(network: nn.Module, graph: ChannelGraph, present: Sequence[Fla
 
 
 class _Shrinking:
+    """One rebuilding of a network; `result` begins it."""
+
     def __init__(self, network: nn.Module, graph: ChannelGraph, present: Sequence[Flags]) -> None:
         self.graph = graph
         self.network = copy.deepcopy(network)
@@ -77,7 +79,7 @@ class _Shrinking:
     def result(self) -> Shrunk:
         for index, operation in enumerate(self.graph.operations):
             if operation.channels and len(self.orders[index]) == 0:
-                self.edited = True  # a dead branch: nobody will ask for it
+                self.edited = True  # a dead branch, which nothing reads
             else:
                 self._rebuild(index, operation)
         for node in self.graph.trace.graph.nodes:
@@ -111,7 +113,7 @@ class _Shrinking:
                 self._cat(index, operation)
 
     def _source_order(self, index: int, operation: Operation) -> ChannelOrder:
-        """The channels that a layer or normalisation reads."""
+        """Return the channels that a layer or normalisation reads."""
         if operation.kind == "depthwise":
             return folded(self.orders[index], operation.repeat)
         if operation.kind == "norm":
@@ -126,7 +128,7 @@ class _Shrinking:
         return read
 
     def _connect(self, index: int, wanted: Sequence[ChannelOrder]) -> None:
-        """Gives an operation its inputs in the wanted orders."""
+        """Give an operation its inputs in the wanted orders."""
         operation, node = self.graph.operations[index], self.graph.nodes[index]
         for source, order in zip(operation.inputs, wanted, strict=True):
             given = self._arranged(source, order, node)
@@ -134,7 +136,7 @@ class _Shrinking:
                 node.replace_input_with(self.graph.nodes[source], given)
 
     def _whole(self, node: fx.Node) -> fx.Node:
-        """A node's result with all of its channels in their first order; for the network's output."""
+        """Return the node of a result with all of its channels in their first order, for the network's output."""
         if node not in self.graph.nodes:  # no tensor
             return node
         index = self.graph.nodes.index(node)
@@ -142,7 +144,7 @@ class _Shrinking:
         return self._arranged(index, np.arange(self.graph.operations[index].channels), output)
 
     def _arranged(self, source: int, order: ChannelOrder, before: fx.Node) -> fx.Node:
-        """The node that gives the source's channels in an order; missing ones are zero."""
+        """Return the node that gives the source's channels in an order; missing ones are zero."""
         node, have = self.graph.nodes[source], self.orders[source]
         if np.array_equal(have, order):
             return node
@@ -203,7 +205,7 @@ class _Shrinking:
             node.args = (given, *node.args[1:])
 
     def _flatten(self, index: int) -> None:
-        """A reshape with the full network's number of features written in it flattens whatever is left."""
+        """Let a reshape that has the full network's number of features written in it flatten whatever is left."""
         node = self.graph.nodes[index]
         features = self.graph.operations[index].channels
         if len(self.orders[index]) < features and features in _numbers((node.args, node.kwargs)):
@@ -232,7 +234,7 @@ class _Shrinking:
         return small
 
     def _dropout_as_module(self, graph: fx.Graph, node: fx.Node) -> None:
-        """The trace has fixed the function's mode; the module follows `train()` and `eval()`."""
+        """Replace the function, whose mode the trace has fixed, by a module, which follows `train()` and `eval()`."""
         module = nn.Dropout2d if node.target is F.dropout2d else nn.Dropout
         share: Any = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
         source: Any = node.args[0]
@@ -251,28 +253,28 @@ def _width(network: nn.Module, name: str) -> int:
 
 
 def _numbers(arguments: Any) -> list[int]:
-    """All whole numbers in a node's arguments."""
-    found: list[int] = []
-    fx.node.map_aggregate(arguments, lambda value: found.append(value) if isinstance(value, int) else None)
-    return found
+    """Return all whole numbers in a node's arguments."""
+    numbers: list[int] = []
+    fx.node.map_aggregate(arguments, lambda value: numbers.append(value) if isinstance(value, int) else None)
+    return numbers
 
 
 # The order of the channels of each result, chosen so that few have to be rearranged.
 
 
 def channel_orders(graph: ChannelGraph, present: Sequence[Flags]) -> list[ChannelOrder]:
-    """Per operation, the channels of its result that are there, in the order in which they stand.
+    """Return the channels of each operation's result that are there, in the order in which they stand.
 
     Args:
-        graph: of the full network.
-        present: per operation, the channels that are there.
+        graph: graph of the full network.
+        present: channels that are there, per operation.
     """
     ranks = _ranks(graph, present)
     return [_order(graph, flags, index, ranks) for index, flags in enumerate(present)]
 
 
 def _ranks(graph: ChannelGraph, present: Sequence[Flags]) -> dict[int, ChannelOrder]:
-    """An order of every space's channels: those that most layers write come first, so that sets are prefixes."""
+    """Return an order of every space's channels: those that most layers write come first, so that sets are prefixes."""
     written: dict[int, NDArray[np.int64]] = {}
     for index, operation in enumerate(graph.operations):
         if operation.kind == "dense":
@@ -283,7 +285,7 @@ def _ranks(graph: ChannelGraph, present: Sequence[Flags]) -> dict[int, ChannelOr
 
 
 def _order(graph: ChannelGraph, present: Flags, index: int, ranks: Mapping[int, ChannelOrder]) -> ChannelOrder:
-    """Channels of an operation's result that are there, in the order in which they stand."""
+    """Return the channels of an operation's result that are there, in the order in which they stand."""
     if index in graph.rigid or graph.operations[index].kind == "grouped":
         return np.flatnonzero(present)
     parts = []
@@ -297,12 +299,12 @@ def _order(graph: ChannelGraph, present: Flags, index: int, ranks: Mapping[int, 
 
 
 def repeated(order: ChannelOrder, repeat: int) -> ChannelOrder:
-    """Of channels that each stand `repeat` times the places."""
+    """Return the places of channels that each stand `repeat` times."""
     return (order[:, None] * repeat + np.arange(repeat)).reshape(-1)
 
 
 def folded(order: ChannelOrder, repeat: int) -> ChannelOrder:
-    """The inverse of `repeated`."""
+    """Return the channels of such places: the inverse of `repeated`."""
     return order.reshape(-1, repeat)[:, 0] // repeat
 
 
@@ -323,7 +325,7 @@ class Select(nn.Module):
 
 
 class Spread(nn.Module):
-    """Puts channels to given places among `channels`; the others are zero."""
+    """Puts channels at given places among `channels`; the others are zero."""
 
     index: Tensor
 
@@ -338,7 +340,7 @@ class Spread(nn.Module):
 
 
 def add_into_prefix(whole: Tensor, first: Tensor) -> Tensor:
-    """Adds to the first channels of `whole`; the others pass."""
+    """Add to the first channels of `whole`; the others stay."""
     summed = whole.clone()
     summed[:, : first.shape[1]] += first
     return summed

@@ -1,7 +1,7 @@
-"""Any masked network as a network without the channels that its masks leave dead.
+"""Any masked network, rebuilt without the channels that its masks leave dead.
 
-An unstructured ticket promises nothing about channels; at extreme sparsity many are dead all the same. A channel is
-left out where it is provably zero, or where nobody reads it. A filter without weights is not enough: the BatchNorm
+An unstructured ticket promises nothing about channels, but at extreme sparsity many are dead. A channel is
+left out where it is provably zero, or where nothing reads it. A filter without weights is not enough: the BatchNorm
 behind it emits its shift, which is kept where it may be other than zero.
 """
 
@@ -24,19 +24,19 @@ from lt_lightning.network_graph.liveness import Alive, Flags
 from lt_lightning.pruning.layers import CONVOLUTIONS
 from lt_lightning.pruning.masks import Masks
 
-# A parameter that may be other than zero, element by element: given its full name and value.
 Survives = Callable[[str, Tensor], Tensor]
+"""Returns, for the full name and the value of a parameter, which elements may be other than zero."""
 
 
 def shrink_masked(network: nn.Module, example: Tensor, masks: Masks | None = None) -> Shrunk:
-    """Leaves out the channels that are dead by the masks or values of a network alone; no plan is needed.
+    """Leave out the channels that are dead by the masks or values of a network alone; no plan is needed.
 
     Args:
-        network: with the values to keep; it is left as it was. Masks must be applied to its weights: a layer whose
-            weight is computed from other parameters (`torch.nn.utils.prune` before `prune.remove`) is unknown.
+        network: network with the values to keep; it is left as it was. Masks must be applied to its weights: a layer
+            whose weight is computed from other parameters (`torch.nn.utils.prune` before `prune.remove`) is unknown.
         example: an input batch of the true shape.
-        masks: of any parameters, by name: then the result equals the network in training, too, as long as pruned
-            parameters are held at zero (in the result by its `masks`). None reads the zeros off the values: then
+        masks: masks of any parameters, by name: then the result equals the network in training, too, as long as
+            pruned parameters stay at zero (in the result by its `masks`). None reads the zeros off the values: then
             it equals the network in evaluation mode, for images of the example's size, and a channel that no
             input changes is dead where it is zero (a ReLU behind a negative shift).
 
@@ -70,7 +70,7 @@ def shrink_masked(network: nn.Module, example: Tensor, masks: Masks | None = Non
 
 
 def _alive(name: str, module: nn.Module, survives: Survives) -> Alive:
-    """What of a module may be other than zero."""
+    """Return what of a module may be other than zero."""
 
     def flags(part: str) -> Flags:
         value: Tensor = getattr(module, part)
@@ -90,7 +90,7 @@ def _alive(name: str, module: nn.Module, survives: Survives) -> Alive:
 
 
 def _by_group(reads: Flags, groups: int) -> Flags:
-    """Of (outputs, inputs of a group) the matrix (outputs, inputs): outside its own group an output reads nothing."""
+    """Return (outputs, inputs of a group) as (outputs, inputs): outside its own group an output reads nothing."""
     own = np.eye(groups, dtype=bool)[:, None, :, None]
     whole: Flags = own & reads.reshape(groups, -1, 1, reads.shape[1])
     return whole.reshape(len(reads), -1)
@@ -112,7 +112,7 @@ class _Recorder(fx.Interpreter):
 
 
 def _nonzero(network: nn.Module, graph: ChannelGraph, example: Tensor) -> Sequence[Flags]:
-    """Per operation, the channels that are not zero for the example, in evaluation mode."""
+    """Return the channels of each operation that are not zero for the example, in evaluation mode."""
     recorder = _Recorder(graph)
     with evaluating(network):
         recorder.run(example)
@@ -120,6 +120,6 @@ def _nonzero(network: nn.Module, graph: ChannelGraph, example: Tensor) -> Sequen
 
 
 def _left(shrunk: Shrunk, masks: Masks) -> Masks:
-    """The masks that the small network is left with."""
+    """Return the masks that the small network still needs."""
     cut = {name: part.take(masks[source]) for name, (source, part) in shrunk.slices.parts.items() if source in masks}
     return {name: mask for name, mask in cut.items() if not mask.all()}

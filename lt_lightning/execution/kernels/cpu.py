@@ -33,7 +33,7 @@ _INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 
 
 class BuildError(RuntimeError):
-    """The kernel cannot be compiled or loaded here."""
+    """Says why the kernel cannot be compiled or loaded here."""
 
 
 @functools.cache
@@ -72,7 +72,7 @@ def instructions() -> tuple[str, ...]:
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether the processor knows AVX512-BF16, as far as Linux says."""
+    """Return whether the processor knows AVX512-BF16, as far as Linux says."""
     try:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -155,7 +155,7 @@ class CpuKernels:
         self.library = library
 
     def computes(self, dtype: torch.dtype) -> bool:
-        """Whether the kernel itself takes tensors of this type."""
+        """Return whether the kernel itself takes tensors of this type."""
         return dtype in _SUFFIXES and hasattr(self.library, "block_conv_forward" + _SUFFIXES[dtype])
 
     def forward(self, x: Tensor, weight: Tensor, convolution: BlockConvolution) -> Tensor:

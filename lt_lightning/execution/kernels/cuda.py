@@ -30,8 +30,8 @@ from lt_lightning.execution.machine import tensor_float32
 
 _BLOCK = 64
 _PROGRAMS = 512
-"""Programs that fill a large GPU a few times over; the weight gradient is split to reach it. A constant, so that its
-order of summation, hence its result, is the same on every device."""
+"""Number of programs that fills a large GPU a few times over; the weight gradient is split to reach it. It is a
+constant, so that the order of summation, hence the result, is the same on every device."""
 
 
 _SHAPE = ("N", "C", "H", "W", "OH", "OW", "KH", "KW", "G", "R", "K", "PRECISION")
@@ -42,10 +42,10 @@ def _tuned(kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[
     """Return a kernel that tries the few tiles that suit a shape; one alone in the interpreter, which cannot time.
 
     Args:
-        kernel: to be launched.
-        size: argument of the kernel (filters of a group, or channels) that the first side of a tile goes along.
-        names: of the tile's sides.
-        tiles: sides of each.
+        kernel: kernel to launch.
+        size: name of the argument (filters of a group, or channels) along which the first side of a tile lies.
+        names: names of the tile's sides.
+        tiles: sides of each tile.
     """
     configs = [
         triton.Config(dict(zip(names, tile, strict=True)), num_warps=8 if tile[0] * tile[1] >= 8192 else 4)
@@ -77,12 +77,12 @@ def suiting(sides: Sequence[tuple[int, int]], size: int, batch: int | None) -> l
     [(32, 64)]
     """
     wanted = min(triton.next_power_of_2(size), _LARGEST)
-    found = [side for side in sides if side[0] <= wanted <= 2 * side[0]] or [min(sides)]
+    fitting = [side for side in sides if side[0] <= wanted <= 2 * side[0]] or [min(sides)]
     if batch is None:
-        return found
+        return fitting
     if batch < 32:  # a check, not a training: anything will do
-        return found[:1]
-    return [side for side in found if side[1] <= triton.next_power_of_2(batch)] or found[:1]
+        return fitting[:1]
+    return [side for side in fitting if side[1] <= triton.next_power_of_2(batch)] or fitting[:1]
 
 
 _forward = _tuned(

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 SIZES = ["C", "H", "W", "OH", "OW", "G", "COLUMNS", "SPLITS"]
-"""Numbers that no load's width depends on: compiled once for all of their values."""
+"""Arguments on which no load's width depends: the kernels are compiled once for all of their values."""
 
 
 @triton.jit
@@ -39,9 +39,9 @@ def column_kernel(
     T: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """For every packed column its kernel position, and its image row relative to the window's corner.
+    """Write for every packed column its kernel position, and its image row relative to the window's corner.
 
-    One program per group and kernel position.
+    There is one program per group and kernel position.
     """
     group = tl.program_id(0) // T
     tap = tl.program_id(0) % T
@@ -69,7 +69,7 @@ def dense_kernel(
     BR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Writes the packed weight into a zeroed dense one of shape (T, C, K). One program per group and position."""
+    """Write the packed weight into a zeroed dense one of shape (T, C, K); one program per group and position."""
     group = tl.program_id(0) // T
     tap = tl.program_id(0) % T
     start = tl.load(tap_start + group * (T + 1) + tap)
@@ -117,8 +117,8 @@ def forward_kernel(
 ):
     """y[position, output of r in g, n] = sum over the columns j of g of weight[j, r] * x[row of j at position, n].
 
-    One program per tile of a group's filters (fastest, so that groups share the rows in the cache), output position
-    and tile of the batch. Kernel positions outside the image are skipped: a row of the kernel keeps a contiguous
+    There is one program per tile of a group's filters (fastest, so that groups share the rows in the cache), output
+    position and tile of the batch. Kernel positions outside the image are skipped: a row of the kernel keeps a contiguous
     range of its positions, hence of the sorted columns; where every row is whole, all its rows are one range.
     """
     T: tl.constexpr = KH * KW
@@ -199,7 +199,7 @@ def input_gradient_kernel(
 ):
     """dx[position, c, n] = sum over kernel positions t and filters f of dense[t, c, f] * dy[position under t, f, n].
 
-    One program per tile of input channels (fastest), input position and tile of the batch.
+    There is one program per tile of input channels (fastest), input position and tile of the batch.
     """
     tiles = (C + BC - 1) // BC
     pid = tl.program_id(0)
@@ -267,8 +267,8 @@ def weight_gradient_kernel(
 ):
     """partial[s, j, r] = sum over the positions of part s and the batch n of x[row of j, n] * dy[position, output, n].
 
-    One program per part of the output positions (slowest), tile of one group's columns and tile of its filters. How
-    many tiles a group has only the device knows: the grid has one more per group than needed, and those do nothing.
+    There is one program per part of the output positions (slowest), tile of one group's columns and tile of its
+    filters. How many tiles a group has only the device knows: the grid has one more per group than needed, and those do nothing.
     """
     T: tl.constexpr = KH * KW
     r_tiles = (R + BR - 1) // BR

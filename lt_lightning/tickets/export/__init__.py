@@ -1,1 +1,1 @@
-"""An executed ticket for use elsewhere: weights with a recipe, torch.export, ONNX; each checked."""
+"""Exports the network that a ticket executes: weights with a recipe, torch.export, ONNX; each is checked."""

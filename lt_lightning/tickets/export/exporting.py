@@ -1,4 +1,4 @@
-"""Writes a finished ticket's network in every format, each checked against the masked network, with a card."""
+"""The export of a finished ticket's network in every format, each checked against the masked network, with a card."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.files import read_json, write_bytes, write_json
 from lt_lightning.structures.base import BlockPlan, Plan
 from lt_lightning.tickets.export import onnx_file
-from lt_lightning.tickets.export import torch_program as program
+from lt_lightning.tickets.export import torch_program
 from lt_lightning.tickets.export.network_file import (
     BATCHES,
     RECIPE,
@@ -43,12 +43,12 @@ class Source:
     """A ticket and its network.
 
     Attributes:
-        ticket: trained.
-        model: configuration of the full network, resolved.
-        shape: of one image.
-        mean: of the pixels scaled to [0, 1], by channel, which the data module subtracts; None where it does not tell.
-        std: that it divides them by, likewise.
-        masked: the full network with the ticket's trained weights, in evaluation mode.
+        ticket: the trained ticket.
+        model: resolved configuration of the full network.
+        shape: shape of one image.
+        mean: mean of the pixels scaled to [0, 1], by channel, which the data module subtracts; None where it has none.
+        std: standard deviation by which it divides, likewise.
+        masked: full network with the ticket's trained weights, in evaluation mode.
     """
 
     ticket: Ticket
@@ -60,7 +60,7 @@ class Source:
 
     @classmethod
     def read(cls, folder: Path) -> Source:
-        """Reads a ticket's folder, `SEARCH/round_NN/STRUCTURE`.
+        """Read a ticket's folder, `SEARCH/round_NN/STRUCTURE`.
 
         Raises:
             FileNotFoundError: if there is no ticket, or no `config.yaml` in the search's folder.
@@ -82,15 +82,15 @@ class Source:
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], tuple[int, ...], dict[str, Any]]:
-    """Configuration of the network, the shape of an image, and configuration of the data module."""
+    """Return the configuration of the network, the shape of an image, and the configuration of the data module."""
     try:
         whole: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         dataset = whole["dataset"]
         shape = (int(dataset["channels"]), int(dataset["size"]), int(dataset["size"]))
         return whole["model"], shape, whole["data"]
     except Exception as error:  # whatever the parsers stumble over
-        told = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is damaged or no configuration of a search: {told}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} is damaged or no configuration of a search: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Executed:
     """The network that executes a ticket.
 
     Attributes:
-        network: on the CPU, in evaluation mode.
-        plan: that it executes; None if it is the full network.
-        choice: what computes each layer of a plan of blocks, see `shrink.shrunk.Shrunk`.
+        network: the network, on the CPU, in evaluation mode.
+        plan: plan that it executes; None if it is the full network.
+        choice: form of each layer of a plan of blocks, see `execution.execute.choose_forms`.
         unknown: operations that the analysis does not know, around which all channels were kept.
     """
 
@@ -111,18 +111,18 @@ class Executed:
 
     @property
     def left_dense(self) -> list[str]:
-        """Layers of a plan of blocks that run dense."""
+        """Names of the layers of a plan of blocks that run dense."""
         return [name for name, form in self.choice.items() if form == DENSE_FORM]
 
 
 def executed(source: Source, batch_size: int | None = None, choice: Mapping[str, str] | None = None) -> Executed:
-    """Makes the network that executes a ticket's plan; the masked one where it has none.
+    """Make the network that executes a ticket's plan; the masked one where it has none.
 
     Args:
         source: the ticket.
-        batch_size: a layer of blocks is computed by what is measured fastest, on this machine, at that batch size, the
-            dense layer included; None: by blocks wherever it is possible.
-        choice: what is to compute each layer, instead of measuring.
+        batch_size: number of images for which the fastest form of every layer of blocks is measured, on this machine,
+            the dense layer included; None takes blocks wherever it is possible.
+        choice: form of each layer, instead of measuring.
     """
     ticket = source.ticket
     shrunk = execute(source.masked, ticket.plan, ticket.masks, torch.zeros(1, *source.shape), batch_size, choice=choice)
@@ -131,7 +131,7 @@ def executed(source: Source, batch_size: int | None = None, choice: Mapping[str,
     return Executed(shrunk.network.eval(), ticket.plan, shrunk.choice, shrunk.unknown)
 
 
-# Writes a finished ticket's network in every format, each checked against the masked network, with a card.
+# The files, each checked against the masked network.
 
 PROGRAM: Final = "network.pt2"
 ONNX: Final = "network.onnx"
@@ -143,22 +143,22 @@ Facts = dict[str, Any]
 def export_ticket(
     ticket: Path | str, output: Path | str, formats: Sequence[str] | None = None, batch_size: int | None = None
 ) -> Facts:
-    """Exports the network that a ticket executes, with its trained weights.
+    """Export the network that a ticket executes, with its trained weights.
 
-    `safetensors`: weights and a recipe, for `network.load_network`. `pt2`: a program of torch.export; a group ticket
-    of single kernel positions calls our operator, which `import lt_lightning.execution.blocks.operators` registers.
-    `onnx`: for any runtime; layers that call our operator run dense there, and the card names them. All take any number
-    of images.
+    The format `safetensors` is weights and a recipe, for `load_network`. `pt2` is a program of torch.export; a ticket
+    of blocks of kernel positions calls our operator, which `import lt_lightning.execution.blocks.operators` registers.
+    `onnx` is for any runtime; layers that call our operator run dense there, and the card names them. All take any
+    number of images.
 
     Args:
         ticket: folder of a finished ticket, `SEARCH/round_NN/STRUCTURE`.
         output: folder to write; it must be new or empty, and is whole or not there.
-        formats: of `FORMATS`; None for all.
-        batch_size: a layer of blocks is computed by what is measured fastest, on this machine, at that batch size, the
-            dense layer included; None: by blocks wherever it is possible.
+        formats: names of `FORMATS`; None takes all.
+        batch_size: number of images for which the fastest form of every layer of blocks is measured, on this machine,
+            the dense layer included; None takes blocks wherever it is possible.
 
     Returns:
-        the card, as it is in `card.json`: the ticket's card, formats, sizes in bytes, largest differences of the
+        The card, as it is in `card.json`: the ticket's card, formats, sizes in bytes, largest differences of the
         logits, versions.
 
     Raises:
@@ -170,7 +170,7 @@ def export_ticket(
     """
     chosen = list(FORMATS) if formats is None else list(formats)
     if wrong := [name for name in chosen if name not in FORMATS]:
-        raise ValueError(f"there is no format {wrong[0]!r}: must be of {', '.join(FORMATS)}")
+        raise ValueError(f"formats={wrong[0]!r}: must be of {', '.join(FORMATS)}")
     if "onnx" in chosen:
         onnx_file.require_extra()
     source = Source.read(Path(ticket))
@@ -184,7 +184,7 @@ def export_ticket(
 
 @contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` if the block ends without an error."""
+    """Make a temporary folder that becomes `path` if the block ends without an error."""
     path = path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} is not empty: export to a new folder")
@@ -205,10 +205,10 @@ def _write_safetensors(source: Source, small: Executed, folder: Path) -> Facts:
 
 
 def _write_pt2(source: Source, small: Executed, folder: Path) -> Facts:
-    content = program.to_bytes(program.to_program(small.network, source.shape))
-    apart = checked(PROGRAM, program.from_bytes(content), source.masked, source.shape)
+    content = torch_program.to_bytes(torch_program.to_program(small.network, source.shape))
+    apart = checked(PROGRAM, torch_program.from_bytes(content), source.masked, source.shape)
     write_bytes(folder / PROGRAM, content)
-    needs = [program.OPERATORS] if block_layers(small.network) else []
+    needs = [torch_program.OPERATORS] if block_layers(small.network) else []
     return {"difference": apart, "bytes": _sizes(folder, PROGRAM), "needs_import": needs}
 
 
@@ -223,7 +223,7 @@ def _write_onnx(source: Source, small: Executed, folder: Path) -> Facts:
 
 
 def _for_onnx(source: Source, small: Executed) -> nn.Module:
-    """The network; groups of whole input channels in plain PyTorch, whatever was faster here."""
+    """Return the network with groups of whole input channels in plain PyTorch, whatever was faster here."""
     plan = small.plan
     if not isinstance(plan, BlockPlan) or plan.granularity != "input_channel":
         return small.network

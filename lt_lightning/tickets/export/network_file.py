@@ -1,6 +1,6 @@
-"""The network that a ticket executes as weights and a recipe: rebuilt anywhere, without the search that made it.
+"""The network that a ticket executes as weights and a recipe: it can be rebuilt without the search that made it.
 
-`network.safetensors` is the state dict. `network.json` tells how to make the module that it fits: the configuration of
+`network.safetensors` is the state dict. `network.json` says how to make the module that it fits: the configuration of
 the full network and the plan that makes it smaller.
 """
 
@@ -27,9 +27,11 @@ from lt_lightning.structures.plan_json import plan_from_json, plan_to_json
 
 OURS = "lt_lightning.models"
 
+# The constructor that a file names: it runs only if it is allowed.
+
 
 def build_network(model: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
-    """Instantiates a configuration node (`_target_` and arguments) whose origin need not be trusted.
+    """Instantiate a configuration node (`_target_` and arguments) whose origin need not be trusted.
 
     Args:
         model: JSON values.
@@ -50,15 +52,15 @@ def build_network(model: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Mod
     try:
         network = instantiate(dict(model))
     except InstantiationException as error:
-        told = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"the network {model.get('_target_')!r} cannot be built: {told}") from None
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"the network {model.get('_target_')!r} cannot be built: {reason}") from None
     if not isinstance(network, nn.Module):
         raise ValueError(f"the file names {model.get('_target_')!r}, which makes no network")
     return network
 
 
 def targets(value: Any) -> Iterator[Any]:
-    """Every `_target_` at any depth."""
+    """Yield every `_target_` at any depth."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             yield value["_target_"]
@@ -74,7 +76,7 @@ def targets(value: Any) -> Iterator[Any]:
 def _check(target: Any, packages: Sequence[str]) -> None:
     """Raises ValueError unless a target is of the packages, by its name and by where it is defined.
 
-    The name alone does not tell: whatever a module has imported can be reached through it.
+    The name alone is no proof: whatever a module has imported can be reached through it.
     """
     if isinstance(target, str) and _within(target, packages):
         try:
@@ -92,10 +94,7 @@ def _within(name: str, packages: Sequence[str]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-# The network that a ticket executes as weights and a recipe: rebuilt anywhere, without the search that made it.
-#
-# `network.safetensors` is the state dict. `network.json` tells how to make the module that it fits: the configuration
-# of the full network and the plan that makes it smaller.
+# The two files.
 
 SCHEMA = 1
 WEIGHTS, RECIPE = "network.safetensors", "network.json"
@@ -109,15 +108,15 @@ def save_network(
     plan: Plan | None = None,
     choice: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a network's weights and recipe.
+    """Write a network's weights and recipe.
 
     Args:
-        folder: to write to.
-        network: that executes the plan, on the CPU, in evaluation mode.
-        model: configuration of the full network (`_target_` and arguments), resolved.
-        shape: of one image.
-        plan: that the network executes; None for the full network.
-        choice: what computes each layer of a plan of blocks, see `shrink.shrunk.Shrunk`.
+        folder: folder to write to.
+        network: network that executes the plan, on the CPU, in evaluation mode.
+        model: resolved configuration of the full network (`_target_` and arguments).
+        shape: shape of one image.
+        plan: plan that the network executes; None for the full network.
+        choice: form of each layer of a plan of blocks, see `execution.execute.choose_forms`.
     """
     state = {name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}
     weights = safetensors.torch.save(state)
@@ -138,14 +137,14 @@ def save_network(
 
 
 def load_network(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
-    """Rebuilds an exported network: an ordinary module on the CPU, in evaluation mode; it can be trained further.
+    """Rebuild an exported network: an ordinary module on the CPU, in evaluation mode; it can be trained further.
 
     The files are data: nothing of them is executed but the constructor of the network that they name, which must be of
     `lt_lightning.models` or of a package that the caller allows. The result is checked to give the logits that the
     exported network gave.
 
     Args:
-        folder: with `network.safetensors` and `network.json`.
+        folder: folder with `network.safetensors` and `network.json`.
         allow: packages whose classes and functions may make the network: those of a network of your own, for example.
 
     Raises:
@@ -162,8 +161,8 @@ def load_network(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
     except ValueError as error:
         raise ValueError(f"{folder / RECIPE}: {error}") from None
     except Exception as error:  # whatever parts that do not fit each other make stumble
-        told = str(error).strip().splitlines()[0]
-        raise ValueError(f"{folder / RECIPE} makes no network that fits {WEIGHTS}: {told}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{folder / RECIPE} makes no network that fits {WEIGHTS}: {reason}") from None
     if apart > TOLERANCE:
         raise ValueError(
             f"{folder / RECIPE}: lt_lightning {version('lt-lightning')} makes a network of other logits than "
@@ -173,7 +172,7 @@ def load_network(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """The recipe and the content of the file of weights, which is the one that the recipe is for."""
+    """Return the recipe and the content of the file of weights, after checking that they belong together."""
     for path in (folder / RECIPE, folder / WEIGHTS):
         if not path.is_file():
             raise FileNotFoundError(f"there is no exported network in {folder}: {path.name} is missing")
@@ -201,22 +200,22 @@ def _rebuilt(recipe: Mapping[str, Any], state: Mapping[str, Tensor], allow: Sequ
 
 
 def _probe(shape: Sequence[int]) -> Tensor:
-    """An image that is the same on every machine and in every version."""
+    """Return an image that is the same on every machine and in every version."""
     pixels = torch.Size(shape).numel()
     return torch.arange(pixels, dtype=torch.float64).sin().float().view(1, *shape)
 
 
-# Whether what was written computes the same logits.
+# The check that what was written computes the same logits.
 
 BATCHES: Final = (1, 3)
 TOLERANCE: Final = 1e-4
-"""Of float32, over a whole network; an error of ours is of the order of the logits."""
+"""Difference that rounding of float32 may make over a network; an error of ours is of the order of the logits."""
 
 Call = Callable[[Tensor], Tensor]
 
 
 def checked(what: str, call: Call, reference: Call, shape: tuple[int, ...]) -> float:
-    """The largest difference over batches of one and of several random images.
+    """Return the largest difference over batches of one and of several random images.
 
     Raises:
         RuntimeError: if it is more than rounding.

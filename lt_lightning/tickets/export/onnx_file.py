@@ -24,10 +24,10 @@ IMAGES, LOGITS = "images", "logits"
 
 
 def require_extra() -> None:
-    """Checks that the extra is installed.
+    """Check that the extra is installed.
 
     Raises:
-        ImportError: naming what is missing and what to type.
+        ImportError: if something is missing; names it and the command to type.
     """
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
@@ -35,13 +35,13 @@ def require_extra() -> None:
 
 
 def to_onnx(network: nn.Module, shape: tuple[int, ...]) -> bytes:
-    """The content of an ONNX file that computes what the network does in evaluation mode, for any number of images.
+    """Return the content of an ONNX file that computes what the network does in evaluation mode, for any batch size.
 
-    Layers that no standard operator computes run in a standard form (`standard.in_standard_operators`).
+    Layers that no standard operator computes run in a standard form (`in_standard_operators`).
 
     Args:
-        network: one tensor to one tensor; it is left as it was.
-        shape: of one image.
+        network: network from one tensor to one tensor; it is left as it was.
+        shape: shape of one image.
 
     Raises:
         ImportError: without the extra.
@@ -66,11 +66,11 @@ def to_onnx(network: nn.Module, shape: tuple[int, ...]) -> bytes:
 
 
 def make_session(model: bytes | Path, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU.
+    """Make an `onnxruntime.InferenceSession` on the CPU.
 
     Args:
         model: an ONNX file, or its content.
-        threads: of a single operator; operators run one after the other.
+        threads: number of threads of a single operator; operators run one after the other.
 
     Raises:
         ImportError: without the extra.
@@ -89,14 +89,14 @@ def make_session(model: bytes | Path, threads: int) -> Any:
 
 
 def run_session(session: Any, images: Tensor) -> Tensor:
-    """Logits of a session for images on the CPU."""
+    """Return the logits of a session for images on the CPU."""
     (logits,) = session.run([LOGITS], {IMAGES: np.ascontiguousarray(images.numpy())})
     return torch.from_numpy(logits)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out what the exporter says about libraries that are not installed, and its own deprecations."""
+    """Silence what the exporter says about libraries that are not installed, and its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -16,20 +16,20 @@ from lt_lightning.execution.channels.shrink import Spread, add_into_prefix
 
 
 def block_layers(network: nn.Module) -> list[str]:
-    """Names of the layers that run our own operator, `lt_lightning::block_conv2d`."""
+    """Return the names of the layers that run our own operator, `lt_lightning::block_conv2d`."""
     ours = RegroupedConv2d | RegroupedLinear
-    found = {name for name, module in network.named_modules() if isinstance(module, ours)}
-    return sorted(name for name in found if name.rpartition(".")[0] not in found)  # a linear one has a convolution
+    names = {name for name, module in network.named_modules() if isinstance(module, ours)}
+    return sorted(name for name in names if name.rpartition(".")[0] not in names)  # a linear one has a convolution
 
 
 def for_inference(network: nn.Module) -> nn.Module:
-    """A copy on the CPU, in evaluation mode and PyTorch's standard memory format."""
-    alone = copy.deepcopy(network).cpu().eval()
-    return alone.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+    """Return a copy on the CPU, in evaluation mode and PyTorch's standard memory format."""
+    copied = copy.deepcopy(network).cpu().eval()
+    return copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
 
 
 def in_standard_operators(network: nn.Module) -> nn.Module:
-    """A copy for inference (`for_inference`) without operators of our own.
+    """Return a copy for inference (`for_inference`) without operators of our own.
 
     Layers whose blocks are of single kernel positions run dense, with zeros outside the blocks: no standard operator
     computes such blocks, and every formulation by several is slower than the dense convolution. Writing into parts of
@@ -52,7 +52,7 @@ def in_standard_operators(network: nn.Module) -> nn.Module:
 
 
 def _dense(layer: nn.Module) -> nn.Conv2d | nn.Linear:
-    """The ordinary layer that computes what one of ours does."""
+    """Return the ordinary layer that computes what one of ours does."""
     conv = layer.conv if isinstance(layer, RegroupedLinear) else layer
     assert isinstance(conv, RegroupedConv2d)
     weight = conv.to_dense_weight().detach()
@@ -67,7 +67,7 @@ def _dense(layer: nn.Module) -> nn.Conv2d | nn.Linear:
 
 
 class _PaddedSpread(nn.Module):
-    """`Spread` as a gather from the channels and, behind them, one that is zero."""
+    """Computes `Spread` as a gather from the channels and, behind them, one that is zero."""
 
     index: Tensor
 
@@ -86,18 +86,18 @@ def _concatenated_sum(whole: Tensor, first: Tensor) -> Tensor:
     return torch.cat([whole[:, :size] + first, whole[:, size:]], 1)
 
 
-# Networks as `torch.export` programs, for any number of images.
+# Programs of `torch.export`.
 
-# Registers the operator that programs of group tickets call.
+# The module that registers the operator which programs of tickets of blocks call.
 OPERATORS = "lt_lightning.execution.blocks.operators"
 
 
 def to_program(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
-    """What the network does in evaluation mode, on the CPU.
+    """Return what the network does in evaluation mode, on the CPU.
 
     Args:
-        network: one tensor to one tensor; it is left as it was.
-        shape: of one image.
+        network: network from one tensor to one tensor; it is left as it was.
+        shape: shape of one image.
     """
     # Two images: a single one would be taken for a fixed size.
     images = torch.zeros(2, *shape)
@@ -106,7 +106,7 @@ def to_program(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
 
 
 def to_bytes(program: ExportedProgram) -> bytes:
-    """The content of a `.pt2` file."""
+    """Return the content of a `.pt2` file."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, about its own code
@@ -115,5 +115,5 @@ def to_bytes(program: ExportedProgram) -> bytes:
 
 
 def from_bytes(content: bytes) -> nn.Module:
-    """The module of a `.pt2` file's content."""
+    """Return the module of a `.pt2` file's content."""
     return torch.export.load(io.BytesIO(content)).module()
