@@ -36,11 +36,11 @@ _HARDWARE = ("cpu", "gpu", "threads", "system", "python", "versions", "commit")
 
 
 def evidence(root: Path, about: Mapping[str, Any], times: bool = True) -> dict[str, Any]:
-    """All results under a root, with what their searches ran on.
+    """Return all results under a root, with what their searches ran on.
 
     Args:
-        root: as `paths.root`.
-        about: what was done, with which commands and caveats: goes in front.
+        root: root of the searches.
+        about: what was done, with which commands and caveats; it comes first.
         times: whether measured times are kept; False where other work shared the machine.
 
     Raises:
@@ -64,7 +64,7 @@ def _written(result: Result, times: bool) -> dict[str, Any]:
 
 
 def results_in(evidence: Mapping[str, Any]) -> list[Result]:
-    """The results of an evidence's rows."""
+    """Return the results that a file's rows stand for."""
     return [_read(row) for row in evidence["rows"]]
 
 
@@ -74,43 +74,43 @@ def _read(row: Mapping[str, Any]) -> Result:
 
 
 def accuracy_table(results: Sequence[Result], rule: Rule) -> str:
-    """Difference to the dense network, in points, a row for each kind of ticket, a column for each round; Markdown.
+    """Make the Markdown table of differences to the dense network, in points, by kind of ticket and by round.
 
-    A cell is the mean over seeds ± the standard deviation; bold where the ticket is shown not to be worse by more than
-    the rule's margin. Rounds that hold nothing but unstructured tickets are left out.
+    Each entry is the mean over seeds ± the standard deviation; bold where the ticket is shown not to be worse by more
+    than the rule's margin. Rounds that hold nothing but unstructured tickets are left out.
     """
     rows = [row for row in aggregate([("", result) for result in results], rule) if row.structure != DENSE]
     rounds = sorted({row.round for row in rows if (row.structure, row.control) != (UNSTRUCTURED, "")})
     rounds = rounds or sorted({row.round for row in rows})
-    found = {((row.structure, row.control), row.round): row for row in rows}
-    asked = {result.round: result.target_density for result in results}
-    lines = [["ticket", *(f"{100 * asked[number]:.0f} %" for number in rounds)]]
+    by_kind = {((row.structure, row.control), row.round): row for row in rows}
+    targets = {result.round: result.target_density for result in results}
+    lines = [["ticket", *(f"{100 * targets[number]:.0f} %" for number in rounds)]]
     for kind in _kinds(rows):
-        cells = [_difference(found.get((kind, number)), asked[number]) for number in rounds]
+        cells = [_difference(by_kind.get((kind, number)), targets[number]) for number in rounds]
         lines.append([_name(kind), *cells])
     return markdown_table(lines)
 
 
 def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], rule: Rule) -> str:
-    """Pairs of kinds, the first minus the second, paired over seeds; Markdown.
+    """Make the Markdown table of pairs of kinds, the first minus the second, paired over seeds.
 
-    A cell is the mean difference in points ± the standard deviation, and `>` or `<` where the one-sided interval
+    Each entry is the mean difference in points ± the standard deviation, and `>` or `<` where the one-sided interval
     shows that the first is better or worse. No correction is made for asking many questions.
 
     Args:
-        results: of all seeds.
-        pairs: of names, a control's as `refill reinit`. Every control is compared with its ticket besides.
-        rule: its confidence counts.
+        results: results of all seeds.
+        pairs: pairs of names, such as `refill reinit` for a control. Every control is compared with its ticket, too.
+        rule: rule whose confidence counts.
     """
     accuracy = {(result.structure, result.control, result.round, result.seed): result.accuracy for result in results}
     controls = sorted({(result.structure, result.control) for result in results if result.control})
-    asked = [(_kind(first), _kind(second)) for first, second in pairs] + [
+    compared = [(_kind(first), _kind(second)) for first, second in pairs] + [
         ((name, ""), (name, t)) for name, t in controls
     ]
-    rounds = sorted({number for first, second in asked for number in _shared(accuracy, first, second)})
+    rounds = sorted({number for first, second in compared for number in _shared(accuracy, first, second)})
     density = {result.round: result.target_density for result in results}
     lines = [["first, minus second", *(f"{100 * density[number]:.0f} %" for number in rounds)]]
-    for first, second in asked:
+    for first, second in compared:
         shared = _shared(accuracy, first, second)
         cells = [_compared(shared.get(number, []), rule.confidence) for number in rounds]
         lines.append([f"{_name(first)}, minus {_name(second)}", *cells])
@@ -118,16 +118,16 @@ def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], 
 
 
 def extremes_table(results: Sequence[Result], rule: Rule) -> str:
-    """Extreme ticket sparsity of each structure, by the paper's rule and as shown (see `Extreme`); Markdown.
+    """Make the Markdown table of extreme sparsities, by the paper's rule and as shown (see `Extreme`).
 
-    Beside it the densities of the tickets that were trained: what others would have come to is not known.
+    It has the densities of the tickets that were trained, since nothing is known of others.
     """
     rows = aggregate([("", result) for result in results], rule)
-    asked = {result.round: result.target_density for result in results}
+    targets = {result.round: result.target_density for result in results}
     lines = [["tickets", "densities", "by the mean", "shown"]]
-    found = sorted(extremes(rows, rule), key=lambda row: (row.structure != UNSTRUCTURED, row.structure))
-    for row in found:
-        densities = ", ".join(f"{100 * asked[int(number)]:.0f}" for number in row.rounds.split())
+    best = sorted(extremes(rows, rule), key=lambda row: (row.structure != UNSTRUCTURED, row.structure))
+    for row in best:
+        densities = ", ".join(f"{100 * targets[int(number)]:.0f}" for number in row.rounds.split())
         sparsities = [_sparsity(value) for value in (row.sparsity_by_mean, row.sparsity_shown)]
         lines.append([row.structure, f"{densities} %", *sparsities])
     return markdown_table(lines)
@@ -138,13 +138,13 @@ def _sparsity(value: float | None) -> str:
 
 
 def _shared(accuracy: Mapping[tuple[str, str, int, int], float], first: Kind, second: Kind) -> dict[int, list[float]]:
-    """Differences by round, one for each seed that has both."""
-    found: dict[int, list[float]] = {}
+    """Return the differences by round, one for each seed that has both."""
+    shared: dict[int, list[float]] = {}
     for (structure, control, number, seed), value in accuracy.items():
         other = accuracy.get((*second, number, seed))
         if (structure, control) == first and other is not None:
-            found.setdefault(number, []).append(value - other)
-    return found
+            shared.setdefault(number, []).append(value - other)
+    return shared
 
 
 def _compared(differences: Sequence[float], confidence: float) -> str:
@@ -156,18 +156,18 @@ def _compared(differences: Sequence[float], confidence: float) -> str:
     return f"{100 * fmean(differences):+.2f} ± {100 * stdev(differences):.2f}{sign}"
 
 
-def _difference(row: Row | None, asked: float) -> str:
+def _difference(row: Row | None, target: float) -> str:
     if row is None:
         return ""
-    told = f"{100 * row.difference:+.2f}"
+    text = f"{100 * row.difference:+.2f}"
     if row.difference_sd is not None:
-        told += f" ± {100 * row.difference_sd:.2f}"
-    told = f"**{told}**" if row.wins else told
-    return told if abs(row.density - asked) < 0.005 else f"{told} (at {100 * row.density:.1f} %)"
+        text += f" ± {100 * row.difference_sd:.2f}"
+    text = f"**{text}**" if row.wins else text
+    return text if abs(row.density - target) < 0.005 else f"{text} (at {100 * row.density:.1f} %)"
 
 
 def _kinds(rows: Sequence[Row]) -> list[Kind]:
-    """Unstructured first, each ticket before its controls."""
+    """Return the kinds: unstructured first, each ticket before its controls."""
     kinds = {(row.structure, row.control) for row in rows}
     return sorted(kinds, key=lambda kind: (kind[0] != UNSTRUCTURED, kind))
 

@@ -30,7 +30,7 @@ class Record:
     """Jobs, each with the rows that it gave, in one JSON file with the environment at its head."""
 
     def __init__(self, path: Path | None, environment: Mapping[str, Any]) -> None:
-        """Reads what is there.
+        """Read what is there.
 
         Args:
             path: the file; None keeps everything in memory.
@@ -51,17 +51,17 @@ class Record:
             self.jobs = read["jobs"]
 
     def has(self, job: Mapping[str, Any]) -> bool:
-        """Whether a job is done."""
+        """Return whether a job is done."""
         return any(done["job"] == _plain(job) for done in self.jobs)
 
     def add(self, job: Mapping[str, Any], rows: Sequence[Row], seconds: float) -> None:
-        """Adds a job's rows and writes the file."""
+        """Add a job's rows and write the file."""
         self.jobs.append(_plain({"job": job, "seconds": seconds, "rows": rows}))
         if self.path is not None:
             write_json(self.path, {"environment": self.environment, "jobs": self.jobs})
 
     def measure(self, jobs: Iterable[Job]) -> None:
-        """Runs the jobs that are not done yet, one after the other."""
+        """Run the jobs that are not done yet, one after the other."""
         console = Console(stderr=True)
         for job, call in jobs:
             if self.has(job):
@@ -76,7 +76,7 @@ class Record:
 
 
 def open_record(path: Path | None, threads: int | None, **settings: object) -> tuple[Record, str]:
-    """Prepares this process for measuring, and opens the record.
+    """Prepare this process for measuring, and open the record.
 
     Args:
         path: see `Record`.
@@ -94,22 +94,22 @@ def open_record(path: Path | None, threads: int | None, **settings: object) -> t
 
 
 def rows_of(jobs: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The rows of all jobs of a kind, each with the number of its job: a machine's speed drifts between jobs."""
+    """Return the rows of all jobs of a kind, each with the number of its job: a machine's speed drifts between jobs."""
     return [{**row, "job": i} for i, done in enumerate(jobs) if done["job"]["kind"] == kind for row in done["rows"]]
 
 
 def jobs_in(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The jobs of several files."""
+    """Return the jobs of several files."""
     return [job for path in paths for job in read_json(path)["jobs"]]
 
 
 def model_names() -> list[str]:
-    """The networks that the configuration knows."""
+    """Return the names of the networks that the configuration knows."""
     return sorted(path.stem for path in MODELS.glob("*.yaml"))
 
 
 def make_network(name: str, classes: int, channels: int) -> nn.Module:
-    """Makes a network of the configuration, at initial values that are always the same."""
+    """Make a network of the configuration, at initial values that are always the same."""
     dataset = {"classes": classes, "channels": channels}
     torch.manual_seed(0)
     network: nn.Module = instantiate(
@@ -119,10 +119,10 @@ def make_network(name: str, classes: int, channels: int) -> nn.Module:
 
 
 def table_console() -> Console:
-    """A console wide enough for the tables, also where the output is no terminal."""
+    """Return a console wide enough for the tables, also where the output is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 240, soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:
-    """The value as it is read back from JSON."""
+    """Return the value as it is read back from JSON."""
     return json.loads(json.dumps(value))

@@ -1,4 +1,4 @@
-"""Every layer of a network against what executes it in a ticket, at the shapes that it runs at."""
+"""The time of every layer of a network, and of what executes it in a ticket, at the shapes that it runs at."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class LayerMeasurement:
-    """One layer in one form.
+    """The time of one layer in one form.
 
     Attributes:
         layers: names of the layers of this geometry, of which the first was measured.
-        form: of the layer that runs: `channels` (fewer of them), or the fastest of `execute.forms_of`.
+        form: form of the layer that runs: `channels` (fewer of them), or the fastest of `execute.forms_of`.
         variant: name of the structure.
-        density: asked of every prunable layer.
+        density: density of every prunable layer.
         setting: batch size, training, precision.
-        input_shape: of one image at the dense layer.
+        input_shape: shape of one image at the dense layer.
         dense_milliseconds: median of the dense layer.
         milliseconds: median of the form.
-        speedup: their ratio.
-        ideal: ratio of their operations.
-        share: see `share_of_ideal`.
-        difference: to the masked layer's result, relative.
+        speedup: ratio of these two.
+        ideal: ratio of the numbers of operations.
+        share: part of the ideal saving that is reached, see `share_of_ideal`.
+        difference: largest difference to the masked layer's result, relative.
     """
 
     layers: Sequence[str]
@@ -55,7 +55,7 @@ class LayerMeasurement:
 
 @dataclass(frozen=True)
 class _Form:
-    """A layer that can take another's place; `channels` picks its inputs and outputs out of the full layer's."""
+    """A layer that can replace another; `inputs` and `outputs` are its channels among the full layer's."""
 
     module: nn.Module
     inputs: Tensor | None = None
@@ -65,7 +65,7 @@ class _Form:
         return full if self.inputs is None else (len(self.inputs), *full[1:])
 
     def difference(self, masked: nn.Module, full: tuple[int, ...]) -> float:
-        """How far the form is from the masked layer, on images whose missing channels are zero, as they are there."""
+        """Return the difference to the masked layer, on images whose missing channels are zero, as in the network."""
         images = torch.randn(2, *full, generator=torch.Generator().manual_seed(0))
         if self.inputs is not None:
             absent = torch.ones(full[0], dtype=torch.bool)
@@ -87,17 +87,17 @@ def measure_layers(
     only: Sequence[str] = (),
     size: int | None = None,
 ) -> list[LayerMeasurement]:
-    """Times every layer of another geometry against its forms in every ticket, by whichever form is fastest.
+    """Time one layer of every geometry, and its forms in every ticket, of which the fastest counts.
 
     Args:
-        tickets: of the network.
-        variants: by name; those whose tickets have no plan are left out.
-        densities: asked of every prunable layer.
+        tickets: tickets of the network.
+        variants: variants by name; those whose tickets have no plan are left out.
+        densities: densities of every prunable layer.
         setting: batch size, training (forward and backward) and precision.
         effort: how much is measured.
-        device: where to run.
-        only: names of layers; none are all that are prunable.
-        size: of images at every layer, instead of the true one.
+        device: device to measure on.
+        only: names of layers; empty takes all that are prunable.
+        size: height and width of images at every layer, instead of the true ones.
 
     Raises:
         RuntimeError: if a form does not compute what the masked layer does.
@@ -132,18 +132,18 @@ def _measure_layer(
         for density in densities:
             structure = variants[variant].structure
             masked = tickets.masked(structure, density).get_submodule(name)
-            found = _forms(tickets, variants[variant], density, name)
-            if found is None:
+            possible = _forms(tickets, variants[variant], density, name)
+            if possible is None:
                 continue
-            forms[variant, density] = found
-            worst = max((form.difference(masked, shape) for form in found.values()), default=0.0)
+            forms[variant, density] = possible
+            worst = max((form.difference(masked, shape) for form in possible.values()), default=0.0)
             if not worst <= _TOLERANCE:
                 raise RuntimeError(f"{name} as {variant} at density {density} differs by {worst:.1e}")
             differences[variant, density] = worst
     contenders = {
         f"{variant} {density} {form}": (one.module, one.shape(shape))
-        for (variant, density), found in forms.items()
-        for form, one in found.items()
+        for (variant, density), possible in forms.items()
+        for form, one in possible.items()
     }
     timings = time_layers(
         {"dense": (dense, shape), **contenders},
@@ -156,13 +156,13 @@ def _measure_layer(
         effort.limit,
     )
     rows = []
-    for (variant, density), found in forms.items():
-        best = min(found, key=lambda form: timings[f"{variant} {density} {form}"].median, default=None)
+    for (variant, density), possible in forms.items():
+        best = min(possible, key=lambda form: timings[f"{variant} {density} {form}"].median, default=None)
         if best is None:
             continue
         seconds = timings[f"{variant} {density} {best}"].median
         speedup = timings["dense"].median / seconds
-        ideal = operations(dense, shape) / max(1, operations(found[best].module, found[best].shape(shape)))
+        ideal = operations(dense, shape) / max(1, operations(possible[best].module, possible[best].shape(shape)))
         rows.append(
             LayerMeasurement(
                 names,
@@ -183,24 +183,24 @@ def _measure_layer(
 
 
 def operations(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Floating-point operations of a module for one sample of a shape."""
+    """Count the floating-point operations of a module for one sample of a shape."""
     return flops(module, torch.zeros(1, *shape))
 
 
 def _forms(tickets: Tickets, variant: Variant, density: float, name: str) -> dict[str, _Form] | None:
-    """What may run a layer of a ticket: none where it is gone; None where tickets have no plan."""
+    """Return what may run a layer of a ticket: nothing where the layer is gone; None where tickets have no plan."""
     plan = tickets.ticket(variant.structure, density).plan
     masked = tickets.masked(variant.structure, density)
     if isinstance(plan, BlockPlan):
         layer = masked.get_submodule(name)
-        found = forms_of(layer, plan, name) if name in plan.blocks else {}
-        return {form: _Form(module) for form, module in (found or {DENSE_FORM: layer}).items()}
+        possible = forms_of(layer, plan, name) if name in plan.blocks else {}
+        return {form: _Form(module) for form, module in (possible or {DENSE_FORM: layer}).items()}
     shrunk = tickets.whole(variant.structure, density)
     return None if shrunk is None else _smaller(shrunk, masked.get_submodule(name), name)
 
 
 def _smaller(shrunk: Shrunk, masked: nn.Module, name: str) -> dict[str, _Form]:
-    """The layer of fewer channels."""
+    """Return the layer of fewer channels."""
     if f"{name}.weight" not in shrunk.slices.parts:
         return {}
     _, cut = shrunk.slices.parts[f"{name}.weight"]
@@ -212,21 +212,21 @@ def _smaller(shrunk: Shrunk, masked: nn.Module, name: str) -> dict[str, _Form]:
     return {"channels": _Form(shrunk.network.get_submodule(name), inputs, outputs)}
 
 
-# The paper's own protocol of timing, so that its table can be set beside ours.
+# The paper's own protocol of timing, so that its table can be compared with ours.
 
 _SIZE = 127
 
 
 @dataclass(frozen=True)
 class PaperMeasurement:
-    """Time of all convolutions by the paper's protocol.
+    """The time of all convolutions by the paper's protocol.
 
     Attributes:
-        protocol: what it is, in words.
+        protocol: the protocol, in words.
         variant: name of the structure.
-        density: asked of every prunable layer.
+        density: density of every prunable layer.
         dense_milliseconds: sum over the dense network's convolutions.
-        milliseconds: sum over the ticket's.
+        milliseconds: sum over the ticket's convolutions.
         saved: share of the time that is saved.
         ideal_saved: share of the operations that is saved.
     """
@@ -248,24 +248,24 @@ def measure_by_paper(
     batch_size: int = 64,
     device: str = "cpu",
 ) -> list[PaperMeasurement]:
-    """Times convolutions alone, each fed images of 127 x 127, inference in float32 (Chen et al., ICML 2022, section 5).
+    """Time convolutions alone, each with images of 127 x 127, inference in float32 (Chen et al., ICML 2022, section 5).
 
     What a network saves at its true shapes is less: the paper's inputs are larger than any of the CIFAR networks'
     own, and BatchNorm, activations and additions are left out. Ours differs in that cuDNN may use workspace.
 
     Args:
-        tickets: of the network.
-        variants: by name.
-        densities: asked of every prunable layer.
+        tickets: tickets of the network.
+        variants: variants by name.
+        densities: densities of every prunable layer.
         effort: how much is measured.
-        batch_size: 64 in the paper.
-        device: where to run.
+        batch_size: number of images, 64 in the paper.
+        device: device to measure on.
     """
     names = [name for name in tickets.layers if isinstance(tickets.network.get_submodule(name), nn.Conv2d)]
     setting = Setting(batch_size, training=False)
     rows = measure_layers(tickets, variants, densities, setting, effort, device, names, _SIZE)
     protocol = f"convolutions only, {_SIZE}x{_SIZE} inputs, batch {batch_size}, fp32, inference (the paper's)"
-    found = []
+    sums = []
     for variant in variants:
         for density in densities:
             mine = [row for row in rows if (row.variant, row.density) == (variant, density)]
@@ -276,10 +276,10 @@ def measure_by_paper(
             time = sum(min(row.milliseconds, row.dense_milliseconds) * len(row.layers) for row in mine)
             operations = _dense_operations(tickets, mine)
             kept = sum(whole / row.ideal for whole, row in zip(operations, mine, strict=True))
-            found.append(
+            sums.append(
                 PaperMeasurement(protocol, variant, density, dense, time, 1 - time / dense, 1 - kept / sum(operations))
             )
-    return found
+    return sums
 
 
 def _dense_operations(tickets: Tickets, rows: Sequence[LayerMeasurement]) -> list[int]:

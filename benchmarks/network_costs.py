@@ -24,7 +24,7 @@ from lt_lightning.pruning.masks import Masks
 
 
 def saved_bytes(network: nn.Module, images: Tensor) -> int:
-    """Bytes of activations that a forward pass in training keeps for the backward pass, each storage once."""
+    """Return the bytes of activations that a forward pass in training keeps for the backward pass."""
     storages: dict[int, int] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
 
@@ -34,7 +34,7 @@ def saved_bytes(network: nn.Module, images: Tensor) -> int:
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    # Held until counted, so that no address is used twice.
+    # The output lives until all is counted, so that no address is used twice.
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = network(images)
         total = sum(storages.values())
@@ -43,11 +43,11 @@ def saved_bytes(network: nn.Module, images: Tensor) -> int:
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Most bytes that a call holds at once beyond what was there before it.
+    """Return the most bytes that a call has at once beyond what was there before it.
 
-    On CUDA as its allocator counts. On the CPU the tensors that are alive, so that neither another network's memory
-    nor an allocator that keeps what was freed is counted (as it would be in the size of the process); what a kernel
-    takes for itself is not seen, nor what compiled code allocates.
+    On CUDA its allocator counts. On the CPU these are the tensors that are alive, so that neither another network's
+    memory nor an allocator that keeps what was freed is counted (as it would be in the size of the process); what a
+    kernel takes for itself is not seen, nor what compiled code allocates.
 
     >>> peak_bytes(lambda: torch.zeros(1000) + 1)
     8000
@@ -107,7 +107,7 @@ def _address(tensor: Tensor) -> int:
 
 
 def file_bytes(network: nn.Module) -> int:
-    """Bytes of the network's parameters and buffers in a safetensors file.
+    """Return the bytes of the network's parameters and buffers in a safetensors file.
 
     >>> file_bytes(nn.Linear(1000, 1000, bias=False)) - 4 * 1000 * 1000 < 200
     True
@@ -116,7 +116,7 @@ def file_bytes(network: nn.Module) -> int:
 
 
 def share_of_ideal(speedup: float, ideal: float) -> float:
-    """Part of the ideal saving of time that is reached: (1 - 1/speedup) / (1 - 1/ideal); NaN if nothing is to save.
+    """Return the part of the ideal saving that is reached, (1 - 1/speedup) / (1 - 1/ideal); NaN if none is possible.
 
     >>> share_of_ideal(2.0, 4.0)
     0.6666666666666666
@@ -127,11 +127,11 @@ def share_of_ideal(speedup: float, ideal: float) -> float:
 # Energy of a call on an NVIDIA GPU, where its driver counts it (NVML, package `nvidia-ml-py`).
 
 Counter = Callable[[], float]
-"""Joules since some moment."""
+"""Returns the joules since some moment."""
 
 
 def nvml_counter(device: torch.device | str) -> Counter | None:
-    """The energy counter of a CUDA device; None for another device, without the package, or where NVML has none."""
+    """Return the energy counter of a CUDA device; None elsewhere, without the package, or where NVML has none."""
     device = torch.device(device)
     if device.type != "cuda":
         return None
@@ -143,7 +143,7 @@ def nvml_counter(device: torch.device | str) -> Counter | None:
 
 
 def counter_of(nvml: Any, uuid: str) -> Counter | None:
-    """The energy counter of the GPU with this UUID (its index may differ between NVML and CUDA)."""
+    """Return the energy counter of the GPU with this UUID (its index may differ between NVML and CUDA)."""
     try:
         nvml.nvmlInit()
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
@@ -160,14 +160,14 @@ def joules(
     seconds: float = 1.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Joules of one call, the device's idle power included: the mean over at least `seconds` of repeated calls.
+    """Return the joules of one call, idle power included: the mean over at least `seconds` of repeated calls.
 
     Args:
-        call: warm.
-        counter: of the device.
-        wait: returns when the device has done what was submitted.
-        seconds: the counter is refreshed some ten times a second, so less than half a second tells little.
-        clock: seconds.
+        call: function that has run before.
+        counter: counter of the device.
+        wait: function that returns when the device has done what was submitted.
+        seconds: shortest time to measure; the counter is refreshed some ten times a second.
+        clock: function that returns seconds.
     """
     wait()
     start, before, calls = clock(), counter(), 0
@@ -186,23 +186,25 @@ def training_difference(
     images: Tensor,
     setting: Setting,
 ) -> float:
-    """The largest difference of two networks' logits after two training steps, as `relative_difference`.
+    """Return the largest relative difference of two networks' logits after two training steps.
 
     Forward, backward and the optimizer's step have all to agree for the third forward pass to.
 
     Args:
-        masked: the full network, pruned weights zero; both are left as they were.
-        masks: of its weights that training keeps at zero.
-        small: the network that executes the same.
-        small_masks: of its weights.
-        images: of both.
-        setting: precision and memory format; runs eagerly.
+        masked: full network with pruned weights at zero; both are left as they were.
+        masks: masks that its training enforces.
+        small: network that executes the same.
+        small_masks: masks that its training enforces.
+        images: images for both.
+        setting: precision and memory format; the engine is eager.
     """
     logits = []
-    for network, held in ((masked, masks), (small, small_masks)):
+    for network, enforced in ((masked, masks), (small, small_masks)):
         trained = copy.deepcopy(network)
         # Steps large enough for a wrong gradient to be seen.
-        step = network_call(trained, images, replace(setting, engine="eager", training=True), held, learning_rate=0.02)
+        step = network_call(
+            trained, images, replace(setting, engine="eager", training=True), enforced, learning_rate=0.02
+        )
         step()
         step()
         with torch.no_grad(), training_precision(images, setting):

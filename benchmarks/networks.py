@@ -1,4 +1,4 @@
-"""What structure is worth: a network's tickets against the dense network, in turn in one process."""
+"""The time and memory of a network's tickets and of the dense network, measured in turn in one process."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ _TOLERANCE = {False: 1e-3, True: 0.25}  # with rounded products: bfloat16 gives 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One variant of a network in one setting.
+    """What one variant of a network costs in one setting.
 
     Attributes:
-        variant: `dense`, or of `variants.VARIANTS`.
-        density: asked of every prunable layer; 1 for `dense`.
+        variant: `dense`, or a name of `variants.VARIANTS`.
+        density: density of every prunable layer; 1 for `dense`.
         setting: see `Setting`.
         milliseconds: median of one call.
         p5: 5th percentile, milliseconds.
         p95: 95th percentile, milliseconds.
-        samples: turns taken.
+        samples: number of turns.
         speedup: median of dense over this one's, both in this engine and memory format.
         ideal: operations of dense over those of the ticket's plan; 1 where it has none (`masked`).
         share: part of the ideal saving of time that is reached, see `share_of_ideal`.
-        flops: of one forward pass of the batch, in the network that runs.
-        parameters: of the network that runs.
-        file_megabytes: as safetensors.
+        flops: operations of one forward pass of the batch, in the network that runs.
+        parameters: number of parameters of the network that runs.
+        file_megabytes: size of the network as safetensors.
         saved_megabytes: activations that are kept for the backward pass; NaN for inference.
-        peak_megabytes: see `cost.peak_bytes`; NaN where it cannot be seen.
-        joules: of one call; NaN where no counter is.
-        difference: to the masked network: of the logits (inference), or of those after two training steps, and of
-            the first loss of a compiled step; relative.
+        peak_megabytes: most memory that a call takes, see `peak_bytes`; NaN where it cannot be seen.
+        joules: energy of one call; NaN where there is no counter.
+        difference: relative difference to the masked network: of the logits (inference), or of those after two
+            training steps, and of the first loss of a compiled step.
         left_dense: layers of the plan that run whole, since that was measured faster.
     """
 
@@ -80,7 +80,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class _Contender:
-    """A network in the contest, and what it is compared with."""
+    """A network that is measured, and what it is compared with."""
 
     variant: str
     density: float
@@ -100,19 +100,19 @@ def measure_networks(
     layouts: Sequence[bool] = (True,),
     device: str = "cpu",
 ) -> list[Measurement]:
-    """Times the dense network and every variant at every density, in every engine and memory format, all in turn.
+    """Measure the dense network and every variant at every density, in every engine and memory format, in turn.
 
     `masked` is measured at the lowest density alone, as its time does not depend on it.
 
     Args:
-        tickets: of the network.
-        variants: by name.
-        densities: asked of every prunable layer.
-        setting: batch size, training and precision; its engine and memory format are those of the next two.
+        tickets: tickets of the network.
+        variants: variants by name.
+        densities: densities of every prunable layer.
+        setting: batch size, training and precision; `engines` and `layouts` replace its engine and memory format.
         effort: how much is measured.
-        engines: see `Setting`.
-        layouts: whether in channels_last.
-        device: where to run.
+        engines: engines, see `Setting`.
+        layouts: memory formats, True for channels_last.
+        device: device to measure on.
 
     Raises:
         RuntimeError: if a network does not compute what the masked one does.
@@ -181,14 +181,14 @@ def _contenders(
 
 
 def _fits_dense(setting: Setting) -> bool:
-    """Whether the dense network can be measured: ONNX Runtime is for inference in float32."""
+    """Return whether the dense network can be measured: ONNX Runtime is for inference in float32."""
     return setting.engine != "onnx" or not (setting.training or setting.bfloat16)
 
 
 def _checked_call(
     one: _Contender, setting: Setting, tickets: Tickets, device: str
 ) -> tuple[Callable[[], object], float]:
-    """The function to be timed, run once, and how far its result is from the masked network's."""
+    """Return the function to be timed, which has run once, and its result's difference to the masked network's."""
     images = random_images(setting, tuple(tickets.example.shape[1:]), device)
     call: Callable[[], object]
     if setting.engine == "onnx":
@@ -217,7 +217,7 @@ def _copied_call(executed: Executed, images: Tensor, setting: Setting) -> Callab
 
 
 def _inference_difference(one: _Contender, logits: Tensor, images: Tensor) -> float:
-    """In evaluation mode images do not depend on each other, so the first ones are enough, in float32."""
+    """Compare the first images alone, in float32: in evaluation mode they do not depend on each other."""
     masked = copy.deepcopy(one.masked.network).to(images.device).eval()
     with torch.inference_mode():
         expected = masked(images[:_COMPARED].float())
@@ -231,7 +231,7 @@ def _training_difference(one: _Contender, images: Tensor, setting: Setting) -> f
 
 
 def _saved_megabytes(network: nn.Module, setting: Setting, tickets: Tickets, device: str) -> float:
-    """Of the batch, from those of two and of three images: all but BatchNorm's statistics grows with the images."""
+    """Return the saved megabytes of the batch from those of two and three images: all but statistics grows alike."""
     if not setting.training:
         return nan
     trained = copy.deepcopy(network).train()
@@ -242,17 +242,17 @@ def _saved_megabytes(network: nn.Module, setting: Setting, tickets: Tickets, dev
 
 
 def onnx_call(network: nn.Module | bytes | Path, inputs: Tensor, threads: int) -> Callable[[], object]:
-    """A function that runs a network on ONNX Runtime's CPU provider.
+    """Return a function that runs a network on ONNX Runtime's CPU provider.
 
-    The network is exported and the session made here, once; what is timed is the run.
+    The network is exported and the session made here, once; only the run is timed.
 
     Args:
-        network: to export, in evaluation mode; or an ONNX file of ours, or its content. It is left as it was.
+        network: network to export in evaluation mode, an ONNX file of ours, or its content. It is left as it was.
         inputs: a batch of images.
-        threads: of a single operator.
+        threads: number of threads of a single operator.
 
     Returns:
-        a call that gives the outputs, a list of one numpy array.
+        A function that returns the outputs, a list of one numpy array.
 
     Raises:
         ImportError: without the extra `export`.

@@ -1,4 +1,4 @@
-"""The same masks by other means, to be measured beside ours: Torch-Pruning's networks, PyTorch's sparse weights."""
+"""The same masks executed by others: Torch-Pruning's networks, PyTorch's sparse weights."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _SQUARE = 16
 class SquareBlocks:
     """Keeps the squares of a weight matrix (filters x inputs and kernel positions) with the largest magnitudes.
 
-    What PyTorch's block-sparse weights need. As many squares as the round's mask has weights for; a layer that does
-    not divide into squares keeps its mask as it is.
+    PyTorch's block-sparse weights need such masks. There are as many squares as the round's mask has weights for; a
+    layer that does not divide into squares keeps its mask.
 
     Attributes:
-        size: rows and columns of a square.
+        size: number of rows and of columns of a square.
     """
 
     size: int = _SQUARE
     needs_gradients: bool = False
 
     def check(self, network: nn.Module, example: Tensor) -> None:
-        """Any network will do."""
+        """Accept any network."""
 
     def __call__(self, given: StructureInput) -> StructureResult:
         unstructured = Unstructured()(given)
@@ -61,7 +61,7 @@ class SparseConv2d(nn.Module):
     bias: Tensor | None
 
     def __init__(self, conv: nn.Conv2d, layout: torch.layout) -> None:
-        """Takes the convolution (groups=1, padded with zeros) and the layout, `torch.sparse_csr` or `sparse_bsr`."""
+        """Take the convolution (groups=1, padded with zeros) and the layout, `torch.sparse_csr` or `sparse_bsr`."""
         super().__init__()
         assert conv.groups == 1
         assert isinstance(conv.padding, tuple)
@@ -72,7 +72,7 @@ class SparseConv2d(nn.Module):
             sparse = matrix.to_sparse(
                 layout=layout, blocksize=None if layout == torch.sparse_csr else (_SQUARE, _SQUARE)
             )
-        # The parts: a sparse tensor can be neither copied with its module nor saved.
+        # A sparse tensor can be neither copied with its module nor saved: keep its parts.
         self.register_buffer("rows", sparse.crow_indices())
         self.register_buffer("columns", sparse.col_indices())
         self.register_buffer("values", sparse.values())
@@ -80,7 +80,7 @@ class SparseConv2d(nn.Module):
         self.windows = (conv.kernel_size, conv.dilation, conv.padding, conv.stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) to (n, filters, oh, ow)."""
+        """Map (n, c, h, w) to (n, filters, oh, ow)."""
         sizes = [
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for size, kernel, dilation, padding, stride in zip(x.shape[2:], *self.windows, strict=True)
@@ -94,11 +94,11 @@ class SparseConv2d(nn.Module):
 
 
 def with_sparse_weights(network: nn.Module, masks: Masks, layout: torch.layout) -> nn.Module:
-    """The masked network with every pruned convolution's weight sparse; what cannot be (grouped, odd) stays dense.
+    """Return the masked network with sparse weights in every pruned convolution that can have them.
 
     Args:
-        network: pruned weights zero; it is left as it was.
-        masks: of the weights that are pruned.
+        network: network with pruned weights at zero; it is left as it was.
+        masks: masks of the weights that are pruned.
         layout: `torch.sparse_csr` or `torch.sparse_bsr` (squares as in `SquareBlocks`).
     """
     sparse = copy.deepcopy(network)
@@ -115,10 +115,10 @@ def _divides(conv: nn.Conv2d, layout: torch.layout) -> bool:
 
 
 def prune_by_torch_pruning(network: nn.Module, plan: ChannelPlan, example: Tensor) -> nn.Module:
-    """Torch-Pruning's network with the same channels, its dependency graph finding what is coupled.
+    """Return Torch-Pruning's network with the same channels; its dependency graph finds what is coupled.
 
     Args:
-        network: the full one; it is left as it was.
+        network: the full network; it is left as it was.
         plan: channels to keep; those of coupled layers must agree (coupling `stream` or `inner`).
         example: an image.
 

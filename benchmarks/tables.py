@@ -1,4 +1,4 @@
-"""What a benchmark measured, as tables for the terminal."""
+"""Tables for the terminal of what a benchmark measured."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ _SAME = ("job", "network", "image", "batch_size", "training", "bfloat16")
 
 
 def summarised(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row for every variant at every density of a job, by the better of the engines and memory formats of PyTorch.
+    """Return one row for every variant at every density of a job, in its best engine and memory format of PyTorch.
 
-    Only what was measured in turn, in one job, is compared.
-
-    Its `speedup` is that of the better one over the better one of dense, `onnx` that of ONNX Runtime over ONNX
-    Runtime's dense; `milliseconds` has the median of each; `peak_megabytes` is seen in eager mode only (on the CPU).
-    The rest is of the better one.
+    Only what was measured in turn, in one job, is compared. `speedup` compares the best ones of the variant and of
+    dense, `onnx` those of ONNX Runtime; `milliseconds` has the median of each engine and format; `peak_megabytes` is
+    seen in eager mode only (on the CPU). Everything else is that of the best one.
     """
     contests: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -59,14 +57,14 @@ def _best(rows: Sequence[Row]) -> Row:
 
 
 def _name(row: Row) -> str:
-    """Engine, and the memory format where it is not the usual one."""
+    """Return the engine, and the memory format where it is not the usual one."""
     setting = row["setting"]
     plain = setting["channels_last"] or setting["engine"] == "onnx"
     return str(setting["engine"]) + ("" if plain else " nchw")
 
 
 def slower_than_dense(rows: Sequence[Row]) -> list[str]:
-    """The tickets whose better form is slower than the better form of dense, in words."""
+    """Return the tickets whose best time is longer than that of dense, in words."""
     return [
         f"{row['network']} {row['variant']} at {row['density']:g}, {_setting(row)}: {row['speedup']:.3f} x"
         for row in summarised(rows)
@@ -75,12 +73,14 @@ def slower_than_dense(rows: Sequence[Row]) -> list[str]:
 
 
 def network_table(rows: Sequence[Row]) -> Table:
-    """Whole networks."""
+    """Make the table of whole networks."""
     summaries = summarised(rows)
     ways = list(dict.fromkeys(way for row in summaries for way in row["milliseconds"]))
     heads = ["network", "setting", "variant", "density", *(f"{way} ms" for way in ways), "x", "ideal", "x/ideal",
              "share", "ONNX x", "Mparam", "file MB", "peak MB", "difference", "left dense"]  # fmt: skip
-    table = terminal_table("Whole networks: x = times faster than dense, each in its better form", heads, left=3)
+    table = terminal_table(
+        "Whole networks: x = times faster than dense, each in its best engine and format", heads, left=3
+    )
     before = None
     for row in summaries:
         setting = (row["network"], _setting(row))
@@ -108,7 +108,7 @@ def network_table(rows: Sequence[Row]) -> Table:
 
 
 def layer_table(rows: Sequence[Row]) -> Table:
-    """Single layers."""
+    """Make the table of single layers."""
     heads = ["network", "layer", "input", "setting", "variant", "density", "form", "dense ms", "ms", "x", "ideal",
              "share", "difference"]  # fmt: skip
     table = terminal_table("Layers at their true shapes", heads, left=5)
@@ -133,7 +133,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
 
 
 def paper_table(rows: Sequence[Row]) -> Table:
-    """The paper's protocol."""
+    """Make the table of the paper's protocol."""
     title = "; ".join(dict.fromkeys(row["protocol"] for row in rows))
     heads = ["network", "variant", "density", "dense ms", "ms", "time saved", "operations saved"]
     table = terminal_table(title, heads, left=2)

@@ -1,4 +1,4 @@
-"""What is measured against the dense network: tickets, and what else could run their masks."""
+"""What is compared with the dense network: tickets, and what others make of their masks."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        samples: turns, of which the median counts.
-        slot: seconds of a turn's calls of one function, at least.
-        limit: seconds of one setting's turns, after which no further turn begins (three are taken at least).
+        samples: number of turns, of which the median counts.
+        slot: shortest time of a turn's calls of one function, in seconds.
+        limit: seconds after which no further turn of a setting begins (there are three at least).
     """
 
     samples: int = 7
@@ -43,8 +43,8 @@ class Executed:
     """A network that computes what a ticket's masked network does.
 
     Attributes:
-        network: that runs.
-        masks: of its weights that training keeps at zero.
+        network: the network that runs.
+        masks: masks that training enforces.
         left_dense: layers of the ticket's plan that it computes whole, since that was measured faster.
     """
 
@@ -56,7 +56,7 @@ class Executed:
 class Tickets:
     """A network at random weights and its tickets: every prunable layer pruned to the density by magnitude.
 
-    What is measured is time, and that depends on shapes alone.
+    Only time is measured, which depends on shapes alone.
 
     Attributes:
         network: the dense one.
@@ -64,7 +64,7 @@ class Tickets:
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
-        """Takes the network and the shape of an image."""
+        """Take the network and the shape of an image."""
         self.network = network.eval()
         self.example = torch.zeros(1, *shape)
         self.traced = TracedNetwork(network, self.example)
@@ -73,7 +73,7 @@ class Tickets:
         self._whole: dict[tuple[Structure, float], Shrunk | None] = {}
 
     def ticket(self, structure: Structure, density: float) -> StructureResult:
-        """A structure's ticket, made once."""
+        """Return a structure's ticket, which is made once."""
         key = (structure, density)
         if key not in self._tickets:
             weights = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
@@ -83,13 +83,13 @@ class Tickets:
         return self._tickets[key]
 
     def masked(self, structure: Structure, density: float) -> nn.Module:
-        """The full network with the ticket's pruned weights at zero."""
+        """Return the full network with the ticket's pruned weights at zero."""
         network = copy.deepcopy(self.network)
         EnforcedMasks(network, self.ticket(structure, density).masks).zero_weights()
         return network
 
     def whole(self, structure: Structure, density: float) -> Shrunk | None:
-        """The network in which everything runs as the ticket's plan says, be it faster or not; made once."""
+        """Return the network in which everything runs as the ticket's plan says, faster or not; made once."""
         key, ticket = (structure, density), self.ticket(structure, density)
         if key not in self._whole:
             self._whole[key] = execute(self.masked(structure, density), ticket.plan, ticket.masks, self.example)
@@ -105,10 +105,10 @@ class Variant:
     """A structure and what executes its tickets.
 
     Attributes:
-        structure: that makes the tickets.
-        execute: makes the network that runs.
+        structure: structure that makes the tickets.
+        execute: function that makes the network that runs.
         trains: whether that network can train.
-        exports: whether ONNX Runtime is to run it, too.
+        exports: whether ONNX Runtime runs it, too.
     """
 
     structure: Structure
@@ -117,19 +117,19 @@ class Variant:
     exports: bool = False
 
     def fits(self, setting: Setting) -> bool:
-        """Whether the variant can be measured in this setting."""
+        """Return whether the variant can be measured in this setting."""
         if setting.engine == "onnx":
             return self.exports and not setting.training and not setting.bfloat16
         return self.trains or not (setting.training or setting.bfloat16 or setting.engine == "compile")
 
 
 def as_masked(network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str) -> Executed:
-    """Zeros are multiplied like any number: what most lottery ticket code runs."""
+    """Multiply zeros like any number, as most lottery ticket code does."""
     return Executed(network, ticket.masks)
 
 
 def as_planned(network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str) -> Executed:
-    """What this package executes: each layer in the form that is measured fastest in this setting."""
+    """Make the network of this package, each layer in the form that is measured fastest in this setting."""
     how = (setting.batch_size, setting.training, device)
     shrunk = execute(network, ticket.plan, ticket.masks, example, *how, bfloat16=setting.bfloat16)
     if shrunk is None:
@@ -141,16 +141,16 @@ def as_planned(network: nn.Module, ticket: StructureResult, example: Tensor, set
 def by_torch_pruning(
     network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str
 ) -> Executed:
-    """Torch-Pruning's network with the channels of a refill ticket."""
+    """Make Torch-Pruning's network with the channels of a refill ticket."""
     assert isinstance(ticket.plan, ChannelPlan)
     return Executed(prune_by_torch_pruning(network, ticket.plan, example))
 
 
 def _sparse(layout: torch.layout) -> Execute:
-    def run(network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str) -> Executed:
+    def make(network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str) -> Executed:
         return Executed(with_sparse_weights(network, ticket.masks, layout))
 
-    return run
+    return make
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -164,13 +164,13 @@ VARIANTS: Mapping[str, Variant] = {
     "csr": Variant(Unstructured(), _sparse(torch.sparse_csr), trains=False),
     "bsr": Variant(SquareBlocks(), _sparse(torch.sparse_bsr), trains=False),
 }
-"""By name. The last three are peers; `csr` and `bsr` run in inference only, in float32, without compilation."""
+"""The variants by name. The last three are peers; `csr` and `bsr` run in inference only, in float32, uncompiled."""
 PEERS = ("torch_pruning", "csr", "bsr")
 TICKETS = tuple(name for name in VARIANTS if name not in (*PEERS, "masked"))
 
 
 def with_round_to(variant: Variant, round_to: int) -> Variant:
-    """The variant with channel counts rounded up to a multiple, where its structure rounds."""
+    """Return the variant with channel counts rounded up to a multiple, where its structure rounds."""
     structure = variant.structure
     if isinstance(structure, Refill) or (isinstance(structure, Regroup) and structure.columns == "input_channel"):
         return replace(variant, structure=replace(structure, round_to=round_to))

@@ -1,9 +1,10 @@
-"""`python -m benchmarks.training` times training, rounds and searches. Everything that is compared is run in turn.
+"""`python -m benchmarks.training` times training, rounds and searches. Everything that is compared runs in turn.
 
-Steps: everyone trains the same network on the same batches from the same values, and losses that have to agree are
-compared. bare: a loop by hand on data on the device; dense, pruned: our trainer without and with LotteryTicketPruning;
-model_pruning, prune_hooks: Lightning's and PyTorch's own, with the same masks; pictures: PIL, DataLoader, float32 as
-in research code; loading: our data alone. Images are random, unless --data names a folder with CIFAR-10.
+Steps: all contenders train the same network on the same batches from the same values, and losses that have to agree
+are compared. bare is a loop by hand on data on the device; dense and pruned are our trainer without and with
+LotteryTicketPruning; model_pruning and prune_hooks are Lightning's and PyTorch's own pruning with the same masks;
+pictures is a pipeline of PIL, DataLoader and float32 as in research code; loading is our data alone. Images are random,
+unless --data names a folder with CIFAR-10.
 Limit: the bare step's operations and bytes against the machine's rates, which are measured in turn with it.
 """
 
@@ -67,7 +68,7 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 
 def show(jobs: Sequence[Mapping[str, Any]]) -> None:
-    """Prints the tables, and what was measured against each limit."""
+    """Print the tables, and whether each limit is kept."""
     console = table_console()
     rows = {kind: rows_of(jobs, kind) for kind in KINDS}
     for kind, table in training_tables().items():
@@ -85,22 +86,27 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     models = model_names()
     add("--network", nargs="+", choices=models, default=["resnet18", "resnet20"], metavar="NAME",
-        help=f"of conf/model: {', '.join(models)} (resnet18 resnet20)")  # fmt: skip
-    add("--kind", nargs="+", choices=KINDS, default=list(KINDS), help=f"what is measured ({' '.join(KINDS)})")
+        help=f"networks of conf/model: {', '.join(models)} (resnet18 resnet20)")  # fmt: skip
+    add("--kind", nargs="+", choices=KINDS, default=list(KINDS), help=f"kinds of measurement ({' '.join(KINDS)})")
     add("--contender", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME",
-        help=f"of the steps: {', '.join(CONTENDERS)} (all)")  # fmt: skip
-    add("--batch", nargs="+", type=int, default=[128], help="images of a step (128)")
+        help=f"contenders of the steps: {', '.join(CONTENDERS)} (all)")  # fmt: skip
+    add("--batch", nargs="+", type=int, default=[128], help="batch sizes (128)")
     add("--size", type=int, default=32, help="height and width of an image (32)")
-    add("--density", type=float, default=0.25, help="of the masks (0.25)")
+    add("--density", type=float, default=0.25, help="density of the masks (0.25)")
     add("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
     add("--engine", nargs="+", choices=["eager", "compile", "graphs"], default=["eager"],
         help="graphs: compiled, with CUDA graphs (eager)")  # fmt: skip
     add("--layout", nargs="+", choices=["channels_last", "contiguous"], default=["channels_last"])
-    add("--samples", type=int, default=9, help="turns, of which the median counts; steps, for the overhead (9)")
-    add("--steps", type=int, help="of a turn (1; on CUDA 10, so that it can work ahead)")
+    add(
+        "--samples",
+        type=int,
+        default=9,
+        help="number of turns, of which the median counts; for the overhead, of steps (9)",
+    )
+    add("--steps", type=int, help="number of steps of a turn (1; on CUDA 10, so that it can work ahead)")
     add("--limit", type=float, default=100, help="seconds after which the steps take no further turn (100)")
     add("--data", type=Path, help="folder of data sets with CIFAR-10, instead of random images")
-    add("--threads", type=int, help="of the CPU (one a core)")
+    add("--threads", type=int, help="threads of the CPU (one a core)")
     add("--tickets", type=Path, metavar="FILE",
         help="file of `python -m benchmarks` with tickets' steps, for the cost of a search")  # fmt: skip
     add("--output", type=Path, help="JSON file, written after every job and continued if it is there")
@@ -124,8 +130,8 @@ def _jobs(name: str, network: nn.Module, options: argparse.Namespace, device: st
 
         def steps(setting: Setting = setting, what: dict[str, Any] = what) -> list[dict[str, Any]]:
             task = _task(network, setting, steps_for(options.samples, repeats), options)
-            told = contest(task, options.contender, options.samples, repeats, options.limit)
-            return [{**what, **asdict(step)} for step in told]
+            measured = contest(task, options.contender, options.samples, repeats, options.limit)
+            return [{**what, **asdict(step)} for step in measured]
 
         yield job, steps
     for setting in settings if "limit" in options.kind else ():
@@ -168,7 +174,7 @@ def _task(network: nn.Module, setting: Setting, steps: int, options: argparse.Na
 
 
 def _search(name: str, setting: Setting, tickets: Path, record: Record) -> list[dict[str, Any]]:
-    """The cost of the paper's search at measured speeds; in hours, the paper's with a pipeline of pictures."""
+    """Return the cost of the paper's search at measured speeds; in hours, the paper's with a pipeline of pictures."""
     measured = shares_of(read_json(tickets)["jobs"], name, setting)
     steps = {
         row["contender"]: row["milliseconds"] for row in rows_of(record.jobs, "steps") if _is_of(row, name, setting)
@@ -197,15 +203,15 @@ def shares_of(jobs: Sequence[Mapping[str, Any]], name: str, setting: Setting) ->
     """
     shares: dict[str, dict[float, float]] = {structure: {} for structure in STRUCTURES}
     for job in jobs:
-        asked = job["job"]
-        if asked["kind"] != "networks" or not asked["training"] or asked["batch_size"] != setting.batch_size:
+        what = job["job"]
+        if what["kind"] != "networks" or not what["training"] or what["batch_size"] != setting.batch_size:
             continue
         for row in job["rows"]:
             how = row["setting"]
             same = (row["network"], how["bfloat16"], how["engine"]) == (name, setting.bfloat16, setting.engine)
             if same and how["channels_last"] == setting.channels_last and row["variant"] in shares:
                 shares[row["variant"]].setdefault(row["density"], 1 / row["speedup"])
-    if missing := [structure for structure, found in shares.items() if not found]:
+    if missing := [structure for structure, known in shares.items() if not known]:
         raise ValueError(
             f"--tickets has no training step of {name} with {missing[0]} at batch {setting.batch_size}: "
             "measure it with `python -m benchmarks`, or leave out --kind search"

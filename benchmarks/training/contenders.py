@@ -1,4 +1,4 @@
-"""Who trains the same task: a bare loop, our trainer with and without pruning, peers, the paper's kind of pipeline."""
+"""The trainers of one task: a bare loop, ours with and without pruning, peers, the paper's kind of pipeline."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from lt_lightning.training.classifier import ImageClassifier
 from lt_lightning.training.schedules import Constant
 
 Pause = Callable[[], None]
-"""Called by a training before each of its steps: returns when it is its turn again."""
+"""A training calls it before each of its steps; it returns when it is the training's turn again."""
 
 
 @dataclass
 class Run:
-    """One training of a task: what it does, and the losses of its steps, as tensors that nobody has waited for."""
+    """One training of a task: the function that trains, and the losses of its steps, as tensors not yet read."""
 
     task: Task
     train: Callable[[Run, Pause], None]
     losses: list[Tensor] = field(default_factory=list)
 
     def __call__(self, pause: Pause) -> None:
-        """Trains; pauses before every step that counts."""
+        """Train, and pause before every step that counts."""
         self.train(self, pause)
 
     def values(self) -> list[float]:
-        """The losses of the steps that counted, so far."""
+        """Return the losses of the steps that counted so far."""
         return [float(loss) for loss in self.losses]
 
 
 def bare(run: Run, pause: Pause) -> None:
-    """A loop by hand on batches that lie on the device, augmented: the floor."""
+    """Train by a loop by hand on augmented batches that lie on the device: nothing can be faster."""
     task, setting = run.task, run.task.setting
     data = task.data()
     epochs = [
@@ -66,14 +66,14 @@ def bare(run: Run, pause: Pause) -> None:
 
 
 def sgd(network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of the loop by hand."""
+    """Make the optimizer of the loop by hand."""
     return torch.optim.SGD(network.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def training_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, setting: Setting
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """A step of the loop by hand: from images and labels to the loss."""
+    """Return a step of the loop by hand: from images and labels to the loss."""
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         optimizer.zero_grad()
@@ -87,21 +87,21 @@ def training_step(
 
 
 def loading(run: Run, pause: Pause) -> None:
-    """Nothing but our batches: order, augmentation, normalisation."""
+    """Make our batches alone: order, augmentation, normalisation."""
     for _ in run.task.data().loader(1):
         pause()
 
 
 def dense(run: Run, pause: Pause) -> None:
-    """Our trainer on data in memory, nothing pruned."""
+    """Train by our trainer on data in memory, without pruning."""
     _fit(run, pause, ())
 
 
 def pruned(run: Run, pause: Pause) -> None:
-    """The same in the first round of `LotteryTicketPruning`.
+    """Train by our trainer in the first round of `LotteryTicketPruning`.
 
     Raises:
-        RuntimeError: if the callback found other masks than the task's.
+        RuntimeError: if the callback has other masks than the task.
     """
     with tempfile.TemporaryDirectory() as folder:
         lottery = lottery_of(run.task, folder)
@@ -109,7 +109,7 @@ def pruned(run: Run, pause: Pause) -> None:
 
 
 def with_model_pruning(run: Run, pause: Pause) -> None:
-    """The same with Lightning's `ModelPruning` instead, which prunes after epoch 0."""
+    """Train by our trainer with Lightning's `ModelPruning`, which prunes after epoch 0."""
     network = _compiled(run.task)
     parameters = [_located(network, name) for name in run.task.masks]
     mask = torch.cat([mask.flatten() for mask in run.task.masks.values()]).to(run.task.setting.device)
@@ -130,7 +130,7 @@ def with_model_pruning(run: Run, pause: Pause) -> None:
 
 
 def with_prune_hooks(run: Run, pause: Pause) -> None:
-    """The same with the hooks of `torch.nn.utils.prune`."""
+    """Train by our trainer with the hooks of `torch.nn.utils.prune`."""
     network = _compiled(run.task)
     for name, mask in run.task.masks.items():
         module, parameter = _located(network, name)
@@ -139,10 +139,10 @@ def with_prune_hooks(run: Run, pause: Pause) -> None:
 
 
 def by_pictures(run: Run, pause: Pause) -> None:
-    """As research code does it, the paper's too: PIL pictures, `DataLoader`, float32, contiguous, figures every step.
+    """Train as research code does, the paper's too: PIL pictures, `DataLoader`, contiguous float32, figures every step.
 
     The pictures are decoded and augmented by worker processes on CUDA. On a CPU they would take turns with the
-    training, so it is done in between.
+    training, so the training process does it.
     """
     task, device = run.task, torch.device(run.task.setting.device)
     pictures = Pictures(task.images, task.labels)
@@ -176,20 +176,20 @@ CONTENDERS: Mapping[str, Callable[[Run, Pause], None]] = {
 }
 
 SAME_AS: Mapping[str, str] = {"dense": "bare", "model_pruning": "pruned", "prune_hooks": "pruned"}
-"""Who has to have the losses of whom."""
+"""The contender whose losses another one must have."""
 
 
 def _fit(run: Run, pause: Pause, callbacks: Sequence[pl.Callback], network: nn.Module | None = None) -> None:
-    """Trains by our classifier, in a trainer that has nothing but these callbacks."""
+    """Train our classifier in a trainer that has only these callbacks."""
     classifier = classifier_of(run.task, network)
     own: list[pl.Callback] = [_Steps(run, pause)]
     if not any(isinstance(callback, LotteryTicketPruning) for callback in callbacks):
-        own.append(_GoBack(run.task.network.state_dict()))  # what the lottery does by itself
+        own.append(_GoBack(run.task.network.state_dict()))  # the lottery does so itself
     trainer_of(run.task, [*callbacks, *own]).fit(classifier, run.task.data())
 
 
 def classifier_of(task: Task, network: nn.Module | None = None) -> ImageClassifier:
-    """A task's network, or one made of it, in our classifier."""
+    """Return our classifier of a task's network, or of one made from it."""
     classifier = ImageClassifier(
         _compiled(task) if network is None else network, CLASSES, LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY,
         schedule=Constant(), channels_last=task.setting.channels_last,
@@ -199,7 +199,7 @@ def classifier_of(task: Task, network: nn.Module | None = None) -> ImageClassifi
 
 
 def trainer_of(task: Task, callbacks: list[pl.Callback], **options: Any) -> pl.Trainer:
-    """A trainer for a task's two epochs; a lottery has them as two rounds."""
+    """Return a trainer for a task's two epochs, which are two rounds for `LotteryTicketPruning`."""
     rounds = any(isinstance(callback, LotteryTicketPruning) for callback in callbacks)
     quiet: dict[str, Any] = {
         "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -217,7 +217,7 @@ def trainer_of(task: Task, callbacks: list[pl.Callback], **options: Any) -> pl.T
 
 
 def lottery_of(task: Task, folder: str) -> LotteryTicketPruning:
-    """The dense network for epoch 0, then a round with the task's masks."""
+    """Return the callback that trains the dense network in epoch 0, then a round with the task's masks."""
     return LotteryTicketPruning(
         1, folder, density=task.density, scope="layer", scores_from="rewound", rewind=0, monitor=None
     )
@@ -263,7 +263,7 @@ class _GoBack(pl.Callback):
 
 
 class _SameMasks(pl.Callback):
-    """Sees that the lottery prunes what everyone prunes."""
+    """Checks that the lottery has the masks that the other contenders have."""
 
     def __init__(self, lottery: LotteryTicketPruning, masks: Masks) -> None:
         self._lottery = lottery
@@ -273,11 +273,11 @@ class _SameMasks(pl.Callback):
         if trainer.current_epoch == 1:
             ours, enforced = self._masks, self._lottery.enforced_masks
             if ours.keys() != enforced.keys() or any(not torch.equal(ours[name], enforced[name]) for name in ours):
-                raise RuntimeError("the lottery holds other masks than the task has")
+                raise RuntimeError("the lottery has other masks than the task")
 
 
 class _FlatForPeer(pl.Callback):
-    """`ModelPruning` cannot flatten weights in channels_last: it finds them contiguous when it prunes."""
+    """Makes weights contiguous for `ModelPruning`, which cannot flatten them in channels_last."""
 
     def __init__(self, usual: torch.memory_format) -> None:
         self._usual = usual
@@ -297,11 +297,11 @@ class _FlatForPeer(pl.Callback):
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Pads by zeros, crops and mirrors each picture at random, and normalises it.
+    """Pads each picture by zeros, crops and mirrors it at random, and normalises it.
 
     Args:
-        images: (N, 3, H, W) uint8.
-        labels: (N,) int64.
+        images: images (N, 3, H, W) uint8.
+        labels: labels (N,) int64.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -318,7 +318,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
 
 
 def cropped(picture: Image.Image, top: int, left: int, mirrored: bool, pad: int = 4) -> Image.Image:
-    """A window of the picture's size, cut at a place of the padded picture."""
+    """Cut a window of the picture's size out of the padded picture."""
     padded = Image.new(picture.mode, (picture.width + 2 * pad, picture.height + 2 * pad))
     padded.paste(picture, (pad, pad))
     window = padded.crop((left, top, left + picture.width, top + picture.height))
@@ -326,6 +326,6 @@ def cropped(picture: Image.Image, top: int, left: int, mirrored: bool, pad: int 
 
 
 def as_tensor(picture: Image.Image) -> Tensor:
-    """(3, H, W), float32, normalised as CIFAR-10."""
+    """Return a picture as (3, H, W) float32, normalised as CIFAR-10."""
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
     return (pixels - torch.tensor(Cifar10.mean)[:, None, None]) / torch.tensor(Cifar10.std)[:, None, None]

@@ -1,4 +1,4 @@
-"""A step of training by everyone in turn: times, losses compared, waits for the device counted."""
+"""The time of a training step of all contenders in turn; their losses are compared, waits for the device counted."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ WAITS = frozenset(
 
 @dataclass(frozen=True)
 class Step:
-    """One contender's step.
+    """The step of one contender.
 
     Attributes:
-        contender: of `CONTENDERS`.
+        contender: name of `CONTENDERS`.
         milliseconds: median of a step.
         p5: 5th percentile, milliseconds.
         p95: 95th percentile, milliseconds.
-        samples: turns taken.
+        samples: number of turns.
         to_bare: median over that of `bare`; None without it.
         to_dense: median over that of `dense`; None without it.
-        compared: whose losses it has to have; empty where the arithmetic or the images are others.
-        difference: the largest of a step's loss to that one's, relative; None if there is none.
-        losses: of the first steps.
-        waits: for the device, in a step (reading a value counts on a CPU, too); None if it was not looked at.
+        compared: contender whose losses it must have; empty where the arithmetic or the images differ.
+        difference: largest relative difference of a loss to that contender's; None if there is none.
+        losses: losses of the first steps.
+        waits: number of waits for the device in a step (reading a value counts on a CPU, too); None if not counted.
     """
 
     contender: str
@@ -61,13 +61,13 @@ class Step:
 def contest(
     task: Task, names: Iterable[str], samples: int, repeats: int = 1, limit: float = float("inf")
 ) -> list[Step]:
-    """Times the steps of several trainings of one task, in turn.
+    """Time the steps of several trainings of one task, in turn.
 
     Args:
-        task: with steps for all turns, see `steps_for`.
-        names: of `CONTENDERS`.
-        samples: turns, of which the median counts.
-        repeats: steps of a turn; more than one lets a device work ahead, as it does in a training.
+        task: task with steps for all turns, see `steps_for`.
+        names: names of `CONTENDERS`.
+        samples: number of turns, of which the median counts.
+        repeats: number of steps of a turn; more than one lets a device work ahead, as it does in a training.
         limit: seconds after which no further turn begins.
 
     Raises:
@@ -89,7 +89,7 @@ def contest(
     finally:
         for each in steps.values():
             each.close()
-        for number, handler in handlers.items():  # each fit puts back what it found, which was the one's before it
+        for number, handler in handlers.items():  # each fit restores the handler of the fit before it
             signal.signal(number, handler)
     differences = {name: _difference(runs, name) for name in names}
     for name, difference in differences.items():
@@ -100,13 +100,13 @@ def contest(
             name, timing.median / repeats * 1e3, timing.p5 / repeats * 1e3, timing.p95 / repeats * 1e3, timing.samples,
             _ratio(timing, timings.get("bare")), _ratio(timing, timings.get("dense")),
             SAME_AS[name] if differences[name] is not None else "", differences[name],
-            runs[name].values()[:_TOLD], waits.get(name),
+            runs[name].values()[:_LOSSES], waits.get(name),
         )
         for name, timing in timings.items()
     ]  # fmt: skip
 
 
-_TOLD = 8  # losses; later ones differ by more than rounding where a device's order of summation varies
+_LOSSES = 8  # later ones differ by more than rounding where a device's order of summation varies
 
 
 def _rounding(task: Task) -> str:
@@ -114,7 +114,7 @@ def _rounding(task: Task) -> str:
 
 
 def steps_for(samples: int, repeats: int = 1) -> int:
-    """Steps that a task needs: the turns, the one that warms up, those that are profiled, and one never reached."""
+    """Return the number of steps that a task needs: turns, warm-up, profile, and one that is never reached."""
     return (samples + 1) * repeats + PROFILED + 2
 
 
@@ -127,7 +127,7 @@ def _turn(steps: Stepwise, repeats: int) -> Callable[[], None]:
 
 
 def _waits(steps: Stepwise) -> float:
-    """How often a step makes the host wait for the device; the profiler itself does, at its end."""
+    """Count how often a step makes the host wait for the device, without the profiler's own wait at its end."""
     return (_profiled(steps, PROFILED) - _profiled(steps, 0)) / PROFILED
 
 
@@ -142,7 +142,7 @@ def _profiled(steps: Stepwise, count: int) -> int:
 def _difference(runs: dict[str, Run], name: str) -> float | None:
     if (other := SAME_AS.get(name)) not in runs:
         return None
-    ours, theirs = (runs[each].values()[:_TOLD] for each in (name, other))
+    ours, theirs = (runs[each].values()[:_LOSSES] for each in (name, other))
     pairs = list(zip(ours, theirs, strict=False))
     return max(abs(a - b) / max(abs(b), 1e-9) for a, b in pairs)
 
@@ -152,14 +152,14 @@ def _ratio(timing: Timing, other: Timing | None) -> float | None:
 
 
 class Stepwise:
-    """A function that is run from one pause to the next, and meanwhile stands still.
+    """A function that runs from one pause to the next, so that whole trainings can be timed against each other.
 
-    It stays in the caller's thread (a coroutine, as the function may call what knows nothing of that, a `Trainer.fit`
-    for instance). In threads of their own, trainings would each have their own pool of OpenMP threads and their own
-    memory arena, and would run otherwise than alone.
+    It stays in the caller's thread, as a greenlet, since it calls code such as `Trainer.fit` that knows nothing of
+    pauses. In threads of their own, trainings would each have their own pool of OpenMP threads and their own memory
+    arena, and would not run as they do alone.
 
     Args:
-        run: gets the function that pauses it.
+        run: function that takes the function by which it pauses.
 
     >>> def count(pause):
     ...     for number in range(3):
@@ -177,11 +177,11 @@ class Stepwise:
         self._begun = False
 
     def advance(self) -> None:
-        """Goes on to the next pause.
+        """Go on to the next pause.
 
         Raises:
             RuntimeError: if the function ends instead.
-            Exception: what the function raises.
+            Exception: if the function raises it.
         """
         begun, self._begun = self._begun, True
         self._inner.parent = greenlet.getcurrent()
@@ -190,7 +190,7 @@ class Stepwise:
             raise RuntimeError("it has ended: there are no more steps")
 
     def close(self) -> None:
-        """Ends the function at its pause; `finally` blocks are run."""
+        """End the function at its pause; `finally` blocks run."""
         if self._begun and not self._inner.dead:
             self._inner.parent = greenlet.getcurrent()
             self._inner.throw(GreenletExit)

@@ -42,17 +42,17 @@ STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 @dataclass(frozen=True)
 class Overhead:
-    """Of an epoch of a search, as `scripts/run.py` runs it on a terminal.
+    """What an epoch of a search spends on looking on, as `scripts/run.py` runs it on a terminal.
 
     Attributes:
-        steps: of the epoch.
-        step: milliseconds of one, median, with everything.
-        per_step: milliseconds of it that progress and checkpoints take, without those that save.
-        per_epoch: milliseconds of the rest of their hooks and of the metrics file, once an epoch.
-        checkpoint: milliseconds of saving one.
-        checkpoints: share of the time that they take, by the pause between two of them.
+        steps: number of steps of the epoch.
+        step: milliseconds of a step with everything, median.
+        per_step: milliseconds of a step that progress and checkpoints take, without saving.
+        per_epoch: milliseconds of an epoch that their other hooks and the metrics file take.
+        checkpoint: milliseconds of saving a checkpoint.
+        checkpoints: share of the time that checkpoints take, by the pause between two of them.
         bars: share of the time in which the bars are drawn, beside the training.
-        share: of an epoch, of all of it.
+        share: share of an epoch that all of these take.
     """
 
     steps: int
@@ -66,11 +66,11 @@ class Overhead:
 
 
 def measure_overhead(task: Task, steps: int) -> Overhead:
-    """Trains a task as a search does, and times everything that only looks on.
+    """Train a task as a search does, and time everything that only looks on.
 
     Args:
-        task: whose steps are run; they are fewer than an epoch has.
-        steps: of a true epoch.
+        task: task whose steps run; they are fewer than an epoch has.
+        steps: number of steps of a true epoch.
     """
     watch, ticks = _Watch(), _Ticks()
     with tempfile.TemporaryDirectory() as name:
@@ -104,7 +104,7 @@ def measure_overhead(task: Task, steps: int) -> Overhead:
 
 
 def _saving(task: Task, checkpoints: Checkpoints) -> float:
-    """Seconds of a checkpoint in a round: the third, when nothing is new any more."""
+    """Return the seconds of the third checkpoint of a round, when nothing happens for the first time any more."""
     seconds: list[float] = []
 
     class Save(pl.Callback):
@@ -125,14 +125,14 @@ class _Watch:
     """Times hooks of callbacks and loggers.
 
     Attributes:
-        seconds: of every call, by class and hook.
+        seconds: seconds of every call, by class and hook.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
 
     def hooks_of(self, one: Any, base: type) -> None:
-        """From now on those that the object has of its own, not of the base, are timed."""
+        """Time, from now on, the hooks that the object defines itself."""
         for name in dir(base):
             own = getattr(type(one), name)
             if not name.startswith("_") and callable(own) and own is not getattr(base, name):
@@ -151,7 +151,7 @@ class _Watch:
 
 
 class _Ticks(pl.Callback):
-    """When steps of epoch 1 begin."""
+    """Notes when the steps of epoch 1 begin."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -164,7 +164,7 @@ class _Ticks(pl.Callback):
 
 
 class _Drawing:
-    """Processor time of the thread that draws the bars."""
+    """Measures the processor time of the thread that draws the bars."""
 
     def __init__(self) -> None:
         self._clocks = [
@@ -175,7 +175,7 @@ class _Drawing:
         self._start = time.perf_counter(), self._seconds()
 
     def share(self) -> float:
-        """Of the time since."""
+        """Return its share of the time since it was made."""
         wall, own = self._start
         return (self._seconds() - own) / (time.perf_counter() - wall)
 
@@ -190,13 +190,13 @@ COMMON = ("prune", "rewind", "ticket to disk")  # whatever the structure
 
 @dataclass(frozen=True)
 class Part:
-    """Of what is done between two rounds.
+    """One part of the work between two rounds.
 
     Attributes:
-        part: what it is; a structure has its own name.
+        part: name of the part; a structure has its own name.
         milliseconds: median.
-        longest: milliseconds.
-        samples: how often it was done.
+        longest: longest time, in milliseconds.
+        samples: number of repetitions.
     """
 
     part: str
@@ -208,17 +208,17 @@ class Part:
 def measure_round(
     network: nn.Module, example: Tensor, structures: Mapping[str, Structure], density: float, samples: int = 3
 ) -> list[Part]:
-    """Times the parts on the network's device, at a density that several rounds have led to.
+    """Time the parts on the network's device, at a density that several rounds have led to.
 
-    What of the network stays the same is looked for once, as in a search: by the first structure that needs it, whose
-    longest time tells of it.
+    The analysis of the network runs once, as in a search: in the first structure that needs it, whose longest time
+    shows it.
 
     Args:
-        network: is copied, on its device, and its filters and inputs are made of unequal strength, as in a trained one.
+        network: network, of which a copy gets filters and inputs of unequal strength, as a trained one has.
         example: an image.
-        structures: by name, each applied to the round's mask.
-        density: of the mask.
-        samples: how often each part is done.
+        structures: structures by name, each applied to the round's mask.
+        density: density of the mask.
+        samples: number of repetitions of each part.
     """
     network = _uneven(copy.deepcopy(network))
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
@@ -236,9 +236,9 @@ def measure_round(
 
     def rewind() -> None:
         point.restore_network(network)
-        held = EnforcedMasks(network, masks)
-        held.zero_weights()
-        held.zero_optimizer_state([optimizer])
+        enforced = EnforcedMasks(network, masks)
+        enforced.zero_weights()
+        enforced.zero_optimizer_state([optimizer])
 
     with tempfile.TemporaryDirectory() as folder:
         common: tuple[Callable[[], object], ...] = (
@@ -254,12 +254,12 @@ def measure_round(
 
 @torch.no_grad()
 def _uneven(network: nn.Module) -> nn.Module:
-    """On even ones groups of filters are found sooner than after a training."""
+    """Make filters and inputs uneven: among even ones clustering ends sooner than after a training."""
     draw = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         if parameter.ndim > 1:
             for strength, axis in ((0.35, 0), (0.5, 1)):
-                shape = [size if place == axis else 1 for place, size in enumerate(parameter.shape)]
+                shape = [size if dimension == axis else 1 for dimension, size in enumerate(parameter.shape)]
                 parameter.mul_((strength * torch.randn(shape, generator=draw)).exp().to(parameter.device))
     return network
 

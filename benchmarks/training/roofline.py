@@ -1,8 +1,8 @@
 """How near a training step comes to what the machine can do: its operations and bytes against the machine's rates.
 
-The roofline of Williams et al. (2009), operator by operator: none can be faster than its arithmetic at the rate of a
-large matrix product or convolution (whichever has the better kernel here), nor than reading its inputs and writing its
-outputs once at the rate of a large copy.
+This is the roofline of Williams et al. (2009), operator by operator: none can be faster than its arithmetic at the rate
+of a large matrix product or convolution (whichever has the better kernel here), nor than reading its inputs and writing
+its outputs once at the rate of a large copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.training.task import Task
 from lt_lightning.execution.machine import compile_network
 from lt_lightning.execution.timing import interleaved, stopwatch
 
-# By device: as much as it takes for some milliseconds, so that the call itself does not count.
+# Sizes by device, large enough for some milliseconds, so that the call itself does not count.
 _SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices that are multiplied
 _CONVOLVED = {"cpu": (8, 256, 28), "cuda": (64, 512, 28)}  # images, channels in and out, height and width; 3x3 kernel
 _COPIED = 2**26  # numbers that are copied: far more than caches hold
@@ -34,10 +34,9 @@ class Operator:
     """What one call of an operator has to do.
 
     Attributes:
-        name: of the operator.
-        operations: floating-point ones, two for a multiply-add; 0 where none are counted (all but products and
-            convolutions).
-        bytes: of its inputs and outputs.
+        name: name of the operator.
+        operations: number of floating-point operations, two for a multiply-add; 0 but for products and convolutions.
+        bytes: size of its inputs and outputs.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Operator:
     bytes: int
 
     def seconds(self, operations_rate: float, bytes_rate: float) -> float:
-        """The least that it takes at these rates, each per second.
+        """Return the shortest time at these rates, each per second.
 
         >>> Operator("mm", 6_000, 100).seconds(1e6, 1e5)
         0.006
@@ -58,13 +57,13 @@ class Roofline:
     """A step against its limit.
 
     Attributes:
-        operations: of a step, two for a multiply-add.
-        bytes: that its operators read and write, one after another, each tensor once an operator.
-        operations_rate: of a matrix product or a convolution, the faster one, per second.
-        bytes_rate: of a copy, reading and writing counted, per second.
+        operations: number of operations of a step, two for a multiply-add.
+        bytes: number of bytes that its operators read and write, each tensor once an operator.
+        operations_rate: operations per second of a matrix product or a convolution, whichever is faster.
+        bytes_rate: bytes per second that a copy reads and writes.
         least: milliseconds that the operators take at these rates at least.
-        milliseconds: measured.
-        reached: share of the limit: `least` over `milliseconds`. Fused operators could exceed 1.
+        milliseconds: measured milliseconds of the step.
+        reached: `least` over `milliseconds`; fused operators could exceed 1.
     """
 
     operations: int
@@ -77,13 +76,13 @@ class Roofline:
 
 
 def measure_roofline(task: Task, samples: int) -> Roofline:
-    """Times the bare loop's step in turn with a product, a convolution and a copy in its precision.
+    """Time the bare loop's step in turn with a product, a convolution and a copy in its precision.
 
     The operators counted are those of the eager step, whatever the engine.
 
     Args:
-        task: what is trained.
-        samples: turns.
+        task: task that is trained.
+        samples: number of turns.
     """
     setting = task.setting
     images, labels = next(iter(task.data().loader(0)))
@@ -119,7 +118,7 @@ def measure_roofline(task: Task, samples: int) -> Roofline:
 
 
 def operators(call: Callable[[], object]) -> Sequence[Operator]:
-    """Every operator that a call runs, in order; views, which move nothing, are left out.
+    """Return every operator that a call runs, in order, without views, which move nothing.
 
     >>> operators(lambda: torch.ones(2, 3) @ torch.ones(3, 4))[-1]
     Operator(name='aten.mm', operations=48, bytes=104)
@@ -127,13 +126,13 @@ def operators(call: Callable[[], object]) -> Sequence[Operator]:
     counted = _Counted()
     with counted:
         call()
-    return counted.found
+    return counted.operators
 
 
 class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[Operator] = []
+        self.operators: list[Operator] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -142,5 +141,5 @@ class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
             moved = sum(each.nbytes for each in tree_leaves((args, kwargs, output)) if isinstance(each, Tensor))
             count = flop_registry.get(func.overloadpacket)
             operations = 0 if count is None else int(count(*args, **kwargs, out_val=output))
-            self.found.append(Operator(str(func.overloadpacket), operations, moved))
+            self.operators.append(Operator(str(func.overloadpacket), operations, moved))
         return output

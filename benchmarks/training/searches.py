@@ -1,18 +1,13 @@
-"""What a whole search costs, counted in trainings of the dense network, beside the paper's way."""
+"""The cost of a whole search, in trainings of the dense network, compared with the paper's way."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 from lt_lightning.pruning.densities import density_after
-
-SCREENINGS = (4, 8)
-"""Parts of a training that trainings of a screening are."""
-CONFIRMED = 2
-"""Tickets of a structure that are confirmed at most."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +15,9 @@ class Search:
     """A search and the retraining of what its rounds are structured into.
 
     Attributes:
-        rounds: of pruning, after the dense one.
-        epochs: of a training.
-        rewind: epochs that a round leaves out, since it starts from there.
+        rounds: number of rounds of pruning, after the dense one.
+        epochs: number of epochs of a training.
+        rewind: epoch from which a round starts.
         rate: share of the remaining weights that a round prunes.
 
     Raises:
@@ -41,13 +36,13 @@ class Search:
 
 @dataclass(frozen=True)
 class SearchCost:
-    """In trainings of the dense network.
+    """The cost of a search, in trainings of the dense network.
 
     Attributes:
-        way: how it is done.
-        rounds: for the rounds of pruning, the dense one included; with a screening both dense ones.
-        retraining: for the structured tickets, and for the unstructured ones that are confirmed.
-        to_paper: of all of it, over the paper's.
+        way: the way of searching, in words.
+        rounds: cost of the rounds, the dense one included.
+        retraining: cost of retraining the structured tickets.
+        to_paper: cost of both over that of the paper's way.
     """
 
     way: str
@@ -57,7 +52,7 @@ class SearchCost:
 
 
 def papers(search: Search, structures: int) -> float:
-    """Every round and every ticket is a whole training of the dense network: rounds + 1, and one a ticket.
+    """Return the cost of the paper's search, where every round and every ticket is a whole training.
 
     >>> papers(Search(10, 160, 8), structures=2)
     31.0
@@ -66,12 +61,12 @@ def papers(search: Search, structures: int) -> float:
 
 
 def step_share(density: float, measured: Mapping[float, float]) -> float:
-    """Time of a ticket's training step over the dense one's.
+    """Return the time of a ticket's training step over the dense one's.
 
     Args:
-        density: of the ticket.
-        measured: that share by density; 1 for all weights is known. In between it is linear, below the lowest density
-            that was measured it is that one's.
+        density: density of the ticket.
+        measured: measured shares by density. Between two densities, or up to all weights, where the share is 1, it is
+            linear; below the lowest density it is constant.
 
     >>> step_share(0.75, {0.5: 0.6}), step_share(0.1, {0.5: 0.6})
     (0.8, 0.6)
@@ -86,65 +81,40 @@ def step_share(density: float, measured: Mapping[float, float]) -> float:
 
 
 def costs(search: Search, measured: Mapping[str, Mapping[float, float]]) -> list[SearchCost]:
-    """The paper's way and ours.
+    """Return the costs of the paper's way and of ours.
 
-    - All start at the rewind point, so a round or a retraining leaves out what lies before it.
+    - Ours start at the rewind point, so a round or a retraining leaves out what lies before it.
     - `masked` retrains every ticket on the full network, `shrunk` on the smaller one.
     - `bisection` retrains only as many tickets of each structure as the search for the sparsest that wins needs: one
       of each halving of the rounds.
-    - `screened` does that with trainings of a part of the epochs, as many of them left out for the rewind point; then
-      comes a whole dense training, and that of two tickets of each structure, and of two unstructured ones, at most.
 
     Args:
-        search: see there.
-        measured: by structure, the time of a training step by density, see `step_share`.
+        search: the search.
+        measured: time of a training step by density, see `step_share`, by structure.
     """
     whole = papers(search, len(measured))
     left = 1 - search.rewind / search.epochs
     rounds = 1 + search.rounds * left
-    each = {name: _retraining(search, left, shares) for name, shares in measured.items()}
-    looked_at = halvings(search.rounds)
+    by_structure = [
+        [left * step_share(density_after(number, search.rate), shares) for number in range(1, search.rounds + 1)]
+        for shares in measured.values()
+    ]
+    retrained = halvings(search.rounds)
     ways = {
         "masked": search.rounds * len(measured) * left,
-        "shrunk": sum(sum(shares) for shares in each.values()),
-        "shrunk, bisection": sum(sum(sorted(shares)[-looked_at:]) for shares in each.values()),
+        "shrunk": sum(sum(tickets) for tickets in by_structure),
+        "shrunk, bisection": sum(sum(sorted(tickets)[-retrained:]) for tickets in by_structure),
     }
     return [
         SearchCost("the paper's", float(search.rounds + 1), float(search.rounds * len(measured)), 1.0),
         *(SearchCost(way, rounds, retraining, (rounds + retraining) / whole) for way, retraining in ways.items()),
-        *(_screened(search, part, each, whole) for part in SCREENINGS if search.epochs // part > search.rewind),
     ]
 
 
-def _screened(search: Search, part: int, each: Mapping[str, Sequence[float]], whole: float) -> SearchCost:
-    """With trainings of a part of the epochs; of tickets the dearest are confirmed, whichever they turn out to be.
-
-    Args:
-        search: as it would be without.
-        part: of its epochs.
-        each: by structure, what every round's ticket costs at full length.
-        whole: of the paper's way.
-    """
-    left = 1 - search.rewind / search.epochs
-    short = (search.epochs // part - search.rewind) / search.epochs
-    rounds = 1 + search.epochs // part / search.epochs + search.rounds * short
-    looked_at = halvings(search.rounds)
-    screened = sum(sum(sorted(costs)[-looked_at:]) for costs in each.values()) * short / left
-    confirmed = sum(sum(sorted(costs)[-CONFIRMED:]) for costs in each.values())
-    retraining = screened + confirmed + min(CONFIRMED, search.rounds) * left
-    way = f"shrunk, bisection, screened at 1/{part} of the epochs"
-    return SearchCost(way, rounds, retraining, (rounds + retraining) / whole)
-
-
 def halvings(rounds: int) -> int:
-    """Tickets that are looked at, at most, to find the last round that wins, if every earlier one does.
+    """Return the most tickets that it takes to find the last round that wins, if every earlier one does.
 
     >>> [halvings(rounds) for rounds in (1, 3, 10)]
     [1, 2, 4]
     """
     return math.ceil(math.log2(rounds + 1))
-
-
-def _retraining(search: Search, left: float, measured: Mapping[float, float]) -> Sequence[float]:
-    """Of every round's ticket."""
-    return [left * step_share(density_after(n, search.rate), measured) for n in range(1, search.rounds + 1)]

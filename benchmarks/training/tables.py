@@ -1,4 +1,4 @@
-"""What was measured of training, as tables for the terminal, each with the limits that it is to keep."""
+"""Tables for the terminal of what was measured of training, and the limits that it has to keep."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LIMITS: Mapping[str, float] = {
     "round seconds": 2.0,
     "overhead": 0.03,
 }
-"""Of a pruned step over a dense one in our trainer, and over the bare loop; of data over a step; of waits for the
-device in a step; of pruning, rewinding and structuring between two rounds; of what only looks on, in an epoch."""
+"""The limits of a pruned step over a dense one in our trainer, and over the bare loop; of data over a step; of waits
+for the device in a step; of the work between two rounds; of what only looks on, in an epoch."""
 
 
 def training_tables() -> dict[str, Callable[[Sequence[Row]], Table]]:
-    """By kind of row."""
+    """Return the function that makes the table of each kind of row."""
     return {
         "steps": step_table,
         "limit": limit_table,
@@ -36,7 +36,7 @@ def training_tables() -> dict[str, Callable[[Sequence[Row]], Table]]:
 
 
 def step_table(rows: Sequence[Row]) -> Table:
-    """Training steps."""
+    """Make the table of training steps."""
     heads = ["network", "setting", "who", "ms", "p5", "p95", "x bare", "x dense", "same losses as", "difference",
              "waits"]  # fmt: skip
     table = terminal_table("A training step, in turn; x = times as long", heads, 3)
@@ -51,7 +51,7 @@ def step_table(rows: Sequence[Row]) -> Table:
 
 
 def limit_table(rows: Sequence[Row]) -> Table:
-    """Steps against what the machine can do."""
+    """Make the table of steps against what the machine can do."""
     heads = ["network", "setting", "GFLOP", "GB", "GFLOP/s at most", "GB/s of a copy", "least ms", "ms", "reached"]
     table = terminal_table("The bare step against its roofline", heads, 2)
     for row in rows:
@@ -64,7 +64,7 @@ def limit_table(rows: Sequence[Row]) -> Table:
 
 
 def round_table(rows: Sequence[Row]) -> Table:
-    """Between two rounds."""
+    """Make the table of the work between two rounds."""
     table = terminal_table("Between two rounds", ["network", "part", "ms", "longest"], 2)
     for row in rows:
         table.add_row(row["network"], row["part"], f"{row['milliseconds']:.0f}", f"{row['longest']:.0f}")
@@ -72,7 +72,7 @@ def round_table(rows: Sequence[Row]) -> Table:
 
 
 def overhead_table(rows: Sequence[Row]) -> Table:
-    """Logging, checkpoints, bars."""
+    """Make the table of logging, checkpoints and bars."""
     heads = ["network", "setting", "steps", "ms a step", "hooks a step", "an epoch", "a checkpoint", "bars", "share"]
     table = terminal_table("Logging, checkpoints and bars in an epoch", heads, 2)
     for row in rows:
@@ -84,7 +84,7 @@ def overhead_table(rows: Sequence[Row]) -> Table:
 
 
 def search_table(rows: Sequence[Row]) -> Table:
-    """Whole searches."""
+    """Make the table of whole searches."""
     heads = ["network", "way", "rounds", "retraining", "together", "to the paper's", "hours", "to the paper's hours"]
     table = terminal_table("A whole search, in trainings of the dense network, and at the speed measured", heads, 2)
     for row in rows:
@@ -97,8 +97,8 @@ def search_table(rows: Sequence[Row]) -> Table:
 
 
 def verdicts(rows: Mapping[str, Sequence[Row]]) -> list[str]:
-    """What was measured against each limit, in words."""
-    told = []
+    """Return, in words, whether each limit is kept."""
+    lines = []
     contests: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows.get("steps", ()):
         contests.setdefault((row["network"], _setting(row)), {})[row["contender"]] = row
@@ -107,21 +107,21 @@ def verdicts(rows: Mapping[str, Sequence[Row]]) -> list[str]:
         if (pruned := steps.get("pruned")) is not None:
             for key, other in (("to_dense", "dense"), ("to_bare", "bare")):
                 if pruned[key] is not None:
-                    told.append(
+                    lines.append(
                         _verdict(f"{where}: pruned step over {other}", pruned[key], LIMITS[f"pruned to {other}"])
                     )
-            told.append(_verdict(f"{where}: waits for the device in a step", pruned["waits"], LIMITS["waits"]))
+            lines.append(_verdict(f"{where}: waits for the device in a step", pruned["waits"], LIMITS["waits"]))
         if (loading := steps.get("loading")) is not None and loading["to_dense"] is not None:
-            told.append(_verdict(f"{where}: data over a step", loading["to_dense"], LIMITS["loading to dense"]))
+            lines.append(_verdict(f"{where}: data over a step", loading["to_dense"], LIMITS["loading to dense"]))
     for network in dict.fromkeys(row["network"] for row in rows.get("round", ())):
         parts = {row["part"]: row["milliseconds"] / 1e3 for row in rows["round"] if row["network"] == network}
         common = sum(seconds for part, seconds in parts.items() if part in COMMON)
         for structure in (part for part in parts if part not in COMMON):
             what = f"{network}, with {structure}: seconds between two rounds"
-            told.append(_verdict(what, common + parts[structure], LIMITS["round seconds"]))
+            lines.append(_verdict(what, common + parts[structure], LIMITS["round seconds"]))
     for row in rows.get("overhead", ()):
-        told.append(_verdict(f"{row['network']}: logging, checkpoints, bars", row["share"], LIMITS["overhead"]))
-    return told
+        lines.append(_verdict(f"{row['network']}: logging, checkpoints, bars", row["share"], LIMITS["overhead"]))
+    return lines
 
 
 def _verdict(what: str, value: float, limit: float) -> str:

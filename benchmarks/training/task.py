@@ -1,4 +1,4 @@
-"""What is trained in every contest: a network, masks, images, and how."""
+"""The task that all contenders train: a network, masks, images, and the setting."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 
 @dataclass(frozen=True)
 class Setting:
-    """How is trained.
+    """How a task is trained.
 
     Attributes:
-        batch_size: images of a step.
-        device: where to.
-        bfloat16: by autocast, with weights in float32.
-        engine: PyTorch as it is, `torch.compile`, or that with CUDA graphs (`mode="reduce-overhead"`).
-        channels_last: memory format of weights and images.
+        batch_size: number of images of a step.
+        device: device to train on.
+        bfloat16: whether autocast is used, with weights in float32.
+        engine: eager PyTorch, `torch.compile`, or that with CUDA graphs (`mode="reduce-overhead"`).
+        channels_last: whether weights and images are in that memory format.
 
     Raises:
         ValueError: if the engine is none of them, or needs CUDA and the device is another.
@@ -59,35 +59,35 @@ class Setting:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of weights and images."""
+        """The memory format of weights and images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def compile(self) -> Compile:
-        """As `classifier.compile` has it."""
+        """The engine, as `compile_network` takes it."""
         return "graphs" if self.engine == "graphs" else self.engine == "compile"
 
     def precision(self) -> AbstractContextManager[object]:
-        """In which forward pass and loss are computed."""
+        """Return the context in which forward pass and loss are computed."""
         kind = torch.device(self.device).type
         return torch.autocast(kind, torch.bfloat16) if self.bfloat16 else nullcontext()
 
 
 @dataclass(frozen=True)
 class Task:
-    """A training of so many steps, from the same values on the same batches whoever runs it.
+    """A training from given values on given batches, whoever runs it.
 
     Epoch 0 are `warm_up` steps of the dense network. Then everything goes back to the initial values, and epoch 1
     are the steps that count.
 
     Attributes:
-        network: at its initial values; it is copied, never changed.
-        density: of the masks.
-        images: (N, C, H, W) uint8 on the CPU; one more than the steps need.
-        labels: (N,) int64.
-        setting: see `Setting`.
-        steps: that count, at most.
-        warm_up: steps before, at least 1.
+        network: network at its initial values; it is copied, never changed.
+        density: density of the masks.
+        images: images (N, C, H, W) uint8 on the CPU, one more than the steps need.
+        labels: labels (N,) int64.
+        setting: how it is trained.
+        steps: largest number of steps that count.
+        warm_up: number of steps before, at least 1.
     """
 
     network: nn.Module
@@ -105,24 +105,24 @@ class Task:
 
     @cached_property
     def masks(self) -> Masks:
-        """Of every prunable layer the share `density` of its largest initial weights."""
+        """The masks that keep the largest initial weights of every prunable layer."""
         layers = prunable_layers(find_layers(self.network, self.example), ("stem", "classifier"))
         full = full_masks(layers)
         weights = {name: self.network.get_parameter(name).detach() for name in full}
         return prune(full, Magnitude()(weights, full), self.density, "layer")
 
     def copy(self) -> nn.Module:
-        """The network at its initial values, on the device and in the memory format, in training mode."""
+        """Return the network at its initial values, on the device and in the memory format, in training mode."""
         network = copy.deepcopy(self.network).to(self.setting.device)
         return network.to(memory_format=self.setting.memory_format).train()  # type: ignore[call-overload,no-any-return]  # absent from its types
 
     def data(self) -> Images:
-        """The batches, for a `Trainer` or by hand."""
+        """Return the batches, for a `Trainer` or by hand."""
         return Images(self)
 
 
 class Images(TensorData):
-    """A task's images as our data modules hold them, on the device. An epoch is as long as the task has it."""
+    """A task's images in one of our data modules, on the device. An epoch is as long as the task says."""
 
     name = "synthetic"
     classes = CLASSES
@@ -136,11 +136,11 @@ class Images(TensorData):
         _, self.channels, self.size, _ = task.images.shape
 
     def train_dataloader(self) -> Loader:
-        """Of the epoch that begins; so the trainer has to ask anew for every epoch."""
+        """Return the loader of the epoch that begins; so the trainer has to reload it for every epoch."""
         return self.loader(0 if self.trainer is None else self.trainer.current_epoch)
 
     def loader(self, epoch: int) -> Loader:
-        """Of epoch 0 or 1; without a trainer, too."""
+        """Return the loader of epoch 0 or 1, without a trainer, too."""
         self._load()
         whole = self.parts["train"]
         count = (self.task.warm_up if epoch == 0 else self.task.steps) * self.batch_size
@@ -162,14 +162,14 @@ class Images(TensorData):
 
 
 def synthetic(count: int, shape: Sequence[int], classes: int = CLASSES) -> Pairs:
-    """Random images and labels, always the same."""
+    """Return random images and labels, always the same."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, *shape), generator=generator, dtype=torch.uint8)
     return Pairs(images, torch.randint(classes, (count,), generator=generator))
 
 
 def real(count: int, root: Path | str) -> Pairs:
-    """CIFAR-10's training images from a folder of data sets, over and over if more are wanted.
+    """Return CIFAR-10's training images from a folder of data sets, repeated if more are needed.
 
     Raises:
         FileNotFoundError: if they are not there.
@@ -181,7 +181,7 @@ def real(count: int, root: Path | str) -> Pairs:
 
 @torch.no_grad()
 def go_back(network: nn.Module, initial: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Sets a network, pruned by PyTorch's own hooks or not, to initial values and forgets the momentum."""
+    """Set a network, pruned by PyTorch's own hooks or not, to initial values and forget the momentum."""
     state = network.state_dict(keep_vars=True)
     for name, value in initial.items():
         state[name if name in state else f"{name}_orig"].copy_(value)

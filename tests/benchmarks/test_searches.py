@@ -37,23 +37,6 @@ def test_bisection_looks_at_the_dearest_tickets_at_most() -> None:
     assert halved.retraining == pytest.approx(sum(each[-4:]))
 
 
-def test_a_screening_counted_by_hand() -> None:
-    """Three rounds of 40 epochs, rewound to the second; steps take half the time whatever the density.
-
-    A quarter is 10 epochs: 10 + 3 * 8 of them and 40 for the two dense networks and the rounds; 2 tickets of 8 and 2
-    of 38 at half the time, and 2 unstructured ones of 38. An eighth is 5 epochs: likewise with 3 in place of 8.
-    """
-    *_, quarter, eighth = costs(Search(3, 40, 2), {"refill": {0.8: 0.5}})
-    assert (quarter.way, eighth.way) == tuple(f"shrunk, bisection, screened at 1/{n} of the epochs" for n in (4, 8))
-    assert quarter.rounds == pytest.approx((10 + 3 * 8 + 40) / 40)
-    assert quarter.retraining == pytest.approx((2 * 8 / 2 + 2 * 38 / 2 + 2 * 38) / 40)
-    assert eighth.rounds == pytest.approx((5 + 3 * 3 + 40) / 40)
-    assert eighth.retraining == pytest.approx((2 * 3 / 2 + 2 * 38 / 2 + 2 * 38) / 40)
-    assert eighth.to_paper == pytest.approx((eighth.rounds + eighth.retraining) / 7)
-    too_short = [cost.way for cost in costs(Search(3, 40, 8), {"refill": {0.8: 0.5}})]
-    assert [way for way in too_short if "screened" in way] == [quarter.way]
-
-
 @pytest.mark.parametrize("rounds", range(1, 40))
 def test_as_many_halvings_as_a_bisection_needs(rounds: int) -> None:
     """Tried for every last round that wins."""

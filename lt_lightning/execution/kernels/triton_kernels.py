@@ -118,8 +118,9 @@ def forward_kernel(
     """y[position, output of r in g, n] = sum over the columns j of g of weight[j, r] * x[row of j at position, n].
 
     There is one program per tile of a group's filters (fastest, so that groups share the rows in the cache), output
-    position and tile of the batch. Kernel positions outside the image are skipped: a row of the kernel keeps a contiguous
-    range of its positions, hence of the sorted columns; where every row is whole, all its rows are one range.
+    position and tile of the batch. Kernel positions outside the image are skipped: a row of the kernel keeps a
+    contiguous range of its positions, hence of the sorted columns; where every row is whole, all its rows are one
+    range.
     """
     T: tl.constexpr = KH * KW
     tiles = (R + BR - 1) // BR
@@ -268,7 +269,8 @@ def weight_gradient_kernel(
     """partial[s, j, r] = sum over the positions of part s and the batch n of x[row of j, n] * dy[position, output, n].
 
     There is one program per part of the output positions (slowest), tile of one group's columns and tile of its
-    filters. How many tiles a group has only the device knows: the grid has one more per group than needed, and those do nothing.
+    filters. How many tiles a group has only the device knows: the grid has one more per group than needed, and those do
+    nothing.
     """
     T: tl.constexpr = KH * KW
     r_tiles = (R + BR - 1) // BR
