@@ -1,4 +1,4 @@
-"""What is here and what is missing on this machine, and what each missing thing turns off."""
+"""Examines this machine: what is there, what is missing, and what that turns off."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import shutil
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import requires, version
 from importlib.util import find_spec
@@ -36,34 +36,34 @@ EXTRAS = {
     "sweep": "hydra/launcher=joblib, submitit_local or slurm, hydra/sweeper=tune",
     "tensorboard": "logger=tensorboard",
 }
-LITTLE = 1e9  # bytes on disk, below which a study soon stops
-NEEDED = 1e8
+LITTLE = 1e9  # bytes on disk that a few searches fill
+NEEDED = 1e8  # bytes on disk without which nothing can run
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The state of one thing.
 
     Attributes:
-        topic: what it is.
-        found: what was found.
-        state: `ok`; `off` if a feature is turned off or slow; `wrong` if nothing can be run so.
+        topic: name of the thing.
+        finding: what is there.
+        state: `ok`; `off` if a feature is turned off or slow; `wrong` if nothing can run like this.
         effect: what is turned off, or what to do.
     """
 
     topic: str
-    found: str
+    finding: str
     state: State = "ok"
     effect: str = ""
 
 
 def examine(conf: Path, data: Path, root: Path) -> Iterator[Check]:
-    """Looks at everything, the compiler last: a first compilation takes some seconds.
+    """Check everything, the compiler last: a first compilation takes some seconds.
 
     Args:
-        conf: folder of the configuration groups, whose data sets are looked for.
-        data: `paths.data`.
-        root: `paths.root`.
+        conf: folder of the configuration groups, whose data sets are checked.
+        data: value of `paths.data`.
+        root: value of `paths.root`.
     """
     yield _python()
     yield from _packages()
@@ -75,10 +75,10 @@ def examine(conf: Path, data: Path, root: Path) -> Iterator[Check]:
 
 
 def print_checks(checks: Iterator[Check], console: Console) -> list[Check]:
-    """Prints a line for each check as soon as it is made, and returns them."""
+    """Print a line for each check as soon as it is made, and return them."""
     made = []
     for check in checks:
-        line = Text.assemble((f"{check.state:6}", COLOURS[check.state]), f"{check.topic + ':':22}{check.found}")
+        line = Text.assemble((f"{check.state:6}", COLOURS[check.state]), f"{check.topic + ':':22}{check.finding}")
         console.print(line + Text(f"; {check.effect}" if check.effect else ""), soft_wrap=True, highlight=False)
         made.append(check)
     return made
@@ -89,7 +89,7 @@ def _python() -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    """The package and what it requires, then each extra."""
+    """Check the package and what it requires, then each extra."""
     own = version("lt-lightning")
     needed: dict[str, list[Requirement]] = defaultdict(list)
     for text in requires("lt-lightning") or ():
@@ -97,17 +97,16 @@ def _packages() -> Iterator[Check]:
         extra = next((name for name in EXTRAS if _applies(requirement, name) and not _applies(requirement, "")), "")
         if extra or _applies(requirement, ""):
             needed[extra].append(requirement)
-    wrong = [told for requirement in needed[""] if (told := _problem(requirement))]
+    wrong = _problems(needed[""])
     names = ("torch", "pytorch-lightning", "hydra-core", "wandb")
-    found = f"{own} with {', '.join(f'{name} {version_of(name)}' for name in names)}"
+    finding = f"{own} with {', '.join(f'{name} {version_of(name)}' for name in names)}"
     effect = f"{', '.join(wrong)}: pip install -e ." if wrong else ""
-    yield Check("lt-lightning", found, "wrong" if wrong else "ok", effect)
+    yield Check("lt-lightning", finding, "wrong" if wrong else "ok", effect)
     for extra, feature in EXTRAS.items():
         if not needed[extra]:
             continue
-        if wrong := [told for requirement in needed[extra] if (told := _problem(requirement))]:
-            told = f"turns off {feature}: pip install -e '.[{extra}]'"
-            yield Check(f"extra {extra}", ", ".join(wrong), "off", told)
+        if wrong := _problems(needed[extra]):
+            yield Check(f"extra {extra}", ", ".join(wrong), "off", f"turns off {feature}: pip install -e '.[{extra}]'")
         else:
             there = [f"{requirement.name} {version_of(requirement.name)}" for requirement in needed[extra]]
             yield Check(f"extra {extra}", ", ".join(there))
@@ -117,12 +116,16 @@ def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _problem(requirement: Requirement) -> str:
-    """`onnx is missing`, `torch 2.0 is not >=2.11`, or nothing."""
-    if (found := version_of(requirement.name)) is None:
-        return f"{requirement.name} is missing"
-    fits = requirement.specifier.contains(found, prereleases=True)
-    return "" if fits else f"{requirement.name} {found} is not {requirement.specifier}"
+def _problems(requirements: Iterable[Requirement]) -> list[str]:
+    """Return what is wrong with requirements, such as `onnx is missing` or `torch 2.0 is not >=2.11`."""
+    problems = []
+    for requirement in requirements:
+        installed = version_of(requirement.name)
+        if installed is None:
+            problems.append(f"{requirement.name} is missing")
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            problems.append(f"{requirement.name} {installed} is not {requirement.specifier}")
+    return problems
 
 
 def _devices() -> Iterator[Check]:
@@ -153,7 +156,7 @@ def _bfloat16() -> Check:
 
 
 def _data_sets(groups: Path, data: Path) -> Iterator[Check]:
-    """Those of `conf/data` that read files."""
+    """Check the data sets of `conf/data` that read files."""
     for path in sorted(groups.glob("*.yaml")):
         files = getattr(get_class(OmegaConf.load(path).data["_target_"]), "files", None)
         if files is None:
@@ -163,20 +166,22 @@ def _data_sets(groups: Path, data: Path) -> Iterator[Check]:
         elif files.downloads:
             yield Check(f"data={path.stem}", f"not in {data / files.folder}", "off", "downloaded at its first use")
         else:
-            told = f"put {', '.join(absent)} into {data / files.folder}"
-            yield Check(f"data={path.stem}", f"not in {data / files.folder}", "off", told)
+            advice = f"put {', '.join(absent)} into {data / files.folder}"
+            yield Check(f"data={path.stem}", f"not in {data / files.folder}", "off", advice)
 
 
 def _disk(root: Path) -> Check:
-    """Of the root, or of the first folder above it that there is."""
-    place = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    found = f"{free / 1e9:.1f} GB free in {place}"
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        return Check("results", found, "wrong", f"paths.root={root} cannot be written")
+    """Check the disk of the root, or of the first folder above it that exists."""
+    existing = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    finding = f"{free / 1e9:.1f} GB free in {existing}"
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return Check("results", finding, "wrong", f"paths.root={root} cannot be written")
     if free < NEEDED:
-        return Check("results", found, "wrong", "no place for checkpoints and tickets")
-    return Check("results", found, "off" if free < LITTLE else "ok", "little for a study" if free < LITTLE else "")
+        return Check("results", finding, "wrong", "no space for checkpoints and tickets")
+    if free < LITTLE:
+        return Check("results", finding, "off", "little for many searches")
+    return Check("results", finding)
 
 
 def _kernel() -> Check:
@@ -185,5 +190,5 @@ def _kernel() -> Check:
         loaded = library()
     if loaded is not None:
         return Check("compiled CPU kernel", Path(loaded._name).name)
-    told = str(caught[-1].message).partition(": ")[2] if caught else "it could not be compiled or loaded before"
-    return Check("compiled CPU kernel", told, "off", "regrouped layers run dense on the CPU: install g++ or set CXX")
+    reason = str(caught[-1].message).partition(": ")[2] if caught else "it could not be compiled or loaded before"
+    return Check("compiled CPU kernel", reason, "off", "regrouped layers run dense on the CPU: install g++ or set CXX")

@@ -39,8 +39,8 @@ def checks(tmp_path: Path) -> Callable[[], dict[str, Check]]:
 def test_versions_devices_and_extras_are_told(checks: Callable[[], dict[str, Check]]) -> None:
     found = checks()
     for name in ("torch", "pytorch-lightning", "hydra-core", "wandb"):
-        assert f"{name} {version(name)}" in found["lt-lightning"].found
-    assert f"{torch.get_num_threads()} threads" in found["CPU"].found
+        assert f"{name} {version(name)}" in found["lt-lightning"].finding
+    assert f"{torch.get_num_threads()} threads" in found["CPU"].finding
     assert found["results"].state == "ok"
     assert {"bfloat16", "compiled CPU kernel"} <= set(found)
     assert not torch.cuda.is_available() or {"GPU 0", "Triton"} <= set(found)
@@ -66,7 +66,7 @@ def test_what_is_missing_turns_a_feature_off_or_is_an_error(
 
     monkeypatch.setattr("lt_lightning.execution.machine.version", pretended)
     check = checks()["extra tensorboard"]
-    assert (check.state, check.found) == ("off", "tensorboard is missing")
+    assert (check.state, check.finding) == ("off", "tensorboard is missing")
     assert "logger=tensorboard" in check.effect
     assert "'.[tensorboard]'" in check.effect
     absent.append("torchmetrics")
@@ -100,7 +100,7 @@ def test_without_a_compiler_the_kernel_is_off(
     finally:
         cpu.library.cache_clear()
     assert check.state == "off"
-    assert check.found.startswith("no C++ compiler found")
+    assert check.finding.startswith("no C++ compiler found")
 
 
 def test_the_script_ends_with_0_or_1(
@@ -115,5 +115,5 @@ def test_the_script_ends_with_0_or_1(
         script.doctor(["--root", str(tmp_path / "file" / "runs")])
     assert str(ended.value).startswith("error: results: paths.root=")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
-    with pytest.raises(SystemExit, match="no place"):
+    with pytest.raises(SystemExit, match="no space"):
         script.doctor(["--root", str(tmp_path)])
