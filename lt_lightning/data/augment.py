@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
-    """Pad every image with zeros and cut a window of the old size out of it, each at its own place.
+    """Pad every image with zeros and cut a window of the old size out of it, at a position of its own.
 
     All rows of all windows are copied by a single `index_select` from an overlapping view in which every entry
     is the start of a row: on a CPU three to fifteen times faster than gathering or indexing pixels.
@@ -99,8 +99,8 @@ class Augment:
         count, device = len(images), images.device
         part = slice(rank * count, (rank + 1) * count)
         if self.pad:
-            places = torch.randint(2 * self.pad + 1, (2, count * world_size), generator=generator, device=device)
-            images = crop(images, places[0, part], places[1, part], self.pad)
+            corners = torch.randint(2 * self.pad + 1, (2, count * world_size), generator=generator, device=device)
+            images = crop(images, corners[0, part], corners[1, part], self.pad)
         if self.flip:
             drawn = torch.rand(count * world_size, generator=generator, device=device)
             images = flip(images, drawn[part] < 0.5)

@@ -1,4 +1,4 @@
-"""What all data modules share (`ImageData`), and those whose set is held in memory (`TensorData`)."""
+"""What all data modules share (`ImageData`), and those whose set is kept in memory (`TensorData`)."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class ImageData(pl.LightningDataModule, ABC):
 
 
 class TensorData(ImageData):
-    """A set that is held as uint8 tensors on the training device, and augmented there.
+    """A set that is kept as uint8 tensors on the training device, and augmented there.
 
     Attributes:
         parts: the images and labels of each part, on the device; empty before `setup`.
@@ -253,7 +253,7 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class TensorLoader:
-    """Yields (images, labels) of a set held as tensors. Lightning takes it as it is: it is no `DataLoader`.
+    """Yields (images, labels) of a set kept as tensors. Lightning takes it as it is: it is no `DataLoader`.
 
     What it yields is a function of the data, the transform and the order. The order is the same on every device;
     random augmentation is the same on every device of one kind. All processes have the same generator, so that each

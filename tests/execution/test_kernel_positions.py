@@ -69,7 +69,10 @@ def test_a_convolution_equals_the_masked_one(
     assert conv.weight.grad is not None
     assert regrouped.weight.grad is not None
     torch.testing.assert_close(
-        regrouped.form.unpack(regrouped.weight.grad), conv.weight.grad * mask, atol=30 * tolerance, rtol=tolerance
+        regrouped.layout.unpack(regrouped.weight.grad),
+        conv.weight.grad * mask,
+        atol=30 * tolerance,
+        rtol=tolerance,
     )
     if conv.bias is not None:
         assert regrouped.bias is not None
@@ -107,7 +110,10 @@ def test_a_linear_layer_equals_the_masked_one(shape: tuple[int, ...], dtype: tor
     gradient = regrouped.conv.weight.grad
     assert gradient is not None
     torch.testing.assert_close(
-        regrouped.conv.form.unpack(gradient).flatten(1), linear.weight.grad * mask, atol=30 * tolerance, rtol=tolerance
+        regrouped.conv.layout.unpack(gradient).flatten(1),
+        linear.weight.grad * mask,
+        atol=30 * tolerance,
+        rtol=tolerance,
     )
 
 

@@ -27,10 +27,10 @@ class BlockFormat:
         channels: input channel of every column, group by group, tap by tap, ascending, int32 (columns).
 
     >>> blocks = [Block(torch.tensor([0, 2]), torch.tensor([1])), Block(torch.tensor([1, 3]), torch.tensor([0, 2]))]
-    >>> form = BlockFormat.from_blocks(blocks, (4, 3))
-    >>> form.channels.tolist(), form.rows.tolist()
+    >>> layout = BlockFormat.from_blocks(blocks, (4, 3))
+    >>> layout.channels.tolist(), layout.rows.tolist()
     ([1, 0, 2], [0, 2, 1, 3])
-    >>> form.pack(torch.arange(12.0).reshape(4, 3))
+    >>> layout.pack(torch.arange(12.0).reshape(4, 3))
     tensor([[ 1.,  7.],
             [ 3.,  9.],
             [ 5., 11.]])

@@ -247,21 +247,21 @@ traffic nor page faults (up to four times faster for large images)."""
 
 
 class Columns(nn.Module):
-    """Picks columns of a matrix; its gradient sums what the places of every column received.
+    """Picks columns of a matrix into slots; its gradient sums what the slots of every column received.
 
     The derivative of `index_select`, `index_add`, takes as long as the convolution itself when the columns are the
-    innermost dimension. Here it is again made of `index_select`: columns are sorted by the number of places where
-    they occur, so that the second place of every column that has one, the third, ... are added to a prefix.
+    innermost dimension. Here it is again made of `index_select`: columns are sorted by the number of slots where
+    they occur, so that the second slot of every column that has one, the third, ... are added to a prefix.
 
     Attributes:
-        index: column that stands at each place, int64 (places,).
-        places: for k = 1, 2, ... the k-th place of every column that has one, in sorted order, int64.
-        levels: number of columns that have a k-th place.
+        index: column that stands at each slot, int64 (slots,).
+        slots: for k = 1, 2, ... the k-th slot of every column that has one, in sorted order, int64.
+        levels: number of columns that have a k-th slot.
         back: position of every column in the sorted order; None if that is its own.
     """
 
     index: Tensor
-    places: Tensor
+    slots: Tensor
     back: Tensor | None
 
     def __init__(self, index: Tensor, columns: int) -> None:
@@ -272,16 +272,16 @@ class Columns(nn.Module):
         first = counts.cumsum(0) - counts
         self.levels = tuple(int((counts > k).sum()) for k in range(int(counts.max())))
         self.columns = columns
-        places = [where[first[order[:size]] + k] for k, size in enumerate(self.levels)]
+        slots = [where[first[order[:size]] + k] for k, size in enumerate(self.levels)]
         back = order.argsort()
         self.register_buffer("index", index, persistent=False)
-        self.register_buffer("places", torch.cat(places), persistent=False)
+        self.register_buffer("slots", torch.cat(slots), persistent=False)
         self.register_buffer("back", None if is_identity(back) else back, persistent=False)
 
     def forward(self, matrix: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
-        """Return the places of a matrix (rows, columns) in `parts` equal parts, each (rows, places / parts)."""
+        """Return the slots of a matrix (rows, columns) in `parts` equal parts, each (rows, slots / parts)."""
         picked: tuple[Tensor, ...] = _Pick.apply(  # type: ignore[no-untyped-call]
-            matrix, self.index, self.places, self.back, self.levels, self.columns, parts
+            matrix, self.index, self.slots, self.back, self.levels, self.columns, parts
         )
         return picked
 
@@ -294,34 +294,34 @@ class _Pick(torch.autograd.Function):
         ctx: Any,
         matrix: Tensor,
         index: Tensor,
-        places: Tensor,
+        slots: Tensor,
         back: Tensor | None,
         levels: tuple[int, ...],
         columns: int,
         parts: int,
     ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(places, back)
+        ctx.save_for_backward(slots, back)
         ctx.levels, ctx.columns = levels, columns
         return tuple(matrix.index_select(1, part) for part in index.view(parts, -1).unbind())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        places, back = ctx.saved_tensors
+        slots, back = ctx.saved_tensors
         gradient = gradients[0] if len(gradients) == 1 else torch.cat(gradients, dim=1)
-        return _summed(gradient, places, back, ctx.levels, ctx.columns), *[None] * 6
+        return _summed(gradient, slots, back, ctx.levels, ctx.columns), *[None] * 6
 
 
-@torch.library.custom_op("lt_lightning::sum_places", mutates_args=())
-def _summed(gradient: Tensor, places: Tensor, back: Tensor | None, levels: Sequence[int], columns: int) -> Tensor:
-    """Return the sum over the places of every column: (rows, places) to (rows, columns).
+@torch.library.custom_op("lt_lightning::sum_slots", mutates_args=())
+def _summed(gradient: Tensor, slots: Tensor, back: Tensor | None, levels: Sequence[int], columns: int) -> Tensor:
+    """Return the sum over the slots of every column: (rows, slots) to (rows, columns).
 
     It is an operator of its own, so that `torch.compile` does not take it apart: its loops over single elements are
     slower.
     """
 
     def summed(rows: Tensor) -> Tensor:
-        first, *others = torch.split_with_sizes(rows.index_select(1, places), list(levels), dim=1)
+        first, *others = torch.split_with_sizes(rows.index_select(1, slots), list(levels), dim=1)
         total = F.pad(first, (0, columns - levels[0])) if levels[0] < columns else first
         for level in others:
             total[:, : level.shape[1]] += level
@@ -331,7 +331,7 @@ def _summed(gradient: Tensor, places: Tensor, back: Tensor | None, levels: Seque
         return summed(gradient)
     if gradient.device.type != "cpu":
         return summed(gradient).index_select(1, back)
-    at_once = max(_IN_CACHE // max(len(places), columns), 1)
+    at_once = max(_IN_CACHE // max(len(slots), columns), 1)
     result = gradient.new_empty(gradient.shape[0], columns)
     for start in range(0, len(gradient), at_once):
         rows = slice(start, start + at_once)
@@ -340,7 +340,7 @@ def _summed(gradient: Tensor, places: Tensor, back: Tensor | None, levels: Seque
 
 
 @_summed.register_fake
-def _(gradient: Tensor, places: Tensor, back: Tensor | None, levels: Sequence[int], columns: int) -> Tensor:
+def _(gradient: Tensor, slots: Tensor, back: Tensor | None, levels: Sequence[int], columns: int) -> Tensor:
     return gradient.new_empty(gradient.shape[0], columns)
 
 
@@ -360,5 +360,5 @@ def pick_channels(x: Tensor, columns: Columns | None, parts: int) -> tuple[Tenso
 
 
 def is_identity(order: Tensor) -> bool:
-    """Return whether an order leaves everything in its place."""
+    """Return whether an order changes nothing."""
     return torch.equal(order, torch.arange(len(order)))

@@ -27,7 +27,7 @@ class RegroupedConv2d(nn.Module):
 
     def __init__(
         self,
-        form: BlockFormat,
+        layout: BlockFormat,
         weight: Tensor,
         bias: Tensor | None = None,
         *,
@@ -38,7 +38,7 @@ class RegroupedConv2d(nn.Module):
         """Make the layer.
 
         Args:
-            form: the blocks.
+            layout: the blocks.
             weight: packed weight (columns, R).
             bias: bias in the order of the filters.
             stride: as in `torch.nn.Conv2d`.
@@ -46,14 +46,14 @@ class RegroupedConv2d(nn.Module):
             dilation: distance of kernel positions.
         """
         super().__init__()
-        self.shape = form.shape
+        self.shape = layout.shape
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
         self.weight = nn.Parameter(weight)
         self.bias = None if bias is None else nn.Parameter(bias)
         for name in ("rows", "tap_start", "channels"):
-            self.register_buffer(name, getattr(form, name).to(weight.device))
+            self.register_buffer(name, getattr(layout, name).to(weight.device))
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, blocks: Sequence[Block]) -> RegroupedConv2d:
@@ -65,10 +65,10 @@ class RegroupedConv2d(nn.Module):
         """
         if conv.groups != 1:
             raise ValueError(f"groups={conv.groups}: a regrouped convolution needs groups=1")
-        form = BlockFormat.from_blocks(blocks, conv.weight.shape)
-        weight, bias = _copied(form, conv)
+        layout = BlockFormat.from_blocks(blocks, conv.weight.shape)
+        weight, bias = _copied(layout, conv)
         return cls(
-            form,
+            layout,
             weight,
             bias,
             stride=_pair(conv.stride),
@@ -77,13 +77,13 @@ class RegroupedConv2d(nn.Module):
         )
 
     @property
-    def form(self) -> BlockFormat:
+    def layout(self) -> BlockFormat:
         """The blocks."""
         return BlockFormat(self.shape, self.rows, self.tap_start, self.channels)
 
     def to_dense_weight(self) -> Tensor:
         """Return the dense weight, filters in their own order, zero outside the blocks."""
-        return self.form.unpack(self.weight)
+        return self.layout.unpack(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, filters, oh, ow), channels_last."""
@@ -93,12 +93,12 @@ class RegroupedConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the shapes, for `print`."""
-        form = self.form
+        layout = self.layout
         filters, inputs, *kernel = self.shape
         return (
             f"{inputs}, {filters}, kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, groups={form.groups} x {form.filters}, columns={form.columns}, "
-            f"bias={self.bias is not None}"
+            f"dilation={self.dilation}, groups={layout.groups} x {layout.filters}, "
+            f"columns={layout.columns}, bias={self.bias is not None}"
         )
 
 
@@ -120,8 +120,8 @@ class RegroupedLinear(nn.Module):
         Raises:
             ValueError: if the format cannot hold the blocks (`BlockFormat.from_blocks`).
         """
-        form = BlockFormat.from_blocks(blocks, linear.weight.shape)
-        return cls(RegroupedConv2d(form, *_copied(form, linear)))
+        layout = BlockFormat.from_blocks(blocks, linear.weight.shape)
+        return cls(RegroupedConv2d(layout, *_copied(layout, linear)))
 
     def to_dense_weight(self) -> Tensor:
         """Return the dense weight (outputs, inputs), zero outside the blocks."""
@@ -133,9 +133,9 @@ class RegroupedLinear(nn.Module):
         return y.reshape(*x.shape[:-1], y.shape[1])
 
 
-def _copied(form: BlockFormat, layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | None]:
+def _copied(layout: BlockFormat, layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | None]:
     """Return copies of a dense layer's weights inside the blocks and of its bias."""
-    packed = form.pack(layer.weight.detach().to(form.rows.device)).to(layer.weight.device)
+    packed = layout.pack(layer.weight.detach().to(layout.rows.device)).to(layer.weight.device)
     return packed, None if layer.bias is None else layer.bias.detach().clone()
 
 

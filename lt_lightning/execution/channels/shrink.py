@@ -150,9 +150,9 @@ class _Shrinking:
             return node
         if len(have) == 0:
             raise ValueError(f"{before.name} needs {node.name}, all of whose channels are dropped: keep one of them")
-        place = {channel: position for position, channel in enumerate(have.tolist())}
-        known = np.array([channel in place for channel in order.tolist()], dtype=bool)
-        taken = np.array([place[channel] for channel in order[known].tolist()], dtype=np.int64)
+        position_of = {channel: position for position, channel in enumerate(have.tolist())}
+        known = np.array([channel in position_of for channel in order.tolist()], dtype=bool)
+        taken = np.array([position_of[channel] for channel in order[known].tolist()], dtype=np.int64)
         if not np.array_equal(taken, np.arange(len(have))):
             node = self._insert(Select(taken), node, before)
         return node if known.all() else self._insert(Spread(np.flatnonzero(known), len(order)), node, before)
@@ -299,12 +299,12 @@ def _order(graph: ChannelGraph, present: Flags, index: int, ranks: Mapping[int, 
 
 
 def repeated(order: ChannelOrder, repeat: int) -> ChannelOrder:
-    """Return the places of channels that each stand `repeat` times."""
+    """Return the positions of channels that each stand `repeat` times."""
     return (order[:, None] * repeat + np.arange(repeat)).reshape(-1)
 
 
 def folded(order: ChannelOrder, repeat: int) -> ChannelOrder:
-    """Return the channels of such places: the inverse of `repeated`."""
+    """Return the channels of such positions: the inverse of `repeated`."""
     return order.reshape(-1, repeat)[:, 0] // repeat
 
 
@@ -325,7 +325,7 @@ class Select(nn.Module):
 
 
 class Spread(nn.Module):
-    """Puts channels at given places among `channels`; the others are zero."""
+    """Puts channels at given positions among `channels`; the others are zero."""
 
     index: Tensor
 

@@ -101,13 +101,13 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, graph: ChannelGraph) -> None:
         super().__init__(graph.trace)
-        self.places = {node: index for index, node in enumerate(graph.nodes)}
+        self.indices = {node: index for index, node in enumerate(graph.nodes)}
         self.nonzero: list[Flags] = [np.ones(operation.channels, dtype=bool) for operation in graph.operations]
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if n in self.places and isinstance(result, Tensor) and result.dim() > 1:
-            self.nonzero[self.places[n]] = (result != 0).transpose(0, 1).flatten(1).any(1).cpu().numpy()
+        if n in self.indices and isinstance(result, Tensor) and result.dim() > 1:
+            self.nonzero[self.indices[n]] = (result != 0).transpose(0, 1).flatten(1).any(1).cpu().numpy()
         return result
 
 

@@ -3,7 +3,7 @@
 Images lie in memory as (height, width, channels, batch), so the values of one column (a channel at a kernel position)
 at one output position are one contiguous row over the batch: a tile of columns is gathered by whole rows, with 16-byte
 loads, and needs no im2col buffer. `outputs` (int64) has at g * R + r the output channel of filter r of group g:
-filters are put to their places as they are stored, which costs nothing.
+filters are put at their positions as they are stored, which costs nothing.
 
 Sizes: `N` batch, `C` input channels, `K = G * R` filters in G groups of R, `H x W` input, `OH x OW` output,
 `T = KH * KW` kernel positions. Tiles: powers of two, at least 16.

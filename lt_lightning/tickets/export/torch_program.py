@@ -73,9 +73,9 @@ class _PaddedSpread(nn.Module):
 
     def __init__(self, spread: Spread) -> None:
         super().__init__()
-        places = torch.full((spread.channels,), len(spread.index))
-        places[spread.index] = torch.arange(len(spread.index))
-        self.register_buffer("index", places, persistent=False)
+        sources = torch.full((spread.channels,), len(spread.index))
+        sources[spread.index] = torch.arange(len(spread.index))
+        self.register_buffer("index", sources, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x, (*[0, 0] * (x.dim() - 2), 0, 1)).index_select(1, self.index)
