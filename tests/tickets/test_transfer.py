@@ -80,9 +80,9 @@ def test_masks_of_replaced_layers_keep_what_any_class_or_channel_kept() -> None:
 @pytest.mark.parametrize(
     ("network", "named"),
     [
-        (cifar_resnet(14, 10, 3, 4), "stages.0.1.conv1.weight"),
+        (cifar_resnet(14, 10, 3, 4), "stages.0.1.bn1.bias"),
         (cifar_resnet(8, 10, 3, 8), "stem.conv.weight"),
-        (nn.Conv2d(3, 2, 3), "stem.conv.weight"),
+        (nn.Conv2d(3, 2, 3), "classifier.weight"),
     ],
     ids=["deeper", "wider", "another"],
 )

@@ -172,7 +172,8 @@ def test_others_are_searches_alike_on_other_data_that_are_trained_far_enough(com
         _a_search(root, name, composed(*SMALL, *options), rounds)
     kinds = [task.kind for task in Job.of(composed(*SMALL, "transfer.from=others")).tasks]
     assert kinds == [
-        None, TicketKind("refill"), TicketKind("unstructured", origin="colours"), TicketKind("refill", origin="colours"),
+        None, TicketKind("refill"),
+        TicketKind("unstructured", origin="colours"), TicketKind("refill", origin="colours"),
     ]  # fmt: skip
 
 
