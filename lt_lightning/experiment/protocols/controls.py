@@ -79,8 +79,7 @@ def _of_search(config: DictConfig) -> list[Task]:
     name, last = str(config.pruning.next_round_from), rounds_of(config)
     places = [(number, round_folder(search_folder(config), number) / name) for number in retrained_rounds(config)]
     return [
-        Task(place, f"{name}, round {number} of {last}", number, TicketKind(name), (place,))
-        for number, place in places
+        Task(place, f"{name}, round {number} of {last}", number, TicketKind(name), (place,)) for number, place in places
     ]
 
 
