@@ -260,9 +260,7 @@ def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
     assert {result.round for result in whole if result.structure == "refill"} == set(range(1, 7))
     assert [result for result in whole if result.structure == "refill" and result.round in tested] == [*tested.values()]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")}
-    assert (
-        len([result for result in run_job(config) if result.structure == "refill"]) == 6
-    )
+    assert len([result for result in run_job(config) if result.structure == "refill"]) == 6
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")} == before
 
 
