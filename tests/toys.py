@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import torch
+from omegaconf import DictConfig
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.experiment.run.run import run
 from lt_lightning.results.records import Result
 
 DENSE = Result(
@@ -25,3 +29,8 @@ def batches(
     images = torch.randn(8 * steps, 1, 6, 6, generator=generator, dtype=dtype) + labels.view(-1, 1, 1, 1)
     data = TensorDataset(images, labels)
     return DataLoader(data, 8, sampler=DistributedSampler(data, 1, 0, shuffled, seed=first))
+
+
+def run_job(config: DictConfig) -> list[Result]:
+    """Run the job of a configuration, and return its results."""
+    return run(Job.of(config), Console())

@@ -70,7 +70,10 @@ def tasks_from_json(values: Sequence[dict[str, Any]], base: Path | None = None) 
     """
 
     def path(text: str) -> Path:
-        return Path(text) if base is None else Path(os.path.normpath(base / text))
+        head, tail = base or Path(), Path(text)
+        while tail.parts[:1] == ("..",) and head.name not in ("", ".."):  # the base's own `..` stay
+            head, tail = head.parent, tail.relative_to("..")
+        return head / tail
 
     return tuple(
         Task(

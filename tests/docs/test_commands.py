@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from lt_lightning.experiment.config.shorthand import spelled_out
-from lt_lightning.experiment.config.tasks import tasks_of
+from lt_lightning.experiment.run.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,7 +48,7 @@ def test_every_command_of_the_pages_composes() -> None:
                 HydraConfig.instance().set_config(config)
                 with open_dict(config):
                     del config["hydra"]
-                assert tasks_of(config)
+                assert Job.of(config).tasks
             except Exception as error:
                 error.add_note(f"{page}: python scripts/run.py{command}")
                 raise

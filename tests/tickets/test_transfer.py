@@ -1,4 +1,4 @@
-"""A ticket for a data set of other classes and image channels, and for another width."""
+"""A ticket for a data set of other classes and image channels."""
 
 from __future__ import annotations
 
@@ -77,37 +77,16 @@ def test_masks_of_replaced_layers_keep_what_any_class_or_channel_kept() -> None:
         assert torch.equal(moved["stem.conv.weight"][:, channel], stem[:, 0] | stem[:, 1])
 
 
-@pytest.mark.parametrize("width", [8, 12, 2, 6])
-def test_another_width_repeats_the_masks_and_keeps_the_networks_own_values(width: int) -> None:
-    ticket, target = a_ticket(net(channels=3), INNER, "stages.1.0.conv2.weight"), net(channels=3, width=width, seed=1)
-    moved = transfer(ticket, target, EXAMPLE, other_classes=True)
-    assert moved.resized
-    own = target.state_dict()
-    assert set(moved.replaced) == set(own)
-    assert ticket.trained is not None
-    assert moved.ticket.trained is not None
-    for name, mask in ticket.masks.items():
-        new = moved.ticket.masks[name]
-        assert new.shape == own[name].shape
-        rows, columns = mask.shape[:2]
-        for row in range(new.shape[0]):
-            for column in range(new.shape[1]):
-                assert torch.equal(new[row, column], mask[row % rows, column % columns])
-                assert torch.equal(
-                    moved.ticket.trained[name][row, column], ticket.trained[name][row % rows, column % columns]
-                )
-        if width % 4 == 0:
-            assert new.float().mean() == mask.float().mean()
-    assert all(torch.equal(moved.ticket.rewind[name], value) for name, value in own.items())
-    moved.ticket.apply(target)
-
-
 @pytest.mark.parametrize(
     ("network", "named"),
-    [(cifar_resnet(14, 10, 3, 4), "stages.0.1.conv1.weight"), (nn.Conv2d(3, 2, 3), "stem.conv.weight")],
-    ids=["deeper", "another"],
+    [
+        (cifar_resnet(14, 10, 3, 4), "stages.0.1.bn1.bias"),
+        (cifar_resnet(8, 10, 3, 8), "stem.conv.weight"),
+        (nn.Conv2d(3, 2, 3), "classifier.weight"),
+    ],
+    ids=["deeper", "wider", "another"],
 )
 def test_another_network_is_refused(network: nn.Module, named: str) -> None:
-    with pytest.raises(ValueError, match=r"for another network than .*: \S+") as caught:
+    with pytest.raises(ValueError, match=type(network).__name__) as caught:
         transfer(a_ticket(net(channels=3), INNER), network, EXAMPLE, other_classes=True)
-    assert "more" in str(caught.value) or named in str(caught.value)
+    assert named in str(caught.value)

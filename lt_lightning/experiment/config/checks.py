@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
@@ -16,8 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.results.verdict import Rule
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
-CONTROLS = ("reinit", "shuffle", "random", "small_dense")
-SEARCHES = ("all", "bisect")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -45,11 +43,6 @@ def check_basics(config: DictConfig) -> None:
     _check_trainer(config.trainer)
     _check_measure(config.measure)
     _check_verdict(config.verdict)
-    _check_controls(config.controls)
-    if not OmegaConf.is_dict(config.transfer) or set(config.transfer) != {"from"}:
-        raise ValueError(f"transfer={config.transfer}: must have from")
-    if config.search not in SEARCHES:
-        raise ValueError(f"search={config.search!r} is not one of {', '.join(SEARCHES)}")
     for key, value in config.checkpoint.items():
         if not fits(value, float):
             raise ValueError(f"checkpoint.{key}={value!r}: must be a number")
@@ -84,15 +77,6 @@ def _check_measure(measure: Any) -> None:
             raise ValueError(f"measure.{key}={measure[key]!r}: must be a whole number of at least 1")
     if not fits(measure.slot, float) or not 0 < measure.slot < math.inf:
         raise ValueError(f"measure.slot={measure.slot!r}: must be a positive number of seconds")
-
-
-def _check_controls(controls: Any) -> None:
-    if (
-        not isinstance(controls, Sequence)
-        or isinstance(controls, str)
-        or any(control not in CONTROLS for control in controls)
-    ):
-        raise ValueError(f"controls={controls}: must be a list of {', '.join(CONTROLS)}")
 
 
 def _check_verdict(verdict: Any) -> None:

@@ -18,6 +18,7 @@ from lt_lightning.results.records import Result, results_of
 from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import not_below
 
+SEARCHES = ("all", "bisect")
 EXPLANATION = (
     "Bisected, each seed by its own accuracy: a ticket holds that is not below its dense network on the test set. "
     "What rounds that were not tested would have come to is not known."
@@ -93,6 +94,12 @@ class Bisection(Protocol):
     """Ask for the retraining of about log2 of a structure's tickets (`search=bisect`)."""
 
     name = "bisection"
+
+    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
+        """Check the option; bisection adds no tasks."""
+        if config.search not in SEARCHES:
+            raise ValueError(f"search={config.search!r} is not one of {', '.join(SEARCHES)}")
+        return []
 
     def asked(self, config: DictConfig, tasks: Sequence[Task], at_most: bool = False) -> list[Task]:
         """Return the search, every ticket whose round is tested, the one of each structure to be tested next, controls.

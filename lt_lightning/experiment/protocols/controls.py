@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.config.tasks import hash_of, retrained_rounds, search_folder
+from lt_lightning.experiment.config.tasks import hash_of, retrained_rounds, rounds_of, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.paths import TICKET, round_folder
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from lt_lightning.tickets.ticket import Ticket
 
 CONTROLS = ("reinit", "shuffle", "random", "small_dense")
-OF_UNSTRUCTURED = (
-    "reinit",
-    "random",
-)  # such a ticket has no structure that a shuffle could keep
+OF_UNSTRUCTURED = ("reinit", "random")  # such a ticket has no structure that a shuffle could keep
 FROM_START = ("reinit", "small_dense")  # trained from initial values on, for the whole schedule
 
 
@@ -35,6 +32,8 @@ class Controls(Protocol):
 
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
         """Return a task for each ticket and control."""
+        if not OmegaConf.is_list(config.controls) or not set(config.controls) <= set(CONTROLS):
+            raise ValueError(f"controls={config.controls}: must be a list of {', '.join(CONTROLS)}")
         return [
             _task(config, ticket, control)
             for ticket in [*_of_search(config), *(task for task in tasks if task.kind is not None)]
@@ -77,9 +76,11 @@ class Controls(Protocol):
 
 def _of_search(config: DictConfig) -> list[Task]:
     """The search's own tickets of the rounds that are retrained, as if each were a task."""
-    name = str(config.pruning.next_round_from)
+    name, last = str(config.pruning.next_round_from), rounds_of(config)
     places = [(number, round_folder(search_folder(config), number) / name) for number in retrained_rounds(config)]
-    return [Task(place, f"{name}, round {number}", number, TicketKind(name), (place,)) for number, place in places]
+    return [
+        Task(place, f"{name}, round {number} of {last}", number, TicketKind(name), (place,)) for number, place in places
+    ]
 
 
 def _task(config: DictConfig, ticket: Task, control: str) -> Task:

@@ -35,6 +35,8 @@ class Transfers(Protocol):
 
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
         """Return a task for each search, round and structure."""
+        if not OmegaConf.is_dict(config.transfer) or set(config.transfer) != {"from"}:
+            raise ValueError(f"transfer={config.transfer}: must have from")
         if config.transfer["from"] is None:
             return []
         own = config.pruning.next_round_from == UNSTRUCTURED

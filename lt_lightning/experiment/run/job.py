@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig
 
+from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.checks import check_basics
 from lt_lightning.experiment.config.tasks import retraining_tasks, search_task
-from lt_lightning.experiment.protocols import PROTOCOLS
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result, results_of
 
@@ -35,11 +35,11 @@ class Job:
             ValueError: if the configuration asks for something impossible; the message names the key.
         """
         check_basics(config)
-        needed = tuple(Job.of(other) for protocol in PROTOCOLS for other in protocol.needed(config))
-        for protocol in PROTOCOLS:
+        needed = tuple(Job.of(other) for protocol in protocols.PROTOCOLS for other in protocol.needed(config))
+        for protocol in protocols.PROTOCOLS:
             config = protocol.prepared(config)
         tasks = [search_task(config), *retraining_tasks(config)]
-        for protocol in PROTOCOLS:
+        for protocol in protocols.PROTOCOLS:
             tasks += protocol.tasks(config, tasks)
         return cls(config, tuple(tasks), needed)
 
@@ -55,7 +55,7 @@ class Job:
             at_most: whether to return, instead, tasks that cost as much as all that may still be asked for.
         """
         tasks = list(self.tasks)
-        for protocol in PROTOCOLS:
+        for protocol in protocols.PROTOCOLS:
             tasks = protocol.asked(self.config, tasks, at_most)
         return tasks
 
@@ -70,7 +70,7 @@ class Job:
 
     def notes(self) -> list[str]:
         """Return what the protocols have to say about the results so far."""
-        return [note for protocol in PROTOCOLS for note in protocol.notes(self.config, self.tasks)]
+        return [note for protocol in protocols.PROTOCOLS for note in protocol.notes(self.config, self.tasks)]
 
     def record(self, record: JobRecord | None = None) -> JobRecord:
         """Return the job's record with its tasks as they are by now."""

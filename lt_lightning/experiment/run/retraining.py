@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lt_lightning.execution.machine import is_bfloat16
+from lt_lightning.experiment import protocols
 from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.protocols import PROTOCOLS
 from lt_lightning.experiment.run.fitting import fit_ticket, ticket_training
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
@@ -53,7 +53,7 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
 
 def _made(experiment: Experiment, task: Task) -> Ticket:
     """Make the ticket, and decide by measurement what computes its layers."""
-    makers = {protocol.name: protocol.ticket for protocol in PROTOCOLS}
+    makers = {protocol.name: protocol.ticket for protocol in protocols.PROTOCOLS}
     ticket = makers[task.protocol](experiment, task) if task.protocol else _structured(experiment, task)
     if experiment.config.execution == "shrunk":
         trainer = experiment.trainer([], [])

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.protocols import PROTOCOLS
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.layers import Layer, exempting, find_layers
 from lt_lightning.results.locks import tidy
@@ -32,7 +32,7 @@ def built(job: Job) -> Experiment:
     for task in job.tasks:
         tidy(task.folder)
     experiment = Experiment.from_config(job.config)
-    for protocol in PROTOCOLS:
+    for protocol in protocols.PROTOCOLS:
         protocol.check(experiment)
     return experiment
 

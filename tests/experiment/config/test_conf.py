@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
-
 from lt_lightning.experiment.run.experiment import Experiment
+from omegaconf import DictConfig
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import math
@@ -16,18 +17,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from rich.console import Console
 
 from lt_lightning.data.cifar import Cifar10, Cifar100
-from lt_lightning.experiment.run.run import run
-from lt_lightning.experiment.sweep.sweep_end import Job, SweepEnd
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.experiment.sweep.sweep_end import SweepEnd
 from lt_lightning.models.wide_resnet import WideResNet
 from lt_lightning.pruning.densities import densities
 from lt_lightning.pruning.rewinding import Step
-from lt_lightning.results.paths import Task
+from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.published_figures import (
     Comparison,
     Figure,
@@ -38,7 +39,7 @@ from lt_lightning.results.published_figures import (
     print_comparison,
 )
 from lt_lightning.results.records import Result
-from tests.toys import DENSE
+from tests.toys import DENSE, run_job
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -229,7 +230,7 @@ def test_preset_runs_from_end_to_end(
     write_data(tmp_path, monkeypatch)
     shrunk = ("trainer.limit_train_batches=2", "trainer.accelerator=cpu") if name in QUICK else ()
     config = composed(*smoke(name, tmp_path), *shrunk)
-    results = run(config)
+    results = run_job(config)
     found = {(result.round, result.structure) for result in results}
     source = config.pruning.next_round_from
     alone = [source] if source != "unstructured" else ["unstructured", *config.structure]
@@ -243,9 +244,11 @@ def test_preset_runs_from_end_to_end(
 @pytest.mark.parametrize("name", SWEPT)
 def test_the_last_job_of_a_sweep_can_be_run_at_smoke_scale(name: str, composed: Compose, tmp_path: Path) -> None:
     last = [f"{key}={str(values).split(',')[-1]}" for key, values in SWEPT[name].items()]
-    experiment = Experiment.from_config(composed(*smoke(name, tmp_path), *last))
+    job = Job.of(composed(*smoke(name, tmp_path), *last))
+    experiment = Experiment.from_config(job.config)
     assert experiment.rounds == 2
-    assert {number for number, _ in experiment.cells()} <= {1, 2}
+    assert len(job.tasks[0].parts) == 3
+    assert {task.round for task in job.tasks[1:]} <= {1, 2}
     assert min(map(experiment.expected_length, range(3))) > 0
 
 
@@ -264,7 +267,9 @@ def test_a_sweep_runs_from_end_to_end(
         searches = [path.parent.name for path in (tmp_path / "runs").glob("*/config.yaml")]
         (table,) = (tmp_path / "runs" / "jobs").glob("*/sweep.csv")
         assert len(searches) == jobs // 2
-        assert table.read_text().count("unstructured from ") == 2 * len(searches) * (len(searches) - 1)
+        with table.open() as file:
+            transferred = [row for row in csv.DictReader(file) if row["structure"] == "unstructured" and row["origin"]]
+        assert len(transferred) == 2 * len(searches) * (len(searches) - 1)
 
 
 @pytest.mark.slow
@@ -274,7 +279,7 @@ def test_preset_for_many_devices_runs_on_two(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_data(tmp_path, monkeypatch)
-    results = run(composed(*smoke(name, tmp_path), "trainer=ddp_sim"))
+    results = run_job(composed(*smoke(name, tmp_path), "trainer=ddp_sim"))
     assert max(result.round for result in results) == 2
     assert all(math.isfinite(result.accuracy) for result in results)
 
@@ -291,7 +296,7 @@ def test_preset_runs_on_the_real_data(name: str, composed: Compose, tmp_path: Pa
     if name.startswith("imagenet"):
         as_imagenet(data / "tiny-imagenet-200", tmp_path / "imagenet")
         data = tmp_path
-    results = run(composed(f"experiment={name}", "scale=smoke", f"paths.data={data}", *classes))
+    results = run_job(composed(f"experiment={name}", "scale=smoke", f"paths.data={data}", *classes))
     assert max(result.round for result in results) == 2
 
 
@@ -363,7 +368,7 @@ def test_what_is_no_figure_is_named(published: Any, message: str) -> None:
 
 def test_wrong_figures_stop_a_run_before_training(composed: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"published\.speed"):
-        run(composed("+published.speed.refill=[[80,1]]"))
+        run_job(composed("+published.speed.refill=[[80,1]]"))
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -465,7 +470,7 @@ def test_a_sweep_ends_with_the_comparison_over_its_seeds(
         place = tmp_path / f"s{seed}"
         ticket("regroup", 1, 0.8, accuracy, seed=seed).save(place)
         folder = sweep / str(seed)
-        Job(seed, {"seed": str(seed)}, (Task(place, "search", 0, "", (place,)),)).save(folder)
+        JobRecord(seed, {"seed": str(seed)}, (Task(place, "search", 0, None, (place,)),), (0,)).save(folder)
         (folder / ".hydra").mkdir()
         config = composed(f"seed={seed}", "+published.accuracy.regroup=[[80,74.0]]", "structure=[regroup]")
         OmegaConf.save(config, folder / ".hydra" / "config.yaml")

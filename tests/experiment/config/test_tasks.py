@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lt_lightning.experiment.protocols.stages import tasks_under
 from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.config import tasks as places
 from lt_lightning.experiment.config.tasks import search_folder, tasks_of
-from lt_lightning.experiment.protocols.stages import tasks_under
 
 Compose = Callable[..., DictConfig]
 

@@ -19,26 +19,16 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from lt_lightning.experiment.config.tasks import tasks_of
-from lt_lightning.experiment.protocols.bisection import (
-    Bracket,
-    asked,
-    asked_of,
-    at_most,
-    bracket,
-    bracket_lines,
-    retrainings_by_structure,
-)
-from lt_lightning.experiment.protocols.stages import tasks_under
+from lt_lightning.experiment.protocols.bisection import CAVEAT, EXPLANATION, Bracket, bracket_of
+from lt_lightning.experiment.run.command import do
 from lt_lightning.experiment.run.costs import costs_of
-from lt_lightning.experiment.run.experiment import Experiment
-from lt_lightning.experiment.run.job import do
-from lt_lightning.experiment.run.plan import told
-from lt_lightning.experiment.run.run import run
-from lt_lightning.experiment.sweep.sweep_end import Job, SweepEnd
-from lt_lightning.results.paths import Task
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.experiment.sweep.sweep_end import SweepEnd
+from lt_lightning.results.job_record import JobRecord, Task, describe_costs
 from lt_lightning.results.records import Result, find_results, results_of
-from lt_lightning.results.status import print_status
+from lt_lightning.results.status import print_status, tasks_under
+from lt_lightning.results.ticket_kind import TicketKind
+from tests.toys import run_job
 
 Compose = Callable[..., DictConfig]
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
@@ -118,48 +108,66 @@ def test_brackets_are_told_for_what_they_are() -> None:
 # Tasks
 
 
+def tickets(tasks: Sequence[Task], structure: str) -> list[Task]:
+    """The retrainings of a structure's tickets, without controls."""
+    return [task for task in tasks if task.kind == TicketKind(structure)]
+
+
+def rounds_and_names(tasks: Sequence[Task]) -> list[tuple[int, str]]:
+    return [(task.round, task.kind.structure if task.kind else "") for task in tasks]
+
+
 def finish(task: Task, difference: float = 0.0) -> None:
     """Leaves what the task would have."""
+    kind = task.kind or TicketKind("dense")
     for part in task.parts:
-        accuracy = 0.9 + difference
-        result = replace(DENSE, round=task.number, structure=task.structure or "dense", accuracy=accuracy)
-        replace(result, control=task.control, place=str(part)).save(part)
+        result = replace(DENSE, round=task.round, structure=kind.structure, accuracy=0.9 + difference)
+        replace(result, control=kind.control, place=str(part)).save(part)
 
 
-def work_off(config: DictConfig, last: Mapping[str, int]) -> list[tuple[int, str]]:
+def work_off(job: Job, last: Mapping[str, int]) -> list[tuple[int, str]]:
     """Finishes what is asked for until nothing is, tickets of later rounds than `last` by a point below dense."""
     done = []
-    while open_ := [task for task in asked_of(config) if results_of(task) is None]:
+    while open_ := [task for task in job.asked() if results_of(task) is None]:
         task = open_[0]
-        finish(task, -0.01 if task.structure and task.number > last[task.structure] else 0.0)
-        if task.structure and not task.control:
-            done.append((task.number, task.structure))
+        finish(task, -0.01 if task.kind and task.round > last[task.kind.structure] else 0.0)
+        if task.kind and not task.kind.control:
+            done.append((task.round, task.kind.structure))
     return done
 
 
 def test_each_structure_is_bisected_on_its_own(composed: Compose) -> None:
-    config = composed("search=bisect", "structure=[refill,regroup]", "pruning.rounds=6")
-    tasks = tasks_of(config)
-    assert tasks == tasks_of(composed("structure=[refill,regroup]", "pruning.rounds=6"))
-    first = asked(tasks)
-    assert [(task.number, task.structure) for task in first] == [(0, ""), (4, "refill"), (4, "regroup")]
-    assert [task.structure for task in at_most(tasks)] == ["", *["refill", "regroup"] * 3]
-    done = work_off(config, {"refill": 2, "regroup": 6})
+    job = Job.of(composed("search=bisect", "structure=[refill,regroup]", "pruning.rounds=6"))
+    assert job.tasks == Job.of(composed("structure=[refill,regroup]", "pruning.rounds=6")).tasks
+    assert rounds_and_names(job.asked()) == [(0, ""), (4, "refill"), (4, "regroup")]
+    assert [name for _, name in rounds_and_names(job.asked(at_most=True))] == ["", *["refill", "regroup"] * 3]
+    done = work_off(job, {"refill": 2, "regroup": 6})
     assert [number for number, name in done if name == "refill"] == [4, 2, 3]
     assert [number for number, name in done if name == "regroup"] == [4, 6]
-    assert [line.rpartition(" of ")[0].split(", ", 1)[1] for line in bracket_lines(tasks)] == [
+    explanation, *lines, caveat = job.notes()
+    assert (explanation, caveat) == (EXPLANATION, CAVEAT)
+    assert [line.rpartition(" of ")[0].split(", ", 1)[1] for line in lines] == [
         "refill: holds at round 2, fails at round 3; tested 2, 3, 4",
         "regroup: holds at round 6; tested 4, 6",
     ]
 
 
+def test_a_job_that_is_not_bisected_asks_for_all_and_says_nothing(composed: Compose) -> None:
+    job = Job.of(composed("structure=[refill]", "pruning.rounds=6"))
+    assert job.asked() == job.asked(at_most=True) == list(job.tasks)
+    assert len(job.tasks) == 7
+    work_off(job, {"refill": 2})
+    assert job.notes() == []
+    assert job.is_finished
+
+
 def test_chosen_rounds_are_those_that_are_bisected_and_controls_follow_their_tickets(composed: Compose) -> None:
-    config = composed(
+    job = Job.of(composed(
         "search=bisect", "structure=[refill]", "retrain_rounds=[1,3,5]", "controls=[reinit]", "pruning.rounds=6"
-    )
-    done = work_off(config, {"refill": 1, "unstructured": 6})
+    ))  # fmt: skip
+    done = work_off(job, {"refill": 1, "unstructured": 6})
     assert done == [(3, "refill"), (1, "refill")]
-    controls = [(task.number, task.structure) for task in asked_of(config) if task.control]
+    controls = rounds_and_names([task for task in job.asked() if task.kind and task.kind.control])
     assert sorted(controls) == [
         (1, "refill"),
         (1, "unstructured"),
@@ -170,18 +178,18 @@ def test_chosen_rounds_are_those_that_are_bisected_and_controls_follow_their_tic
 
 
 def test_a_difference_by_rounding_alone_is_none(composed: Compose) -> None:
-    config = composed("search=bisect", "structure=[refill]", "pruning.rounds=1")
-    (cell,) = retrainings_by_structure(tasks_of(config))["refill"]
-    finish(cell, -1e-8)
-    assert bracket([cell]).holds == 1
-    finish(cell, -1e-4)
-    assert bracket([cell]).fails == 1
+    job = Job.of(composed("search=bisect", "structure=[refill]", "pruning.rounds=1"))
+    (task,) = tickets(job.tasks, "refill")
+    finish(task, -1e-8)
+    assert bracket_of([task]).holds == 1
+    finish(task, -1e-4)
+    assert bracket_of([task]).fails == 1
 
 
-@pytest.mark.parametrize("value", ["some", "true", "null"])
-def test_another_search_is_refused(value: str, composed: Compose) -> None:
-    with pytest.raises(ValueError, match=r"search=.* is not one of all, bisect"):
-        tasks_of(composed(f"search={value}"))
+@pytest.mark.parametrize(("value", "named"), [("some", "'some'"), ("true", "True"), ("null", "None")])
+def test_another_search_is_refused(value: str, named: str, composed: Compose) -> None:
+    with pytest.raises(ValueError, match=rf"^search={named}.*all, bisect"):
+        Job.of(composed(f"search={value}"))
 
 
 # A sweep over seeds
@@ -193,17 +201,15 @@ def test_a_sweep_counts_rounds_that_all_seeds_tested_and_tells_each_seeds_bracke
     sweep = tmp_path / "sweep"
     for seed, last in enumerate((3, 5, 5)):
         config = composed("search=bisect", "structure=[refill]", "pruning.rounds=6", f"seed={seed}")
-        tasks = tasks_of(config)
-        work_off(config, {"refill": last})
-        for task in asked(tasks):  # each seed with places of its own, the sparser the later
+        job = Job.of(config)
+        work_off(job, {"refill": last})
+        for task in job.asked():  # each seed with places of its own, the sparser the later
             for part in task.parts:
                 result = Result.load(part)
                 assert result is not None
                 executed = 0.8**result.round
                 replace(result, seed=seed, place=str(part), executed=executed, density=executed).save(part)
-        job = Job(seed, {"seed": str(seed)}, tuple(tasks), bisect=True)
-        job.save(sweep / str(seed))
-        assert Job.load(sweep / str(seed)) == job
+        job.record(JobRecord(seed, {"seed": str(seed)})).save(sweep / str(seed))
     with open_dict(config):
         config.hydra = {"sweep": {"dir": str(sweep)}}
     SweepEnd().on_multirun_end(config)  # nothing is missing of what was asked for
@@ -223,9 +229,8 @@ def test_a_sweep_counts_rounds_that_all_seeds_tested_and_tells_each_seeds_bracke
 # From end to end
 
 
-def told_of(config: DictConfig) -> str:
-    """The plan."""
-    return told(costs_of(Experiment.from_config(config), tasks_of(config)))
+def plan_of(job: Job) -> str:
+    return describe_costs(costs_of(job))
 
 
 def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
@@ -233,36 +238,40 @@ def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
 ) -> None:
     monkeypatch.setattr("lt_lightning.experiment.run.costs.seconds_per_epoch", lambda experiment: 1.0)
     config = composed(*SMALL, "search=bisect")
-    assert told_of(config).startswith("at most 10 trainings of 11 epochs")  # 7 rounds in 8 epochs, and 3 tickets
-    results = run(config)
+    job = Job.of(config)
+    assert plan_of(job).startswith("at most 10 trainings of 11 epochs")  # 7 rounds in 8 epochs, and 3 tickets
+    results = run_job(config)
     tested = {result.round: result for result in results if result.structure == "refill"}
     assert 1 <= len(tested) <= 3
     assert {result.round for result in results if result.structure == "unstructured"} == set(range(1, 7))
-    found = bracket(retrainings_by_structure(tasks_of(config))["refill"])
+    found = bracket_of(tickets(job.tasks, "refill"))
     assert found.next is None
     assert found.outcomes == {number: each.accuracy >= each.dense_accuracy - 1e-6 for number, each in tested.items()}
     assert f", refill: {found}" in capsys.readouterr().out
-    assert told_of(config) == "nothing to train: everything is there"
-    do(composed(*SMALL, "search=bisect", "status=true"))
+    assert plan_of(job) == "nothing to train: everything is there"
+    do(composed(*SMALL, "search=bisect", "status=true"), tmp_path / "runs" / "jobs" / "status")
     assert f"{1 + len(tested)} done, 0 running, 0 failed, 0 missing" in capsys.readouterr().out
+    job.record().save(tmp_path / "runs" / "jobs" / "run")
     with Path(os.devnull).open("w") as nowhere:
         states = print_status(tasks_under(tmp_path / "runs"), tmp_path, Console(file=nowhere))
-    assert {state.kind for state in states} == {"done"}
+    assert [state.kind for state in states] == ["done"] * (1 + len(tested))  # nothing is missing of what was asked for
 
-    whole = run(composed(*SMALL))
+    whole = run_job(composed(*SMALL))
     assert {result.round for result in whole if result.structure == "refill"} == set(range(1, 7))
     assert [result for result in whole if result.structure == "refill" and result.round in tested] == [*tested.values()]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")}
-    assert len([result for result in run(config) if result.structure == "refill"]) == 6  # all is shown that is there
+    assert len([result for result in run_job(config) if result.structure == "refill"]) == 6
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")} == before
 
 
-def test_status_tells_what_is_still_to_be_tested(composed: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_tells_what_is_still_to_be_tested(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("search=bisect", "structure=[refill]", "pruning.rounds=6")
-    search, *cells = tasks_of(composed(*options))
+    search, *retrainings = Job.of(composed(*options)).tasks
     finish(search)
-    finish(cells[3])
-    do(composed(*options, "status=true"))
+    finish(retrainings[3])
+    do(composed(*options, "status=true"), tmp_path)
     printed = capsys.readouterr().out
     assert "2 done, 0 running, 0 failed, 1 missing" in printed
     assert "refill: holds at round 4; tested 4 of rounds 1 to 6; next is round 6, at most 2 are to be tested" in printed

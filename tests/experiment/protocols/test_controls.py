@@ -4,42 +4,43 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 from torch import nn
 
 from lt_lightning.evaluation import largest_difference
 from lt_lightning.execution.cost import flops
 from lt_lightning.execution.execute import execute
-from lt_lightning.experiment.config.tasks import tasks_of
-from lt_lightning.experiment.protocols.controls import (
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run import retraining
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.models.mobilenet import MobileNet
+from lt_lightning.models.resnet import cifar_resnet
+from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.pruning.masks import Masks
+from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.results.job_record import Task
+from lt_lightning.results.records import Result
+from lt_lightning.structures.base import BlockPlan, Structure, StructureInput, Unstructured
+from lt_lightning.structures.nm import NM
+from lt_lightning.structures.refill import Refill
+from lt_lightning.structures.regroup import Regroup
+from lt_lightning.tickets.control_tickets import (
     nearest_width,
     randomly_masked,
     reinitialised,
     shuffled,
     small_dense,
 )
-from lt_lightning.experiment.run import retraining_task as cells
-from lt_lightning.experiment.run.run import run
-from lt_lightning.models.mobilenet import MobileNet
-from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph.graph import TracedNetwork
-from lt_lightning.pruning.masks import Masks
-from lt_lightning.pruning.rewinding import Restart
-from lt_lightning.results.paths import Task
-from lt_lightning.results.records import Result
-from lt_lightning.structures.base import BlockPlan, Structure, StructureInput, Unstructured
-from lt_lightning.structures.nm import NM
-from lt_lightning.structures.refill import Refill
-from lt_lightning.structures.regroup import Regroup
 from lt_lightning.tickets.making import make_ticket
 from lt_lightning.tickets.ticket import Ticket
+from tests.toys import run_job
 
 Compose = Callable[..., DictConfig]
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -208,7 +209,7 @@ def test_nearest_width_is_that_of_a_search_through_all() -> None:
         assert abs(nearest_width(lambda width: width**2, target, 32) ** 2 - target) == best
 
 
-# In a study
+# In a job
 
 SMALL = (
     "model.width=8", "data.limit=0.3", "trainer.max_epochs=3", "trainer.accelerator=cpu", "pruning.rounds=2",
@@ -235,10 +236,10 @@ def trained(printed: str) -> list[str]:
 def test_controls_are_results_of_their_own_and_found_again(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without = run(composed(*SMALL))
+    without = run_job(composed(*SMALL))
     capsys.readouterr()
     config = composed(*SMALL, ALL)
-    results = run(config)
+    results = run_job(config)
     first = capsys.readouterr().out
     assert sorted(trained(first)) == sorted(f"{control} of {name}, round 2 of 2" for name, control in CONTROLS)
     assert [result for result in results if not result.control] == without
@@ -251,7 +252,7 @@ def test_controls_are_results_of_their_own_and_found_again(
     assert rows == ["unstructured", "reinit", "random", "refill", "reinit", "shuffle", "random", "small_dense"]
     _check_tickets(results, Experiment.from_config(config))
 
-    assert run(config) == results
+    assert run_job(config) == results
     assert trained(capsys.readouterr().out) == []
 
 
@@ -286,30 +287,33 @@ def _epochs(folder: Path) -> int:
         return sum(row["val/accuracy"] != "" for row in csv.DictReader(file))
 
 
-def test_controls_of_a_group_aware_search_and_their_places(composed: Compose) -> None:
+def test_controls_of_a_group_aware_search_and_their_folders(composed: Compose) -> None:
+    def tasks(*overrides: str) -> tuple[Task, ...]:
+        return Job.of(composed(*SMALL, *overrides)).tasks
+
     def controls(*overrides: str) -> list[Task]:
-        return [task for task in tasks_of(composed(*SMALL, *overrides)) if task.control]
+        return [task for task in tasks(*overrides) if task.kind is not None and task.kind.control]
 
     assert controls() == []
     (task,) = controls("controls=[reinit]", "pruning.next_round_from=refill")
-    assert task.source == tasks_of(composed(*SMALL, "pruning.next_round_from=refill"))[0].parts[2]
+    assert task.source == tasks("pruning.next_round_from=refill")[0].parts[2]
     before, after = controls(ALL), controls(ALL, "structure.refill.extra=0.1")
     assert len(before) == len(after) == 6
     assert {t.folder for t in before} & {t.folder for t in after} == {
-        t.folder for t in before if t.structure == "unstructured"
+        t.folder for t in before if t.kind is not None and t.kind.structure == "unstructured"
     }
     assert len({t.folder for t in before} | {t.folder for t in controls(ALL, "execution=masked")}) == 12
 
 
-@pytest.mark.parametrize("value", ["[again]", "reinit", "true"])
-def test_unknown_controls_are_refused(value: str, composed: Compose) -> None:
-    with pytest.raises(ValueError, match="must be a list of reinit, shuffle, random, small_dense"):
-        run(composed(*SMALL, f"controls={value}"))
+@pytest.mark.parametrize(("value", "named"), [("[again]", "['again']"), ("reinit", "reinit"), ("true", "True")])
+def test_unknown_controls_are_refused(value: str, named: str, composed: Compose) -> None:
+    with pytest.raises(ValueError, match=rf"^controls={re.escape(named)}.*reinit, shuffle, random, small_dense"):
+        run_job(composed(*SMALL, f"controls={value}"))
 
 
 def test_a_network_without_a_width_has_no_small_dense_control(composed: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.width"):
-        run(composed(*SMALL[1:], "controls=[small_dense]", "~model.width"))
+        run_job(composed(*SMALL[1:], "controls=[small_dense]", "~model.width"))
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
@@ -321,13 +325,13 @@ def test_controls_whose_ticket_cannot_be_made_hold_up_nothing(
 
     config = composed(*SMALL, "controls=[reinit]")
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "_structured", no_ticket)
+        patch.setattr(retraining, "_structured", no_ticket)
         with pytest.raises(RuntimeError, match="no such ticket"):
-            run(config)
+            run_job(config)
     labels = trained(capsys.readouterr().out)
     assert "reinit of unstructured, round 2 of 2" in labels
     assert "reinit of refill, round 2 of 2" not in labels
-    results = run(config)
+    results = run_job(config)
     assert {(r.structure, r.control) for r in results if r.control} == {
         ("unstructured", "reinit"),
         ("refill", "reinit"),

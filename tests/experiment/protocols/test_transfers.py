@@ -1,4 +1,4 @@
-"""Tickets of one data set retrained on another: found, fitted, trained as long as the study's own, told apart."""
+"""Tickets of one data set retrained on another: found, fitted, trained as long as the job's own, told apart."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.data.module import Pairs, TensorData
-from lt_lightning.experiment.config.tasks import tasks_of
-from lt_lightning.experiment.protocols.stages import tasks_under
-from lt_lightning.experiment.protocols.transfers import restart_for
-from lt_lightning.experiment.run.run import run
+from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.rewinding import Restart, RewindPoint
 from lt_lightning.results.records import Result
+from lt_lightning.results.status import tasks_under
+from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.retraining import restart_for
+from tests.toys import run_job
 
 Compose = Callable[..., DictConfig]
 SMALL = (
@@ -61,32 +62,44 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tickets_of_digits_are_retrained_on_colours(composed: Compose, tmp_path: Path) -> None:
-    first = run(composed(*SMALL))
+    first = run_job(composed(*SMALL))
     root, source = tmp_path / "runs", first[0].search
-    own = run(composed(*SMALL, *COLOURS))
+    own = run_job(composed(*SMALL, *COLOURS))
     with_digits = composed(*SMALL, *COLOURS, f"transfer.from={root / source}")
-    results = run(with_digits)
-    assert [result.structure for result in results] == [
-        "dense", "unstructured", "refill", "unstructured from digits", "refill from digits",
+    results = run_job(with_digits)
+    kinds = [
+        TicketKind("dense"), TicketKind("unstructured"), TicketKind("refill"),
+        TicketKind("unstructured", origin="digits"), TicketKind("refill", origin="digits"),
     ]  # fmt: skip
+    assert [result.kind for result in results] == kinds
     assert [result.place for result in results[:3]] == [result.place for result in own]
     with (root / "summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["data"] == "colours"]
-    assert sorted(row["structure"] for row in rows) == sorted(result.structure for result in results)
+    assert sorted((row["structure"], row["origin"]) for row in rows) == sorted(
+        (kind.structure, kind.origin) for kind in kinds
+    )
 
     theirs = {result.structure: _ticket(root, result) for result in first}
     for result in results[3:]:
         _check_lineage(_ticket(root, result), theirs["unstructured"], source)
+        assert _trained_epochs(root / result.place) == _trained_epochs(root / results[2].place)
     refilled, original = _ticket(root, results[4]), theirs["refill"]
     for name, mask in original.masks.items():  # the same structure from the same masks and weights
         if refilled.masks[name].shape == mask.shape:
             assert torch.equal(refilled.masks[name], mask), name
     assert results[4].density == pytest.approx(first[2].density)
 
-    assert [result.place for result in run(with_digits)] == [result.place for result in results]
-    assert tasks_of(composed(*SMALL, *COLOURS, "transfer.from=others")) == tasks_of(with_digits)
+    assert [result.place for result in run_job(with_digits)] == [result.place for result in results]
+    job = Job.of(with_digits)
+    assert Job.of(composed(*SMALL, *COLOURS, "transfer.from=others")).tasks == job.tasks
+    job.record().save(root / "jobs" / "now")
     listed = {task.folder for task in tasks_under(root) if task.folder.is_relative_to(root / results[0].search)}
-    assert listed == {task.folder for task in tasks_of(with_digits)}
+    assert listed == {task.folder for task in job.tasks}
+
+
+def _trained_epochs(folder: Path) -> int:
+    with (folder / "metrics.csv").open() as file:
+        return sum(row["val/accuracy"] != "" for row in csv.DictReader(file))
 
 
 def _ticket(root: Path, result: Result) -> Ticket:
@@ -97,9 +110,10 @@ def _check_lineage(ticket: Ticket, origin: Ticket, source: str) -> None:
     replaced = ["stem.conv.weight", "classifier.weight", "classifier.bias"]
     assert ticket.card["transferred_from"] == {
         "search": source, "data": "digits", "model": "resnet8", "seed": 0, "round": 1, "replaced": replaced,
-        "resized": False,
     }  # fmt: skip
-    assert (ticket.card["data"], ticket.card["round"]) == ("colours", 1)
+    assert {key: ticket.card[key] for key in ("data", "round", "origin", "starts_from")} == {
+        "data": "colours", "round": 1, "origin": "digits", "starts_from": "schedule",
+    }  # fmt: skip
     for name, value in origin.rewind.items():
         assert (ticket.rewind[name].shape != value.shape) == (name in replaced)
         assert name in replaced or torch.equal(ticket.rewind[name], value)
@@ -117,7 +131,9 @@ def test_a_ticket_from_elsewhere_has_no_momentum_but_the_same_place_in_the_sched
     module.weight = parameter
     restart = Restart("weights", RewindPoint.capture(module, [optimizer], [schedule]), 3, [[0.1]])
     assert restart_for(Ticket({}, {}), restart) is restart
-    elsewhere = restart_for(Ticket({}, {}, card={"transferred_from": {}}), restart)
+    assert restart_for(Ticket({}, {}, card={"starts_from": "initial"}), restart) is None
+    elsewhere = restart_for(Ticket({}, {}, card={"starts_from": "schedule"}), restart)
+    assert elsewhere is not None
     optimizer.step()
     schedule.step()
     elsewhere.restore([optimizer], [schedule])
@@ -154,8 +170,11 @@ def test_others_are_searches_alike_on_other_data_that_are_trained_far_enough(com
         ("same", 1, ()),
     ):
         _a_search(root, name, composed(*SMALL, *options), rounds)
-    labels = [task.structure for task in tasks_of(composed(*SMALL, "transfer.from=others"))]
-    assert labels == ["", "refill", "unstructured from alike", "refill from alike"]
+    kinds = [task.kind for task in Job.of(composed(*SMALL, "transfer.from=others")).tasks]
+    assert kinds == [
+        None, TicketKind("refill"),
+        TicketKind("unstructured", origin="colours"), TicketKind("refill", origin="colours"),
+    ]  # fmt: skip
 
 
 def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_own(
@@ -164,9 +183,9 @@ def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_ow
     """The ten digits are not these ten."""
     options = tuple(option for option in SMALL if not option.startswith("structure"))
     options += ("structure=[]",)
-    source = tmp_path / "runs" / run(composed(*options))[0].search
-    same = run(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
-    other = run(composed(*options, "labels.data=letters", f"transfer.from={source}"))
+    source = tmp_path / "runs" / run_job(composed(*options))[0].search
+    same = run_job(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
+    other = run_job(composed(*options, "labels.data=letters", f"transfer.from={source}"))
     replaced = [
         _ticket(tmp_path / "runs", results[-1]).card["transferred_from"]["replaced"] for results in (same, other)
     ]
@@ -179,59 +198,37 @@ def test_two_sources_that_no_table_could_tell_apart_are_refused(asked: str, comp
     _a_search(root, "alike", composed(*SMALL, *COLOURS))
     # Weight decay may differ: presets have a value for each data set.
     _a_search(root, "decay", composed(*SMALL, *COLOURS, "classifier.weight_decay=0.01"))
-    with pytest.raises(ValueError, match=r"same data set \(colours\) and width as .*: name one of the two"):
-        tasks_of(composed(*SMALL, f"transfer.from={asked.format(root=root)}"))
+    with pytest.raises(ValueError, match=rf"transfer\.from={root}/(alike|decay): .*colours.*{root}/(alike|decay)"):
+        Job.of(composed(*SMALL, f"transfer.from={asked.format(root=root)}"))
 
 
 @pytest.mark.parametrize(
-    ("rounds", "overrides", "told"),
+    ("rounds", "overrides", "named"),
     [
-        (None, [], "is no folder of a search"),
-        (1, ["pruning.rounds=2"], "has no trained unstructured ticket of round 2"),
-        (1, ["pruning.next_round_from=refill"], "needs pruning.next_round_from=unstructured"),
+        (None, [], "config.yaml"),
+        (1, ["pruning.rounds=2"], "round 2"),
+        (1, ["pruning.next_round_from=refill"], "pruning.next_round_from=unstructured"),
     ],
 )
 def test_impossible_sources_are_refused(
-    rounds: int | None, overrides: list[str], told: str, composed: Compose, tmp_path: Path
+    rounds: int | None, overrides: list[str], named: str, composed: Compose, tmp_path: Path
 ) -> None:
     folder = tmp_path / "source"
     if rounds is not None:
         _a_search(tmp_path, "source", composed(*SMALL), rounds)
-    with pytest.raises(ValueError, match=f"transfer.from={folder}.*{told}"):
-        run(composed(*SMALL, *overrides, f"transfer.from={folder}"))
+    with pytest.raises(ValueError, match=f"transfer.from={folder}: .*{named}"):
+        run_job(composed(*SMALL, *overrides, f"transfer.from={folder}"))
 
 
 def test_scores_by_feature_maps_are_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
     source = _a_search(tmp_path, "source", composed(*SMALL))
-    told = r"structure\.refill\.score='feature_l1' looks at feature maps.*set it to l1, l2, count or saliency"
-    with pytest.raises(ValueError, match=told):
-        run(composed(*SMALL, "structure.refill.score=feature_l1", f"transfer.from={source}"))
+    with pytest.raises(ValueError, match=r"^structure\.refill .*transfer"):
+        run_job(composed(*SMALL, "structure.refill.score=feature_l1", f"transfer.from={source}"))
 
 
 def test_another_network_is_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    source = run(composed(*SMALL, "retrain_rounds=[]"))[0].search
-    with pytest.raises(ValueError, match=f"transfer.from=.*{source}: the ticket is for another network than ResNet"):
-        run(composed(*SMALL, "model=resnet14", f"transfer.from={root / source}"))
+    source = run_job(composed(*SMALL, "retrain_rounds=[]"))[0].search
+    with pytest.raises(ValueError, match=f"transfer.from=.*{source}: .*ResNet"):
+        run_job(composed(*SMALL, "model=resnet14", f"transfer.from={root / source}"))
     assert [path.name for path in root.glob("digits-*")] == [source]
-
-
-def test_a_ticket_of_another_width_is_trained_from_the_networks_own_rewind_point(
-    composed: Compose, tmp_path: Path
-) -> None:
-    root = tmp_path / "runs"
-    narrow = run(composed(*SMALL))
-    by_gradients = ("structure.refill.score=saliency", "pruning.gradient_batches=1")
-    with pytest.raises(ValueError, match=r"structure\.refill scores by gradients, which do not fit another width"):
-        run(composed(*SMALL, "model.width=8", *by_gradients, f"transfer.from={root / narrow[0].search}"))
-    results = run(composed(*SMALL, "model.width=8", f"transfer.from={root / narrow[0].search}"))
-    assert [result.structure for result in results[3:]] == [
-        "unstructured from digits at width 4", "refill from digits at width 4",
-    ]  # fmt: skip
-    taken, own = _ticket(root, results[3]), _ticket(root, results[1])
-    for name, value in own.rewind.items():
-        assert torch.equal(taken.rewind[name], value)
-    assert taken.card["transferred_from"]["resized"]
-    assert results[3].density == pytest.approx(narrow[1].density)
-    assert results[4].density <= results[3].density
-    assert any(not torch.equal(taken.masks[name], own.masks[name]) for name in own.masks)

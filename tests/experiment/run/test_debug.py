@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.config.tasks import search_folder
-from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.run import run
 
 Compose = Callable[..., DictConfig]

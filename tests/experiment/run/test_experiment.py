@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 from torch.backends import cudnn
-
-from lt_lightning.experiment.run.experiment import Experiment
 
 
 @pytest.fixture(autouse=True)

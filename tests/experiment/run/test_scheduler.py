@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lt_lightning.experiment.protocols.stages import tasks_under
+from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.config.tasks import tasks_of
-from lt_lightning.experiment.protocols.stages import tasks_under
 from lt_lightning.experiment.run import retraining_task as cells
 from lt_lightning.experiment.run import search
 from lt_lightning.experiment.run.costs import costs_of
-from lt_lightning.experiment.run.experiment import Experiment
 from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.experiment.run.run import run
 from lt_lightning.experiment.run.scheduler import Work

@@ -13,14 +13,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from lt_lightning.experiment.run.plan import Cost
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lt_lightning.experiment.config.tasks import tasks_of
-from lt_lightning.experiment.run.job import do, do_in_sweep, objective
-from lt_lightning.experiment.sweep.sweep_end import Job, remove_output
+from lt_lightning.experiment.run.command import do, do_in_sweep, objective
+from lt_lightning.experiment.sweep.sweep_end import remove_output
 from lt_lightning.results.aggregate import aggregate, aggregate_table, settings_of
+from lt_lightning.results.job_record import JobRecord
 from lt_lightning.results.records import Result
 from tests.toys import DENSE
 
@@ -83,30 +82,28 @@ def test_objective_is_validation_accuracy_of_the_last_round() -> None:
     assert math.isnan(objective([]))
 
 
-def test_record_of_a_job_survives(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
-    job = Job(3, {"seed": "1"}, tuple(tasks_of(composed())), "went wrong", (Cost("a", 1, 2, 0.5),))
-    job.save(tmp_path)
-    assert Job.load(tmp_path) == job
-
-
 def test_a_job_that_cannot_begin_is_told_and_recorded(
     composed: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     value = do_in_sweep(composed("pruning.rate=1.5"), 7, ["pruning.rate=1.5", "+extra=1"], tmp_path)
     assert math.isnan(value)
-    assert "job 7 FAILED: pruning.rate=1.5 is not a share" in capsys.readouterr().out
-    job = Job.load(tmp_path)
-    assert job.error.startswith("pruning.rate=1.5")
-    assert job.overrides == {"pruning.rate": "1.5", "extra": "1"}
+    assert "job 7 FAILED: pruning.rate=1.5 " in capsys.readouterr().out
+    job = JobRecord.load(tmp_path)
+    assert job.error.startswith("pruning.rate=1.5 ")
+    assert (job.number, job.overrides) == (7, {"pruning.rate": "1.5", "extra": "1"})
+    assert (job.tasks, job.trained) == ((), True)
 
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [("plan=maybe", "plan='maybe'"), ("status=some", "status='some'"), ("status=all plan=true", "status='all'")],
 )
-def test_impossible_requests_are_named(wrong: str, told: str, composed: Callable[..., DictConfig]) -> None:
+def test_impossible_requests_are_named(
+    wrong: str, told: str, composed: Callable[..., DictConfig], tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=told):
-        do(composed(*wrong.split()))
+        do(composed(*wrong.split()), tmp_path / "job")
+    assert not (tmp_path / "job").exists()
 
 
 def test_what_a_plan_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
