@@ -317,7 +317,7 @@ def _search(root: Path, folder: Path, only: Sequence[Task] | None, missing: list
         states = tuple(state_of(task) for task in tasks)
     for state in states:
         if state.kind != "done":
-            told = f" ({state.told})" if state.told else ""
+            told = f" ({state.detail})" if state.detail else ""
             missing.append(f"{folder.name}: {state.task.label}: {state.kind}{told}")
     if only is None:
         missing += _unfinished(folder, {part for task in tasks for part in task.parts})

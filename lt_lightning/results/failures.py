@@ -1,4 +1,4 @@
-"""What went wrong, in one line for people, and recorded beside the results until the next attempt succeeds."""
+"""Failures: each in one line for people, recorded beside the results until the next attempt succeeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from lt_lightning.files import read_json, write_json
 
 FILE = "error.json"
-# What a wrong configuration, wrong data or a diverging training raise; anything else is a defect of ours.
+# Errors that a wrong configuration, wrong data or a diverging training raise; any other is a defect of ours.
 EXPECTED = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
 
@@ -25,9 +25,9 @@ class Failure:
     """A failed attempt.
 
     Attributes:
-        error: in one line.
-        time: Unix time.
-        traceback: where it happened.
+        error: error in one line.
+        time: Unix time of the failure.
+        traceback: traceback of the exception.
     """
 
     error: str
@@ -36,30 +36,30 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """What can be told about an exception."""
+        """Return the failure that an exception makes."""
         return cls(one_line(error), time.time(), "".join(traceback.format_exception(error)))
 
     @classmethod
     def load(cls, folder: Path) -> Failure | None:
-        """The last attempt's failure; None if there was none."""
+        """Return the last attempt's failure; None if there was none."""
         try:
             return cls(**read_json(folder / FILE))
         except (OSError, ValueError, TypeError):
             return None
 
     def save(self, folder: Path) -> None:
-        """Leaves a record in the folder, if that can be written."""
+        """Write a record into a folder, if that is possible."""
         with suppress(OSError):
             write_json(folder / FILE, asdict(self))
 
 
 def clear(folder: Path) -> None:
-    """Removes the record: an attempt succeeded."""
+    """Remove the record of a failure, since an attempt has succeeded."""
     (folder / FILE).unlink(missing_ok=True)
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, without what led there: Hydra and OmegaConf wrap the cause and add lines."""
+    """Return an error in one line: the cause, which Hydra and OmegaConf wrap, with its key in the configuration."""
     if isinstance(error, ExceptionGroup):
         return f"{error.message}: {'; '.join(dict.fromkeys(map(one_line, error.exceptions)))}"
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -72,30 +72,30 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return f"the override {error.override!r} cannot be read: {_first_line(error)}"
     if isinstance(error, MissingConfigException):
-        told = f"{_first_line(error).removesuffix('.')}; "
-        return told + (f"there is {', '.join(error.options)}" if error.options else "there is no such group or choice")
+        options = f"there is {', '.join(error.options)}" if error.options else "there is no such group or choice"
+        return f"{_first_line(error).removesuffix('.')}; {options}"
     return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    told = lines[0] if lines else ""
-    if told.startswith("Caught ") and "DataLoader worker" in told:  # and then a traceback, which ends with the cause
-        told = lines[-1].partition(": ")[2]
-    return told if told and isinstance(error, EXPECTED) else f"{type(error).__name__}: {told}".removesuffix(": ")
+    line = lines[0] if lines else ""
+    if line.startswith("Caught ") and "DataLoader worker" in line:  # and then a traceback, which ends with the cause
+        line = lines[-1].partition(": ")[2]
+    return line if line and isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
-def _with_key(key: str, told: str) -> str:
-    """The message of an object that need not know where in the configuration it stands."""
+def _with_key(key: str, message: str) -> str:
+    """Add to an object's message the key by which the configuration makes the object."""
     parent, _, last = key.rpartition(".")
-    if "\n" in key or not key or told.startswith(key):
-        return told
-    if parent and told.startswith(f"{last}."):
-        return f"{parent}.{told}"
-    return f"{key}.{told}" if re.match(r"\w+=", told) else f"{key}: {told}"
+    if "\n" in key or not key or message.startswith(key):
+        return message
+    if parent and message.startswith(f"{last}."):
+        return f"{parent}.{message}"
+    return f"{key}.{message}" if re.match(r"\w+=", message) else f"{key}: {message}"
 
 
 def _known_keys(error: ConfigAttributeError | ConfigKeyError) -> str:
-    """What could have been meant."""
+    """Return text that lists the keys of the node in which a key is unknown."""
     node = error.parent_node
     return f"; there is {', '.join(str(key) for key in node)}" if isinstance(node, DictConfig) else ""

@@ -1,10 +1,11 @@
-"""One owner at a time for a folder: a lock that dies with the process that holds it.
+"""Locks of folders: a folder has one owner at a time, and its lock ends with the owner's process.
 
-The lock is the operating system's (`flock` on a file in the folder), so that a killed owner holds nothing any more.
+The lock is the operating system's (`flock` on a file in the folder), so that a killed process owns nothing any more.
 NFS, and cluster file systems mounted with `flock`, keep it across machines; some are mounted so that a machine sees
-only its own locks. Against that the file names its owner, whose heartbeat renews the file's time: an owner on another
-machine counts as alive until its heart has not beaten for `STALE` seconds. What remains: there, two machines that
-take a free folder in the same instant both get it, and a process that sleeps longer than `STALE` loses its folder.
+only its own locks. Therefore the file names its owner, whose heartbeat renews the file's time: an owner on another
+machine counts as alive until its heart has not beaten for `STALE` seconds. Two weaknesses remain on such a file
+system: two machines that take a free folder in the same instant both get it, and a process that sleeps longer than
+`STALE` loses its folder.
 """
 
 from __future__ import annotations
@@ -21,35 +22,36 @@ from pathlib import Path
 
 FILE = ".lock"
 BEAT = 15.0  # seconds between heartbeats
-STALE = 120.0  # seconds without one after which an owner on another machine is taken for dead
+STALE = 120.0  # seconds without a heartbeat after which an owner on another machine is taken for dead
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a folder.
+    """The process that owns a folder.
 
     Attributes:
         host: name of the machine.
-        pid: process.
-        since: Unix time.
-        doing: what it is at, for people.
+        pid: number of the process.
+        since: Unix time when it took the lock.
+        activity: text for people that says what the process does.
     """
 
     host: str
     pid: int
     since: float
-    doing: str = ""
+    activity: str = ""
 
     def __str__(self) -> str:
-        told = f"process {self.pid} on {self.host} since {time.strftime('%b %d %H:%M', time.localtime(self.since))}"
-        return f"{told}: {self.doing}" if self.doing else told
+        since = time.strftime("%b %d %H:%M", time.localtime(self.since))
+        activity = f": {self.activity}" if self.activity else ""
+        return f"process {self.pid} on {self.host} since {since}{activity}"
 
 
 class Lock:
     """A lock on a folder; `take` does not wait.
 
     Args:
-        folder: made if it is missing, as soon as the lock is taken.
+        folder: folder to lock; it is made when the lock is taken, if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,7 +62,7 @@ class Lock:
         self._last_beat = (0.0, 0.0)  # time of the file, and of our clock when it was first seen
 
     def take(self) -> bool:
-        """Takes the lock if nobody has it, and says whether it did.
+        """Take the lock if nobody has it, and return whether that succeeded.
 
         Raises:
             OSError: if the file system has no locks, or the folder cannot be written.
@@ -72,25 +74,27 @@ class Lock:
             return False
         self._handle = handle
         self._owner = Owner(socket.gethostname(), os.getpid(), time.time())
-        self.tell("")
+        self.write("")
         self._released = threading.Event()
         threading.Thread(target=_beat, args=(handle, self._released), daemon=True).start()
         return True
 
-    def tell(self, doing: str) -> None:
-        """Writes what the owner is at into the file."""
+    def write(self, activity: str) -> None:
+        """Write into the file what the owner does."""
         assert self._handle is not None
-        self._owner = replace(self._owner, doing=doing)
+        self._owner = replace(self._owner, activity=activity)
         content = json.dumps(asdict(self._owner)).encode()
         with suppress(OSError):  # a full disk must not end a training that writes nothing just now
             os.pwrite(self._handle, content, 0)
             os.ftruncate(self._handle, len(content))
 
     def release(self) -> None:
-        """Gives the lock back and removes its file."""
+        """Release the lock and remove its file."""
         assert self._handle is not None
         self._released.set()
-        self._path.unlink(missing_ok=True)  # while it is ours: whoever waits on the old file notices, in `take`
+        self._path.unlink(
+            missing_ok=True
+        )  # while the lock is ours; another process that waits for it notices in `take`
         fcntl.flock(self._handle, fcntl.LOCK_UN)  # forked workers may still have the file open
         os.close(self._handle)
         self._handle = None
@@ -103,18 +107,19 @@ class Lock:
         except OSError as error:
             os.close(handle)
             raise OSError(
-                f"{self._path} cannot be locked ({error.strerror}): let paths.root be on a file system with flock"
+                f"{self._path} cannot be locked ({error.strerror}): the folder must be on a file system with flock"
             ) from None
         return True
 
     def _is_current(self, handle: int) -> bool:
-        """Whether the file is still there, not removed by its last owner between our opening and locking it."""
+        """Return whether the file is still there, not removed by its last owner between our opening and locking it."""
         try:
             return os.path.samestat(os.fstat(handle), self._path.stat())
         except FileNotFoundError:
             return False
 
     def _alive_elsewhere(self, handle: int) -> bool:
+        """Return whether an owner on another machine is alive, by its heartbeat."""
         owner = _read(handle)
         if owner is None or owner.host == socket.gethostname():
             return False
@@ -125,7 +130,7 @@ class Lock:
 
 
 def tidy(folder: Path) -> None:
-    """Removes what an owner left that was killed, perhaps when its work was done and nobody will take the folder again.
+    """Remove the lock file of a killed owner, since nobody may ever take the folder again.
 
     Raises:
         OSError: if the file system has no locks, or the folder cannot be written.
@@ -135,7 +140,7 @@ def tidy(folder: Path) -> None:
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Who holds a folder; None if nobody does, or its owner is dead."""
+    """Return the owner of a folder; None if it has none, or its owner is dead."""
     try:
         handle = os.open(folder / FILE, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Results: one JSON beside each finished ticket, and `summary.csv`, one row for each of them."""
+"""Results: a JSON file beside each finished ticket, and `summary.csv` with a row for each of them."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class Result:
     Attributes:
         data: name of the data set.
         model: name of the network.
-        seed: of initialisation, split and order.
+        seed: seed of initialisation, split and order.
         round: pruning round; 0 is the dense network.
         structure: `dense`, `unstructured`, or a structure's name.
         target_density: share of the prunable weights that the round's unstructured mask keeps.
-        density: share that the ticket executes (an unstructured one: keeps).
-        accuracy: on the test set, in [0, 1], at the best validation epoch.
-        dense_accuracy: of the same search's dense network.
-        params_ratio: parameters to store, over the dense network's.
-        flops_ratio: multiply-adds executed, over the dense network's.
+        density: share of the prunable weights that the ticket executes (an unstructured ticket: keeps).
+        accuracy: accuracy on the test set, in [0, 1], at the best validation epoch.
+        dense_accuracy: accuracy of the same search's dense network.
+        params_ratio: number of stored parameters over the dense network's.
+        flops_ratio: number of executed multiply-adds over the dense network's.
         train_seconds: wall time of its training.
-        val_accuracy: at the best validation epoch.
-        best_epoch: counted from 0 at the start of its training.
-        held: share of the surviving magnitude of the unstructured mask that the ticket keeps.
+        val_accuracy: accuracy on the validation set at the best epoch.
+        best_epoch: best validation epoch, counted from 0 at the start of its training.
+        retained_magnitude: share of the unstructured mask's surviving magnitude that the ticket keeps; NaN for a
+            control that keeps other weights.
         time_ratio_inference: measured time of the whole network that executes the ticket over the dense one's, in
             inference at the training batch size; 1 for an unstructured ticket, which runs whole; NaN if not measured.
-        time_ratio_training: likewise of a training step.
-        search: folder of the search, under the root; tells apart what the other columns do not.
+        time_ratio_training: the same ratio for a training step.
+        search: folder of the search, under the root, by which equal rows of different searches differ.
         place: folder of the ticket, under the root.
-        executed: share of the prunable weights that take part when the plan is executed; 1 for what runs whole.
-        control: of the ticket that it is (`reinit`, ...); empty for the ticket itself. The `retained_magnitude` of a
-            control that keeps other weights is NaN.
-        origin: data set whose search found the ticket's mask; empty where it is the job's own search.
+        executed: share of the prunable weights that are computed with when the plan is executed; 1 without a plan.
+        control: name of the control that the ticket is (`reinit`, ...); empty for the ticket itself.
+        origin: data set whose search made the ticket's mask; empty where it is the job's own search.
     """
 
     data: str
@@ -77,12 +77,12 @@ class Result:
         return TicketKind(self.structure, self.control, self.origin)
 
     def save(self, folder: Path) -> None:
-        """Marks the folder as finished."""
+        """Write the result into a folder, which marks it as finished."""
         write_json(folder / FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> Result | None:
-        """The folder's result; None if it is not finished. A damaged one counts as missing, with a warning."""
+        """Return a folder's result; None if it is not finished. A damaged one counts as missing, with a warning."""
         path = folder / FILE
         try:
             return cls._from_json(read_json(path))
@@ -104,30 +104,30 @@ class Result:
 
 
 def find_results(root: Path) -> list[Result]:
-    """Every finished result under a folder, ordered by data, model, seed, search, round, kind."""
+    """Return every finished result under a folder, ordered by data, model, seed, search, round and kind."""
     paths = root.glob(f"*/round_*/*/{FILE}")
     results = [result for path in paths if (result := Result.load(path.parent)) is not None]
     return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.kind, r.place))
 
 
 def results_of(task: Task) -> list[Result] | None:
-    """What a task yielded; None if it is not finished."""
+    """Return the results of a task; None if it is not finished."""
     results = [Result.load(folder) for folder in task.parts]
     return [result for result in results if result is not None] if all(results) else None
 
 
 def write_summary(root: Path) -> Path:
-    """Writes `summary.csv`, made anew from all results under the root, and returns its path."""
+    """Write `summary.csv` anew from all results under the root, and return its path."""
     path = root / SUMMARY
-    known: list[Result] | None = None
-    while known != (found := find_results(root)):  # again, if another process finished something meanwhile
-        write_table(path, found)
-        known = found
+    written: list[Result] | None = None
+    while written != (results := find_results(root)):  # again, if another process has finished something meanwhile
+        write_table(path, results)
+        written = results
     return path
 
 
 def write_table(path: Path, results: Sequence[Result]) -> None:
-    """Writes results as CSV, a column for each attribute."""
+    """Write results as CSV, with a column for each attribute."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Result)])
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""What is there of a job, a sweep or a whole root: finished, running, failed, or missing."""
+"""The status of the tasks of a job, a sweep or a whole root: done, running, failed, or missing."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ COLOURS: dict[Kind, str] = {"done": "green", "running": "blue", "failed": "red",
 
 @dataclass(frozen=True)
 class State:
-    """How far a task is.
+    """The state of a task.
 
     Attributes:
-        task: in question.
-        kind: `missing` is what nobody is at, begun or not.
-        told: by whom it is run, or why it failed.
+        task: the task.
+        kind: kind of the state; `missing` is a task that nobody runs, begun or not.
+        detail: owner who runs the task, reason why it failed, or what of it is there already.
     """
 
     task: Task
     kind: Kind
-    told: str = ""
+    detail: str = ""
 
 
 def state_of(task: Task) -> State:
-    """How far a task is, now."""
+    """Return the state of a task by now."""
     if (owner := locks.owner_of(task.folder)) is not None:
         return State(task, "running", str(owner))
     if results_of(task) is not None:
@@ -51,7 +51,7 @@ def state_of(task: Task) -> State:
 
 
 def rounds_done(search: Path) -> list[int]:
-    """Rounds of a search, finished or not, whose trained tickets are there."""
+    """Return the rounds of a search, finished or not, whose trained tickets are there."""
     try:
         return [int(facts["round"]) for facts in read_json(search / "rounds.json")]
     except (OSError, ValueError, KeyError, TypeError):
@@ -59,7 +59,7 @@ def rounds_done(search: Path) -> list[int]:
 
 
 def tasks_under(root: Path) -> list[Task]:
-    """Return the tasks that any job under a root asked for, and those that left something and that no job names.
+    """Return the tasks that the jobs under a root ask for, and those whose folders exist although no job names them.
 
     A record that cannot be read is left out, with a warning.
     """
@@ -80,18 +80,18 @@ def tasks_under(root: Path) -> list[Task]:
 
 
 def print_status(tasks: Iterable[Task], root: Path, console: Console) -> list[State]:
-    """Prints a line for each task, with its folder under the root, and how many there are of each kind."""
+    """Print a line for each task, with its folder under the root, and the number of tasks in each state."""
     states = [state_of(task) for task in dict.fromkeys(tasks)]
     for state in states:
         folder = state.task.folder
         where = folder.relative_to(root) if folder.is_relative_to(root) else folder
         line = Text.assemble((f"{state.kind:8}", COLOURS[state.kind]), f"{where}  {state.task.label}")
-        console.print(line + Text(f"; {state.told}" if state.told else ""), soft_wrap=True, highlight=False)
+        console.print(line + Text(f"; {state.detail}" if state.detail else ""), soft_wrap=True, highlight=False)
     console.print(summary_of(states), highlight=False)
     return states
 
 
 def summary_of(states: Sequence[State]) -> str:
-    """`3 done, 1 running, 0 failed, 2 missing`."""
+    """Return the number of tasks in each state, such as `3 done, 1 running, 0 failed, 2 missing`."""
     counts = Counter(state.kind for state in states)
     return ", ".join(f"{counts[kind]} {kind}" for kind in COLOURS)

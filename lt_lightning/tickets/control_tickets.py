@@ -1,7 +1,7 @@
-"""Control tickets: each shares some of what a ticket is, to tell what the ticket's accuracy comes from.
+"""Control tickets, which show what the accuracy of a ticket comes from.
 
-Which weights are kept, which values they restart from, and how large the network is are three things; each control
-leaves some of them as they are.
+A ticket consists of the weights that are kept, the values that they restart from, and the size of the network. Each
+control keeps some of these three and changes the others.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ LINEAGE = ("data", "model", "seed", "round", "structure", "rewind", "mode", "tar
 
 
 def reinitialised(ticket: Ticket, network: nn.Module) -> Ticket:
-    """The same masks with other initial values (Frankle and Carbin 2019), to be trained from the start.
+    """Return a ticket with the same masks and other initial values (Frankle and Carbin 2019), to be trained from them.
 
     Args:
-        ticket: to be controlled.
-        network: freshly initialised, with another seed.
+        ticket: ticket to compare with.
+        network: network that is freshly initialised with another seed.
     """
     return replace(ticket, rewind=_state(network), trained=None, card=_untrained(ticket.card))
 
 
 def randomly_masked(ticket: Ticket, network: nn.Module, example: Tensor, generator: torch.Generator) -> Ticket:
-    """As many weights of each prunable layer as the ticket keeps, anywhere, with the values that it restarts from.
+    """Return a ticket that keeps as many weights of each prunable layer, at random positions, with the same values.
 
-    It runs whole, whatever the ticket's plan.
+    It has no plan, whatever the ticket's plan.
 
     Args:
-        ticket: to be controlled.
-        network: the ticket's; its values do not matter.
-        example: an input batch of the true shape.
-        generator: draws the places.
+        ticket: ticket to compare with.
+        network: network of the ticket; its values do not matter.
+        example: input batch of the true shape.
+        generator: generator that draws the positions.
     """
     traced = TracedNetwork(network, example)
     names = [traced.layers[name].weight for name in ticket.card["prunable"]]
@@ -66,17 +66,17 @@ def randomly_masked(ticket: Ticket, network: nn.Module, example: Tensor, generat
 
 
 def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: torch.Generator) -> Ticket:
-    """A ticket that is executed at the same cost, but keeps other channels, or other rows and columns, at random.
+    """Return a ticket that executes at the same cost, but keeps other channels, or other rows and columns, at random.
 
     Channels are permuted alike in all layers that share them, so that as many are live everywhere; rows and columns
-    of blocks in each layer on its own; N:M weights among each m inputs. A ticket without a plan, all of whose layers
-    fell back, has no structure to keep: it is `randomly_masked`.
+    of blocks in each layer on its own; N:M weights among each m inputs. A ticket without a plan, none of whose layers
+    could be structured, has no structure to keep: it is `randomly_masked`.
 
     Args:
-        ticket: to be controlled.
-        network: the ticket's; its values do not matter.
-        example: an input batch of the true shape.
-        generator: draws the permutations.
+        ticket: ticket to compare with.
+        network: network of the ticket; its values do not matter.
+        example: input batch of the true shape.
+        generator: generator that draws the permutations.
     """
     masks: Masks
     plan: Plan
@@ -94,16 +94,16 @@ def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: tor
 
 
 def small_dense(ticket: Ticket, make: Callable[[int], nn.Module], width: int, example: Tensor) -> Ticket:
-    """A dense network that is narrower everywhere, with as many multiply-adds as the ticket executes, or nearly.
+    """Return a dense network that is narrower everywhere, with nearly as many multiply-adds as the ticket executes.
 
     Args:
-        ticket: to be controlled.
-        make: a freshly initialised network of a width.
-        width: of the full network.
-        example: an input batch of the true shape.
+        ticket: ticket to compare with.
+        make: function that returns a freshly initialised network of a given width.
+        width: width of the full network.
+        example: input batch of the true shape.
 
     Returns:
-        a ticket for `make(card["width"])`, without masks; its ratios are those to the full network.
+        A ticket for `make(card["width"])`, without masks; its ratios are those to the full network.
     """
     full = find_layers(make(width), example)
     target = ticket.card["flops_ratio"] * _operations(full)
@@ -125,7 +125,7 @@ def small_dense(ticket: Ticket, make: Callable[[int], nn.Module], width: int, ex
 
 
 def nearest_width(cost: Callable[[int], float], target: float, most: int) -> int:
-    """The width from 1 to `most` whose cost is nearest to a target, if cost grows with width.
+    """Return the width from 1 to `most` whose cost is nearest to a target, if cost grows with width.
 
     >>> nearest_width(lambda width: width**2, 30, most=16)
     5
@@ -137,17 +137,14 @@ def nearest_width(cost: Callable[[int], float], target: float, most: int) -> int
     return min({max(1, low - 1), low}, key=lambda width: abs(cost(width) - target))
 
 
-# Parts
-
-
 def _state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
 def _untrained(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what was measured or found when the ticket itself was trained."""
-    known = (*LINEAGE, "density", "params_ratio", "flops_ratio", "prunable", "mask_digest")
-    return {key: value for key, value in card.items() if key in known}
+    """Return a card without what was measured when the ticket itself was trained."""
+    kept = (*LINEAGE, "density", "params_ratio", "flops_ratio", "prunable", "mask_digest")
+    return {key: value for key, value in card.items() if key in kept}
 
 
 def _operations(layers: Mapping[str, Layer]) -> int:
@@ -176,13 +173,13 @@ def _shuffle_channels(
     for group in graph.groups:
         if group.frozen:
             continue
-        order = torch.randperm(group.channels, generator=generator).numpy()
+        permutation = torch.randperm(group.channels, generator=generator).numpy()
         for name in group.writers:
             flags = np.ones(group.channels, dtype=bool)
             if (channels := plan.outputs.get(name)) is not None:
                 flags[:] = False
                 flags[channels.numpy()] = True
-            kept[name] = flags[order]
+            kept[name] = flags[permutation]
     liveness = graph.propagate(kept)
     names = [traced.layers[name].weight for name in ticket.card["prunable"]]
     whole = {name: torch.ones_like(ticket.masks[name]) for name in names}
@@ -196,7 +193,8 @@ def _shuffle_blocks(masks: Masks, plan: BlockPlan, generator: torch.Generator) -
         weight = f"{name}.weight" if name else "weight"
         mask = masks[weight]
         matrix = mask if plan.granularity == "input_channel" else mask.flatten(1)
-        rows, columns = (torch.randperm(size, generator=generator) for size in matrix.shape[:2])  # old to new place
+        # New positions of the old rows and columns.
+        rows, columns = (torch.randperm(size, generator=generator) for size in matrix.shape[:2])
         moved = torch.empty_like(matrix)
         moved[rows[:, None], columns] = matrix
         changed[weight] = moved.view(mask.shape)
@@ -205,18 +203,18 @@ def _shuffle_blocks(masks: Masks, plan: BlockPlan, generator: torch.Generator) -
 
 
 def _shuffle_within(masks: Masks, m: int, generator: torch.Generator) -> Masks:
-    """Permutes each m consecutive inputs of each output and position; layers that cannot be parted so are whole."""
+    """Permute each m consecutive inputs of each output and position; leave layers whose inputs m does not divide."""
     changed = {}
     for name, mask in masks.items():
         if mask.dim() < 2 or mask.shape[1] % m:
             changed[name] = mask
             continue
         groups = mask.reshape(len(mask), -1, m, *mask.shape[2:])
-        order = torch.rand(groups.shape, generator=generator).argsort(dim=2)
-        changed[name] = groups.gather(2, order).flatten(1, 2)
+        permutation = torch.rand(groups.shape, generator=generator).argsort(dim=2)
+        changed[name] = groups.gather(2, permutation).flatten(1, 2)
     return changed
 
 
 def _unmeasured(layers: Mapping[str, LayerReport]) -> dict[str, LayerReport]:
-    """Reports without the share of magnitude that a layer holds, which is the ticket's and not its control's."""
+    """Return reports without the retained magnitude of a layer, which belongs to the ticket and not to its control."""
     return {name: replace(report, retained_magnitude=math.nan) for name, report in layers.items()}

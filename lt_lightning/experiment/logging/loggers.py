@@ -34,13 +34,13 @@ class LogRounds(pl.Callback):
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
 
-class Mirror(Logger):
-    """Gives another logger the rows of the metrics file, each once, and whole: when a later one has begun.
+class MetricsMirror(Logger):
+    """Gives another logger the rows of the metrics file, each once, and whole: as soon as a later one has begun.
 
     Args:
-        source: file to be mirrored; it stands before this logger in the trainer's list.
+        source: metrics file; it must come before this logger in the trainer's list.
         target: logger that gets its rows.
-        known: step up to which it has them already.
+        known: last step whose row the target has already.
     """
 
     def __init__(self, source: MetricsFile, target: Logger, known: int = -1) -> None:
@@ -78,48 +78,51 @@ class Mirror(Logger):
 
 
 def make_loggers(
-    config: DictConfig, place: Path, root: Path, name: str, job_type: str, ticket: Mapping[str, Any]
+    config: DictConfig, folder: Path, root: Path, name: str, job_type: str, ticket: Mapping[str, Any]
 ) -> list[Logger]:
-    """The loggers of one training.
+    """Return the loggers of one training.
 
-    What an earlier, killed attempt has given to W&B (offline) and TensorBoard is removed: they get it again from
-    `metrics.csv`, as far as it holds. So each step stands there once. W&B online goes on with the same run.
+    What a killed attempt has given to W&B (offline) and TensorBoard is removed: they get it again from `metrics.csv`,
+    as far as that goes. So each step is logged once. W&B online goes on with the same run.
 
     Args:
-        config: of the job; `logger` in it names the loggers beside the CSV file.
-        place: folder of the training; `metrics.csv` is written there.
+        config: configuration of the job; its group `logger` names the loggers beside the CSV file.
+        folder: folder of the training; `metrics.csv` is written there.
         root: folder under which W&B and TensorBoard write.
-        name: of the run.
+        name: name of the run.
         job_type: `search` or `retrain`.
-        ticket: what is trained (round, structure, control), to choose and to group runs by.
+        ticket: facts of the ticket (round, structure, control), to choose and to group runs by.
     """
-    file = MetricsFile(place / "metrics.csv")
+    file = MetricsFile(folder / "metrics.csv")
     mirrors: list[Logger] = []
     for choice, node in config.logger.items():
         extra: dict[str, Any] = {"save_dir": str(root if choice == "wandb" else root / "tensorboard"), "name": name}
         if choice == "wandb":
             os.environ.setdefault("WANDB_SILENT", "true")  # its summary would drown ours
-            # A service shared with other processes holds the run of a killed one for ever, as one in use.
+            # A service shared with other processes regards the run of a killed process as in use for ever.
             os.environ.pop("WANDB_SERVICE", None)
             (root / "wandb").mkdir(parents=True, exist_ok=True)
-            extra |= {"job_type": job_type, "id": hash_of({"place": str(place.resolve())}), "group": _group(config)}
+            extra |= {"job_type": job_type, "id": hash_of({"place": str(folder.resolve())}), "group": _group(config)}
             earlier = list((root / "wandb").glob(f"offline-run-*-{extra['id']}*"))
         else:
             earlier = [root / "tensorboard" / name]
-        for folder in earlier:
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in earlier:
+            shutil.rmtree(path, ignore_errors=True)
         logger: Logger = instantiate(node, **extra)
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), "ticket": dict(ticket)})  # type: ignore[dict-item]
         known = -1
         if isinstance(logger, WandbLogger):
             define_axes(logger.experiment)
-            known = logger.experiment.summary.get("trainer/global_step", -1)  # it was killed, and went on online
-        mirrors.append(Mirror(file, logger, known))
+            known = logger.experiment.summary.get("trainer/global_step", -1)  # set where a run goes on online
+        mirrors.append(MetricsMirror(file, logger, known))
     return [file, *mirrors]
 
 
 def _group(config: DictConfig) -> str:
-    """What a sweep's runs share, also when it is started again; or data and network of a single job."""
+    """Return the name that groups the runs of a sweep, also when it is started again, or those of one data and network.
+
+    A group that the configuration names comes first.
+    """
     group = config.logger.wandb.get("group")
     if group is None and (sweep := Multirun.of(config)) is not None:
         return sweep.name
@@ -128,7 +131,7 @@ def _group(config: DictConfig) -> str:
 
 @contextmanager
 def closing_wandb() -> Iterator[None]:
-    """Ends the W&B run whatever happens, so that the next one does not go on writing into it."""
+    """End the W&B run after the context whatever happens, so that the next training does not write into it."""
     failed = True
     try:
         yield
@@ -139,13 +142,13 @@ def closing_wandb() -> Iterator[None]:
 
 
 def record(loggers: Sequence[Logger], entries: Sequence[Entry]) -> None:
-    """Mirrors results and tickets to W&B: figures, tables, tickets as artifacts, mask pictures.
+    """Give results and tickets to W&B: figures, tables, tickets as artifacts, mask pictures.
 
     Args:
-        loggers: of the training that has ended.
-        entries: the tickets that it yielded.
+        loggers: loggers of the training that has ended.
+        entries: tickets that it has trained.
     """
     for logger in loggers:
-        if isinstance(logger, Mirror) and isinstance(logger.target, WandbLogger):
-            logger.finalize("success")  # all rows, where nothing was trained in this attempt
+        if isinstance(logger, MetricsMirror) and isinstance(logger.target, WandbLogger):
+            logger.finalize("success")  # hands over all rows where nothing was trained in this attempt
             record_tickets(logger.target.experiment, entries)

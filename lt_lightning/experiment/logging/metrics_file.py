@@ -1,4 +1,4 @@
-"""`metrics.csv`: everything that a training logs, one row per step, whole on disk after every epoch."""
+"""The file `metrics.csv`: everything that a training logs, a row for each step, whole on disk after every epoch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class MetricsFile(Logger):
     """Writes logged scalars to a CSV file; metrics logged at the same step share a row.
 
     Attributes:
-        rows: metrics by step; what the file held at first.
+        rows: metrics by step, beginning with those that the file contains.
 
     Args:
-        path: of the file. It is written anew at every save, to a temporary name first.
+        path: path of the file, which is written anew at every save, to a temporary name first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class MetricsFile(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The training's folder, where Lightning's profiler writes."""
+        """Return the training's folder, where Lightning's profiler writes."""
         return str(self.path.parent)
 
     @rank_zero_only
@@ -50,12 +50,12 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def drop_after(self, step: int) -> None:
-        """Forgets the rows of later steps: a training goes on after this one."""
+        """Remove the rows of later steps, since a training goes on after this one."""
         self.rows = {number: row for number, row in self.rows.items() if number <= step}
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration stands in a file of its own."""
+        """Do nothing: the configuration is in a file of its own."""
 
     @rank_zero_only
     def save(self) -> None:

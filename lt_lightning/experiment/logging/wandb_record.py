@@ -1,4 +1,4 @@
-"""What W&B gets besides the rows of `metrics.csv`: axes, tickets with where they come from, tables, mask pictures."""
+"""The record of tickets in W&B, beside the rows of `metrics.csv`: axes, artifacts with origin, tables, pictures."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     import wandb  # slow to import, and only needed where it is chosen
 
 
-# What is drawn over what: learning curves over the epoch of the fit, tickets over density, pictures by the round.
+# The axis of each metric: learning curves over the epoch of the fit, tickets over density, pictures over the round.
 AXES = {"train/*": "epoch", "val/*": "epoch", "lr": "epoch", "ticket/*": "density", "masks/*": "round"}
 ROUNDS = (
     "round", "structure", "control", "target_density", "density", "executed", "retained_magnitude", "accuracy",
-    "dense_accuracy",    "val_accuracy", "best_epoch",
+    "dense_accuracy", "val_accuracy", "best_epoch",
 )  # fmt: skip
 TIMINGS = (
     "round", "structure", "control", "density", "train_seconds", "params_ratio", "flops_ratio", "time_ratio_inference",
     "time_ratio_training",
 )  # fmt: skip
 FIGURES = ("accuracy", "val_accuracy", "retained_magnitude", *TIMINGS[4:])
-LAYERS = 4  # of which pictures are made
-SMALLEST = 256  # pixels of a picture's longer side, at least
-LONGEST_NAME = 128  # of an artifact, as W&B allows
+LAYERS = 4  # number of layers whose masks are shown
+SMALLEST = 256  # smallest longer side of a picture, in pixels
+LONGEST_NAME = 128  # longest name of an artifact that W&B allows
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Entry:
     """A trained ticket that goes to W&B.
 
     Attributes:
-        result: of it.
-        ticket: itself.
-        folder: of the ticket, `SEARCH/round_NN/STRUCTURE`.
-        made_from: folder of the ticket that it was made from, if any.
+        result: result of the ticket.
+        ticket: the trained ticket.
+        folder: folder of the ticket, `SEARCH/round_NN/STRUCTURE`.
+        made_from: folder of the ticket that it was made from; None for a dense network.
     """
 
     result: Result
@@ -56,14 +56,14 @@ class Entry:
 
 
 def define_axes(run: wandb.Run) -> None:
-    """Tells W&B what each metric is drawn over."""
+    """Define in W&B which axis each metric is drawn over."""
     for name, axis in AXES.items():
         run.define_metric(axis)
         run.define_metric(name, step_metric=axis)
 
 
 def artifact_name(folder: Path) -> str:
-    """Of the ticket in a folder.
+    """Return the name of the artifact for the ticket in a folder.
 
     >>> artifact_name(Path("/runs/digits-resnet8-s0-1a2b3c4d/round_01/refill from x-5e6f7a8b"))
     'digits-resnet8-s0-1a2b3c4d-round_01-refill-from-x-5e6f7a8b'
@@ -72,14 +72,14 @@ def artifact_name(folder: Path) -> str:
 
 
 def record_tickets(run: wandb.Run, entries: Sequence[Entry]) -> None:
-    """Gives W&B what a finished search or retraining yielded, once.
+    """Give W&B the tickets of a finished search or retraining, once.
 
     Args:
-        run: of it; its rows are logged.
-        entries: its tickets, a search's in the order of its rounds.
+        run: run of the search or retraining; its rows are logged.
+        entries: tickets, those of a search in the order of its rounds.
     """
     known = run.summary.get("accuracy")  # type: ignore[no-untyped-call]
-    if known is not None:  # it went on online after it was killed, and has them
+    if known is not None:  # the run goes on online, and has the tickets already
         return
     own = {entry.folder for entry in entries}
     for entry in entries:
@@ -98,7 +98,7 @@ def record_tickets(run: wandb.Run, entries: Sequence[Entry]) -> None:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    """The ticket's figures, and its masks as pictures."""
+    """Return the ticket's figures, and pictures of its masks."""
     result = entry.result
     figures = {f"ticket/{name}": getattr(result, name) for name in FIGURES}
     row: dict[str, Any] = {"round": result.round, "density": result.density}
@@ -107,15 +107,19 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _pictures(entry: Entry) -> dict[str, Any]:
-    """Of some layers, evenly over the depth: before the structure and after it; of a search's ticket its own masks."""
+    """Return pictures of the masks of some layers, evenly over the depth.
+
+    A structured ticket is shown beside the ticket that it was made from.
+    """
     import wandb
 
     before, after = entry.ticket, []
     if entry.ticket.plan is not None and entry.made_from is not None:
         source = Ticket.load(entry.made_from / "ticket")
         names = [f"{layer}.weight" for layer in entry.ticket.card["prunable"]]
-        weights = {name: entry.ticket.masks[name] for name in names}  # of another network they may differ
-        if all(name in source.masks and source.masks[name].shape == mask.shape for name, mask in weights.items()):
+        masks = {name: entry.ticket.masks[name] for name in names}
+        # A ticket of another network may have other layers, or layers of other shapes.
+        if all(name in source.masks and source.masks[name].shape == mask.shape for name, mask in masks.items()):
             before, after = source, [entry.ticket]
     layers = list(entry.ticket.card["prunable"])
     chosen = [layers[round(index * (len(layers) - 1) / (LAYERS - 1))] for index in range(LAYERS)]
@@ -154,11 +158,11 @@ def _ticket_artifact(ticket: Ticket, folder: Path, made_from: Path | None) -> wa
 
 
 def _use(run: wandb.Run, folder: Path) -> None:
-    """Tells W&B that the run starts from a ticket of another run.
+    """Record in W&B that the run starts from a ticket of another run.
 
-    `run.use_artifact` refuses offline, where it cannot ask for the artifact. But it needs not ask: the files are here,
-    and an artifact of the same name and content is the same version. So it is given in the way in which
-    `use_artifact` itself gives one that is not logged yet.
+    `run.use_artifact` refuses to work offline, where it cannot query the artifact. But it need not query it: the files
+    are here, and an artifact of the same name and content is the same version. So the artifact is logged in the way in
+    which `use_artifact` itself logs one that is not logged yet.
     """
     run._log_artifact(
         _ticket_artifact(Ticket.load(folder / "ticket"), folder, None), is_user_created=True, use_after_commit=True
@@ -166,7 +170,7 @@ def _use(run: wandb.Run, folder: Path) -> None:
 
 
 def _log_network(run: wandb.Run, entry: Entry) -> None:
-    """The smaller network that executes the ticket, if its plan makes one, as `load_network` reads it."""
+    """Log the smaller network that executes the ticket, if its plan makes one, in the format of `load_network`."""
     if not isinstance(entry.ticket.plan, ChannelPlan | BlockPlan):
         return
     import wandb
@@ -178,7 +182,7 @@ def _log_network(run: wandb.Run, entry: Entry) -> None:
         try:
             export_ticket(entry.folder, Path(folder) / "network", ["safetensors"])
         except (ValueError, RuntimeError) as error:
-            warnings.warn(f"W&B gets no smaller network of {entry.folder}: {error}", stacklevel=2)
+            warnings.warn(f"the smaller network of {entry.folder} is not logged to W&B: {error}", stacklevel=2)
             return
         artifact = wandb.Artifact(name, type="network", metadata={"made_from": artifact_name(entry.folder)})
         artifact.add_dir(str(Path(folder) / "network"))

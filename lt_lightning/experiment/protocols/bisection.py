@@ -1,7 +1,7 @@
 """Bisection: the last round whose structured ticket is not below the dense network, without retraining every round's.
 
-What is asked for next follows from the results that are finished, whoever made them: a killed job goes on where it was,
-and what was retrained before is found.
+Which ticket comes next follows from the results that are finished, whoever made them. So a killed job goes on where it
+was, and no ticket is retrained twice.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from lt_lightning.results.verdict import not_below
 
 SEARCHES = ("all", "bisect")
 EXPLANATION = (
-    "Bisected, each seed by its own accuracy: a ticket holds that is not below its dense network on the test set. "
-    "What rounds that were not tested would have come to is not known."
+    "Bisection, by the accuracy of each seed: a ticket holds if it is not below its dense network on the test set. "
+    "The outcome of rounds that were not tested is unknown."
 )
-CAVEAT = "Rounds were chosen by what came out, so verdicts may err more often than intervals say."
+CAVEAT = "Rounds were chosen by their outcome, so verdicts may err more often than the intervals say."
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Between which rounds the tickets of a structure fall below their dense network, as far as they were tested.
+    """The rounds between which the tickets of a kind fall below their dense network, as far as they were tested.
 
     Attributes:
-        rounds: that may be tested, ascending.
-        outcomes: of those that were, by round: whether the ticket holds, that is, is not below the dense network.
+        rounds: rounds that may be tested, ascending.
+        outcomes: whether the ticket holds, that is, is not below its dense network, for each round that was tested.
     """
 
     rounds: tuple[int, ...]
@@ -45,7 +45,7 @@ class Bracket:
 
     @cached_property
     def fails(self) -> int | None:
-        """The first tested round after it; None if none was tested there."""
+        """The first tested round after the last one that holds; None if none was tested there."""
         return min((number for number in self.outcomes if number > (self.holds or 0)), default=None)
 
     @cached_property
@@ -69,29 +69,29 @@ class Bracket:
 
     @property
     def left(self) -> int:
-        """Tests that are still to be made, at most: of n open rounds log2(n + 1), rounded up."""
+        """Largest number of tests that are still to be made: log2(n + 1) for n open rounds, rounded up."""
         return len(self.open).bit_length()
 
     def __str__(self) -> str:
-        """For people.
+        """The bracket in one line.
 
         >>> print(Bracket((1, 2, 3, 4, 5), {3: True, 4: False}))
         holds at round 3, fails at round 4; tested 3, 4 of rounds 1 to 5
         >>> print(Bracket((1, 2, 3, 4, 5), {3: True}))
         holds at round 3; tested 3 of rounds 1 to 5; next is round 5, at most 2 are to be tested
         """
-        parts = [f"holds at {'no tested round' if self.holds is None else f'round {self.holds}'}"]
-        parts += [f"fails at round {self.fails}"] if self.fails is not None else []
-        parts += [f"yet fails at {_listed(self.contrary)}, too"] if self.contrary else []
+        outcome = [f"holds at {'no tested round' if self.holds is None else f'round {self.holds}'}"]
+        outcome += [f"fails at round {self.fails}"] if self.fails is not None else []
+        outcome += [f"yet fails at {_listed(self.contrary)}, too"] if self.contrary else []
         tested = ", ".join(map(str, sorted(self.outcomes))) or "none"
-        told = [", ".join(parts)] if self.outcomes else []
-        told.append(f"tested {tested} of {_listed(self.rounds)}")
-        told += [f"next is round {self.next}, at most {self.left} are to be tested"] if self.open else []
-        return "; ".join(told)
+        parts = [", ".join(outcome)] if self.outcomes else []
+        parts.append(f"tested {tested} of {_listed(self.rounds)}")
+        parts += [f"next is round {self.next}, at most {self.left} are to be tested"] if self.open else []
+        return "; ".join(parts)
 
 
 class Bisection(Protocol):
-    """Ask for the retraining of about log2 of a structure's tickets (`search=bisect`)."""
+    """Retrains about log2 of a structure's tickets only (`search=bisect`)."""
 
     name = "bisection"
 
@@ -102,9 +102,9 @@ class Bisection(Protocol):
         return []
 
     def asked(self, config: DictConfig, tasks: Sequence[Task], at_most: bool = False) -> list[Task]:
-        """Return the search, every ticket whose round is tested, the one of each structure to be tested next, controls.
+        """Return the search, the tickets of the rounds that are tested or come next, and the controls of these.
 
-        Which rounds will be tested is not known, but they are equally long: with `at_most` as many as may be tested.
+        With `at_most` return as many tickets as may be tested: which ones is unknown, but they train equally long.
         """
         if config.search != "bisect":
             return list(tasks)
@@ -113,7 +113,7 @@ class Bisection(Protocol):
         return _chosen(tasks, lambda bracket: bracket.open[len(bracket.open) // 2 :][:1])
 
     def notes(self, config: DictConfig, tasks: Sequence[Task]) -> list[str]:
-        """Return what was found, a line for each structure."""
+        """Return the outcome so far, a line for each kind of ticket."""
         if config.search != "bisect":
             return []
         search = tasks[0].folder.name
@@ -122,7 +122,7 @@ class Bisection(Protocol):
 
 
 def bracket_of(tasks: Sequence[Task]) -> Bracket:
-    """Return what the finished tickets of one kind tell.
+    """Return the bracket of one kind of ticket by its finished tasks.
 
     Args:
         tasks: retrainings of the tickets, one for each round.
@@ -131,18 +131,18 @@ def bracket_of(tasks: Sequence[Task]) -> Bracket:
 
 
 def bracket_from(rounds: Iterable[int], results: Iterable[Result]) -> Bracket:
-    """Return what results of one kind of ticket tell.
+    """Return the bracket of one kind of ticket by its results.
 
     Args:
         rounds: rounds that may be tested.
-        results: results of those that were tested.
+        results: results of the rounds that were tested.
     """
     outcomes = {result.round: not_below(result.accuracy - result.dense_accuracy) for result in results}
     return Bracket(tuple(sorted(rounds)), outcomes)
 
 
 def _chosen(tasks: Sequence[Task], more: Callable[[Bracket], Sequence[int]]) -> list[Task]:
-    """The tasks less those tickets, with their controls, whose rounds are neither tested nor chosen."""
+    """Return the tasks without the tickets, and their controls, whose rounds are neither tested nor chosen."""
     left_out = set()
     for mine in _tickets_by_kind(tasks).values():
         bracket = bracket_of(mine)
@@ -152,16 +152,16 @@ def _chosen(tasks: Sequence[Task], more: Callable[[Bracket], Sequence[int]]) -> 
 
 
 def _tickets_by_kind(tasks: Sequence[Task]) -> dict[TicketKind, list[Task]]:
-    """Retrainings of tickets, without controls, by the kind of the ticket."""
-    found: dict[TicketKind, list[Task]] = {}
+    """Return the retrainings of tickets, without controls, by the kind of the ticket."""
+    by_kind: dict[TicketKind, list[Task]] = {}
     for task in tasks:
         if task.kind is not None and not task.kind.control:
-            found.setdefault(task.kind, []).append(task)
-    return found
+            by_kind.setdefault(task.kind, []).append(task)
+    return by_kind
 
 
 def _listed(rounds: Sequence[int]) -> str:
-    """Rounds, for people.
+    """Return rounds as people list them.
 
     >>> _listed([2]), _listed([2, 4]), _listed([1, 2, 3])
     ('round 2', 'rounds 2, 4', 'rounds 1 to 3')

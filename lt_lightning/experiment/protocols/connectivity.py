@@ -13,12 +13,12 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) * first + alpha * second, value by value; exactly one of them at the ends, and where both agree.
+    """Return (1 - alpha) * first + alpha * second, value by value; it is exact at the ends, and where both agree.
 
     Args:
         first: state of a network (parameters and buffers by name).
-        second: of another one with the same names and shapes; of counters (whole numbers) the first's are taken.
-        alpha: in [0, 1].
+        second: state of another network with the same names and shapes; its counters (whole numbers) are ignored.
+        alpha: position on the line, in [0, 1].
 
     Raises:
         ValueError: if names or shapes differ.
@@ -27,11 +27,11 @@ def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha
     >>> interpolate({"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([2.0, 4.0])}, 0.25)
     {'w': tensor([0.5000, 4.0000])}
     """
-    if odd := sorted(set(first) ^ set(second)):
-        raise ValueError(f"no line joins these networks: {odd[0]} is in one of them alone")
-    if odd := [name for name in first if first[name].shape != second[name].shape]:
-        shapes = f"{tuple(first[odd[0]].shape)} and {tuple(second[odd[0]].shape)}"
-        raise ValueError(f"no line joins these networks: {odd[0]} has the shapes {shapes}")
+    if names := sorted(set(first) ^ set(second)):
+        raise ValueError(f"no line joins these networks: only one of them has {names[0]}")
+    if names := [name for name in first if first[name].shape != second[name].shape]:
+        shapes = f"{tuple(first[names[0]].shape)} and {tuple(second[names[0]].shape)}"
+        raise ValueError(f"no line joins these networks: {names[0]} has the shapes {shapes}")
     return {
         name: value.lerp(second[name], alpha) if value.is_floating_point() else value.clone()
         for name, value in first.items()
@@ -39,13 +39,13 @@ def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha
 
 
 def barrier(errors: Sequence[float]) -> float:
-    """Height of the error barrier: the largest error on the line less the mean error of its two ends.
+    """Return the height of the error barrier: the largest error on the line less the mean error of its two ends.
 
     Frankle et al. 2020 ("Linear Mode Connectivity and the Lottery Ticket Hypothesis", section 2) call it the linear
     interpolation instability, and a network stable where it is below 2 %. It is never negative.
 
     Args:
-        errors: along the line, the first and the last at its ends.
+        errors: errors along the line; the first and the last are those of its ends.
 
     Raises:
         ValueError: if there are fewer than two.
@@ -59,13 +59,13 @@ def barrier(errors: Sequence[float]) -> float:
 
 
 def smallest_stable(stable: Callable[[int], bool], count: int) -> int | None:
-    """The smallest of `count` rewind points that is stable, by bisection; None if even the last is not.
+    """Return the index of the smallest rewind point that is stable, by bisection; None if even the last is unstable.
 
-    Taken for granted: after a stable point all are. Where noise breaks that, what is found is a stable point
-    whose predecessor is unstable.
+    All points after a stable one are assumed to be stable. Where noise breaks that assumption, the result is a stable
+    point whose predecessor is unstable.
 
     Args:
-        stable: tells of a point, from 0 to `count - 1`; asked at most log2(count) + 1 times.
+        stable: function that measures whether the point of an index is stable; called at most log2(count) + 1 times.
         count: number of points, in ascending order.
 
     >>> smallest_stable(lambda point: point >= 5, 8)
@@ -82,14 +82,14 @@ def smallest_stable(stable: Callable[[int], bool], count: int) -> int | None:
 
 
 def reestimate(network: nn.Module, batches: Batches) -> None:
-    """Sets the statistics of every BatchNorm to the means over these batches, all of equal weight.
+    """Set the statistics of every BatchNorm to the means over these batches, all of equal weight.
 
     A point between two networks has activations of its own: statistics that are interpolated do not fit them
     (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2). Everything else stays.
 
     Args:
-        network: on the batches' device; changed in place, its modes are left as they were.
-        batches: images and labels, of the training data.
+        network: network on the batches' device; it is changed in place, but its modes stay.
+        batches: images and labels of the training data.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
@@ -109,10 +109,10 @@ def reestimate(network: nn.Module, batches: Batches) -> None:
 
 
 def error(network: nn.Module, batches: Batches) -> float:
-    """Share of the images that a network classifies wrongly, in evaluation mode.
+    """Return the share of the images that a network classifies wrongly, in evaluation mode.
 
     Args:
-        network: images to logits (n, classes), on the batches' device.
+        network: network from images to logits (n, classes), on the batches' device.
         batches: images and labels.
 
     Raises:

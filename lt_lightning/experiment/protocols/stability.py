@@ -1,4 +1,4 @@
-"""Stability of a training to the noise of its data order: measured, or found again if it is there."""
+"""Stability of a training to the noise of its data order: the measurement that `conf/stability.yaml` describes."""
 
 from __future__ import annotations
 
@@ -39,35 +39,37 @@ from lt_lightning.training.batches import steps_per_epoch
 from lt_lightning.training.lightning_internals import schedules_of
 from lt_lightning.training.retraining import TicketTraining
 
+DENSE = "dense"
+
 
 class CapturePoints(pl.Callback):
-    """Writes the state of a training at given steps, and ends it after the last of them.
+    """Lightning's callback that writes the state of a training at given points, and ends it after the last of them.
 
-    Those that are on disk are left alone. Each file is a `Restart`, named by its step: `3ep.pt`.
+    Points that are on disk already are left alone. Each file contains a `Restart` and is named by its point: `3ep.pt`.
 
     Args:
-        folder: to write to.
-        steps: to capture, all within the training.
+        folder: folder to write to.
+        points: points to capture, all within the training.
     """
 
-    def __init__(self, folder: Path, steps: Sequence[Step]) -> None:
+    def __init__(self, folder: Path, points: Sequence[Step]) -> None:
         self.folder = folder
-        self.steps = tuple(steps)
-        self._moments: dict[int, Step] = {}
+        self.points = tuple(points)
+        self._open: dict[int, Step] = {}  # points that are still to come, by step
 
     def missing(self) -> list[Step]:
-        """Steps that are not on disk."""
-        return [step for step in self.steps if not self.path(step).is_file()]
+        """Return the points that are not on disk."""
+        return [point for point in self.points if not self.path(point).is_file()]
 
-    def path(self, step: Step) -> Path:
-        """Of a step's file."""
-        return self.folder / f"{step}.pt"
+    def path(self, point: Step) -> Path:
+        """Return the path of a point's file."""
+        return self.folder / f"{point}.pt"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         per_epoch = steps_per_epoch(trainer)
-        for step in self.missing():
-            epochs, steps = step.split(per_epoch)
-            self._moments[epochs * per_epoch + steps] = step
+        for point in self.missing():
+            epochs, steps = point.split(per_epoch)
+            self._open[epochs * per_epoch + steps] = point
         self._capture(trainer, pl_module)
 
     def on_train_batch_end(
@@ -76,37 +78,34 @@ class CapturePoints(pl.Callback):
         self._capture(trainer, pl_module)
 
     def _capture(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        step = self._moments.pop(trainer.global_step, None)
-        if step is not None:
+        point = self._open.pop(trainer.global_step, None)
+        if point is not None:
             assert trainer.max_epochs is not None
             network: Any = pl_module.network
-            point = RewindPoint.capture(network, trainer.optimizers, schedules_of(trainer))
-            epochs = trainer.max_epochs - step.split(steps_per_epoch(trainer))[0]
-            Restart("weights", point, epochs, []).save(self.path(step))
-        if not self._moments:
+            state = RewindPoint.capture(network, trainer.optimizers, schedules_of(trainer))
+            epochs = trainer.max_epochs - point.split(steps_per_epoch(trainer))[0]
+            Restart("weights", state, epochs, []).save(self.path(point))
+        if not self._open:
             trainer.should_stop = True
 
 
-# The errors along lines, drawn.
-
-
 def plot_lines(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Test error from one training's end (0) to the other's (1), a curve for each line; a PNG.
+    """Draw the test error from one training's end (0) to the other's (1), a curve for each line, as a PNG.
 
     Args:
-        lines: each with `network`, `rewind`, `errors` and `barrier`.
-        path: of the file.
-        title: above the axes.
+        lines: lines, each with `network`, `rewind`, `errors` and `barrier`.
+        path: path of the file.
+        title: title above the axes.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for index, line in enumerate(lines):
-        places = np.linspace(0, 1, len(line["errors"]))
+        positions = np.linspace(0, 1, len(line["errors"]))
         label = f"{line['network']}, {line['rewind']}: barrier {line['barrier']:.1%}"
         colour, (_, marker) = COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
-        axes.plot(places, line["errors"], color=colour, marker=marker, markersize=4, label=label)
+        axes.plot(positions, line["errors"], color=colour, marker=marker, markersize=4, label=label)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("place on the line between the two trained networks")
+    axes.set_xlabel("position on the line between the two trained networks")
     axes.set_ylabel("test error")
     axes.set_title(title)
     axes.grid(alpha=0.3)
@@ -115,20 +114,15 @@ def plot_lines(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
         figure.savefig(partial, dpi=150, format="png")
 
 
-# Stability of a training to the noise of its data order: measured, or found again if it is there.
-
-DENSE = "dense"
-
-
 @dataclass(frozen=True)
 class Line:
-    """The line between two trainings of one network that part at one point.
+    """The line between the ends of two trainings that start at one point of the dense training.
 
     Attributes:
-        network: `dense`, or the folder of the ticket whose masks both trainings hold.
-        rewind: where they part.
-        errors: on the test set, at evenly spaced points from the first training's end to the second's.
-        barrier: see `lt_lightning.experiment.protocols.connectivity.barrier`.
+        network: `dense`, or the folder of the ticket whose masks both trainings keep.
+        rewind: point where they start.
+        errors: errors on the test set, at evenly spaced positions from the first training's end to the second's.
+        barrier: height of the error barrier; see `lt_lightning.experiment.protocols.connectivity.barrier`.
     """
 
     network: str
@@ -138,14 +132,14 @@ class Line:
 
 
 def measure_stability(config: DictConfig) -> dict[str, Any]:
-    """Does what `conf/stability.yaml` describes, as far as it is not there yet; prints a table, writes JSON and PNG.
+    """Measure what is not measured yet, print a table, and write a JSON file and a PNG.
 
     Returns:
-        what the JSON file holds: the options, every line, and by network the smallest stable rewind point.
+        The contents of the JSON file: the options, every line, and by network the smallest stable rewind point.
 
     Raises:
         ValueError: before anything is trained, if the configuration asks for something impossible.
-        RuntimeError: if another process is at the same.
+        RuntimeError: if another process is measuring the same.
     """
     _check(config)
     experiment = Experiment.from_config(config)
@@ -159,8 +153,8 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
     if not lock.take():
         raise RuntimeError(f"{folder} is in the hands of {owner_of(folder)}: try again later")
     try:
-        with stoppable(), JobProgress(0, Console()) as job:
-            record = _Measurement(experiment, networks, folder, job).run()
+        with stoppable(), JobProgress(0, Console()) as progress:
+            record = _Measurement(experiment, networks, folder, progress).run()
     finally:
         lock.release()
     path = folder / f"stability-{hash_of(record['options'])}"
@@ -171,11 +165,11 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
 
 
 def folder_of(config: DictConfig) -> Path:
-    """Folder of everything that starts from the same training, which a hash of what determines that names."""
-    alone = config.copy()
-    with open_dict(alone):
-        alone.pruning = {"next_round_from": UNSTRUCTURED}  # of no other key does it depend
-    return Path(config.paths.root) / "stability" / search_folder(alone).name
+    """Return the folder of all measurements from the same dense training; a fingerprint of that training names it."""
+    dense = config.copy()
+    with open_dict(dense):
+        dense.pruning = {"next_round_from": UNSTRUCTURED}  # the dense training depends on no other key of `pruning`
+    return Path(config.paths.root) / "stability" / search_folder(dense).name
 
 
 def _check(config: DictConfig) -> None:
@@ -183,7 +177,7 @@ def _check(config: DictConfig) -> None:
     options = config.stability
     for key in ("plan", "status"):
         if config[key]:
-            raise ValueError(f"{key}={config[key]}: stability.py only measures; ask scripts/run.py")
+            raise ValueError(f"{key}={config[key]}: scripts/stability.py only measures; use scripts/run.py")
     seeds = OmegaConf.to_container(options.seeds) if OmegaConf.is_list(options.seeds) else None
     if not isinstance(seeds, list) or len(seeds) != 2 or not all(fits(seed, int) and seed >= 0 for seed in seeds):
         raise ValueError(f"stability.seeds={options.seeds}: must be two whole numbers of at least 0")
@@ -197,62 +191,64 @@ def _check(config: DictConfig) -> None:
 
 
 def _masks_of(experiment: Experiment, name: str) -> Masks:
-    """None are held for the dense network."""
+    """Return the masks of a network by its name: those of a ticket, none of the dense network."""
     if name == DENSE:
         return {}
     ticket = Ticket.load(Path(name) / TICKET)
     for key, value in experiment.labels.items():
         if (theirs := ticket.card.get(key)) != value:
             raise ValueError(
-                f"stability.networks: the ticket {name} is of {key}={theirs}, and the training that it is to be "
-                f"measured in of {key}={value}"
+                f"stability.networks={name}: the ticket comes from {key}={theirs}, but the training that it is to be "
+                f"measured in has {key}={value}"
             )
-    ticket.apply(experiment.classifier().network)  # or it is another network's
+    ticket.apply(experiment.classifier().network)  # raises an error if it is another network's
     return ticket.masks
 
 
 class _Measurement:
-    """Trains what is missing of the trainings that lines join, and measures the lines."""
+    """Trains the pairs of networks that are missing, and measures the lines between them."""
 
-    def __init__(self, experiment: Experiment, networks: dict[str, Masks], folder: Path, job: JobProgress) -> None:
+    def __init__(self, experiment: Experiment, networks: dict[str, Masks], folder: Path, progress: JobProgress) -> None:
         self._experiment = experiment
         self._networks = networks
         self._folder = folder
-        self._job = job
+        self._progress = progress
         self._options: Any = OmegaConf.to_container(experiment.config.stability, resolve=True)
         self._total = int(experiment.config.trainer.max_epochs)
         self._lines: dict[tuple[str, str], Line] = {}
 
     def run(self) -> dict[str, Any]:
-        steps = self._steps()
+        points = self._points()
         smallest: dict[str, str | None] = {}
-        self._capture(steps)
+        self._capture(points)
         for name in self._networks:
-            found = smallest_stable(lambda index, name=name: self._is_stable(name, steps[index]), len(steps))  # type: ignore[misc]
-            smallest[name] = None if found is None else str(steps[found])
-        lines = sorted(self._lines.values(), key=lambda line: (line.network != DENSE, line.network, _order(line)))
-        options = {**self._options, "rewind": [str(step) for step in steps]}
+            index = smallest_stable(lambda index, name=name: self._is_stable(name, points[index]), len(points))  # type: ignore[misc]
+            smallest[name] = None if index is None else str(points[index])
+        lines = sorted(
+            self._lines.values(),
+            key=lambda line: (line.network != DENSE, line.network, Step.parse(line.rewind).count),
+        )
+        options = {**self._options, "rewind": [str(point) for point in points]}
         return {"options": options, "lines": [asdict(line) for line in lines], "smallest_stable": smallest}
 
-    def _steps(self) -> list[Step]:
-        """Points to choose from: `pruning.rewind` alone, or all multiples of `stability.search`."""
+    def _points(self) -> list[Step]:
+        """Return the rewind points to choose from: `pruning.rewind` alone, or all multiples of `stability.search`."""
         per_epoch = self._steps_per_epoch()
         if self._options["search"] is None:
-            step = Step.parse(self._experiment.config.pruning.rewind).within(self._total)
-            if step.split(per_epoch)[0] >= self._total:
-                raise ValueError(f"pruning.rewind={step} is not before the end of a training of {self._total} epochs")
-            return [step]
-        granularity = Step.parse(self._options["search"]).within(self._total)
-        end = self._total if granularity.unit == "ep" else self._total * per_epoch
-        if not 0 < granularity.count < end:
+            point = Step.parse(self._experiment.config.pruning.rewind).within(self._total)
+            if point.split(per_epoch)[0] >= self._total:
+                raise ValueError(f"pruning.rewind={point} is not before the end of a training of {self._total} epochs")
+            return [point]
+        spacing = Step.parse(self._options["search"]).within(self._total)
+        end = self._total if spacing.unit == "ep" else self._total * per_epoch
+        if not 0 < spacing.count < end:
             raise ValueError(
-                f"stability.search={granularity}: must be more than 0 and less than a training of "
-                f"{end}{granularity.unit}"
+                f"stability.search={spacing}: must be more than 0 and less than a training of {end}{spacing.unit}"
             )
-        return [replace(granularity, count=count) for count in range(0, end, granularity.count)]
+        return [replace(spacing, count=count) for count in range(0, end, spacing.count)]
 
     def _steps_per_epoch(self) -> int:
-        """As Lightning counts them."""
+        """Return the number of steps of an epoch as Lightning counts them."""
         trainer = self._experiment.trainer([], [])
         self._experiment.data.prepare_data()
         self._experiment.data.setup("fit")
@@ -261,63 +257,64 @@ class _Measurement:
         batches = int(batches * limit) if isinstance(limit, float) else min(batches, int(limit or batches))
         return math.ceil(batches / trainer.accumulate_grad_batches)
 
-    def _capture(self, steps: Sequence[Step]) -> None:
-        """Trains the dense network to the last point, unless all are there."""
-        points = CapturePoints(self._folder / "points", steps)
-        if points.missing():
-            epochs, rest = steps[-1].split(self._steps_per_epoch())
-            label = f"dense network, up to {steps[-1]}"
-            self._fit(points, points.folder, epochs + bool(rest), label, self._experiment.config.seed)
+    def _capture(self, points: Sequence[Step]) -> None:
+        """Train the dense network to the last point, unless all points are on disk."""
+        capture = CapturePoints(self._folder / "points", points)
+        if capture.missing():
+            epochs, rest = points[-1].split(self._steps_per_epoch())
+            label = f"dense network, up to {points[-1]}"
+            self._fit(capture, capture.folder, epochs + bool(rest), label, self._experiment.config.seed)
 
-    def _is_stable(self, name: str, step: Step) -> bool:
-        line = self._measured(name, step)
-        self._lines[name, str(step)] = line
-        self._job.note(f"{name}, {step}: barrier {line.barrier:.2%}")
+    def _is_stable(self, name: str, point: Step) -> bool:
+        line = self._line(name, point)
+        self._lines[name, str(point)] = line
+        self._progress.note(f"{name}, {point}: barrier {line.barrier:.2%}")
         return bool(line.barrier < self._options["threshold"])
 
-    def _measured(self, name: str, step: Step) -> Line:
+    def _line(self, name: str, point: Step) -> Line:
+        """Return the line between two trainings of a network from a point on, measured or read from disk."""
         masks = self._networks[name]
-        place = self._folder / (f"ticket-{digest(masks)[:8]}" if masks else DENSE) / str(step)
-        seeds, points, batches = (self._options[key] for key in ("seeds", "points", "batch_norm_batches"))
-        path = place / f"line-{hash_of({'seeds': seeds, 'points': points, 'batches': batches})}.json"
+        folder = self._folder / (f"ticket-{digest(masks)[:8]}" if masks else DENSE) / str(point)
+        seeds, positions, batches = (self._options[key] for key in ("seeds", "points", "batch_norm_batches"))
+        path = folder / f"line-{hash_of({'seeds': seeds, 'points': positions, 'batches': batches})}.json"
         if path.is_file():
             errors: list[float] = read_json(path)["errors"]
         else:
-            ends = [self._trained(place, masks, step, seed, f"{name}, {step}, order {seed}") for seed in seeds]
+            ends = [self._trained(folder, masks, point, seed, f"{name}, {point}, order {seed}") for seed in seeds]
             errors = self._errors(*ends)
             write_json(path, {"errors": errors})
-        return Line(name, str(step), errors, barrier(errors))
+        return Line(name, str(point), errors, barrier(errors))
 
-    def _trained(self, place: Path, masks: Masks, step: Step, seed: int, label: str) -> dict[str, Tensor]:
-        """The network at the end of a training from the point on, in the data order of a seed."""
-        path = place / f"seed_{seed}.pt"
+    def _trained(self, folder: Path, masks: Masks, point: Step, seed: int, label: str) -> dict[str, Tensor]:
+        """Return the network at the end of a training from a point on, in the data order of a seed."""
+        path = folder / f"seed_{seed}.pt"
         if not path.is_file():
-            restart = Restart.load(self._folder / "points" / f"{step}.pt")
+            restart = Restart.load(self._folder / "points" / f"{point}.pt")
             ticket = Ticket(masks, restart.point.network)
             training = TicketTraining(ticket, restart, execution="masked", monitor=None)
-            self._fit(training, place / f"seed_{seed}", restart.epochs, label, seed)
+            self._fit(training, folder / f"seed_{seed}", restart.epochs, label, seed)
             assert training.trained is not None
             assert training.trained.trained is not None
             write_tensors(path, dict(training.trained.trained))
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
-    def _fit(self, callback: Any, place: Path, epochs: int, label: str, order_seed: int) -> None:
-        """A training that goes on from its last checkpoint."""
+    def _fit(self, callback: Any, folder: Path, epochs: int, label: str, order_seed: int) -> None:
+        """Run a training from its last checkpoint on."""
         experiment = self._experiment
         experiment.data.order_seed = order_seed
-        checkpoints = Checkpoints(place / "checkpoints", **experiment.config.checkpoint)
-        self._job.expect(epochs)
-        report = ReportProgress(self._job, epochs, lambda: [epochs], lambda _: label)
+        checkpoints = Checkpoints(folder / "checkpoints", **experiment.config.checkpoint)
+        self._progress.expect(epochs)
+        report = ReportProgress(self._progress, epochs, lambda: [epochs], lambda _: label)
         trainer = experiment.trainer([callback, report, checkpoints], [])
         trainer.fit(experiment.classifier(), experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
         checkpoints.finish()
 
     def _errors(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> list[float]:
-        """Test errors along the line, BatchNorm statistics estimated anew at every point, from the same images."""
+        """Return the test errors along a line, with BatchNorm statistics of the same images at every position."""
         experiment = self._experiment
         experiment.data.order_seed = experiment.config.seed
-        experiment.data.trainer = experiment.trainer([], [])  # its device is the data's
+        experiment.data.trainer = experiment.trainer([], [])  # the data are moved to its device
         experiment.data.setup()
         classifier = experiment.classifier().to(experiment.data.device)
         errors = []
@@ -335,18 +332,15 @@ class _Measurement:
         return ((images.to(device), labels.to(device)) for images, labels in islice(loader, most))
 
 
-def _order(line: Line) -> int:
-    return Step.parse(line.rewind).count
-
-
 def _show(record: dict[str, Any], path: Path, title: str) -> None:
     threshold = record["options"]["threshold"]
     caption = (
-        f"Barrier: the largest test error on the line less the mean of its ends; stable below {threshold:.1%} "
-        "(Frankle et al. 2020). BatchNorm statistics are estimated anew at every point."
+        "The barrier is the largest test error on the line less the mean error of its ends. A point is stable if the "
+        f"barrier is below {threshold:.1%} (Frankle et al. 2020). BatchNorm statistics are estimated anew at every "
+        "position."
     )
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in ("network", "rewind", "error at the ends", "largest", "barrier", "stable"):
+    for heading in ("network", "rewind", "error at the ends", "largest error", "barrier", "stable"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for line in record["lines"]:
         errors = line["errors"]
@@ -357,7 +351,7 @@ def _show(record: dict[str, Any], path: Path, title: str) -> None:
     console.print(table)
     if record["options"]["search"] is not None:
         for name, step in record["smallest_stable"].items():
-            told = f"from {step} on" if step else f"at none of {', '.join(record['options']['rewind'])}"
-            console.print(f"{name}: stable {told}, by bisection", markup=False, highlight=False, soft_wrap=True)
+            text = f"from {step} on" if step else f"at none of {', '.join(record['options']['rewind'])}"
+            console.print(f"{name}: stable {text}, by bisection", markup=False, highlight=False, soft_wrap=True)
     for suffix in ("json", "png"):
         console.print(f"{path}.{suffix}", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Checkpoints of a running training: from the last of them the same command goes on, to the same result."""
+"""Checkpoints of a running training: the same command goes on from the last of them and comes to the same result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lt_lightning.experiment.logging.metrics_file import MetricsFile
-from lt_lightning.experiment.run.stopping import Stopped, Wish
+from lt_lightning.experiment.run.stopping import Stopped, StopSignals
 from lt_lightning.files import write_tensors
 from lt_lightning.training.lightning_internals import (
     batches_in_fit,
@@ -29,29 +29,29 @@ from lt_lightning.training.lightning_internals import (
     running_state,
 )
 
-KEY = "lt_lightning"  # of our part in Lightning's checkpoint
-# Several processes look together whether to save or to end: about so many seconds apart, and at most so many steps.
+KEY = "lt_lightning"  # key of our part in Lightning's checkpoint
+# Several processes decide together whether to save or to end, about LOOK seconds and at most STEPS steps apart.
 LOOK, STEPS = 0.5, 16
 
 
 class Checkpoints(Checkpoint):
-    """Saves the training between two steps, now and then and when the job is asked to end.
+    """Saves the training between two steps: from time to time, and before a signal ends the job.
 
-    A checkpoint holds everything: weights, optimizer, schedule, callbacks, random states, the loader's position and
-    the epoch's means so far. So a resumed training is bit for bit the uninterrupted one, and no moment is special: not
-    an epoch's end, nor a round's. After an epoch's last step, and where a validation follows, none is written; the
-    next step is soon enough.
+    A checkpoint contains everything: weights, optimizer, schedule, callbacks, random states, the loader's position and
+    the epoch's means so far. So a resumed training is bit for bit the uninterrupted one, wherever in an epoch or a
+    round it was interrupted. No checkpoint is written after an epoch's last step or before a validation; the next step
+    is soon enough.
 
-    How often: as often as `share` of the time allows, given what the last one cost, and at most every `seconds`. What
-    a `kill -9` loses is at most that much work. After SIGTERM or Ctrl-C the step is finished, a checkpoint saved and
-    the job ended; several processes agree on the step.
+    Checkpoints are written as often as `share` of the time allows, given what the last one cost, and at most every
+    `seconds`. A `kill -9` loses at most that much work. After SIGTERM or Ctrl-C the step is finished, a checkpoint is
+    saved and the job ends; several processes agree on the step.
 
-    A checkpoint is a file of its own, whole or not there; the one before is removed when the next but one is there.
+    Each checkpoint is a file of its own, whole or not there. The last two are kept.
 
     Args:
-        folder: of the checkpoints; it is removed when the training's result is complete.
-        share: of the training's time that checkpoints may take at most.
-        seconds: between two of them, at least.
+        folder: folder of the checkpoints; it is removed when the training's result is complete.
+        share: largest share of the training's time that checkpoints may take.
+        seconds: shortest time between two checkpoints.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -65,31 +65,31 @@ class Checkpoints(Checkpoint):
         self.folder = folder
         self.share = share
         self.seconds = seconds
-        self._wish = Wish()
+        self._signals = StopSignals()
         self._resumed: dict[str, Any] | None = None
         self._last = self._looked = 0.0
         self._pause = seconds
         self._steps, self._next_look = 0, 1
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint; None if there is none. One that is damaged is passed over with a warning."""
+        """Return the newest whole checkpoint; None if there is none. Damaged ones are left out with a warning."""
         for path in reversed(self._files()):
             if _is_whole(path):
                 return path
-            rank_zero_warn(f"{path} is damaged: the training goes on from before it")
+            rank_zero_warn(f"{path} is damaged; the training goes on from an earlier step")
         return None
 
     def finish(self) -> None:
-        """The training's result is on disk: removes the checkpoints, and ends the job if that was asked for.
+        """Remove the checkpoints, since the training's result is on disk; then end the job if a signal came.
 
         Raises:
             Stopped: if a signal came since the last step.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._wish.check()
+        self._signals.check()
 
     def _files(self) -> list[Path]:
-        """The oldest first."""
+        """Return the checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*.pt"))
 
     # Hooks
@@ -100,31 +100,35 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        states = _of_all(running_state(trainer, pl_module))
+        states = _gathered(running_state(trainer, pl_module))
         checkpoint[KEY] = {"processes": states, "step": logged_step(trainer)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if KEY not in checkpoint:
-            raise ValueError(f"{trainer.ckpt_path} is no checkpoint of a study")
+            raise ValueError(f"{trainer.ckpt_path} is not a checkpoint that LT-Lightning has written")
         state = checkpoint[KEY]
-        if (was := len(state["processes"])) != trainer.world_size:
+        if (count := len(state["processes"])) != trainer.world_size:
             raise ValueError(
-                f"{self.folder} was written by {was} process{'es' * (was > 1)} and cannot be continued with "
-                f"{trainer.world_size}: use trainer.devices={was}, or remove it to train from the start"
+                f"{self.folder} was written by {count} process{'es' * (count > 1)} and cannot be continued with "
+                f"{trainer.world_size}: use trainer.devices={count}, or remove it to train from the start"
             )
         self._resumed = state
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The last callback to be called, so nothing draws a random number before the first step."""
+        """Restore the state that the training goes on from.
+
+        This is the last callback to be called, so that nothing draws a random number before the first step.
+        """
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.drop_after(-1 if self._resumed is None else self._resumed["step"])
         if self._resumed is not None:
             restore_running(trainer, pl_module, self._resumed["processes"][trainer.global_rank])
             self._resumed = None
-        self._wish.listen()  # in Lightning's place, which would end with exit code 0; it takes all handlers back itself
+        # Replaces Lightning's handlers, which would end with exit code 0; Lightning restores all handlers itself.
+        self._signals.listen()
         self._last = self._looked = time.monotonic()
         self._steps, self._next_look = 0, 1
 
@@ -135,7 +139,7 @@ class Checkpoints(Checkpoint):
         if trainer.world_size > 1 and self._steps < self._next_look:
             return
         now = time.monotonic()
-        own = (self._wish.number or 0, now - self._last >= self._pause, (now - self._looked) / self._steps)
+        own = (self._signals.number or 0, now - self._last >= self._pause, (now - self._looked) / self._steps)
         signal, due, seconds = _largest(trainer, *own)
         self._looked, self._steps = now, 0
         self._next_look = min(max(1, int(LOOK / max(seconds, 1e-6))), STEPS)
@@ -145,14 +149,14 @@ class Checkpoints(Checkpoint):
             self._next_look = 1
             return
         self.save(trainer)
-        if signal:  # in all processes, wherever it came
+        if signal:  # in all processes, whichever got it
             raise Stopped(int(signal))
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes a checkpoint, between two steps.
+        """Write a checkpoint, between two steps.
 
         Raises:
-            OSError: if that is impossible; the one before is intact.
+            OSError: if that is impossible; the checkpoint before is intact.
         """
         start = time.monotonic()
         log_step(trainer)  # what is logged belongs to the step before the checkpoint
@@ -166,16 +170,16 @@ class Checkpoints(Checkpoint):
 
 
 def _largest(trainer: pl.Trainer, *values: float) -> list[float]:
-    """Each value's maximum over all processes."""
+    """Return each value's maximum over all processes."""
     if trainer.world_size == 1:
         return list(values)
-    both = torch.tensor(values, device=trainer.strategy.root_device)
-    dist.all_reduce(both, dist.ReduceOp.MAX)
-    return both.tolist()
+    largest = torch.tensor(values, device=trainer.strategy.root_device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.tolist()
 
 
-def _of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The states of all processes, by rank."""
+def _gathered(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of all processes, by rank."""
     if not (dist.is_available() and dist.is_initialized()):
         return [state]
     states: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
@@ -184,14 +188,14 @@ def _of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class _WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, to its own folder first rather than to the system's temporary one."""
+    """Writes a checkpoint whole or not at all, by a temporary file in the checkpoint's own folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_tensors(Path(path), checkpoint)
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether every part of the file has its checksum."""
+    """Return whether every part of the file has its checksum."""
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None

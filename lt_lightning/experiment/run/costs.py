@@ -1,4 +1,4 @@
-"""What is still to be trained, and how long that takes at the speed that is measured here and now."""
+"""The costs of a job: what is still to be trained, and how long that takes at the speed of this machine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lt_lightning.results.job_record import Cost
 from lt_lightning.results.records import results_of
 from lt_lightning.results.status import rounds_done
 
-STEPS = 16  # steps that are timed, and validation batches
-WARM_UP = 3  # of them, left out
+STEPS = 16  # number of training steps that are timed, and of validation batches
+WARM_UP = 3  # number of first steps that are left out
 LIMIT = 20.0  # seconds after which no further step is timed
 
 _measured: dict[str, float] = {}
@@ -46,9 +46,9 @@ def costs_of(job: Job) -> list[Cost]:
 
 
 def seconds_per_epoch(experiment: Experiment) -> float:
-    """Measured: a few steps and validation batches of the dense network, by the real trainer, for a whole epoch.
+    """Return the seconds of an epoch of the dense network, from a few steps and validation batches by the real trainer.
 
-    Of several devices one is measured, with its part of a batch. Measured once for everything that is alike.
+    Of several devices one is measured, with its part of a batch. Jobs that train alike are measured once.
     """
     keys = ("dataset", "data", "model", "classifier", "trainer", "threads")
     whole: Any = OmegaConf.to_container(experiment.config, resolve=True)
@@ -84,9 +84,8 @@ class _Watch(pl.Callback):
         self._ticks: dict[str, list[float]] = {"train": [], "validation": []}
 
     def seconds(self, part: str) -> float:
-        """Of a step."""
-        ticks = self._ticks[part]
-        steps = [after - before for before, after in pairwise(ticks)]
+        """Return the median seconds of a step."""
+        steps = [after - before for before, after in pairwise(self._ticks[part])]
         return median(steps[min(WARM_UP, len(steps) - 1) :]) if steps else 0.0
 
     def _tick(self, part: str) -> None:

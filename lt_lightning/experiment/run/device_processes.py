@@ -23,17 +23,20 @@ from lt_lightning.training.launcher import JobError, ProcessDiedError, launch
 from lt_lightning.training.processes import follow, rank
 
 ENTRY = f"{__name__}:take_part"
-# These are no task's own failures: someone wants the processes to end, or they cannot be trusted.
+# After these errors the processes end: someone has killed one, or they cannot be trusted. No task has caused them.
 ENDING = (ProcessDiedError, DisagreementError)
 
 
 def run_in_processes(experiment: Experiment, job: Job, console: Console) -> Mapping[Task, Exception]:
     """Run a job in new processes, which get its configuration and tasks, whatever started this process.
 
-    A task that fails leaves the processes out of step, so all are ended with it, and started anew for the others.
+    A task that fails leaves the processes out of step. So all of them are ended, and started anew for the other tasks.
+
+    Returns:
+        The exceptions that tasks have raised.
 
     Raises:
-        Exception: what the first process to fail raised, if that is no task's own failure.
+        Exception: what the first process to fail raised, if no task has caused it.
     """
     failed: dict[Task, Exception] = {}
     message: dict[str, Any] = {
@@ -61,7 +64,7 @@ def run_in_processes(experiment: Experiment, job: Job, console: Console) -> Mapp
 
 
 def take_part(message: dict[str, Any]) -> Mapping[Task, Exception] | None:
-    """Do what is a process's part of a job: process 0 schedules, the others follow."""
+    """Do this process's part of a job, and return the failed tasks: process 0 schedules, the others follow."""
     config = OmegaConf.create(message["config"])
     assert isinstance(config, DictConfig)
     keep_freed_memory()

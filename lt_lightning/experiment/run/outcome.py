@@ -1,4 +1,4 @@
-"""What a trained ticket is worth: its accuracy on the test set, and the time of the network that executes it."""
+"""The outcome of a trained ticket: its accuracy on the test set, and the time of the network that executes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAYER_TIMES = "layer_times.json"
 
 
 def evaluate(experiment: Experiment, classifier: ImageClassifier, ticket: Ticket) -> float:
-    """Accuracy of a trained ticket on the test set."""
+    """Return the accuracy of a trained ticket on the test set."""
     ticket.apply(classifier.network, "trained")
     width = ticket.card.get("width")
     invite(run_test, width)
@@ -31,7 +31,7 @@ def evaluate(experiment: Experiment, classifier: ImageClassifier, ticket: Ticket
 
 
 def run_test(experiment: Experiment, width: int | None, classifier: ImageClassifier | None = None) -> float:
-    """Accuracy on the test set, in every process: each tests its part by process 0's weights."""
+    """Return the accuracy on the test set; every process tests its part with process 0's weights."""
     (metrics,) = experiment.trainer([], []).test(
         classifier or experiment.classifier(width), experiment.data, verbose=False
     )
@@ -39,9 +39,10 @@ def run_test(experiment: Experiment, width: int | None, classifier: ImageClassif
 
 
 def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float, float]:
-    """Time of the network that executes a ticket over the dense one's, in inference and in a step, as it was trained.
+    """Return two ratios of the time of the network that executes a trained ticket to the dense network's.
 
-    The time of every layer in inference is written beside the ticket.
+    The first is the ratio in inference, the second in a training step. The time of every layer in inference is written
+    beside the ticket.
     """
     options = experiment.config.measure
     width = ticket.card.get("width")
@@ -68,29 +69,29 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
         setting = Setting(options.batch_size, training, bfloat16)
         ratios.append(time_ratio(dense, small, experiment.shape, setting, device, options.samples, options.slot))
         if not training:
-            both = {"dense": dense, "ticket": small}
-            seconds = layer_seconds(both, ticket.layers, experiment.shape, setting, device)
-            told = {
+            networks = {"dense": dense, "ticket": small}
+            seconds = layer_seconds(networks, ticket.layers, experiment.shape, setting, device)
+            times = {
                 "batch_size": options.batch_size, "bfloat16": bfloat16, "device": device, "seconds": seconds,
                 "choice": choice,
             }  # fmt: skip
-            write_json(folder / LAYER_TIMES, told)
+            write_json(folder / LAYER_TIMES, times)
     return ratios[0], ratios[1]
 
 
 def _check_same(network: nn.Module, small: nn.Module, experiment: Experiment) -> None:
-    """A time counts only if it is that of the same function."""
+    """Check that the network that is timed computes the same function as the masked one."""
     images = torch.randn(4, *experiment.shape, generator=torch.Generator().manual_seed(0))
     if (difference := largest_difference(network, small, images)) > 1e-3:
         raise RuntimeError(f"the network that executes the ticket differs from the masked one by {difference:.1e}")
 
 
 def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_accuracy: float, folder: Path) -> Result:
-    """The row of a trained and tested ticket."""
+    """Return the result of a trained and tested ticket."""
     inference, training = measure(experiment, ticket, folder)
     card = ticket.card
-    asked = {name: ticket.layers[name] for name in card["prunable"]}
-    weights = sum(report.asked for report in asked.values())
+    prunable = [ticket.layers[name] for name in card["prunable"]]
+    weights = sum(report.asked for report in prunable)
     return Result(
         **experiment.labels,
         round=card["round"],
@@ -100,12 +101,12 @@ def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_a
         accuracy=accuracy,
         dense_accuracy=dense_accuracy,
         train_seconds=card["train_seconds"],
-        val_accuracy=card["metrics"].get("val/accuracy", float("nan")),
-        retained_magnitude=sum(report.retained_magnitude * report.asked for report in asked.values()) / weights,
+        val_accuracy=card["metrics"].get("val/accuracy", math.nan),
+        retained_magnitude=sum(report.retained_magnitude * report.asked for report in prunable) / weights,
         time_ratio_inference=inference,
         time_ratio_training=training,
         search=experiment.search_folder.name,
         place=str(folder.relative_to(experiment.root)),
-        executed=sum(report.executed for report in asked.values()) / sum(report.size for report in asked.values()),
+        executed=sum(report.executed for report in prunable) / sum(report.size for report in prunable),
         control=card.get("control", ""),
     )

@@ -119,7 +119,7 @@ class Scheduler:
     def _holding(self, task: Task) -> Iterator[None]:
         """Within it the task is run; the lock is given back, and a failure recorded, whatever happens."""
         lock = self._locks[task]
-        self._progress.watched_by(lock.tell)
+        self._progress.notify(lock.write)
         announce(str(task.folder))
         try:
             _clear_litter(task)
@@ -135,7 +135,7 @@ class Scheduler:
                 raise
             self._progress.finish(f"{task.label} FAILED: {failures.one_line(error)}")
         finally:
-            self._progress.watched_by(None)
+            self._progress.notify(None)
             lock.release()
 
     def _dense_accuracy(self) -> float:

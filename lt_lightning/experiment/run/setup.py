@@ -1,9 +1,9 @@
-"""What a job shows when it starts: its configuration, and which layers will be pruned."""
+"""The setup of a job: its parts are built and checked, and its configuration and the layers to prune are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -20,11 +20,27 @@ from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.layers import Layer, exempting, find_layers
 from lt_lightning.results.locks import tidy
 
-NOT_SHOWN = ("published", "labels")  # figures and names: nothing is run by them
+NOT_SHOWN = ("published", "labels")  # figures of others and names, on which no result depends
+
+
+class LayerRow(NamedTuple):
+    """A layer as the table of layers shows it.
+
+    Attributes:
+        layer: the layer.
+        weights: number of its weights.
+        operations: number of its multiply-adds for one sample.
+        reasons: roles and patterns by which it is exempt from pruning.
+    """
+
+    layer: Layer
+    weights: int
+    operations: int
+    reasons: list[str]
 
 
 def built(job: Job) -> Experiment:
-    """Return the parts of a job's experiment, checked, and free its folders of what killed owners left.
+    """Return the parts of a job's experiment, checked; remove from its folders the locks that killed owners left.
 
     Raises:
         ValueError: if the configuration asks for something impossible; the message names the key.
@@ -38,9 +54,9 @@ def built(job: Job) -> Experiment:
 
 
 def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
-    """Prints the choices and, on a terminal and for a job of its own, the configuration and the table of layers.
+    """Print what the job consists of, its choices, its configuration and the table of layers.
 
-    Else a line of the layers takes the place of both: the configuration lies in the file that is named.
+    In a sweep, and where there is no terminal, one line about the layers replaces configuration and table.
     """
     config = job.config
     console.print(
@@ -50,32 +66,32 @@ def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
     )  # fmt: skip
     for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    layers = list(find_layers(experiment.network_to_look_at(), experiment.example).values())
     exempt = experiment.exempt
+    rows = layer_rows(find_layers(experiment.network_to_look_at(), experiment.example).values(), exempt)
     if console.is_interactive and not _in_sweep():
         console.print(configuration_table(experiment.config))
-        console.print(layers_table(layers, exempt))
+        console.print(layers_table(rows, exempt))
     else:
-        console.print(layers_line(layers, exempt), markup=False, highlight=False, soft_wrap=True)
+        console.print(layers_line(rows, exempt), markup=False, highlight=False, soft_wrap=True)
 
 
 def configuration_lines(experiment: Experiment) -> list[str]:
-    """The choice of every group, what is changed besides, and where the whole configuration is.
+    """Return lines that name the choice of every group, the changed keys, and the file of the whole configuration.
 
-    Only as far as this process knows: one that another has started has been given the configuration alone.
+    A process that another one has started knows only that file.
     """
     where = f"Configuration: {experiment.search_folder / 'config.yaml'}"
     if not HydraConfig.initialized():
         return [where]
     hydra = HydraConfig.get()
-    choices = {key: told for key, told in hydra.runtime.choices.items() if not key.startswith("hydra/")}
+    choices = {key: choice for key, choice in hydra.runtime.choices.items() if not key.startswith("hydra/")}
     changed = [each for each in hydra.overrides.task if each.partition("=")[0].lstrip("+~") not in choices]
-    lines = [" ".join(f"{key}={told}" for key, told in choices.items() if told not in (None, "null", "default"))]
+    lines = [" ".join(f"{key}={each}" for key, each in choices.items() if each not in (None, "null", "default"))]
     return lines + [f"changed: {' '.join(changed)}"] * bool(changed) + [where]
 
 
 def configuration_table(config: DictConfig) -> Table:
-    """The composed configuration: a row for each group with its values, and one for what stands in none."""
+    """Return the composed configuration as a table: a row for each group, and one for the keys outside of groups."""
     table = Table(title="Configuration", box=SIMPLE_HEAD, show_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -88,60 +104,64 @@ def configuration_table(config: DictConfig) -> Table:
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Values by dotted key, as on a command line."""
+    """Yield values by dotted key, as on a command line."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{above}{name}.")
         else:
-            yield f"{above}{name}", _told(value)
+            yield f"{above}{name}", _format(value)
 
 
-def _told(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, list):
-        return f"[{','.join(map(_told, value))}]"
+        return f"[{','.join(map(_format, value))}]"
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
-def layers_table(layers: Sequence[Layer], exempt: Sequence[str]) -> Table:
-    """A row for every convolution and linear layer, in the order of execution.
+def layer_rows(layers: Iterable[Layer], exempt: Sequence[str]) -> list[LayerRow]:
+    """Return a row for every convolution and linear layer, in the order of execution.
 
     Args:
-        layers: as `find_layers` gives them.
-        exempt: roles and patterns of what is not pruned.
+        layers: layers that `find_layers` returns.
+        exempt: roles and patterns of the layers that are not pruned.
     """
-    table = Table(title="What is pruned", caption=layers_line(layers, exempt), box=SIMPLE_HEAD, show_edge=False)
+    rows = []
+    for layer in layers:
+        weights = layer.size
+        rows.append(LayerRow(layer, weights, weights * layer.positions, exempting(layer, exempt)))
+    return rows
+
+
+def layers_table(rows: Sequence[LayerRow], exempt: Sequence[str]) -> Table:
+    """Return the table of layers; see `layer_rows`."""
+    table = Table(title="What is pruned", caption=layers_line(rows, exempt), box=SIMPLE_HEAD, show_edge=False)
     for heading in ("layer", "shape", "weights", "FLOPs", "pruned"):
         table.add_column(heading, justify="right" if heading in ("weights", "FLOPs") else "left", no_wrap=True)
-    total = sum(_operations(layer) for layer in layers)
-    for layer in layers:
-        reasons = exempting(layer, exempt)
+    total = sum(row.operations for row in rows)
+    for layer, weights, operations, reasons in rows:
         table.add_row(
             layer.name,
             "x".join(map(str, layer.shape)),
-            f"{layer.size:,}",
-            f"{_operations(layer) / total:.1%}",
+            f"{weights:,}",
+            f"{operations / total:.1%}",
             f"no: {', '.join(reasons)}" if reasons else "yes",
         )
     return table
 
 
-def layers_line(layers: Sequence[Layer], exempt: Sequence[str]) -> str:
-    """`7 of 9 layers are pruned: 98.9 % of 77,850 weights, 95.1 % of the FLOPs; exempt: stem, classifier`."""
-    pruned = [layer for layer in layers if not exempting(layer, exempt)]
-    weights, operations = (sum(map(of, pruned)) / sum(map(of, layers)) for of in (_size, _operations))
+def layers_line(rows: Sequence[LayerRow], exempt: Sequence[str]) -> str:
+    """Return one line that says how much of a network is pruned.
+
+    For example `7 of 9 layers are pruned: 98.9% of 77,850 weights, 95.1% of the FLOPs; exempt: stem, classifier`.
+    """
+    pruned = [row for row in rows if not row.reasons]
+    weights, operations = sum(row.weights for row in rows), sum(row.operations for row in rows)
     return (
-        f"{len(pruned)} of {len(layers)} layers are pruned: {weights:.1%} of {sum(map(_size, layers)):,} weights, "
-        f"{operations:.1%} of the FLOPs; exempt: {', '.join(exempt) or 'nothing'}"
+        f"{len(pruned)} of {len(rows)} layers are pruned: "
+        f"{sum(row.weights for row in pruned) / weights:.1%} of {weights:,} weights, "
+        f"{sum(row.operations for row in pruned) / operations:.1%} of the FLOPs; "
+        f"exempt: {', '.join(exempt) or 'nothing'}"
     )
-
-
-def _size(layer: Layer) -> int:
-    return layer.size
-
-
-def _operations(layer: Layer) -> int:
-    """Multiply-adds for one sample."""
-    return layer.size * layer.positions
 
 
 def _in_sweep() -> bool:
@@ -149,7 +169,7 @@ def _in_sweep() -> bool:
 
 
 def _content(job: Job) -> str:
-    """What the job consists of, in one sentence."""
+    """Return in one sentence what the job consists of."""
     config = job.config
     pruned = f"the dense network and {rounds_of(config)} rounds of pruning"
     if not (rounds := retrained_rounds(config)):

@@ -1,4 +1,4 @@
-"""Ending a job that was asked to end, by SIGTERM or Ctrl-C, so that the same command goes on."""
+"""How SIGTERM and Ctrl-C end a job, so that the same command goes on."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """A signal asked the job to end; what is needed to go on is on disk. The exit code is 128 + the signal's number."""
+    """A signal ends the job; what is needed to go on is on disk. The exit code is 128 + the signal's number.
+
+    Attributes:
+        name: name of the signal.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.name = signal.Signals(number).name
 
 
-class Wish:
-    """Whether a signal asked for the end, noted instead of dying of it; a second signal ends at once.
+class StopSignals:
+    """Notes a signal instead of ending by it; a second signal ends the job at once.
 
     Attributes:
-        number: of the signal that came; None if none did.
+        number: number of the signal that came; None if none did.
     """
 
     def __init__(self) -> None:
@@ -35,13 +39,13 @@ class Wish:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def listen(self) -> None:
-        """From now on SIGTERM and Ctrl-C are noted, in place of what Lightning does; see `stoppable` for others."""
-        if threading.current_thread() is threading.main_thread():  # no other may
+        """From now on note SIGTERM and Ctrl-C, instead of what Lightning does; handlers of others are put back."""
+        if threading.current_thread() is threading.main_thread():  # no other thread may install handlers
             for number, before in self._before.items():
                 signal.signal(number, self._note if _is_ours(before) else before)
 
     def check(self) -> None:
-        """Ends the job, if that was asked for.
+        """End the job if a signal came.
 
         Raises:
             Stopped: if a signal came.
@@ -57,9 +61,10 @@ class Wish:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within it SIGTERM and Ctrl-C raise `Stopped`, and one line says so at the end.
+    """Let SIGTERM and Ctrl-C raise `Stopped` within the context, and print one line when they do.
 
-    What someone else has installed for SIGTERM (submitit, which puts a preempted job back into the queue) stays.
+    A handler that someone else has installed for SIGTERM stays, such as that of submitit, which puts a preempted job
+    back into the queue.
 
     Raises:
         Stopped: if a signal came.
@@ -73,7 +78,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        if processes() == 1:  # of several, the one that watches them says so
+        if processes() == 1:  # the process that watches several prints the line for them
             print(f"stopped by {stopped.name}: the same command goes on from here", file=sys.stderr)
         raise
     finally:
@@ -82,7 +87,7 @@ def stoppable() -> Iterator[None]:
 
 
 def _is_ours(handler: Any) -> bool:
-    """Whether nobody else has installed it."""
+    """Return whether a handler is Python's own or ours."""
     return handler in (signal.SIG_DFL, signal.default_int_handler, _stop)
 
 

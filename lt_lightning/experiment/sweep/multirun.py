@@ -1,4 +1,4 @@
-"""A sweep as each of its jobs sees it: what it is called, how many jobs there are, and how long is left."""
+"""A sweep as each of its jobs sees it: its name, its number of jobs, and the time that is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lt_lightning.files import read_json, write_json
 from lt_lightning.results.job_record import FILE as JOB
 
 FILE = "sweep.json"
-KEY = "sweep"  # of a job's configuration: the sweep's folder
+KEY = "sweep"  # key of the sweep's folder in a job's configuration
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Multirun:
     """A sweep that has begun.
 
     Attributes:
-        folder: of the sweep.
-        name: that it has whenever it is started with the same overrides: `cifar10_vgg16-1a2b3c4d`.
-        jobs: how many it consists of; None if that cannot be told.
-        start: of this attempt, in seconds of the system's clock.
+        folder: folder of the sweep.
+        name: name that all sweeps with the same overrides have, such as `cifar10_vgg16-1a2b3c4d`.
+        jobs: number of its jobs; None if it is unknown.
+        start: time when this attempt began, in seconds of the system's clock.
     """
 
     folder: Path
@@ -38,28 +38,27 @@ class Multirun:
 
     @classmethod
     def begin(cls, config: DictConfig) -> Multirun:
-        """Records a sweep in its folder.
+        """Record a sweep in its folder.
 
         Args:
-            config: as Hydra hands it to `on_multirun_start`, with its own part.
+            config: configuration that Hydra gives to `on_multirun_start`, with its own node `hydra`.
         """
         sweeper, task = config.hydra.sweeper, list(config.hydra.overrides.task)
-        choices = config.hydra.runtime.choices  # the labels, which name them, cannot be resolved yet
-        what = choices.get("experiment") or f"{choices.data}-{choices.model}"
-        told = sorted(each for each in task if not each.startswith("paths."))
-        sweep = cls(
-            Path(config.hydra.sweep.dir), f"{what}-{hash_of({'sweep': told})}", count_jobs(sweeper, task), time.time()
-        )
+        choices = config.hydra.runtime.choices  # `labels`, which name the choices, cannot be resolved yet
+        title = choices.get("experiment") or f"{choices.data}-{choices.model}"
+        overrides = sorted(override for override in task if not override.startswith("paths."))
+        name = f"{title}-{hash_of({'sweep': overrides})}"
+        sweep = cls(Path(config.hydra.sweep.dir), name, count_jobs(sweeper, task), time.time())
         sweep.save()
         return sweep
 
     def save(self) -> None:
-        """Writes the record."""
+        """Write the record of the sweep into its folder."""
         write_json(self.folder / FILE, {"name": self.name, "jobs": self.jobs, "start": self.start})
 
     @classmethod
     def above(cls, path: Path) -> Multirun | None:
-        """The sweep that a path is in."""
+        """Return the sweep whose folder contains a path; None if there is none."""
         for parent in path.parents:
             if (parent / FILE).is_file():
                 return cls(folder=parent, **read_json(parent / FILE))
@@ -67,26 +66,26 @@ class Multirun:
 
     @classmethod
     def of(cls, config: DictConfig) -> Multirun | None:
-        """The sweep that a job is of, by its configuration."""
+        """Return the sweep that a job's configuration names; None for a single job."""
         return None if (folder := config.get(KEY)) is None else cls.above(Path(folder) / JOB)
 
     def enter(self, config: DictConfig) -> None:
-        """Names the sweep in a job's configuration, which goes wherever the job goes: into processes, and to disk."""
+        """Name the sweep in a job's configuration, which goes wherever the job goes: into processes, and to disk."""
         with open_dict(config):
             config[KEY] = str(self.folder)
 
     def ended(self) -> tuple[int, int]:
-        """How many jobs have ended, and how many of them had something to train."""
+        """Return how many jobs have ended, and how many of them had something to train."""
         records: list[dict[str, Any]] = [read_json(path) for path in self.folder.rglob(JOB)]
         ends = [record["trained"] for record in records if record.get("trained") is not None]
         return len(ends), sum(ends)
 
     def seconds_left(self, share: float, ended: tuple[int, int]) -> float:
-        """Of the whole sweep, if the jobs to come have as much to train as those that trained; NaN if unknown.
+        """Return the seconds that the sweep still takes, if the jobs to come train as much as the others; NaN: unknown.
 
         Args:
-            share: of the current job that is done.
-            ended: see `ended`.
+            share: share of the current job that is done.
+            ended: what `ended` has returned.
         """
         done = ended[1] + share
         if self.jobs is None or done <= 0:
@@ -95,7 +94,7 @@ class Multirun:
 
 
 def count_jobs(sweeper: Any, overrides: list[str]) -> int | None:
-    """Jobs that Hydra's own sweeper or Optuna's makes of these overrides; None if that cannot be told.
+    """Return the number of jobs that Hydra's own sweeper or Optuna's makes of these overrides; None if it is unknown.
 
     >>> count_jobs({"params": {"seed": "0,1", "model": "a,b"}}, ["seed=range(0,5)", "data=digits"])
     10

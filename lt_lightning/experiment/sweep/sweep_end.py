@@ -1,10 +1,10 @@
-"""The end of a Hydra multirun: its jobs' results over seeds, what failed and why; or its plan, or its status."""
+"""The end of a Hydra multirun: results of its jobs over seeds, and failures with their reasons; or plan, or status."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -29,23 +29,23 @@ HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
 
 class SweepEnd(Callback):
-    """Hydra's callback that shows what the jobs of a sweep came to, and ends with an exit code that tells it."""
+    """Hydra's callback that shows the outcome of a sweep's jobs, and fails if some of them are not finished."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Records how many jobs there will be, unless nothing is to be run."""
+        """Record how many jobs there will be, unless nothing is to be run."""
         if not config.plan and not config.status:
             Multirun.begin(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prints the table, the plan or the status.
+        """Print the table, the plan or the status.
 
         Raises:
             SystemExit: with a line that says how many tasks or jobs are not finished, if any are.
         """
         folder = Path(config.hydra.sweep.dir)
-        records = [path.parent for path in folder.rglob(FILE)]
-        jobs = sorted((JobRecord.load(record) for record in records), key=lambda job: job.number)
-        console = Console()
+        loaded = [(path.parent, JobRecord.load(path.parent)) for path in folder.rglob(FILE)]
+        records = dict(sorted(loaded, key=lambda each: each[1].number))
+        jobs, console = list(records.values()), Console()
         tasks = list(dict.fromkeys(task for job in jobs for task in job.asked_tasks))
         problem = ""
         if config.plan:
@@ -61,7 +61,7 @@ class SweepEnd(Callback):
             problem = _show(jobs, tasks, folder, console, Rule(**config.verdict))
             _compare(records, console)
             if config.report:
-                from lt_lightning.report.writing import report_at_end  # which reads this module's records
+                from lt_lightning.report.writing import report_at_end  # slow to import
 
                 report_at_end(folder, console)
         errors = [f"job {job.number}: {job.error}" for job in jobs if job.error]
@@ -72,13 +72,13 @@ class SweepEnd(Callback):
             sys.exit(f"error: {problem}")
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Of a single plan or status Hydra's own files are not kept."""
+        """Remove Hydra's own files of a single plan or status."""
         if config.plan or config.status:
             remove_output([Path(config.hydra.run.dir)])
 
 
 def _show(jobs: Sequence[JobRecord], tasks: Sequence[Task], folder: Path, console: Console, rule: Rule) -> str:
-    """Prints the table of the sweep, the verdicts and what failed, and returns what is wrong in one line."""
+    """Print the table of the sweep, the verdicts and the failures, and return what is wrong in one line."""
     settings = settings_of([job.overrides for job in jobs])
     results = [
         (setting, result)
@@ -87,29 +87,32 @@ def _show(jobs: Sequence[JobRecord], tasks: Sequence[Task], folder: Path, consol
         for result in results_of(task) or ()
     ]
     rows = aggregate(results, rule)
-    found = extremes(rows, rule)
+    extreme_rows = extremes(rows, rule)
     write_rows(folder / TABLE, Row, rows)
-    write_rows(folder / EXTREMES, ExtremeRow, found)
+    write_rows(folder / EXTREMES, ExtremeRow, extreme_rows)
     console.print()
     if rows:
-        # A file or pipe has no width to keep to.
+        # A file or a pipe does not limit the width.
         (console if console.is_terminal else Console(width=200)).print(aggregate_table(rows, rule))
-    for line in verdict_lines(found):
+    for line in verdict_lines(extreme_rows):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     _print_notes(jobs, console)
     states = [state_of(task) for task in tasks]
     console.print(f"{len(jobs)} jobs: {summary_of(states)}. Table: {folder / TABLE}", highlight=False, soft_wrap=True)
-    wrong = [
-        f"{state.kind}: {state.task.folder}: {state.told}" for state in states if state.kind in ("failed", "running")
+    problems = [
+        f"{state.kind}: {state.task.folder}: {state.detail}" for state in states if state.kind in ("failed", "running")
     ]
-    wrong += [f"failed: job {job.number} ({_named(job)}): {job.error}" for job in jobs if job.error and not job.tasks]
-    for line in wrong:
+    for job in jobs:
+        if job.error and not job.tasks:
+            overrides = " ".join(f"{key}={value}" for key, value in job.overrides.items())
+            problems.append(f"failed: job {job.number} ({overrides}): {job.error}")
+    for line in problems:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     unfinished = sum(state.kind != "done" for state in states)
-    broken = sum(bool(job.error) for job in jobs)
-    if not unfinished and not broken:
+    failed = sum(bool(job.error) for job in jobs)
+    if not unfinished and not failed:
         return ""
-    return f"{broken} of {len(jobs)} jobs failed, {unfinished} of {len(tasks)} tasks are not finished"
+    return f"{failed} of {len(jobs)} jobs failed, {unfinished} of {len(tasks)} tasks are not finished"
 
 
 def _print_notes(jobs: Sequence[JobRecord], console: Console) -> None:
@@ -118,11 +121,17 @@ def _print_notes(jobs: Sequence[JobRecord], console: Console) -> None:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _compare(records: Sequence[Path], console: Console) -> None:
-    """Prints each setting's results beside the published figures that its preset names."""
-    found = [(JobRecord.load(folder), folder / ".hydra" / "config.yaml") for folder in records]
+def _compare(records: Mapping[Path, JobRecord], console: Console) -> None:
+    """Print each setting's results beside the published figures that its preset names.
+
+    Args:
+        records: records of the jobs, by folder.
+        console: console to write to.
+    """
+    settings = settings_of([job.overrides for job in records.values()])
     groups: dict[tuple[str, str, str], tuple[Path, list[Result]]] = {}
-    for setting, (job, path) in zip(settings_of([job.overrides for job, _ in found]), found, strict=True):
+    for setting, (folder, job) in zip(settings, records.items(), strict=True):
+        path = folder / ".hydra" / "config.yaml"
         for result in (result for task in job.tasks for result in results_of(task) or ()):
             groups.setdefault((result.data, result.model, setting), (path, []))[1].append(result)
     for names, (path, results) in sorted(groups.items()):
@@ -132,12 +141,8 @@ def _compare(records: Sequence[Path], console: Console) -> None:
             print_comparison(config, results, ", ".join(filter(None, names)), console)
 
 
-def _named(job: JobRecord) -> str:
-    return " ".join(f"{key}={value}" for key, value in job.overrides.items())
-
-
 def write_rows(path: Path, kind: type[Row] | type[ExtremeRow], rows: Sequence[Row] | Sequence[ExtremeRow]) -> None:
-    """Writes rows as CSV, a column for each attribute."""
+    """Write rows as CSV, with a column for each attribute."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(kind)])
         writer.writeheader()
@@ -145,7 +150,7 @@ def write_rows(path: Path, kind: type[Row] | type[ExtremeRow], rows: Sequence[Ro
 
 
 def remove_output(folders: Iterable[Path]) -> None:
-    """Removes what Hydra and the record wrote for jobs that ran nothing, and nothing else."""
+    """Remove the files that Hydra and the record have written for jobs that ran nothing, and no other files."""
     for folder in folders:
         for path in (folder / FILE, folder / "multirun.yaml", *(folder / ".hydra" / name for name in HYDRA_FILES)):
             path.unlink(missing_ok=True)
@@ -153,5 +158,5 @@ def remove_output(folders: Iterable[Path]) -> None:
             if path.stat().st_size == 0:
                 path.unlink()
         for each in (folder / ".hydra", folder, folder.parent):
-            with suppress(OSError):  # not empty: something else is there
+            with suppress(OSError):  # the folder contains something else
                 each.rmdir()

@@ -76,7 +76,7 @@ def test_failed_task_of_one_process_does_not_stop_the_others(
     with pytest.raises(FloatingPointError, match="told by process 1"):
         run(config)
     assert [state_of(task).kind for task in (search, refill, regroup)] == ["done", "failed", "done"]
-    assert state_of(refill).told == "train/loss=nan: told by process 1"
+    assert state_of(refill).detail == "train/loss=nan: told by process 1"
     assert "refill, round 1 of 1 FAILED: train/loss=nan: told by process 1" in capsys.readouterr().out
     finished = {task: (task.parts[-1] / "result.json").read_bytes() for task in (search, regroup)}
     monkeypatch.setattr(ranks, "ENTRY", whole)

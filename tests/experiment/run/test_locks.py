@@ -22,7 +22,7 @@ from pathlib import Path
 from lt_lightning.results.locks import Lock
 lock = Lock(Path(sys.argv[1]))
 assert lock.take()
-lock.tell("epoch 3/12")
+lock.write("epoch 3/12")
 print("held", flush=True)
 time.sleep(60)
 """
@@ -43,7 +43,7 @@ def test_a_second_process_gets_the_lock_when_its_owner_is_killed(tmp_path: Path)
         assert not lock.take()
         owner = owner_of(tmp_path)
         assert owner is not None
-        assert (owner.pid, owner.doing) == (process.pid, "epoch 3/12")
+        assert (owner.pid, owner.activity) == (process.pid, "epoch 3/12")
         assert str(process.pid) in str(owner)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -116,7 +116,7 @@ def test_an_owner_on_another_machine_counts_until_its_heart_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system where a machine does not see the locks of others: nobody holds one here."""
-    (tmp_path / FILE).write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": 0.0, "doing": "epoch 1/2"}))
+    (tmp_path / FILE).write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": 0.0, "activity": "epoch 1/2"}))
     lock = Lock(tmp_path)
     assert not lock.take()
     owner = owner_of(tmp_path)
