@@ -16,10 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lt_lightning.experiment.config import options
 from lt_lightning.experiment.config.shorthand import spelled_out
 from lt_lightning.results.failures import EXPECTED, one_line
 
 CONF: Final = Path(__file__).resolve().parent.parent / "conf"
+
+options.register()
 
 
 def run() -> None:

@@ -21,7 +21,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
+from lt_lightning.experiment.config import options
+
 Compose = Callable[..., DictConfig]
+options.register()
 
 
 @pytest.fixture(autouse=True)

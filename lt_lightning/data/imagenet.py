@@ -48,6 +48,7 @@ class ImageNet(ImageData):
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
     files = Files(folder="imagenet", entries=("train", "val"))
+    operational = ("workers",)
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lt_lightning.data.augment import Augment, normalise
-from lt_lightning.data.dataset_files import Files, fetch
+from lt_lightning.data.dataset_files import Files, digest_of, fetch
 from lt_lightning.data.order import AUGMENTATION, Order, generator, split
 
 Part = Literal["train", "validation", "test", "plain"]  # plain: train without augmentation
@@ -73,6 +74,7 @@ class ImageData(pl.LightningDataModule, ABC):
         mean: mean of the training pixels scaled to [0, 1], by channel.
         std: their standard deviation, likewise.
         files: files that are read below `root`; None if none are.
+        operational: arguments that do not change what is computed.
 
     Args:
         root: folder of the data sets.
@@ -93,6 +95,7 @@ class ImageData(pl.LightningDataModule, ABC):
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
     files: ClassVar[Files | None]
+    operational: ClassVar[tuple[str, ...]] = ("root", "eval_batch_size")
 
     def __init__(
         self,
@@ -162,6 +165,16 @@ class ImageData(pl.LightningDataModule, ABC):
         self.setup()
         return list(islice(self._loader("plain"), count))
 
+    def digest(self) -> str:
+        """Return hexadecimal digits that other images or labels change; see `digest_of` for what counts.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file is corrupt.
+        """
+        self.setup()
+        return "" if self.files is None else digest_of(self.root, self.files)
+
     @property
     def device(self) -> torch.device:
         """The device of the trainer; the CPU without one."""
@@ -217,6 +230,15 @@ class TensorData(ImageData):
         super().__init__(root, batch_size, **options)
         self.augment = augment
         self.parts: dict[Part, Pairs] = {}
+
+    def digest(self) -> str:
+        """Return hexadecimal digits that another image or label changes, of those that this division uses."""
+        self.setup()
+        digest = hashlib.sha256()
+        for part in self.parts.values():
+            for values in part:
+                digest.update(values.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def _load(self) -> None:
         if not self.parts:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lt_lightning.data.module import ImageData
-from lt_lightning.experiment.config.checks import check_options
+from lt_lightning.experiment.config.checks import check_options, naming
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.structures.base import Structure
 from lt_lightning.ticket_names import UNSTRUCTURED
@@ -28,7 +28,6 @@ from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
 from lt_lightning.training.lightning_internals import quieten
 from lt_lightning.training.processes import processes
-from lt_lightning.training.retraining import Execution
 
 
 @dataclass(frozen=True)
@@ -82,17 +81,14 @@ class Experiment:
             )
         if wrong := [number for number in self.config.retrain_rounds or () if not 1 <= number <= self.rounds]:
             raise ValueError(f"retrain_rounds names round {wrong[0]}, but there are pruning.rounds={self.rounds}")
-        if self.config.execution not in get_args(Execution):
-            allowed = ", ".join(get_args(Execution))
-            raise ValueError(f"execution={self.config.execution!r} is not one of {allowed}")
-        if (threads := self.config.threads) is not None and not (isinstance(threads, int) and threads > 0):
-            raise ValueError(f"threads={threads!r} is not a positive number of CPU threads")
         classifier = self._unseeded_classifier
-        classifier.check_device(self.trainer([], []))
+        with naming("classifier"):
+            classifier.check_device(self.trainer([], []))
         for name, structure in self.structures.items():
             if structure.needs_gradients and not self._callback.options.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
-            structure.check(classifier.network, self.example)
+            with naming(f"structure.{name}"):
+                structure.check(classifier.network, self.example)
 
     def use_threads(self) -> None:
         """Let this process use as many CPU threads as the configuration says."""

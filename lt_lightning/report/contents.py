@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lt_lightning.experiment.config.fingerprint import OPERATIONAL
+from lt_lightning.experiment.config.fingerprint import operational_options
 from lt_lightning.files import read_json
 from lt_lightning.results.aggregate import Row, settings_of, short
 from lt_lightning.results.failures import Failure
@@ -359,10 +359,12 @@ def _determining(config: Mapping[str, Any]) -> dict[str, str]:
     """Values by dotted key, of what may tell searches apart besides the seed."""
     flat: dict[str, str] = {}
     for group in SEARCH_KEYS:
-        for key, value in _flat(config.get(group), group):
+        node = config.get(group)
+        left_out = operational_options(node) if isinstance(node, Mapping) else ()
+        for key, value in _flat(node, group):
             part = key.split(".")
             option = part[1] if len(part) > 1 else ""
-            if option not in OPERATIONAL.get(group, ()) and part[-1] != "seed":
+            if option not in left_out and part[-1] != "seed":
                 flat[key] = str(value)
     return flat
 

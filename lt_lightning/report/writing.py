@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lt_lightning.experiment.config.tasks import hash_of
+from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.files import replacing
 from lt_lightning.report import FILE, FOLDER
 from lt_lightning.report import ticket_tables as tables

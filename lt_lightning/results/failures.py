@@ -66,7 +66,7 @@ def one_line(error: BaseException) -> str:
         key = str(error).rpartition("full_key: ")[2].strip()
         while isinstance(error, InstantiationException) and error.__cause__ is not None:
             error = error.__cause__
-        return _with_key(key, _first_line(error))
+        return with_key(key, _first_line(error))
     if isinstance(error.__cause__, (ConfigAttributeError, ConfigKeyError)):
         return f"{_first_line(error)} {_first_line(error.__cause__)}{_known_keys(error.__cause__)}"
     if isinstance(error, OverrideParseException):
@@ -85,7 +85,7 @@ def _first_line(error: BaseException) -> str:
     return line if line and isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
-def _with_key(key: str, message: str) -> str:
+def with_key(key: str, message: str) -> str:
     """Add to an object's message the key by which the configuration makes the object."""
     parent, _, last = key.rpartition(".")
     if "\n" in key or not key or message.startswith(key):

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy.special import stdtrit
-
 # Accuracies are computed in float32: a mean that is nearer to zero than this is zero.
 ROUNDING = 1e-6
 
@@ -27,9 +25,9 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin < 1:
-            raise ValueError(f"verdict.margin={self.margin!r}: must be a difference of accuracy in [0, 1), 0.005 say")
+            raise ValueError(f"margin={self.margin!r}: must be a difference of accuracy in [0, 1), 0.005 say")
         if not 0.5 < self.confidence < 1:
-            raise ValueError(f"verdict.confidence={self.confidence!r}: must be above 0.5 and below 1, 0.95 say")
+            raise ValueError(f"confidence={self.confidence!r}: must be above 0.5 and below 1, 0.95 say")
 
     def __str__(self) -> str:
         return f"margin {100 * self.margin:g} points, one-sided {self.confidence:.5g} interval"
@@ -86,6 +84,8 @@ def lower_limit(values: Sequence[float], confidence: float) -> float | None:
     spread = stdev(values)
     if spread <= ROUNDING:
         return None
+    from scipy.special import stdtrit  # slow to import, and not needed to look at a job
+
     quantile = float(stdtrit(len(values) - 1, confidence))
     return fmean(values) - quantile * spread / math.sqrt(len(values))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -98,6 +98,8 @@ class LotteryTicketPruning(MaskedTraining):
         >>> callback.rounds, str(callback.rewind)
         (3, '1ep')
     """
+
+    operational: ClassVar = ("on_collapse",)  # arguments that do not change what is computed
 
     @arguments_of(PruningOptions)
     def __init__(self, options: PruningOptions) -> None:

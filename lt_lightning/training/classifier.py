@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -95,6 +95,8 @@ class ImageClassifier(pl.LightningModule):
     Raises:
         ValueError: if an argument is out of range.
     """
+
+    operational: ClassVar = ("channels_last", "compile")  # arguments that do not change what is computed
 
     def __init__(
         self,

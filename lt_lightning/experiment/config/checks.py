@@ -1,95 +1,77 @@
-"""Options of a wrong type, told by their key before anything is built."""
+"""Errors in a configuration: each in one line that names the key, its value and what is allowed."""
 
 from __future__ import annotations
 
 import inspect
-import math
+import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.results.verdict import Rule
+from lt_lightning.experiment.config.signatures import signature_of
+from lt_lightning.results.failures import with_key
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
-LARGEST_SEED = 2**32 - 1
 
 
-def check_basics(config: DictConfig) -> None:
-    """Checks what places and counts of a job follow from.
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Say where in the configuration an object stands that only names its own argument: `margin=2` in `verdict`.
 
     Raises:
-        ValueError: naming the key, its value and what it must be.
+        ValueError, FileNotFoundError: what was raised inside, beginning with the key.
     """
-    rounds, chosen, seed = config.pruning.rounds, config.retrain_rounds, config.seed
-    if not _is_whole(rounds) or rounds < 0:
-        raise ValueError(f"pruning.rounds={rounds}: must be a whole number of at least 0")
-    _check_shares("rate", [config.pruning.rate])
-    if (density := config.pruning.get("density")) is not None:
-        if OmegaConf.is_list(density) and not density:
-            raise ValueError("pruning.density=[]: must be a share, a list of shares, or null")
-        _check_shares("density", density if OmegaConf.is_list(density) else [density])
-    if not _is_whole(seed) or not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"seed={seed}: must be a whole number from 0 to {LARGEST_SEED}")
-    if chosen is not None and not (OmegaConf.is_list(chosen) and all(map(_is_whole, chosen))):
-        raise ValueError(f"retrain_rounds={chosen}: must be a list of rounds, [1,2] for instance, or null")
-    sources = ("unstructured", *config.structure)
-    if (source := config.pruning.next_round_from) not in sources:
-        raise ValueError(f"pruning.next_round_from={source!r} is not one of {', '.join(sources)}")
-    _check_trainer(config.trainer)
-    _check_measure(config.measure)
-    _check_verdict(config.verdict)
-    for key, value in config.checkpoint.items():
-        if not fits(value, float):
-            raise ValueError(f"checkpoint.{key}={value!r}: must be a number")
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise _named(error, key) from error.__cause__
 
 
-def _check_shares(key: str, values: Iterable[Any]) -> None:
-    for value in values:
-        if not fits(value, float):
-            raise ValueError(f"pruning.{key}={value!r}: must be a number")
-        if not 0 < value < 1:
-            raise ValueError(f"pruning.{key}={value} is not a share in (0, 1)")
+@contextmanager
+def naming_among(config: DictConfig, *keys: str) -> Iterator[None]:
+    """Say the same of several objects that are at work together: the key is that of the one with such an argument.
+
+    Raises:
+        ValueError, FileNotFoundError: what was raised inside, beginning with the key if it names such an argument.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        argument = re.match(r"(\w+)=", str(error))
+        nodes = {key: config.get(key) for key in keys}
+        known = (key for key, node in nodes.items() if node is not None and argument and argument[1] in _takes(node))
+        raise _named(error, next(known, "")) from error.__cause__
 
 
-def _check_trainer(trainer: Any) -> None:
-    for key in ("max_epochs", "accumulate_grad_batches"):
-        value = trainer.get(key, 1)
-        if not _is_whole(value) or value < 1:
-            raise ValueError(f"trainer.{key}={value}: must be a whole number of at least 1")
-    for key in ("gradient_clip_val", "limit_train_batches"):
-        value = trainer.get(key)
-        if value is not None and not (fits(value, float) and value > 0):
-            raise ValueError(f"trainer.{key}={value}: must be positive, or null")
+def _named(error: Exception, key: str) -> Exception:
+    return type(error)(with_key(key, str(error))) if error.args == (str(error),) else error
 
 
-def _check_measure(measure: Any) -> None:
-    if measure is None:
-        return
-    if not OmegaConf.is_dict(measure):
-        raise ValueError(f"measure={measure}: must be null, or have batch_size, samples and slot")
-    for key in ("batch_size", "samples"):
-        if not _is_whole(measure[key]) or measure[key] < 1:
-            raise ValueError(f"measure.{key}={measure[key]!r}: must be a whole number of at least 1")
-    if not fits(measure.slot, float) or not 0 < measure.slot < math.inf:
-        raise ValueError(f"measure.slot={measure.slot!r}: must be a positive number of seconds")
+def _takes(node: Any) -> Collection[str]:
+    return {*node, *signature_of(str(node.get("_target_", ""))).arguments}
 
 
-def _check_verdict(verdict: Any) -> None:
-    if not OmegaConf.is_dict(verdict) or set(verdict) != {"margin", "confidence"}:
-        raise ValueError(f"verdict={verdict}: must have margin and confidence")
-    for key, value in verdict.items():
-        if not fits(value, float):
-            raise ValueError(f"verdict.{key}={value!r}: must be a number")
-    Rule(**verdict)
+def shown(value: Any) -> str:
+    """Write a value as it stands in a configuration.
+
+    >>> shown(None), shown([1, True]), shown("a"), shown(0.5)
+    ('null', '[1,true]', "'a'", '0.5')
+    """
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{shown(each)}' for key, each in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(shown, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def check_options(config: DictConfig) -> None:
-    """Compares the options of everything that is named by a `_target_` with the annotations of what it names.
+    """Compare the options of everything that is named by a `_target_` with the annotations of what it names.
 
     Raises:
         ValueError: naming the key, its value and what it must be.
@@ -118,18 +100,20 @@ def _check_target(path: str, node: Mapping[str, Any]) -> None:
         if key.startswith("_"):
             continue
         if key not in known and not others:
-            raise ValueError(f"{path}.{key}={value!r}: {target.__name__} has no such option; it has {', '.join(known)}")
+            raise ValueError(
+                f"{path}.{key}={shown(value)}: {target.__name__} has no such option; it has {', '.join(known)}"
+            )
         if not fits(value, known.get(key, Any)):
-            raise ValueError(f"{path}.{key}={value!r}: must be {told(known[key])}")
+            raise ValueError(f"{path}.{key}={shown(value)}: must be {describe(known[key])}")
 
 
 def annotated(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Type of every argument, and whether there may be others."""
+    """Return the type of every argument, and whether there may be others."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         hints = get_type_hints(function)
         parameters = inspect.signature(target).parameters.values()
-    except (NameError, TypeError, ValueError):  # names that are there for type checkers only, functions written in C
+    except (NameError, TypeError, ValueError):  # of names for type checkers only, or a function written in C
         return {}, True
     known: dict[str, Any] = {}
     others = False
@@ -145,7 +129,7 @@ def annotated(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value from a YAML file can be given where that type is annotated; what cannot be told fits.
+    """Return whether a value from a YAML file can be given where that type is annotated; in doubt it can.
 
     >>> fits(3, float), fits("3", float), fits(["a"], Sequence[str]), fits("a", Sequence[str])
     (True, False, True, False)
@@ -169,15 +153,15 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def told(hint: Any) -> str:
-    """A type, for people.
+def describe(hint: Any) -> str:
+    """Describe a type to people.
 
-    >>> told(Literal["a", "b"] | None), told(Sequence[float])
+    >>> describe(Literal["a", "b"] | None), describe(Sequence[float])
     ('one of a, b or null', 'a list')
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(told(each) for each in arguments))
+        return " or ".join(dict.fromkeys(describe(each) for each in arguments))
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
     if hint in NAMES:

@@ -1,38 +1,134 @@
-"""What of a configuration determines a result, and what only how it is computed."""
+"""What of a configuration determines a result, by its meaning, and the digits that name the folder of the result.
+
+How something is written makes no difference: the order of keys, `1` for `1.0`, a default that is spelled out, the
+public name of a class or that of its module. A class says in its attribute `operational` which of its arguments change
+how, but not what, is computed; they make no difference either.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lt_lightning.experiment.config.options import RETRAINING_KEYS, SEARCH_KEYS
+from lt_lightning.experiment.config.signatures import signature_of
 from lt_lightning.pruning.densities import descending
+from lt_lightning.ticket_names import UNSTRUCTURED
 
-# What says how, not what, is computed: other values give the same result, up to the rounding of float operations. Any
-# other key of these groups, one added by the user too, counts as one that determines the result.
-OPERATIONAL = {
-    "data": ("root", "workers", "eval_batch_size"),
-    "classifier": ("channels_last", "compile"),
-    "pruning": ("on_collapse",),
-    "trainer": (
-        "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "num_sanity_val_steps",
-        "log_every_n_steps", "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing",
-        "profiler", "detect_anomaly", "benchmark",
-    ),
-}  # fmt: skip
+# Raised when a change of the algorithms makes earlier results differ from what would come out now.
+ALGORITHM = 4
 
-
-def determining(config: DictConfig, groups: Sequence[str]) -> dict[str, Any]:
-    """These groups of a configuration as plain values, without what does not change a result."""
-    whole: Any = OmegaConf.to_container(config, resolve=True)
-    return {group: _determining(group, whole[group]) for group in groups}
+# Lightning's own `Trainer` cannot say which of its arguments are operational.
+TRAINER = frozenset({
+    "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "num_sanity_val_steps", "log_every_n_steps",
+    "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler",
+    "detect_anomaly", "benchmark",
+})  # fmt: skip
+TRAINERS = ("pytorch_lightning.trainer.trainer.Trainer", "lightning.pytorch.trainer.trainer.Trainer")
 
 
-def _determining(group: str, values: Any) -> Any:
-    left_out = OPERATIONAL.get(group, ())
-    if group == "pruning" and (density := values.get("density")) is not None:
-        left_out = (*left_out, "rounds")
-        first, *more = descending(density)
-        values = {**values, "density": [first, *more] if more else first}
-    return {key: value for key, value in values.items() if key not in left_out} if left_out else values
+def fingerprint(config: DictConfig) -> str:
+    """Return the digits that name the folder of a job's search."""
+    keys = [*SEARCH_KEYS, *(["structure"] if config.pruning.next_round_from != UNSTRUCTURED else [])]
+    return hash_of({**meanings(config, keys), "processes": _processes(config)})
+
+
+def retraining_fingerprint(config: DictConfig, structure: str, origin: Mapping[str, str]) -> str:
+    """Return the digits that name the folder of a retrained ticket, beside the folder of its search.
+
+    Args:
+        config: configuration of the job.
+        structure: name of the structure; unstructured tickets have no options.
+        origin: where the ticket comes from, if not from the job's own search.
+    """
+    options = meaning_of(_plain(config.structure[structure])) if structure in config.structure else {}
+    return hash_of({"structure": options, **meanings(config, RETRAINING_KEYS), **origin})
+
+
+def hash_of(what: Mapping[str, Any]) -> str:
+    """Return eight hexadecimal digits for JSON values, in any order.
+
+    >>> hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(_text({"algorithm": ALGORITHM, **what}).encode()).hexdigest()[:8]
+
+
+def meanings(config: DictConfig | Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return the meaning of some keys of a configuration."""
+    whole = _plain(config)
+    found = {key: meaning_of(whole[key]) for key in keys}
+    if "pruning" in found:
+        found["pruning"] = _pruning(found["pruning"])
+    return found
+
+
+def meaning_of(value: Any) -> Any:
+    """Return a value of a configuration without what makes no difference to a result.
+
+    >>> meaning_of({"_target_": "lt_lightning.Refill", "extra": 0, "coupling": "inner"})
+    {'_target_': 'Refill', 'coupling': 'inner'}
+    """
+    if isinstance(value, Mapping):
+        return _made(value) if "_target_" in value else {str(key): meaning_of(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [meaning_of(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _made(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the meaning of a node that names what is made of it."""
+    signature, left_out = signature_of(str(node["_target_"])), operational_options(node)
+    found = {"_target_": signature.name}
+    for key, value in node.items():
+        mean = _exactly if key in signature.counts_or_shares and value == 1 else meaning_of
+        spelled_out = key in signature.defaults and _text(mean(value)) == _text(mean(signature.defaults[key]))
+        if key != "_target_" and key not in left_out and not spelled_out:
+            found[str(key)] = mean(value)
+    return found
+
+
+def operational_options(node: Mapping[str, Any]) -> frozenset[str]:
+    """Return the options of a node that change how, but not what, is computed."""
+    signature = signature_of(str(node.get("_target_", "")))
+    return signature.operational | (TRAINER if signature.name in TRAINERS else frozenset())
+
+
+def _exactly(value: Any) -> Any:
+    """Keep 1 and 1.0 apart, where one is a count and the other a share."""
+    return value
+
+
+def _pruning(meant: dict[str, Any]) -> dict[str, Any]:
+    """Where densities are given, the number of rounds follows from them, and their order does not matter."""
+    if (density := meant.get("density")) is None:
+        return meant
+    first, *more = descending(density)
+    rest = {key: value for key, value in meant.items() if key != "rounds"}
+    return {**rest, "density": [first, *more] if more else first}
+
+
+def _processes(config: DictConfig) -> Any:
+    """Return the parts of a batch that are normalised each on its own; as written where only the machine can tell.
+
+    Nothing else depends on the number of processes: `data.batch_size` counts the images of all of them together, and
+    the order and the augmentation are those of one process.
+    """
+    trainer = _plain(config.trainer)
+    if trainer.get("sync_batchnorm"):
+        return 1
+    devices = trainer.get("devices", "auto")
+    count = len(devices) if isinstance(devices, list) else devices
+    return count * trainer.get("num_nodes", 1) if isinstance(count, int) and count > 0 else devices
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

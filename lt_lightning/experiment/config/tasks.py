@@ -6,33 +6,16 @@ Everything here follows from the configuration alone, without building anything 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lt_lightning.experiment.config.fingerprint import determining
+from lt_lightning.experiment.config.fingerprint import fingerprint, retraining_fingerprint
 from lt_lightning.pruning.densities import densities, descending
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.paths import round_folder
 from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
-
-# Raised when a change of the algorithms makes earlier results differ from what would come out now.
-ALGORITHM = 3
-
-
-def hash_of(what: Mapping[str, Any]) -> str:
-    """Return eight hexadecimal digits for what determines a result: JSON values, in any order.
-
-    >>> hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
-    True
-    """
-    text = json.dumps({"algorithm": ALGORITHM, **what}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def search_task(config: DictConfig) -> Task:
@@ -65,10 +48,7 @@ def retraining_task(config: DictConfig, number: int, kind: TicketKind, protocol:
         origin: what else determines where the ticket comes from.
     """
     rounds = round_folder(search_folder(config), number)
-    options = config.structure.get(kind.structure)
-    structure = {} if options is None else OmegaConf.to_container(options, resolve=True)
-    digits = hash_of({"structure": structure, "execution": config.execution, **origin})
-    folder = rounds / f"{kind.structure}-{digits}"
+    folder = rounds / f"{kind.structure}-{retraining_fingerprint(config, kind.structure, origin)}"
     label = f"{kind}, round {number} of {rounds_of(config)}"
     return Task(folder, label, number, kind, (folder,), rounds / UNSTRUCTURED, protocol)
 
@@ -95,23 +75,5 @@ def retrained_rounds(config: DictConfig) -> list[int]:
 
 def search_folder(config: DictConfig) -> Path:
     """Return the folder of a job's search."""
-    keys = ["dataset", "data", "model", "classifier", "pruning", "trainer", "seed"]
-    if config.pruning.next_round_from != UNSTRUCTURED:
-        keys.append("structure")
-    trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
-    what = {**determining(config, keys), "processes": _processes(trainer)}
-    name = f"{config.labels.data}-{config.labels.model}-s{config.seed}-{hash_of(what)}"
+    name = f"{config.labels.data}-{config.labels.model}-s{config.seed}-{fingerprint(config)}"
     return Path(config.paths.root) / name
-
-
-def _processes(trainer: Mapping[str, Any]) -> Any:
-    """Parts of a batch that are normalised each on its own; as it is written where only the machine could tell.
-
-    Nothing else depends on the number of processes: `data.batch_size` counts the images of all of them together, and
-    the order and the augmentation are those of one process.
-    """
-    if trainer.get("sync_batchnorm"):
-        return 1
-    devices = trainer.get("devices", "auto")
-    count = len(devices) if isinstance(devices, list) else devices
-    return count * trainer.get("num_nodes", 1) if isinstance(count, int) and count > 0 else devices

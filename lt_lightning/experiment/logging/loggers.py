@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from lt_lightning.experiment.config.tasks import hash_of
+from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.logging.metrics_file import MetricsFile
 from lt_lightning.experiment.logging.wandb_record import Entry, define_axes, record_tickets
 from lt_lightning.experiment.sweep.multirun import Multirun

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.config.tasks import hash_of, retrained_rounds, rounds_of, search_folder
+from lt_lightning.experiment.config.fingerprint import hash_of
+from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.paths import TICKET, round_folder

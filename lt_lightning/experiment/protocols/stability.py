@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lt_lightning.experiment.config.checks import check_basics, fits
-from lt_lightning.experiment.config.tasks import hash_of, search_folder
+from lt_lightning.experiment.config.fingerprint import hash_of
+from lt_lightning.experiment.config.options import Stability, options_of, read
+from lt_lightning.experiment.config.tasks import search_folder
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.protocols.connectivity import barrier, error, interpolate, reestimate, smallest_stable
 from lt_lightning.experiment.run.checkpoints import Checkpoints
@@ -173,21 +174,11 @@ def folder_of(config: DictConfig) -> Path:
 
 
 def _check(config: DictConfig) -> None:
-    check_basics(config)
-    options = config.stability
+    options_of(config)
+    read(Stability, OmegaConf.to_container(config.stability, resolve=True), "stability")
     for key in ("plan", "status"):
         if config[key]:
             raise ValueError(f"{key}={config[key]}: scripts/stability.py only measures; use scripts/run.py")
-    seeds = OmegaConf.to_container(options.seeds) if OmegaConf.is_list(options.seeds) else None
-    if not isinstance(seeds, list) or len(seeds) != 2 or not all(fits(seed, int) and seed >= 0 for seed in seeds):
-        raise ValueError(f"stability.seeds={options.seeds}: must be two whole numbers of at least 0")
-    if not OmegaConf.is_list(options.networks) or not options.networks:
-        raise ValueError(f"stability.networks={options.networks}: must be a list of dense and folders of tickets")
-    for key, least in (("points", 3), ("batch_norm_batches", 1)):
-        if not fits(options[key], int) or options[key] < least:
-            raise ValueError(f"stability.{key}={options[key]}: must be a whole number of at least {least}")
-    if not fits(options.threshold, float) or not 0 < options.threshold < 1:
-        raise ValueError(f"stability.threshold={options.threshold}: must be a share in (0, 1)")
 
 
 def _masks_of(experiment: Experiment, name: str) -> Masks:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.config.fingerprint import determining
+from lt_lightning.experiment.config.fingerprint import meanings
 from lt_lightning.experiment.config.tasks import retrained_rounds, retraining_task, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.files import read_json
@@ -146,7 +146,7 @@ def _is_other(folder: Path, config: DictConfig) -> bool:
 
 def _trained(config: Any) -> Any:
     """What of a search has to be the same on other data; of weight decay and batches presets have a value for each."""
-    alike = determining(config, ("model", "classifier", "pruning", "trainer", "seed"))
+    alike = meanings(config, ("model", "classifier", "pruning", "trainer", "seed"))
     alike["model"] = {key: value for key, value in alike["model"].items() if key not in config.dataset}
     for key in (*config.dataset, "weight_decay"):
         alike["classifier"].pop(key, None)

@@ -11,6 +11,7 @@ from typing import Literal
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lt_lightning.experiment.config.options import options_of
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run import run
 from lt_lightning.experiment.sweep.multirun import Multirun
@@ -34,7 +35,7 @@ def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[
         The results, if it asked to run.
 
     Raises:
-        ValueError: if `plan`, `status` or `report` has an impossible value.
+        ValueError: if an option has an impossible value.
         Exception: what `run` raises.
     """
     request, job, console = request_of(config), Job.of(config), Console()
@@ -113,17 +114,10 @@ def request_of(config: DictConfig) -> Request:
     """Return what the command asks for.
 
     Raises:
-        ValueError: if `plan`, `status` or `report` has an impossible value.
+        ValueError: if an option has an impossible value.
     """
-    if config.plan not in (True, False):
-        raise ValueError(f"plan={config.plan!r} is neither true nor false")
-    if config.status not in (True, False, "all"):
-        raise ValueError(f"status={config.status!r} is neither true, false nor all")
-    if config.report not in (True, False):
-        raise ValueError(f"report={config.report!r} is neither true nor false")
-    if config.plan and config.status:
-        raise ValueError(f"plan=true and status={config.status!r} are two requests: ask for one")
-    return "plan" if config.plan else "status" if config.status else "run"
+    options = options_of(config)
+    return "plan" if options.plan else "status" if options.status else "run"
 
 
 def _costs(job: Job) -> list[Cost]:

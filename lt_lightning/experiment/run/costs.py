@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf, open_dict
 
-from lt_lightning.experiment.config.tasks import hash_of
+from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.job_record import Cost

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from omegaconf import DictConfig
 
 from lt_lightning.experiment import protocols
-from lt_lightning.experiment.config.checks import check_basics
+from lt_lightning.experiment.config.options import options_of
 from lt_lightning.experiment.config.tasks import retraining_tasks, search_task
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result, results_of
@@ -34,7 +34,7 @@ class Job:
         Raises:
             ValueError: if the configuration asks for something impossible; the message names the key.
         """
-        check_basics(config)
+        options_of(config)
         needed = tuple(Job.of(other) for protocol in protocols.PROTOCOLS for other in protocol.needed(config))
         for protocol in protocols.PROTOCOLS:
             config = protocol.prepared(config)

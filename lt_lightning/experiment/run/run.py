@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lt_lightning.experiment.config.data_digest import check_data
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.job_record import Task
@@ -32,14 +33,17 @@ def run(job: Job, console: Console) -> list[Result]:
         console.print(f"[bold]{needed.title}[/]: search that this job takes layer densities of", soft_wrap=True)
         run(needed, console)
     failed: Mapping[Task, Exception] = {}
-    if not job.is_finished:
-        from lt_lightning.execution.machine import keep_freed_memory
+    if job.is_finished:
+        check_data(job.tasks[0].folder, job.config)
+    else:
+        from lt_lightning.execution.machine import keep_freed_memory  # slow to import, like all that needs Lightning
         from lt_lightning.experiment.run.progress import JobProgress
         from lt_lightning.experiment.run.scheduler import Scheduler
         from lt_lightning.experiment.run.setup import built, show_setup
         from lt_lightning.experiment.run.stopping import stoppable
 
         experiment = built(job)
+        check_data(experiment.search_folder, job.config, experiment.data)
         show_setup(job, experiment, console)
         if experiment.needs_processes:
             from lt_lightning.experiment.run.device_processes import run_in_processes

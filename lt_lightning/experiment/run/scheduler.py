@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lt_lightning.experiment.config.checks import naming_among
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.outcome import evaluate
@@ -123,7 +124,8 @@ class Scheduler:
         announce(str(task.folder))
         try:
             _clear_litter(task)
-            yield
+            with naming_among(self._experiment.config, "data", "pruning", "classifier"):
+                yield
             failures.clear(task.folder)
             write_summary(self._experiment.root)
             announce("")

@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lt_lightning.execution.machine import environment
+from lt_lightning.experiment.config.data_digest import record_data
 from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
@@ -31,6 +32,7 @@ def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> Non
     with replacing(folder / "config.yaml") as partial:
         partial.write_text(OmegaConf.to_yaml(experiment.config, resolve=True), encoding="utf-8")
     versions = {name.replace("-", "_"): version(name) for name in ("pytorch-lightning", "hydra-core")}
+    record_data(folder, experiment.config, experiment.data)
     write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu", **versions))
     with closing_wandb():
         last = {"round": experiment.rounds, "structure": experiment.config.pruning.next_round_from, "control": ""}

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
-from lt_lightning.experiment.config.tasks import hash_of
+from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.files import read_json, write_json
 from lt_lightning.results.job_record import FILE as JOB
 

@@ -1,0 +1,379 @@
+"""The options of a job: type, default, meaning, what is allowed, and whether they determine a result. Said once.
+
+`conf/run.yaml` composes a job from the defaults below and the groups; `options_of` reads what was composed. Options of
+the groups, whose nodes name a class as `_target_`, are those of that class; see `checks.check_options`.
+"""
+
+# ruff: noqa: RUF009  (`option` makes a field, and no default)
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import NoneType
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from lt_lightning.experiment.config.checks import describe, naming, shown
+from lt_lightning.results.verdict import Rule
+from lt_lightning.ticket_names import UNSTRUCTURED
+
+Determines = Literal["search", "retraining", "nothing"]
+Options = TypeVar("Options")
+
+CONTROLS = ("reinit", "shuffle", "random", "small_dense")
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What an option may be, besides of its type.
+
+    Attributes:
+        holds: whether a value is allowed; None is asked of no option.
+        text: what stands behind "must be".
+    """
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def at_least(least: int) -> Allowed:
+    """Return what allows whole numbers from the least one on."""
+    return Allowed(lambda value: value >= least, f"a whole number of at least {least}")
+
+
+def one_of(*names: str) -> Allowed:
+    """Return what allows these names."""
+    return Allowed(lambda value: value in names, f"one of {', '.join(names)}")
+
+
+SEED = Allowed(lambda value: 0 <= value <= LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}")
+SHARE = Allowed(lambda value: 0 < value < 1, "a share in (0, 1)")
+SHARES = Allowed(
+    lambda value: bool(_listed(value)) and all(_is_number(each) and 0 < each < 1 for each in _listed(value)),
+    "a share in (0, 1), or a list of them, or null",
+)
+POSITIVE = Allowed(lambda value: 0 < value < math.inf, "a positive number")
+
+
+def option(
+    default: Any,
+    meaning: str = "",
+    allowed: Allowed | None = None,
+    determines: Determines = "nothing",
+    composed: bool = True,
+) -> Any:
+    """Return the field of an option.
+
+    Args:
+        default: its default; a list, a dictionary or a node of options is copied.
+        meaning: what it does, for people.
+        allowed: what it may be, if its type does not say all.
+        determines: which results another value changes.
+        composed: whether the main job is composed with this default; else the option is there only where something
+            sets it.
+    """
+    metadata = {"help": meaning, "allowed": allowed, "determines": determines, "composed": composed}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How the networks of tickets are timed."""
+
+    batch_size: int = option("${data.batch_size}", "images at once", at_least(1))
+    samples: int = option(7, "turns, of which the median counts", at_least(1))
+    slot: float = option(0.03, "least seconds of a turn", POSITIVE)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How often a training is saved."""
+
+    share: float = option(
+        0.01, "share of a training's time that checkpoints may take at most: the cheaper one is, the more often"
+    )
+    seconds: float = option(10, "least seconds between two checkpoints")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the network is made for."""
+
+    classes: int = option(MISSING, "number of classes", at_least(1))
+    channels: int = option(MISSING, "channels of an image", at_least(1))
+    size: int = option(MISSING, "height and width of an image, in pixels", at_least(1))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The names of data and network in tables and folders."""
+
+    data: str = option("${hydra:runtime.choices.data}", "name of the data set; the choice of the group by default")
+    model: str = option("${hydra:runtime.choices.model}", "name of the network; the choice of the group by default")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things are."""
+
+    root: str = option(MISSING, "folder of everything that a run writes")
+    data: str = option(MISSING, "folder of the data sets: read here, downloaded to here")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Everything that a job is asked for."""
+
+    seed: int = option(
+        0,
+        "seed of initialisation, data order and the split into training and validation; `seeds=5` sweeps from 0 to 4",
+        SEED,
+        determines="search",
+    )
+    retrain_rounds: list[int] | None = option(
+        None,
+        "rounds whose tickets are structured and retrained, [2,4,6]; null: all, or those of pruning.density",
+    )
+    search: str = option(
+        "all",
+        "which of these rounds: `all`; `bisect`: about log2 of them, to find a structure's last that is not below the "
+        "dense accuracy",
+        one_of("all", "bisect"),
+    )
+    controls: list[str] = option(
+        [],
+        "Controls of every ticket that is retrained, each trained as it is: `controls=[reinit,small_dense]`."
+        "<br>reinit: the same masks, other initial values, trained for the whole schedule"
+        "<br>shuffle: as many channels, blocks or N:M weights, others at random; of structured tickets"
+        "<br>random: as many weights of each layer, anywhere at random; runs whole"
+        "<br>small_dense: a dense network of less `model.width` with the FLOPs of a structured ticket, for the whole "
+        "schedule",
+        Allowed(lambda value: set(value) <= set(CONTROLS), f"a list of {', '.join(CONTROLS)}"),
+    )
+    structure: dict[str, Any] = option({}, "what the group of that name adds; `structure=[]` structures nothing")
+    threads: int | None = option(
+        None,
+        "CPU threads of the job; null: one a core. Give each of several jobs on one machine its share",
+        Allowed(lambda value: value > 0, "a positive number of CPU threads, or null"),
+    )
+    transfer: dict[str, Any] = option(
+        {"from": None},
+        "a search's folder on other data, or a list of them: retrain their tickets, too; others: of "
+        "every data set under paths.root",
+        Allowed(lambda value: set(value) == {"from"}, "{from: null}, {from: others} or {from: FOLDER}"),
+    )
+    execution: str = option(
+        "shrunk",
+        "how a channel ticket is retrained: `shrunk`, as the smaller network that it makes; `masked`, on the full one",
+        one_of("shrunk", "masked"),
+        determines="retraining",
+    )
+    measure: Measure | None = option(
+        Measure(), "Time of every structured ticket's network against the dense one, interleaved; null: not measured."
+    )
+    checkpoint: Checkpoint = option(
+        Checkpoint(),
+        "A killed job goes on from its last checkpoint; SIGTERM and Ctrl-C save one before they end it.",
+    )
+    verdict: Rule = option(Rule(), "When a ticket wins, at the end of a sweep over seeds (`-m seed=0,1,2`).")
+    plan: bool = option(
+        False, "true: show how many trainings are still to be run and how long they take, and run nothing"
+    )
+    status: Any = option(
+        False,
+        "true: show what is done, running, failed or missing, and run nothing; all: of everything under paths.root",
+        Allowed(lambda value: value is True or value is False or value == "all", "true, false or all"),
+    )
+    report: bool = option(
+        True, "whether report/report.html is written at the end, of the search or of the sweep's jobs"
+    )
+    published: Any = option(
+        {}, "figures of a paper that a preset (`experiment`) names, to be set beside ours: see experiment/paper.yaml"
+    )
+    labels: Labels = option(Labels(), "Names in tables and folders.")
+
+    # What the groups add
+    dataset: Dataset = option(Dataset(), determines="search", composed=False)
+    data: dict[str, Any] = option(MISSING, determines="search")
+    model: dict[str, Any] = option(MISSING, determines="search")
+    classifier: dict[str, Any] = option(MISSING, determines="search")
+    pruning: dict[str, Any] = option(MISSING, determines="search")
+    trainer: dict[str, Any] = option(MISSING, determines="search")
+    logger: Any = option(None, composed=False)
+    paths: Paths = option(Paths(), composed=False)
+
+    # What the program itself notes in the configuration of a job, and presets for one another
+    sweep: Any = option(None, composed=False)
+    stability: Any = option(None, composed=False)
+    smoke_epochs: int | None = option(None, composed=False)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What of the group `pruning` the tasks of a job follow from; the class checks the rest."""
+
+    rounds: int = option(MISSING, allowed=at_least(0))
+    rate: float = option(MISSING, allowed=SHARE)
+    density: Any = option(None, allowed=SHARES)
+    next_round_from: str = option(MISSING)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What of the group `trainer` Lightning does not check, or checks too late."""
+
+    max_epochs: int = option(MISSING, allowed=at_least(1))
+    accumulate_grad_batches: int = option(1, allowed=at_least(1))
+    gradient_clip_val: float | None = option(None, allowed=POSITIVE)
+    limit_train_batches: float | None = option(None, allowed=POSITIVE)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The options of `scripts/stability.py` beside those of the main job."""
+
+    networks: list[str] = option(
+        ["dense"],
+        "dense, or the folder of a ticket: SEARCH/round_NN/STRUCTURE; both trainings enforce its masks",
+        Allowed(bool, "a list of dense and folders of tickets"),
+    )
+    search: Any = option(
+        None,
+        "step of the bisection that finds the smallest stable rewind point, 1ep or 50it: among its multiples; null: "
+        "only pruning.rewind is measured",
+    )
+    threshold: float = option(0.02, "share of the test images; a barrier below it is stable", SHARE)
+    seeds: list[int] = option(
+        [1, 2],
+        "seeds of order and augmentation of the two trainings",
+        Allowed(lambda value: len(value) == 2 and min(value) >= 0, "two whole numbers of at least 0"),
+    )
+    points: int = option(21, "number of points on the line, its ends included", at_least(3))
+    batch_norm_batches: int = option(
+        50,
+        "batches of the training set that estimate the BatchNorm statistics at each point; fewer if an epoch has fewer",
+        at_least(1),
+    )
+
+
+SEARCH_KEYS, RETRAINING_KEYS = (
+    tuple(each.name for each in fields(JobOptions) if each.metadata["determines"] == kind)
+    for kind in ("search", "retraining")
+)
+
+
+# Reading them
+
+
+def options_of(config: DictConfig) -> JobOptions:
+    """Return the options of a job, after their check.
+
+    Raises:
+        ValueError: naming the key, its value and what is allowed.
+    """
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    options = read(JobOptions, values)
+    for key, kind in (("pruning", Rounds), ("trainer", Training)):
+        known = {each.name for each in fields(kind)}
+        read(kind, {name: value for name, value in values[key].items() if name in known}, key)
+    sources = (UNSTRUCTURED, *options.structure)
+    if (source := options.pruning["next_round_from"]) not in sources:
+        raise ValueError(f"pruning.next_round_from={shown(source)}: must be one of {', '.join(sources)}")
+    if options.plan and options.status:
+        raise ValueError(f"plan=true: status={shown(options.status)} is another request, ask for one")
+    return options
+
+
+def read(kind: type[Options], values: Any, key: str = "") -> Options:
+    """Return the options of one kind from plain values.
+
+    Args:
+        kind: dataclass of the options.
+        values: what was composed; options that are missing have their default.
+        key: where the values stand in the configuration.
+
+    Raises:
+        ValueError: naming the key, its value and what is allowed.
+    """
+    if not isinstance(values, Mapping):
+        names = ", ".join(each.name for each in fields(cast(Any, kind)))
+        raise ValueError(f"{key}={shown(values)}: must have {names}")
+    inner = {name: values[name] for name in nested(kind) if values.get(name) is not None}
+    for name, value in inner.items():
+        read(nested(kind)[name], value, _below(key, name))
+    try:
+        schema = OmegaConf.structured(kind)
+        for node in (schema, *(schema[name] for name in nested(kind))):
+            OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
+        with naming(key):
+            made = cast(Options, OmegaConf.to_object(OmegaConf.merge(schema, dict(values))))
+    except OmegaConfBaseException as error:
+        raise ValueError(_explained(kind, error, values, key)) from None
+    for each in fields(cast(Any, kind)):
+        allowed, value = each.metadata.get("allowed"), getattr(made, each.name)
+        if allowed is not None and value is not None and not allowed.holds(value):
+            raise ValueError(f"{_below(key, each.name)}={shown(value)}: must be {allowed.text}")
+    return made
+
+
+def nested(kind: type[Any]) -> dict[str, type[Any]]:
+    """Return the options of one kind that are nodes of options themselves, by name."""
+    parts = {name: (*get_args(hint), hint)[0] for name, hint in get_type_hints(kind).items()}
+    return {name: part for name, part in parts.items() if inspect.isclass(part) and is_dataclass(part)}
+
+
+def described(kind: type[Any], name: str) -> str:
+    """Return in words what an option may be."""
+    allowed: Allowed | None = next(each.metadata.get("allowed") for each in fields(kind) if each.name == name)
+    hint = get_type_hints(kind)[name]
+    if name in nested(kind):
+        text = f"a node of {', '.join(each.name for each in fields(nested(kind)[name]))}"
+        return f"{text}, or null" if NoneType in get_args(hint) else text
+    if allowed is None:
+        return "" if hint is Any else "a node" if get_origin(hint) is dict else describe(hint)
+    return f"{allowed.text}, or null" if NoneType in get_args(hint) and "null" not in allowed.text else allowed.text
+
+
+def defaults_of(kind: type[Any]) -> dict[str, Any]:
+    """Return the defaults that a job is composed with, as plain values."""
+    values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(kind)))
+    composed = {each.name for each in fields(kind) if each.metadata.get("composed", True)}
+    return {name: value for name, value in values.items() if name in composed and value != MISSING}
+
+
+def register() -> None:
+    """Make the defaults known to Hydra under the names that `conf/run.yaml` and `conf/stability.yaml` begin with."""
+    ConfigStore.instance().store("job", defaults_of(JobOptions))
+    ConfigStore.instance().store("stability_job", {"stability": defaults_of(Stability)})
+
+
+def _explained(kind: type[Any], error: OmegaConfBaseException, values: Mapping[str, Any], key: str) -> str:
+    """Return one line about what OmegaConf refused."""
+    name = str(error.full_key or "").partition("[")[0].partition(".")[0]
+    full = _below(key, name)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{_below(key, str(error.full_key))} is missing"
+    if isinstance(error, ConfigKeyError):
+        names = ", ".join(each.name for each in fields(kind))
+        return f"{full}={shown(values.get(name))}: is no option; there is {names}"
+    return f"{full}={shown(values.get(name))}: must be {described(kind, name)}"
+
+
+def _below(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
