@@ -1,4 +1,4 @@
-"""Writes docs/options.md, the reference of all options, from `conf/` and the docstrings of what it names.
+"""Writes docs/options.md, the reference of all options, from where they are declared, `conf/` and docstrings.
 
 python scripts/options.py
 """
@@ -9,7 +9,7 @@ import inspect
 import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, get_type_hints
@@ -17,7 +17,8 @@ from typing import Any, Final, get_type_hints
 import yaml
 from hydra.utils import get_object
 
-from lt_lightning.experiment.config.checks import annotated, told
+from lt_lightning.experiment.config.checks import annotated, describe, shown
+from lt_lightning.experiment.config.options import JobOptions, Stability, defaults_of, described, nested
 from lt_lightning.files import write_bytes
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -30,7 +31,7 @@ FREE_FORM: Final = ("published",)  # nodes whose keys are no options
 INTRODUCTION: Final = """\
 # Options
 
-<!-- Written by `python scripts/options.py`. Do not edit: change conf/ or the docstrings, and run it again. -->
+<!-- Written by `python scripts/options.py`. Change the options, conf/ or the docstrings instead, and run it again. -->
 
 `python scripts/run.py GROUP=CHOICE KEY=VALUE …` replaces any of what follows. `--cfg job` shows what a command line
 composes to. A key that is not in the configuration is refused; `+KEY=VALUE` adds one that the class takes all the same,
@@ -83,13 +84,37 @@ class Choice:
 
 def page(conf: Path = CONF) -> str:
     """The whole reference, as Markdown."""
-    parts = [INTRODUCTION, "## The main job\n", _table([read(conf / "run.yaml", conf)])]
+    job = read(conf / "run.yaml", conf)
+    job = replace(job, options=[*job.options, *_declared(JobOptions)])
+    parts = [INTRODUCTION, "## The main job\n", _table([job])]
     for folder in sorted(path for path in conf.rglob("*") if path.is_dir()):
         if files := sorted(folder.glob("*.yaml")):
             parts += _group(folder.relative_to(conf).as_posix(), [read(file, conf) for file in files])
     stability = read(conf / "stability.yaml", conf)
+    stability = replace(stability, options=[*_declared(Stability, "stability."), *stability.options])
     parts += ["## The job of `scripts/stability.py`\n", stability.text + "\n", _table([stability])]
     return "\n".join(parts)
+
+
+def _declared(kind: type[Any], prefix: str = "") -> Iterator[Option]:
+    """Yield the options that a job is composed with, and that no YAML file explains."""
+    explained, defaults = arguments_in(inspect.getdoc(kind) or ""), defaults_of(kind)
+    for each in fields(kind):
+        if each.name not in defaults:
+            continue
+        key, default = f"{prefix}{each.name}", defaults[each.name]
+        meaning = each.metadata.get("help") or explained[each.name].rstrip(".")
+        if (inner := nested(kind).get(each.name)) is not None:
+            yield Option(key, "", "", meaning)
+            yield from _declared(inner, f"{key}.")
+        elif isinstance(default, dict) and default:
+            yield from (Option(f"{key}.{name}", _source(value), "", meaning) for name, value in default.items())
+        else:
+            yield Option(key, _source(default), described(kind, each.name), meaning)
+
+
+def _source(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _group(group: str, choices: Sequence[Choice]) -> Iterator[str]:
@@ -228,9 +253,9 @@ def _walk(text: _Text, node: yaml.Node | None, prefix: str, target: str, preset:
     for key, value in _pairs(node):
         name = str(key.value)
         path = f"{prefix}.{name}".strip(".")
-        comment = text.comment(key, value)
         if name == "defaults":
             continue
+        comment = text.comment(key, value)
         if name in FREE_FORM and value.value:
             yield Option(path, "…", "", comment)
         elif _pairs(value):
@@ -238,8 +263,8 @@ def _walk(text: _Text, node: yaml.Node | None, prefix: str, target: str, preset:
                 yield Option(path, "", "", comment)
             yield from _walk(text, value, path, "" if preset else _target(value), preset)
         else:
-            described = _meanings(target).get(name, "")
-            texts = [comment, described] if REFERENCE.match(described) else [described, comment]
+            explained = _meanings(target).get(name, "")
+            texts = [comment, explained] if REFERENCE.match(explained) else [explained, comment]
             meaning = next(filter(None, [*texts, _elsewhere([target])]), "")
             yield Option(path, text.source(value), _values(target).get(name, ""), meaning.rstrip("."))
 
@@ -287,8 +312,8 @@ def _joined(comments: Iterable[str]) -> str:
 def _meanings(target: str) -> Mapping[str, str]:
     """What the docstrings of a class and its bases, or of a function and what it returns, say of the arguments."""
     found: dict[str, str] = {}
-    for described in _described_by(target):
-        for name, text in arguments_in(inspect.getdoc(described) or "").items():
+    for object_ in _described_by(target):
+        for name, text in arguments_in(inspect.getdoc(object_) or "").items():
             if REFERENCE.match(found.get(name, "see")):
                 found[name] = text
     return found
@@ -321,7 +346,7 @@ def _values(target: str) -> Mapping[str, str]:
     if not target.startswith(OWN):
         return {}
     hints, _ = annotated(get_object(target))
-    return {name: told(hint).replace("_target_", _code("_target_")) for name, hint in hints.items()}
+    return {name: describe(hint).replace("_target_", _code("_target_")) for name, hint in hints.items()}
 
 
 def _elsewhere(targets: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ class Rule:
     """What counts as winning, besides the paper's rule.
 
     Attributes:
-        margin: of accuracy, in [0, 1), by which a ticket may be worse than its dense network and still wins.
-        confidence: of the one-sided interval, in (0.5, 1).
+        margin: difference of accuracy, in [0, 1), by which a ticket may be worse than its dense network and still wins.
+        confidence: confidence of the one-sided interval of the difference over paired seeds, in (0.5, 1).
     """
 
     margin: float = 0.005

@@ -309,14 +309,14 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
     inner = {name: values[name] for name in nested(kind) if values.get(name) is not None}
     for name, value in inner.items():
         read(nested(kind)[name], value, _below(key, name))
-    try:
-        schema = OmegaConf.structured(kind)
-        for node in (schema, *(schema[name] for name in nested(kind))):
-            OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
-        with naming(key):
+    schema = OmegaConf.structured(kind)
+    for node in (schema, *(schema[name] for name in nested(kind))):
+        OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
+    with naming(key):
+        try:
             made = cast(Options, OmegaConf.to_object(OmegaConf.merge(schema, dict(values))))
-    except OmegaConfBaseException as error:
-        raise ValueError(_explained(kind, error, values, key)) from None
+        except OmegaConfBaseException as error:
+            raise ValueError(_explained(kind, error, values, key)) from None
     for each in fields(cast(Any, kind)):
         allowed, value = each.metadata.get("allowed"), getattr(made, each.name)
         if allowed is not None and value is not None and not allowed.holds(value):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-from lt_lightning.experiment.protocols.stages import tasks_under
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lt_lightning.experiment.config import tasks as places
-from lt_lightning.experiment.config.tasks import search_folder, tasks_of
+from lt_lightning.experiment.config.tasks import search_folder
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.results.job_record import Task
 
 Compose = Callable[..., DictConfig]
 
@@ -57,6 +55,10 @@ OPERATIONAL = [
 OF_CELLS = ["execution=masked", "structure.refill.coupling=inner", "structure.refill.extra=0.1"]
 
 
+def tasks_of(config: DictConfig) -> list[Task]:
+    return list(Job.of(config).tasks)
+
+
 @pytest.mark.parametrize("override", DETERMINING)
 def test_what_determines_a_search_changes_its_place(override: str, composed: Compose) -> None:
     assert search_folder(composed(override)) != search_folder(composed())
@@ -86,28 +88,3 @@ def test_a_group_aware_search_depends_on_its_structure(composed: Compose) -> Non
     (other,) = tasks_of(composed(*options, "structure.refill.extra=0.1"))
     assert search.folder != other.folder
     assert [part.name for part in search.parts] == ["dense"] + ["refill"] * 6
-
-
-def test_the_version_of_the_algorithm_determines(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = tasks_of(composed())
-    monkeypatch.setattr(places, "ALGORITHM", places.ALGORITHM + 1)
-    after = tasks_of(composed())
-    assert after[0].folder != before[0].folder
-    assert after[-1].folder.name != before[-1].folder.name
-
-
-@pytest.mark.parametrize("lacking", ["screening", "paths"])
-def test_a_search_that_lacks_options_hides_no_other_from_the_status(
-    lacking: str, composed: Compose, tmp_path: Path
-) -> None:
-    for name in ("whole", "lacking"):
-        config = composed(f"paths.root={tmp_path}", f"seed={len(name)}")
-        folder = tasks_of(config)[0].folder
-        folder.mkdir()
-        saved: Any = OmegaConf.to_container(config, resolve=True)
-        if name == "lacking":
-            del saved[lacking]
-        OmegaConf.save(saved, folder / "config.yaml")
-    whole = tasks_of(composed(f"paths.root={tmp_path}", "seed=5"))
-    with pytest.warns(UserWarning, match=rf"{lacking}.*the search of .*config\.yaml is left out"):
-        assert tasks_under(tmp_path) == whole
