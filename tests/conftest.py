@@ -58,8 +58,8 @@ def forkserver() -> ForkServerContext:
     modules = (
         "training.processes",
         "report.pngs",
-        "experiment.run.job",
-        "experiment.run.experiment",
+        "experiment.run.command",
+        "experiment.protocols.stability",
         "experiment.run.scheduler",
         "experiment.sweep.sweep_end",
     )
