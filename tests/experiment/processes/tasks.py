@@ -121,7 +121,7 @@ def take_part_watched(job: dict[str, Any]) -> Any:
     def of(config: DictConfig) -> Job:
         raise AssertionError("the tasks are those of the process that started this one")
 
-    Job.of = of  # type: ignore[assignment,method-assign]
+    Job.of = of  # type: ignore[method-assign]
     if rank() > 0:
         sys.addaudithook(audit)
     return take_part(job)
