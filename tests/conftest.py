@@ -59,7 +59,7 @@ def forkserver() -> ForkServerContext:
         "training.processes",
         "report.pngs",
         "experiment.run.command",
-        "experiment.protocols.stability",
+        "experiment.parts",
         "experiment.run.scheduler",
         "experiment.sweep.sweep_end",
     )
