@@ -61,8 +61,8 @@ def forkserver() -> ForkServerContext:
     modules = (
         "training.processes",
         "report.pngs",
-        "experiment.run.job",
-        "experiment.run.experiment",
+        "experiment.run.command",
+        "experiment.parts",
         "experiment.run.scheduler",
         "experiment.sweep.sweep_end",
     )

@@ -1,4 +1,4 @@
-"""What W&B's offline record, TensorBoard and the CSV file hold of one study, read back."""
+"""What W&B's offline record, TensorBoard and the CSV file hold of one job, read back."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from PIL import Image
 
 from lt_lightning.experiment.logging.loggers import make_loggers
 from lt_lightning.experiment.logging.wandb_record import artifact_name
-from lt_lightning.experiment.run.run import run
 from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.records import Result
 from lt_lightning.structures.base import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
+from tests.toys import run_job
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 OPTIONS = (
@@ -38,7 +38,7 @@ Records = Callable[[Path], list[Any]]
 
 @dataclass(frozen=True)
 class Recorded:
-    """A finished study and what W&B recorded of each training, by the training's folder."""
+    """A finished job and what W&B recorded of each training, by the training's folder."""
 
     root: Path
     results: list[Result]
@@ -63,7 +63,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, wandb_records: Records) -
         HydraConfig.instance().set_config(config)
         with open_dict(config):
             del config["hydra"]
-        results = run(config)
+        results = run_job(config)
     HydraConfig.instance().cfg = None
     GlobalHydra.instance().clear()
     runs, files = {}, {}

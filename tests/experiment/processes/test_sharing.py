@@ -21,8 +21,8 @@ SMALL = (
     "report=false",
 )  # fmt: skip
 BOTH = ("structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4")
-CELLS = {(n, s) for n in (1, 2) for s in ("refill", "regroup")}
-WHOLE = {(0, "dense"), (1, "unstructured"), (2, "unstructured")} | CELLS
+RETRAINED = {(n, s) for n in (1, 2) for s in ("refill", "regroup")}
+WHOLE = {(0, "dense"), (1, "unstructured"), (2, "unstructured")} | RETRAINED
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -55,7 +55,7 @@ def test_two_jobs_share_the_work_and_both_end_with_all_of_it(start: Start, tmp_p
     printed = [job.communicate(timeout=400)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], printed
     labels = {"dense network (round 0)", "search, round 1 of 2", "search, round 2 of 2"}
-    labels |= {f"{structure}, round {n} of 2" for n, structure in CELLS}
+    labels |= {f"{structure}, round {n} of 2" for n, structure in RETRAINED}
     assert sorted(trained(printed[0]) + trained(printed[1])) == sorted(labels)
     for text in printed:
         table = [tuple(line.split()[:2]) for line in text.splitlines() if line.startswith(" ") and "%" in line]
@@ -91,7 +91,7 @@ def test_a_waiting_job_goes_on_where_a_killed_one_was(start: Start, tmp_path: Pa
     told = second.communicate(timeout=400)[0]
     assert second.returncode == 0, told
     assert "goes on in epoch" in told
-    assert {(r.round, r.structure) for r in find_results(tmp_path)} == WHOLE - CELLS
+    assert {(r.round, r.structure) for r in find_results(tmp_path)} == WHOLE - RETRAINED
     assert not list(tmp_path.rglob("step-*.pt")) + list(tmp_path.rglob(".*.partial")) + list(tmp_path.rglob(".lock"))
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.config.tasks import search_folder
-from lt_lightning.experiment.run.run import run
+from lt_lightning.experiment.parts import Experiment
+from tests.toys import run_job
 
 Compose = Callable[..., DictConfig]
 CHOICES = ("fdr", "limit", "overfit", "profiler")
@@ -54,7 +54,7 @@ def test_fdr_goes_through_every_phase_with_one_batch(
         batches.append((int(self.num_training_batches), [int(count) for count in self.num_val_batches]))
 
     monkeypatch.setattr(pl.Trainer, "fit", counted)
-    results = run(composed("debug=fdr", *SMALL, "controls=[reinit]"))
+    results = run_job(composed("debug=fdr", *SMALL, "controls=[reinit]"))
     assert [(result.round, result.structure, result.control) for result in results] == [
         (0, "dense", ""), (1, "unstructured", ""), (1, "refill", ""),
         (1, "unstructured", "reinit"), (1, "refill", "reinit"),
@@ -83,7 +83,7 @@ def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_
         seen.append(sorted(images.tolist()))
     assert len(seen[0]) == 4 * 64
     assert seen[0] == seen[1]  # in another order, unchanged
-    run(config)
+    run_job(config)
     (metrics,) = (tmp_path / "runs").glob("overfit-*/metrics.csv")
     with metrics.open() as file:
         rows = list(csv.DictReader(file))
@@ -93,19 +93,19 @@ def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_
 
 
 def test_profiler_reports_beside_what_it_profiled(composed: Compose, tmp_path: Path) -> None:
-    run(
+    run_job(
         composed(
             "debug=profiler", *SMALL, "trainer.max_epochs=1", "data.limit=0.2", "pruning.rounds=1", "pruning.rewind=0ep"
         )
     )
     root = tmp_path / "runs"
     (search,) = root.glob("profiler-digits-*")
-    (cell,) = search.glob("round_01/refill-*/fit-profile.txt")
-    for path in (search / "fit-profile.txt", cell, root / "test-profile.txt"):
+    (retraining,) = search.glob("round_01/refill-*/fit-profile.txt")
+    for path in (search / "fit-profile.txt", retraining, root / "test-profile.txt"):
         report = path.read_text()
         assert "Profiler Report" in report
         assert "ImageClassifier" in report
-    assert "optimizer_step" in cell.read_text()
+    assert "optimizer_step" in retraining.read_text()
     assert sorted(path.name for path in tmp_path.rglob("*profile*.txt")) == [
         "fit-profile.txt", "fit-profile.txt", "test-profile.txt",
     ]  # fmt: skip

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lt_lightning.experiment.config.tasks import densities_of, retrainings_of, rounds_of, search_folder, tasks_of
-from lt_lightning.experiment.run.run import run
+from lt_lightning.experiment.config.tasks import densities_of, retrained_rounds, rounds_of, search_folder
+from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.masks import kept, size
 from lt_lightning.tickets.ticket import Ticket
+from tests.toys import run_job
 
 Compose = Callable[..., DictConfig]
 STRUCTURES = ("refill", "regroup", "fixed_blocks", "filters")
@@ -26,16 +27,18 @@ def test_rounds_are_as_many_as_reach_the_density(composed: Compose) -> None:
     """At half of the rest a round: 50, 25, 12.5 and 10 %; and what another key says of rounds does not matter."""
     rounds = [rounds_of(composed(f"pruning.density={each}", "pruning.rate=0.5")) for each in (0.5, 0.25, 0.1)]
     assert rounds == [1, 2, 4]
-    assert tasks_of(composed("pruning.density=0.25", "pruning.rounds=9")) == tasks_of(composed("pruning.density=0.25"))
+    tasks = [Job.of(composed("pruning.density=0.25", *more)).tasks for more in ((), ("pruning.rounds=9",))]
+    assert tasks[0] == tasks[1]
 
 
 def test_one_search_passes_through_several_densities(composed: Compose) -> None:
     """At half of the rest a round: 50, 30, 15 and 10 %; at once one round each. Their rounds alone are retrained."""
     config = composed("pruning.density=[0.1,0.3,0.3]", "pruning.rate=0.5", "structure=[refill]")
     assert densities_of(config) == [0.5, 0.3, 0.15, 0.1]
-    assert retrainings_of(config) == [(2, "refill"), (4, "refill")]
+    assert retrained_rounds(config) == [2, 4]
+    assert [(task.round, str(task.kind)) for task in Job.of(config).tasks[1:]] == [(2, "refill"), (4, "refill")]
     once = composed("pruning=omp", "pruning.density=[0.1,0.3]", "structure=[refill]")
-    assert (densities_of(once), retrainings_of(once)) == ([0.3, 0.1], [(1, "refill"), (2, "refill")])
+    assert (densities_of(once), retrained_rounds(once)) == ([0.3, 0.1], [1, 2])
     for same in ("[0.3,0.1]", "[0.1,0.3]"):
         assert search_folder(composed(f"pruning.density={same}", "pruning.rate=0.5")) == search_folder(config)
     assert search_folder(composed("pruning.density=[0.3]")) == search_folder(composed("pruning.density=0.3"))
@@ -43,7 +46,7 @@ def test_one_search_passes_through_several_densities(composed: Compose) -> None:
 
 def test_a_density_is_met_to_one_weight_and_no_structure_executes_more(composed: Compose, tmp_path: Path) -> None:
     config = composed(*SMALL, "retrain_rounds=[3]")
-    results = {(result.round, result.structure): result for result in run(config)}
+    results = {(result.round, result.structure): result for result in run_job(config)}
     asked = {}
     for number, share in enumerate((0.4, 0.2, 0.1), start=1):  # each time the last prune before a density takes less
         masks = Ticket.load(tmp_path / "runs" / results[number, "unstructured"].place / "ticket").masks

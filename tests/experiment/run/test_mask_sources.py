@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 
 from lt_lightning.execution.execute import execute
-from lt_lightning.experiment.config.tasks import retrainings_of, rounds_of, search_folder, tasks_of
-from lt_lightning.experiment.run import scheduler as work
-from lt_lightning.experiment.run.job import _costs
-from lt_lightning.experiment.run.run import run
+from lt_lightning.experiment.config.tasks import rounds_of, search_folder
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run import scheduler
+from lt_lightning.experiment.run.costs import costs_of
+from lt_lightning.experiment.run.job import Job
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.results.records import results_of
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
+from tests.toys import run_job
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -33,7 +34,7 @@ SMALL = (
 def test_source_goes_with_every_structure(source: str, composed: Compose) -> None:
     """Two of them are retrained; of each the network that executes the ticket computes what the masked one does."""
     config = composed(*SMALL, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")
-    results = run(config)
+    results = run_job(config)
     assert [result.structure for result in results] == ["dense", "unstructured", "refill", "regroup"]
     experiment = Experiment.from_config(composed(*SMALL, f"structure=[{','.join(STRUCTURES)}]"))
     tickets = {result.structure: Ticket.load(experiment.root / result.place / "ticket") for result in results}
@@ -58,10 +59,11 @@ def test_source_goes_with_every_structure(source: str, composed: Compose) -> Non
 def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(composed: Compose) -> None:
     options = (*SMALL, "pruning.rate=0.5", "pruning.density=[0.4,0.2]", "structure=[refill]", "retrain_rounds=[]")
     magnitude, random = (composed(*options, f"pruning={source}") for source in ("imp", "random"))
-    assert len(_costs(random)) == 2
-    found = {result.round: result for result in run(random)}
+    job = Job.of(random)
+    assert [len(costs_of(each)) for each in (*job.needed, job)] == [1, 1]
+    found = {result.round: result for result in run_job(random)}
     assert list(found) == [0, 1, 2]  # at once, where magnitude takes rounds: 50, 40, 20 %
-    search = tasks_of(magnitude)[0]
+    search = Job.of(magnitude).tasks[0]
     assert results_of(search) is not None
     for number, theirs in ((1, 2), (2, 3)):
         mine = Ticket.load(search_folder(random) / f"round_{number:02d}/unstructured/ticket").masks
@@ -69,19 +71,19 @@ def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(compos
         assert {n: int(m.sum()) for n, m in mine.items()} == {n: int(m.sum()) for n, m in masks.items()}
         assert not any(torch.equal(mine[name], masks[name]) for name in masks)
     before = {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")}
-    run(composed(*options, "pruning=random", "pruning.criterion.seed=5"))
+    run_job(composed(*options, "pruning=random", "pruning.criterion.seed=5"))
     assert {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")} == before  # one search serves both
 
 
 def test_without_the_search_nothing_goes_on(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(*SMALL, "pruning=random", "pruning.rounds=1", "structure=[refill]")
 
-    def broken(experiment: Experiment, job: object) -> None:
+    def broken(*arguments: object) -> None:
         raise RuntimeError("no power")
 
-    monkeypatch.setattr(work, "run_search", broken)
+    monkeypatch.setattr(scheduler, "run_search", broken)
     with pytest.raises(RuntimeError, match="no power"):
-        run(config)
+        run_job(config)
     assert not search_folder(config).exists()
 
 
@@ -91,23 +93,17 @@ def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:
         for density, rounds in counts.items():
             config = composed(f"pruning={source}", f"pruning.density={density}")
             assert rounds_of(config) == rounds == Experiment.from_config(config).pruning().rounds
-            assert len(tasks_of(config)[0].parts) == rounds + 1
-            assert retrainings_of(config) == [(rounds, "refill"), (rounds, "regroup")]
+            search, *retrainings = Job.of(config).tasks
+            assert len(search.parts) == rounds + 1
+            assert [(t.round, str(t.kind)) for t in retrainings] == [(rounds, "refill"), (rounds, "regroup")]
 
 
 def test_a_sparsifier_has_a_training_of_its_own_in_every_round(composed: Compose) -> None:
     experiment = Experiment.from_config(composed("pruning=agp", "trainer.max_epochs=5", "pruning.rounds=2"))
     assert experiment.search_lengths() == [[5], [4, 4], [4, 4]]
-    assert [experiment.expected_length(number) for number in range(3)] == [
-        5,
-        4,
-        4,
-    ]  # what the retraining of a ticket lasts
-    assert Experiment.from_config(composed("trainer.max_epochs=5", "pruning.rounds=2")).search_lengths() == [
-        [5],
-        [4],
-        [4],
-    ]
+    assert [experiment.expected_length(number) for number in range(3)] == [5, 4, 4]  # the retraining of a ticket
+    plain = Experiment.from_config(composed("trainer.max_epochs=5", "pruning.rounds=2"))
+    assert plain.search_lengths() == [[5], [4], [4]]
 
 
 def test_rounds_do_not_tell_searches_of_one_density_apart(composed: Compose) -> None:
@@ -128,5 +124,5 @@ def test_rounds_do_not_tell_searches_of_one_density_apart(composed: Compose) -> 
 )
 def test_impossible_densities_are_refused_by_name(override: str, told: str, composed: Compose) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        tasks_of(composed(override))
+        Job.of(composed(override))
     assert told in str(error.value)

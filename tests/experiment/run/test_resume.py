@@ -127,7 +127,7 @@ def left_in(root: Path) -> dict[str, Any]:
                 left[name] = _bits(torch.load(path, weights_only=True))
             case "environment.json":  # the checkout may be worked on meanwhile
                 left[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "commit"}
-            case "ticket.json" | "config.yaml" | "accuracy.png" | "trained.json" | "layer_times.json":
+            case "ticket.json" | "config.yaml" | "trained.json" | "layer_times.json":
                 left[name] = "there"
             case _:
                 left[name] = "folder" if path.is_dir() else path.read_bytes()

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.experiment.run.setup import (
     configuration_lines,

@@ -1,0 +1,49 @@
+"""What a command leaves of its job besides the results: the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from lt_lightning.experiment.run.command import do
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.results.job_record import JobRecord
+from lt_lightning.results.status import state_of, tasks_under
+
+Compose = Callable[..., DictConfig]
+SMALL = (
+    "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "pruning.rounds=1",
+    "pruning.rewind=0ep", "structure=[refill]", "structure.refill.round_to=2", "measure=null", "report=false",
+)  # fmt: skip
+
+
+def test_a_single_job_leaves_a_record_in_its_folder(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its beginning on, so that others see what it is at; also where it fails."""
+    config, root = composed(*SMALL), tmp_path / "runs"
+    folder, tasks = root / "jobs" / "now" / "0", list(Job.of(config).tasks)
+
+    def broken(*arguments: object) -> None:
+        assert tasks_under(root) == tasks
+        raise RuntimeError("no power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lt_lightning.experiment.run.scheduler.run_search", broken)
+        with pytest.raises(RuntimeError, match="no power"):
+            do(config, folder, ["seed=0", "+trainer.detect_anomaly=false", "~controls"])
+    record = JobRecord.load(folder)
+    assert record.overrides == {"seed": "0", "trainer.detect_anomaly": "false", "controls": ""}
+    assert (record.number, list(record.tasks), record.asked_tasks) == (0, tasks, tasks)
+    assert [state_of(task).kind for task in tasks_under(root)] == ["failed", "missing"]
+    assert [result.structure for result in do(config, folder)] == ["dense", "unstructured", "refill"]
+    assert [state_of(task).kind for task in tasks_under(root)] == ["done", "done"]
+
+
+@pytest.mark.parametrize("request_", ["plan=true", "status=true", "status=all"])
+def test_what_runs_nothing_leaves_no_record(request_: str, composed: Compose, tmp_path: Path) -> None:
+    assert do(composed(*SMALL, request_), tmp_path / "job") == []
+    assert not (tmp_path / "job").exists()
