@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -104,7 +105,13 @@ def _exactly(value: Any) -> Any:
 
 
 def _pruning(meant: dict[str, Any]) -> dict[str, Any]:
-    """Where densities are given, the number of rounds follows from them, and their order does not matter."""
+    """Return what options of the group mean together.
+
+    Where densities are given, the number of rounds follows from them, and their order does not matter. The folder of
+    another search (`imp`) is named by what determines that search, wherever it lies.
+    """
+    if meant.get("imp") is not None:
+        meant = {**meant, "imp": Path(str(meant["imp"])).name}
     if (density := meant.get("density")) is None:
         return meant
     first, *more = descending(density)

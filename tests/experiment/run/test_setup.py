@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.experiment.run.setup import (
     configuration_lines,
@@ -112,7 +113,7 @@ def shown(experiment: Experiment, environment: Mapping[str, str], terminal: bool
     file = io.StringIO()
     env = {"TERM": "xterm-256color", **environment}
     console = Console(file=file, width=100, force_terminal=terminal, _environ=env)
-    show_setup(experiment, console)
+    show_setup(Job.of(experiment.config), experiment, console)
     with JobProgress(2, console) as job:
         job.start("dense network", 2)
         job.advance(0, 2, 2.0)
