@@ -1,6 +1,6 @@
-"""Writing files whole or not at all: to a temporary name beside the target, then renamed.
+"""Files that are written whole or not at all: to a temporary name beside the target, which is then renamed.
 
-What cannot be written (a full disk, a folder without permission) is an `OSError` that names the file.
+A file that cannot be written (a full disk, a folder without permission) raises an `OSError` that names it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder; it becomes `path` if the block ends without an error.
+    """Give a temporary path in the same folder, which becomes `path` if the block ends without an error.
 
     The folder is made if it is missing. After an error, a kill or a loss of power, `path` is what it was before.
 
     Raises:
-        OSError: if it cannot be written, naming `path`.
+        OSError: if it cannot be written; it names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -42,13 +42,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes bytes."""
+    """Write bytes."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def write_tensors(path: Path, value: Any) -> None:
-    """Writes tensors in builtin containers, for `torch.load(..., weights_only=True)`."""
+    """Write tensors in builtin containers, for `torch.load(..., weights_only=True)`."""
     import torch  # slow; what only looks at results does without
 
     buffer = io.BytesIO()  # written straight to a full disk, PyTorch's error is no OSError
@@ -57,16 +57,16 @@ def write_tensors(path: Path, value: Any) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON."""
+    """Write a value as indented JSON."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+    """Read a JSON file.
 
     Raises:
-        ValueError: if it is not JSON, naming the file.
+        ValueError: if it is not JSON; the message names the file.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

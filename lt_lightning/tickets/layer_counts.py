@@ -1,4 +1,4 @@
-"""How many weights of each layer another search kept: the layers' densities of a control (`pruning.scope=imp`)."""
+"""How many weights of each layer another search kept, for a search whose layers get the same densities."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from lt_lightning.tickets.ticket import Ticket
 
 
 def layer_counts(search: Path, masks: Masks, density: float) -> dict[str, int]:
-    """Weights that the round of a density kept of each parameter.
+    """Return how many weights of each parameter a search kept in its round of a density.
 
     Args:
-        search: its directory, with `rounds.json`.
-        masks: whose parameters are asked for.
-        density: that one of its rounds pruned to.
+        search: directory of the search, with `rounds.json`.
+        masks: masks of the parameters to count.
+        density: density that one of the rounds pruned to.
 
     Raises:
         ValueError: if no round did, or its masks are those of another network.
     """
-    if not (told := search / "rounds.json").is_file():
-        raise ValueError(f"pruning.imp={search}: no search ended there, rounds.json is missing")
+    if not (history := search / "rounds.json").is_file():
+        raise ValueError(f"imp={search}: no search ended there, rounds.json is missing")
     wanted = round(density * size(masks))
-    for facts in read_json(told):
+    for facts in read_json(history):
         if facts["round"] > 0 and round(facts["density"] * size(masks)) == wanted:
             return _counts(search / f"round_{facts['round']:02d}" / UNSTRUCTURED / "ticket", masks)
-    raise ValueError(f"pruning.imp={search}: none of its rounds has a density of {density:.4g}")
+    raise ValueError(f"imp={search}: none of its rounds has a density of {density:.4g}")
 
 
 def _counts(path: Path, masks: Masks) -> dict[str, int]:
     theirs = Ticket.load(path).masks
     if {name: mask.shape for name, mask in theirs.items()} != {name: mask.shape for name, mask in masks.items()}:
-        raise ValueError(f"pruning.imp: {path} is of a network with other prunable weights")
+        raise ValueError(f"imp={path.parents[2]}: is the search of a network with other prunable weights")
     return {name: kept({name: mask}) for name, mask in theirs.items()}

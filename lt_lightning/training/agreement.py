@@ -1,4 +1,4 @@
-"""Whether all processes of a job hold the same, and batch normalisation over the parts of all of them on the CPU."""
+"""What several processes must agree on: equal tensors, and batch normalisation over all their samples on the CPU."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class DisagreementError(ValueError):
-    """Processes that must hold the same do not."""
+    """Raised when processes hold different values that must be equal."""
 
 
 def check_agreement(what: str, tensors: Mapping[str, Tensor]) -> None:
-    """Compares tensors across all processes, bit for bit; does nothing where there is one process.
+    """Compare tensors across all processes, bit for bit; do nothing where there is one process.
 
     All processes must call it at the same point, and all raise alike.
 
     Args:
-        what: for the message: `masks in round 2`.
-        tensors: by name.
+        what: what is compared, for the message: `masks in round 2`.
+        tensors: tensors by name.
 
     Raises:
         DisagreementError: naming the first tensor that differs, and the process.
@@ -45,18 +45,18 @@ def check_agreement(what: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _digest(value: Tensor) -> bytes:
-    """Of type, shape and bits."""
+    """Return a hash of type, shape and bits."""
     plain = value.detach().cpu().contiguous().reshape(-1)
     sha = hashlib.sha256(f"{value.dtype}{tuple(value.shape)}".encode())
     sha.update(plain.view(torch.uint8).numpy().data)
     return sha.digest()[:16]
 
 
-# Batch normalisation over the parts of all processes on the CPU, where PyTorch has none.
+# Batch normalisation over the samples of all processes on the CPU, where PyTorch has none
 
 
 class SyncBatchNormOnCpu(LayerSync):
-    """What `Trainer(sync_batchnorm=True)` does on GPUs, for processes on the CPU: during a fit, in place."""
+    """Do for processes on the CPU what `Trainer(sync_batchnorm=True)` does on GPUs: during a fit, in place."""
 
     def __init__(self) -> None:
         self._classes: dict[nn.Module, type[nn.Module]] = {}
@@ -78,7 +78,7 @@ class _SyncBatchNorm(_BatchNorm):
         """Any number of dimensions will do."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, ...) to the same shape, normalised over all processes' samples and positions."""
+        """Normalise a tensor (n, c, ...) over the samples and positions of all processes."""
         if not self.training:
             return super().forward(x)
         dims = [0, *range(2, x.dim())]
@@ -121,6 +121,6 @@ class _Sum(torch.autograd.Function):
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Over all processes; each gets the gradients of all of them."""
+    """Sum over all processes; each gets the gradients of all of them."""
     total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return total

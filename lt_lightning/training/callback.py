@@ -7,7 +7,7 @@ The paper's algorithm 1, and what carries it out:
         prune the weights that were trained last        `_prune`
         write the ticket: masks, and values of step k   `_write_ticket`
         rewind weights, optimizer and schedule          `_rewind`
-        train from step k to the end                    Lightning; `MaskedTraining` holds the masks
+        train from step k to the end                    Lightning; `MaskedTraining` enforces masks
         structure a copy of the mask                    `_end_round`
 """
 
@@ -167,7 +167,7 @@ class LotteryTicketPruning(MaskedTraining):
                 self._sparsification_state = None
             elif self.round > 0 and trainer.is_global_zero:
                 self._tickets.begun(self.round, self.enforced_masks)
-            self.hold(trainer, network, self.enforced_masks)
+            self.enforce(trainer, network, self.enforced_masks)
             self.start_clock()
         else:
             self.start_training()
@@ -207,7 +207,7 @@ class LotteryTicketPruning(MaskedTraining):
             self._capture_point(trainer, pl_module)
         if self._sparsification is not None and self._sparsification.after_step():
             self.masks = self._sparsification.masks
-            self.hold(trainer, self.network_of(pl_module), self.enforced_masks | self.masks)
+            self.enforce(trainer, self.network_of(pl_module), self.enforced_masks | self.masks)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -266,7 +266,7 @@ class LotteryTicketPruning(MaskedTraining):
         check_agreement(f"masks in epoch {trainer.current_epoch}", self.masks)
         enforced = self._write_ticket(trainer, network, pruned)
         self._rewind(trainer, network)
-        self.hold(trainer, network, enforced)
+        self.enforce(trainer, network, enforced)
         self._gradients = {}
 
     def _prune(self, trainer: pl.Trainer, network: nn.Module, scored: Mapping[str, Tensor]) -> Masks:
@@ -355,7 +355,7 @@ class LotteryTicketPruning(MaskedTraining):
         self.restart.point.restore_schedule(trainer.optimizers, schedules_of(trainer), momentum=rewound)
         # A structure that the last round trained holds more than weights.
         before = self.enforced_masks if self.options.scores_from == "trained" else {}
-        self.hold(trainer, network, before | self.masks)
+        self.enforce(trainer, network, before | self.masks)
         self._gradients = {}
         steps = self.timeline.epochs_per_training * steps_per_epoch(trainer)
         aim = Aim(self.masks, wanted, self.options.compared_in, steps)

@@ -1,4 +1,4 @@
-"""ImageClassifier: hosts any network for training, validation and test in Lightning."""
+"""The LightningModule that trains, validates and tests any image classifier."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lt_lightning.training.schedules import Milestones, Schedule
 
 
 class EpochMean(Metric):
-    """Sum over count, over all processes.
+    """A mean over the samples of an epoch, and over all processes.
 
-    Logged once (`first`), as Lightning computes, writes and resets a metric at the epoch's end: `self.log` of a value
-    costs some 0.4 ms at every step, more than the operations of a small network.
+    It is logged once an epoch (`first`), and Lightning computes, writes and resets it at the epoch's end: `self.log` of
+    a value costs some 0.4 ms at every step, more than the operations of a small network.
 
     >>> mean = EpochMean()
     >>> mean.update(torch.tensor(3.0), 2)
@@ -40,15 +40,15 @@ class EpochMean(Metric):
 
     @property
     def first(self) -> bool:
-        """Whether it was updated once since it was reset."""
+        """Whether it was updated exactly once since it was reset."""
         return self.update_count == 1
 
     def update(self, total: Tensor, count: int) -> None:
-        """Adds a batch.
+        """Add a batch.
 
         Args:
-            total: sum over its samples.
-            count: of them.
+            total: sum over the samples of the batch.
+            count: number of these samples.
         """
         if total.is_floating_point() and total.dtype.itemsize < 4:
             total = total.float()
@@ -56,11 +56,11 @@ class EpochMean(Metric):
         self.count = self.count + count
 
     def compute(self) -> Tensor:
-        """The mean so far."""
+        """Return the mean so far."""
         return self.total / self.count
 
 
-# ImageClassifier: hosts any network for training, validation and test in Lightning.
+# The module
 
 Batch = tuple[Tensor, Tensor]
 Decay = Literal["all", "weights"]
@@ -69,7 +69,7 @@ PAPER_SCHEDULE = Milestones(shares=(0.5, 0.75))
 
 
 class ImageClassifier(pl.LightningModule):
-    """Trains a network by SGD with momentum on cross-entropy, and measures its accuracy.
+    """Train a network by SGD with momentum on cross-entropy, and measure its accuracy.
 
     A batch is images (n, channels, h, w), float, and labels (n,), int64. Logged, as means over an epoch: `lr`,
     `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`, `test/accuracy` (accuracy in [0, 1]).
@@ -79,18 +79,20 @@ class ImageClassifier(pl.LightningModule):
     repeats trainings within a fit restores the state of optimizer and scheduler at the beginning of each.
 
     Args:
-        network: images to logits (n, classes). It is the attribute `network`, so parameters are `network.*`.
+        network: network from images to logits (n, classes). It becomes the attribute `network`: parameters are
+            `network.*`.
         classes: number of classes.
-        learning_rate: the base rate, which `schedule` multiplies.
-        momentum: of SGD, in [0, 1).
-        nesterov: Nesterov's form of momentum.
-        weight_decay: of SGD, added to the gradient.
+        learning_rate: base rate, which `schedule` multiplies.
+        momentum: momentum of SGD, in [0, 1).
+        nesterov: whether momentum has Nesterov's form.
+        weight_decay: weight decay of SGD, added to the gradient.
         decay: which parameters decay: `all`, or `weights`, those of two dimensions and more, which leaves out biases
             and normalisation.
-        schedule: of the learning rate; the paper's milestones at half and three quarters if it is None.
-        label_smoothing: in the training loss only, in [0, 1).
-        channels_last: run convolutions in this memory format, which most devices compute faster.
-        compile: compile the network with `torch.compile` at its first call; `graphs`: and replay it from CUDA graphs.
+        schedule: schedule of the learning rate; None: the paper's milestones at half and three quarters.
+        label_smoothing: label smoothing in the training loss, in [0, 1).
+        channels_last: whether convolutions run in this memory format, which most devices compute faster.
+        compile: whether the network is compiled with `torch.compile` at its first call; `graphs` also replays it from
+            CUDA graphs.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -114,19 +116,19 @@ class ImageClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         if classes < 2:
-            raise ValueError(f"classifier.classes={classes}: must be 2 or more")
+            raise ValueError(f"classes={classes}: must be 2 or more")
         if not 0 < learning_rate < math.inf:
-            raise ValueError(f"classifier.learning_rate={learning_rate}: must be positive")
+            raise ValueError(f"learning_rate={learning_rate}: must be positive")
         if not 0 <= momentum < 1:
-            raise ValueError(f"classifier.momentum={momentum}: must be in [0, 1)")
+            raise ValueError(f"momentum={momentum}: must be in [0, 1)")
         if nesterov and momentum == 0:
-            raise ValueError(f"classifier.nesterov={nesterov}: needs a positive classifier.momentum")
+            raise ValueError(f"nesterov={nesterov}: needs a positive momentum")
         if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"classifier.weight_decay={weight_decay}: must be 0 or more")
+            raise ValueError(f"weight_decay={weight_decay}: must be 0 or more")
         if decay not in get_args(Decay):
-            raise ValueError(f"classifier.decay={decay!r}: must be one of {', '.join(get_args(Decay))}")
+            raise ValueError(f"decay={decay!r}: must be one of {', '.join(get_args(Decay))}")
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"classifier.label_smoothing={label_smoothing}: must be in [0, 1)")
+            raise ValueError(f"label_smoothing={label_smoothing}: must be in [0, 1)")
         self.network = network
         self.classes = classes
         self.learning_rate = learning_rate
@@ -145,21 +147,21 @@ class ImageClassifier(pl.LightningModule):
         self.test_loss, self.test_accuracy = EpochMean(), EpochMean()
 
     def check_device(self, trainer: pl.Trainer) -> None:
-        """Sees that the network can be compiled as it is to be where it will be trained.
+        """See that the device can compile the network as it is asked for.
 
         Raises:
             ValueError: if CUDA graphs are asked for on another device, or beside what they overwrite.
         """
         if self.graphs and (device := trainer.strategy.root_device.type) != "cuda":
-            raise ValueError(f"classifier.compile='graphs' needs CUDA, and the device is {device!r}: use true or false")
+            raise ValueError(f"compile='graphs': needs CUDA, and the device is {device!r}; use True or False")
         if self.graphs and trainer.accumulate_grad_batches > 1:
             raise ValueError(
-                "classifier.compile='graphs' overwrites gradients at the next batch, and "
-                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} adds to them: use true or false"
+                "compile='graphs': overwrites gradients at the next batch, and "
+                f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) adds to them; use True or False"
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, channels, h, w) to logits (n, classes).
+        """Return the logits (n, classes) of images (n, channels, h, w).
 
         Raises:
             ValueError: if the network gives another shape.
@@ -167,19 +169,19 @@ class ImageClassifier(pl.LightningModule):
         logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
         if logits.shape != (len(images), self.classes):
             raise ValueError(
-                f"classifier.classes={self.classes}: the network gives {tuple(logits.shape)} for {len(images)} images"
+                f"classes={self.classes}: the network gives {tuple(logits.shape)} for {len(images)} images"
             )
         return logits
 
     def setup(self, stage: str) -> None:
-        """Forget what a run that was broken off has left."""
+        """Forget the means that a fit which was broken off has left."""
         self.check_device(self.trainer)
         for module in self.children():
             if isinstance(module, EpochMean):
                 module.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of a batch."""
+        """Return the mean loss of a batch."""
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -199,7 +201,7 @@ class ImageClassifier(pl.LightningModule):
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"train/loss={loss} in epoch {self.current_epoch}: the training has diverged; "
-                f"try less than classifier.learning_rate={self.learning_rate}"
+                f"try less than learning_rate={self.learning_rate}"
             )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -217,7 +219,7 @@ class ImageClassifier(pl.LightningModule):
 
     @torch.no_grad()
     def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Means over the epoch and all ranks; nothing is read before its end."""
+        """Add to the means over the epoch and all ranks; nothing is read before its end."""
         count = len(labels)
         for name, total in (("loss", loss * count), ("accuracy", (logits.argmax(1) == labels).sum())):
             mean: EpochMean = getattr(self, f"{stage}_{name}")
@@ -226,14 +228,14 @@ class ImageClassifier(pl.LightningModule):
                 self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, batch_size=count)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD, and the schedule step by step over one training.
+        """Return SGD, and its schedule, which goes step by step over one training.
 
         Raises:
             ValueError: if the training has no end, or the schedule does not fit into it.
         """
         total = self.trainer.estimated_stepping_batches
         if not math.isfinite(total):
-            raise ValueError(f"trainer.max_epochs={self.trainer.max_epochs}: must be a positive number")
+            raise ValueError(f"Trainer(max_epochs={self.trainer.max_epochs}): max_epochs must be a positive number")
         total_steps = int(total)
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 

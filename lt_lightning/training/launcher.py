@@ -1,4 +1,4 @@
-"""Starts the processes of one job, one a device, watches them, and ends them together."""
+"""The start of a job's processes, one a device, which are watched and ended together."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from lt_lightning.training.processes import AT
 
 HOST = "127.0.0.1"
 PAUSE = 0.02  # seconds between two looks
-GRACE = 5.0  # seconds for the other processes to tell their own error, once one has ended with one
-LAST_WORDS = 25.0  # likewise, once one has ended that was asked to
+GRACE = 5.0  # seconds for the other processes to report their own error, once one has ended with one
+LAST_WORDS = 25.0  # seconds for the other processes to end, once one has that was asked to
 # SLURM sends these to every process of a job; they are for the one that watches, which passes on what they mean. A
 # second handler would start a collective in the middle of another, and where there is none they kill.
 FOR_THE_CALLER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class ProcessDiedError(ChildProcessError):
-    """A process of the job was killed from outside, for lack of memory for instance."""
+    """Raised when a process of the job was killed from outside, for lack of memory for instance."""
 
 
 class JobError(Exception):
-    """A process failed, and all were ended.
+    """Raised when a process failed; all others were ended.
 
     Attributes:
         error: what the first of them to fail raised; a `ProcessDiedError` if it was killed.
-        at: what process 0 had told to be at (see `rank.tell`); empty if nothing.
+        at: what process 0 was doing (see `announce`); empty if it did not say.
     """
 
     def __init__(self, error: BaseException, at: str) -> None:
@@ -48,7 +48,7 @@ class JobError(Exception):
 
 
 def launch(entry: str, job: Any, devices: Sequence[str], threads: int | None = None) -> Any:
-    """Runs a function in one new process a device, all in one process group, and returns what process 0 returned.
+    """Run a function in one new process a device, all in one process group, and return what process 0 returned.
 
     The calling process only watches: its environment, its devices and its `torch.distributed` stay as they are, so
     that any launcher of Hydra can run one such job after the other, or several at once. The new processes
@@ -56,10 +56,10 @@ def launch(entry: str, job: Any, devices: Sequence[str], threads: int | None = N
     the caller, even if it is killed; where a signal ends it by an exception, they are asked to end first.
 
     Args:
-        entry: `module:function`, called as `function(job)` in every process.
+        entry: function as `module:function`, called as `function(job)` in every process.
         job: JSON value.
-        devices: of the processes, in order of their ranks: `cpu`, or `cuda:0`, `cuda:1`, ...
-        threads: CPU threads of each process; None: their share of the cores.
+        devices: devices of the processes, in order of their ranks: `cpu`, or `cuda:0`, `cuda:1`, ...
+        threads: number of CPU threads of each process; None: its share of the cores.
 
     Raises:
         ValueError: if this process is itself one of several that something else has started.
@@ -111,7 +111,7 @@ def _environment(rank: int, size: int, port: int, threads: int | None) -> dict[s
 
 
 def _start(message: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Starts a process; its standard input stays open as long as this one lives."""
+    """Start a process; its standard input stays open as long as this one lives."""
     first = environment["LOCAL_RANK"] == "0"
     # It inherits the mask, and unblocks SIGINT, by which the caller passes on that it shall end, when it is ready.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*FOR_THE_CALLER, signal.SIGINT})
@@ -132,7 +132,7 @@ def _start(message: Mapping[str, Any], environment: Mapping[str, str]) -> subpro
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
-    """Returns when all have ended, or some seconds after the first has failed."""
+    """Return when all have ended, or some seconds after the first has failed."""
     end = math.inf
     while None in (codes := [process.poll() for process in processes]) and time.monotonic() < end:
         if any(codes):
@@ -141,7 +141,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
 
 
 def _ask_to_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Each finishes its step, or a validation first, and saves: that takes its time. A second signal kills them."""
+    """Ask all to end: each finishes its step, or a validation first, and saves. A second signal kills them."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -149,12 +149,12 @@ def _ask_to_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _first_error(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> BaseException:
-    """What went wrong first: the others only lost their partner."""
+    """Return what went wrong first: the others only lost their partner."""
     for rank, process in enumerate(processes):
         if process.returncode and not _error_file(folder, rank).is_file():
             how = signal.Signals(-process.returncode).name if process.returncode < 0 else f"exit {process.returncode}"
-            told = f"process {rank} of {len(processes)} was ended from outside ({how}); all others, too"
-            return ProcessDiedError(told)
+            message = f"process {rank} of {len(processes)} was ended from outside ({how}); all others, too"
+            return ProcessDiedError(message)
     files = [path for rank in range(len(processes)) if (path := _error_file(folder, rank)).is_file()]
     error: BaseException = pickle.loads(min(files, key=lambda path: path.stat().st_mtime_ns).read_bytes())
     return error

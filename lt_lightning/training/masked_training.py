@@ -1,4 +1,4 @@
-"""What every training of a ticket has in common: pruned weights stay zero, the best validation epoch is kept."""
+"""What all trainings of tickets share: pruned weights stay zero, and the best validation epoch is kept."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from lt_lightning.training.agreement import check_agreement
 
 
 class MaskedTraining(pl.Callback):
-    """Holds masks on a network while it trains, and remembers the state of its best validation.
+    """Enforce masks on a network while it trains, and remember the state of its best validation.
 
     Masks live here, not in the network: no hooks, no parametrisation, plain `state_dict` keys.
 
     Args:
-        monitor: name of the logged metric that tells the best epoch; None takes the last epoch.
-        monitor_mode: whether more of it is better.
+        monitor: name of the logged metric by which the best epoch is chosen; None takes the last epoch.
+        monitor_mode: whether a higher (`max`) or a lower value (`min`) is better.
         network: path of the submodule of the LightningModule that is pruned; None is its attribute `network` where it
             has one, else the LightningModule itself.
     """
@@ -44,58 +44,58 @@ class MaskedTraining(pl.Callback):
         network: str | None = None,
     ) -> None:
         if monitor_mode not in ("max", "min"):
-            raise ValueError(f"monitor_mode={monitor_mode!r} is neither 'max' nor 'min'")
+            raise ValueError(f"monitor_mode={monitor_mode!r}: must be one of max, min")
         self.monitor = monitor
         self.monitor_mode = monitor_mode
         self._network_path = network
         self._reset()
 
     def _reset(self) -> None:
-        """Forgets every fit before."""
+        """Forget every fit before."""
         self.best: dict[str, Any] = {}
         self.enforced_masks: Masks = {}
-        self._held: EnforcedMasks | None = None
+        self._enforced: EnforcedMasks | None = None
         self._reference: dict[str, Tensor] = {}
         self._stepped = True
         self._seconds = 0.0
         self._clock: float | None = None
 
     def network_of(self, pl_module: pl.LightningModule) -> nn.Module:
-        """The module that is pruned."""
+        """Return the module that is pruned."""
         if self._network_path is not None:
             try:
                 return pl_module.get_submodule(self._network_path)
             except AttributeError:
                 modules = ", ".join(name for name, _ in pl_module.named_children()) or "none"
                 raise ValueError(
-                    f"network={self._network_path!r} is no submodule of {type(pl_module).__name__} (it has: {modules})"
+                    f"network={self._network_path!r}: is no submodule of {type(pl_module).__name__} (it has {modules})"
                 ) from None
         network = getattr(pl_module, "network", None)
         return network if isinstance(network, nn.Module) else pl_module
 
-    def hold(self, trainer: pl.Trainer, network: nn.Module, masks: Masks) -> None:
-        """From now on these weights are zero: in the network, in the optimizers, and after every step."""
+    def enforce(self, trainer: pl.Trainer, network: nn.Module, masks: Masks) -> None:
+        """Keep pruned weights zero from now on: in the network, in the optimizers, and after every step."""
         self.enforced_masks = masks
         self._reference = packed(masks)
-        self._held = EnforcedMasks(network, masks)
-        self._held.zero_weights()
-        self._held.zero_gradients()  # of the step before, which nobody needs any more
-        self._held.zero_optimizer_state(trainer.optimizers)
+        self._enforced = EnforcedMasks(network, masks)
+        self._enforced.zero_weights()
+        self._enforced.zero_gradients()  # those of the step before, which nobody needs any more
+        self._enforced.zero_optimizer_state(trainer.optimizers)
         check_agreement(f"masks in epoch {trainer.current_epoch}", masks)
         check_agreement(f"weights in epoch {trainer.current_epoch}", dict(network.named_parameters()))
 
     def start_training(self) -> None:
-        """Forgets the best validation and the time of the training before."""
+        """Forget the best validation and the time of the training before."""
         self.best = {}
         self._seconds = 0.0
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Time counts from here on."""
+        """Count time from here on."""
         self._clock = time.perf_counter()
 
     def seconds(self) -> float:
-        """Wall time since `start_training`, validation included; pauses between a kill and a resume do not count."""
+        """Return the seconds since `start_training`, validation included; pauses before a resume do not count."""
         if self._clock is not None:
             now = time.perf_counter()
             self._seconds += now - self._clock
@@ -103,7 +103,7 @@ class MaskedTraining(pl.Callback):
         return self._seconds
 
     def finish_training(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:
-        """The best validation: `epoch` (counted from 0), `metrics`, `state` (parameters and buffers, by value).
+        """Return the best validation: `epoch` (counted from 0), `metrics`, `state` (parameters and buffers, by value).
 
         Raises:
             ValueError: if there was no validation, or a pruned weight is not zero.
@@ -113,32 +113,34 @@ class MaskedTraining(pl.Callback):
         if self.monitor is None:
             self.best = {"epoch": epoch, "metrics": {}, "state": _copy(network)}
         elif not self.best:
-            raise ValueError(f"monitor={self.monitor!r} needs a validation in every training, and there was none")
+            raise ValueError(f"monitor={self.monitor!r}: needs a validation in every training, and there was none")
         check_finite(self.best["state"])
-        if self._held is not None:
-            check_zeros("the best epoch's weight", self.best["state"], self._held.factors)
+        if self._enforced is not None:
+            check_zeros("the best epoch's weight", self.best["state"], self._enforced.factors)
         return self.best
 
     def check_integrity(self, trainer: pl.Trainer) -> None:
-        """Stops a training in which a pruned weight came back, or a mask is not what it was.
+        """Stop a training in which a pruned weight came back, or a mask is not what it was.
 
         Raises:
-            ValueError: naming the parameter; see `integrity`.
+            ValueError: if so, naming the parameter.
             FloatingPointError: if a weight is not a number.
         """
-        if self._held is None:
+        if self._enforced is None:
             return
         check_masks(self.enforced_masks, self._reference, "enforced")
-        applied = {name: factor.bool() for name, factor in self._held.factors.items()}
+        applied = {name: factor.bool() for name, factor in self._enforced.factors.items()}
         check_masks(applied, self._reference, "applied")
-        check_enforced(self._held, trainer.optimizers)
+        check_enforced(self._enforced, trainer.optimizers)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         self._reset()
         if self.monitor is not None and not trainer.enable_validation:
-            raise ValueError(f"monitor={self.monitor!r} needs a validation, and the fit has none: give one, or null")
+            raise ValueError(
+                f"monitor={self.monitor!r}: needs a validation, and the fit has none; give it one, or set monitor=None"
+            )
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stepped = False  # until the optimizer's step gradients are those of the loss, or add up to them
@@ -147,15 +149,15 @@ class MaskedTraining(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         self._stepped = True
-        if self._held is not None:
-            self._held.zero_gradients()
+        if self._enforced is not None:
+            self._enforced.zero_gradients()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # An epoch's last batch ends a step, and validation, which comes next, forgets the gradients.
-        if self._held is not None and trainer.is_last_batch and self._stepped:
-            check_gradients(self._held)
+        if self._enforced is not None and trainer.is_last_batch and self._stepped:
+            check_gradients(self._enforced)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.check_integrity(trainer)
@@ -165,15 +167,15 @@ class MaskedTraining(pl.Callback):
     ) -> None:
         if trainer.state.status == TrainerStatus.RUNNING:
             self.check_integrity(trainer)
-            if self._held is not None and self._stepped:
-                check_gradients(self._held)
+            if self._enforced is not None and self._stepped:
+                check_gradients(self._enforced)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.monitor is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._compare(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and builtins only, since Lightning loads checkpoints weights-only."""
+        """Return tensors and builtins only, since Lightning loads checkpoints weights-only."""
         return {"enforced_masks": self.enforced_masks, "best": self.best, "seconds": self.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -185,17 +187,19 @@ class MaskedTraining(pl.Callback):
         assert self.monitor is not None
         if self.monitor not in trainer.callback_metrics:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            raise ValueError(f"monitor={self.monitor!r} is not logged by the validation (logged: {logged})")
-        # Others than the validation's (`val/...`) are still those of the epoch before.
+            raise ValueError(f"monitor={self.monitor!r}: is not logged by the validation, which logs {logged}")
+        # Metrics that are not the validation's (`val/...`) are still those of the epoch before.
         kind = self.monitor.rpartition("/")[0]
         metrics = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.rpartition("/")[0] == kind
         }
         value = metrics[self.monitor]
         if math.isnan(value):
-            raise FloatingPointError(f"monitor={self.monitor!r} is nan in epoch {trainer.current_epoch}: it diverged")
+            raise FloatingPointError(
+                f"monitor={self.monitor!r}: is nan in epoch {trainer.current_epoch}, the training has diverged"
+            )
         sign = 1 if self.monitor_mode == "max" else -1
-        # Of equals the last: a small validation set saturates long before the training does.
+        # The last of equals is taken: a small validation set saturates long before the training does.
         if not self.best or sign * value >= sign * self.best["metrics"][self.monitor]:
             state = _copy(self.network_of(pl_module))
             self.best = {"epoch": trainer.current_epoch, "metrics": metrics, "state": state}

@@ -1,4 +1,4 @@
-"""One process of a job: joins the group, runs the job's function, and tells the watching process what came of it."""
+"""One process of a job: it joins the group, runs a function, and leaves the outcome for the watching process."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from lt_lightning.files import replacing
 # dies is noticed by the watching process.
 TIMEOUT = timedelta(hours=12)
 PAUSE = 0.02  # seconds between two looks for a task
-AT = "at"  # in the store: what process 0 is at
+AT = "at"  # key in the store of what process 0 is doing
 
 _store: Store | None = None
 _tasks = 0
 
 
 def processes() -> int:
-    """Number of processes of this job."""
+    """Return the number of processes of this job."""
     return dist.get_world_size() if _store is not None else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if _store is not None else 0
 
 
 def invite(task: Callable[..., object], *shared: Any) -> None:
-    """Called by process 0 alone: let every other process call a task, as this one is about to do.
+    """Let every other process call a task that process 0, which calls this function alone, is about to call.
 
     So the course of a job (what is done already, what comes next, what is written) is decided in one process, and
     the others only take part in what needs them all: trainings and tests.
@@ -60,13 +60,13 @@ def invite(task: Callable[..., object], *shared: Any) -> None:
 
 
 def announce(what: str) -> None:
-    """Called by process 0: what it is at from now on, for `launch` to say where a job failed."""
+    """Say what process 0, which calls this, does from now on; `launch` reports it if the job fails."""
     if _store is not None:
         _store.set(AT, what)
 
 
 def follow(subject: Any) -> None:
-    """Called by all processes but 0: takes part in every task, until process 0 has returned."""
+    """Take part in every task until process 0 has returned; all other processes call this."""
     assert _store is not None
     for number in range(sys.maxsize):
         while not _store.check([f"task/{number}"]):
@@ -96,13 +96,13 @@ def _join(device: torch.device) -> None:
 
 
 def _end_with_parent(pipe: int) -> None:
-    """Its end of the pipe closes when it dies, however it does."""
+    """Wait for the parent's end of a pipe to close, as it does however the parent dies, and exit."""
     os.read(pipe, 1)
     os._exit(1)
 
 
 def main() -> None:
-    """`python -m lt_lightning.training.processes`, started by `launch`, which writes the job to the standard input."""
+    """Run `python -m lt_lightning.training.processes`; `launch` starts it and writes the job to its standard input."""
     line = bytearray()
     while not line.endswith(b"\n"):
         line += os.read(0, 1 << 16)
@@ -110,10 +110,10 @@ def main() -> None:
 
 
 def run(message: Mapping[str, Any], parent: int) -> None:
-    """Takes part in a job, and ends this process.
+    """Take part in a job, and end this process.
 
     Args:
-        message: which function of which job is to be run, on which device; and a folder for what comes of it.
+        message: function to run, its job and its device, and a folder for what comes of it.
         parent: pipe that is open as long as the watching process lives.
     """
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
@@ -137,13 +137,13 @@ def run(message: Mapping[str, Any], parent: int) -> None:
 
 
 def _portable(error: BaseException, number: int) -> BaseException:
-    """The error, with its trace as a note, if it survives pickling; else one that tells the same."""
-    told = "".join(traceback.format_exception(error))
+    """Return the error, with its trace as a note, if it survives pickling; else one with the same message."""
+    trace = "".join(traceback.format_exception(error))
     try:
         copy: BaseException = pickle.loads(pickle.dumps(error))
     except Exception:
         copy = RuntimeError(f"{type(error).__name__}: {error}")
-    copy.add_note(f"in process {number}:\n{told}")
+    copy.add_note(f"in process {number}:\n{trace}")
     return copy
 
 

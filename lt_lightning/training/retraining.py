@@ -1,4 +1,4 @@
-"""Training one ticket alone, from its rewound values."""
+"""The training of one ticket alone, from its rewound values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Execution = Literal["shrunk", "masked"]
 
 
 class TicketTraining(MaskedTraining):
-    """Starts a fit from a ticket and trains it as a round of the search would have.
+    """Start a fit from a ticket, and train it as a round of the search would have.
 
     `Trainer(max_epochs=E)` is the length of the dense training, for which schedules are set up; the fit is as long
     as what lies behind the rewind point. After the fit `trained` is the ticket with its trained weights, under the
@@ -32,16 +32,16 @@ class TicketTraining(MaskedTraining):
     that may be resumed needs a ticket on whose card it stands: `decide` puts it there.
 
     Args:
-        ticket: to train.
+        ticket: ticket to train.
         restart: how its search rewinds (`restart.pt` in the search's folder); None trains from the start of the
             schedule for all of `max_epochs`.
         execution: `shrunk` replaces the LightningModule's network by the one that the ticket's plan makes (fewer
             channels, or layers that compute their blocks), and trains that; without a plan a ticket is trained masked.
-        batch_size: layers compute their blocks only where that is measured faster at this batch size; None: wherever
-            it is possible.
+        batch_size: batch size at which layers compute their blocks where that is measured faster; None: wherever it is
+            possible.
         monitor: see `MaskedTraining`.
-        monitor_mode: likewise.
-        network: likewise.
+        monitor_mode: see `MaskedTraining`.
+        network: see `MaskedTraining`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TicketTraining(MaskedTraining):
         network: str | None = None,
     ) -> None:
         if execution not in get_args(Execution):
-            raise ValueError(f"execution={execution!r} is not one of {', '.join(get_args(Execution))}")
+            raise ValueError(f"execution={execution!r}: must be one of {', '.join(get_args(Execution))}")
         super().__init__(monitor, monitor_mode, network)
         self.ticket = ticket
         self.restart = restart
@@ -65,7 +65,7 @@ class TicketTraining(MaskedTraining):
         self._shrunk: Shrunk | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Before optimizers are made: puts the ticket into the network, and a smaller network in its place."""
+        """Put the ticket into the network, and a smaller network in its place, before optimizers are made."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
@@ -86,8 +86,8 @@ class TicketTraining(MaskedTraining):
         (path,) = (name for name, module in pl_module.named_modules() if module is network)
         if not path:
             raise ValueError(
-                f"execution='shrunk' replaces the network within the LightningModule, and {type(pl_module).__name__} "
-                "is the network itself: make the network an attribute, or train with execution='masked'"
+                f"execution='shrunk': replaces the network within the LightningModule, and {type(pl_module).__name__} "
+                "is the network itself; make the network an attribute, or train with execution='masked'"
             )
         compile_like(small, network)
         pl_module.set_submodule(path, small)
@@ -104,7 +104,7 @@ class TicketTraining(MaskedTraining):
             self.start_training()
             if self.restart is not None:
                 self._fitting_restart(network, trainer.optimizers).restore(trainer.optimizers, schedules_of(trainer))
-        self.hold(trainer, network, self.ticket.masks if self._shrunk is None else self._shrunk.masks)
+        self.enforce(trainer, network, self.ticket.masks if self._shrunk is None else self._shrunk.masks)
 
     def _fitting_restart(self, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Restart:
         assert self.restart is not None
@@ -161,15 +161,15 @@ def decide(
     device: str = "cpu",
     bfloat16: bool = False,
 ) -> Ticket:
-    """The ticket with what computes each of its layers on its card (`choice`), so that every fit computes the same.
+    """Return the ticket with a card that says what computes each layer (`choice`), so that all fits compute alike.
 
     Args:
-        ticket: to be trained with `execution="shrunk"`.
-        network: the ticket's; its values are overwritten.
+        ticket: ticket that will be trained with `execution="shrunk"`.
+        network: the ticket's network; its values are overwritten.
         example: an input batch of the true shape.
         batch_size: see `TicketTraining`.
-        device: to measure on.
-        bfloat16: measure in bfloat16 rather than float32.
+        device: device to measure on.
+        bfloat16: whether to measure in bfloat16 rather than float32.
     """
     choice = ticket.card.get("choice")
     if choice is None:
@@ -178,12 +178,12 @@ def decide(
 
 
 def _example(pl_module: pl.LightningModule, network: nn.Module) -> Tensor:
-    """An input of the true shape, before the trainer has loaded data or moved the network."""
+    """Return an input of the true shape, before the trainer has loaded data or moved the network."""
     example: Any = pl_module.example_input_array
     if not isinstance(example, Tensor):
         raise ValueError(
-            "execution='shrunk' needs the input's shape: set example_input_array on the LightningModule, or train with "
-            "execution='masked'"
+            "execution='shrunk': needs the input's shape; set example_input_array on the LightningModule, or train "
+            "with execution='masked'"
         )
     parameter = next(network.parameters())
     return example[:1].to(parameter.device, parameter.dtype)

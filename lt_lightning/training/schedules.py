@@ -1,4 +1,4 @@
-"""Learning rate over one training: pure functions of the step, as a factor of the base rate."""
+"""Learning rates over one training: pure functions of the step that return a factor of the base rate."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, Protocol
-
-KEY: Final = "classifier.schedule"  # where a schedule stands in the configuration, for messages
+from typing import Protocol
 
 
 class Schedule(Protocol):
-    """Gives the factor of the base learning rate with which a step is taken."""
+    """A function of the step: the factor by which the base learning rate is multiplied."""
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: float) -> float:
-        """The factor.
+        """Return the factor for a step.
 
         Args:
-            step: optimizer steps taken before, from the beginning of this training (not of the search).
-            total_steps: of this training; from there on the final value is given.
-            steps_per_epoch: optimizer steps of an epoch.
+            step: number of optimizer steps taken before, from the beginning of this training (not of the search).
+            total_steps: number of optimizer steps of this training; from there on the factor stays the last one.
+            steps_per_epoch: number of optimizer steps of an epoch.
 
         Raises:
             ValueError: if the schedule does not fit into a training of that length.
@@ -43,8 +41,8 @@ class Milestones:
     Attributes:
         epochs: milestones in epochs; exactly one of `epochs` and `shares` is given.
         shares: milestones as shares of the training, so that they fit any length.
-        factor: in (0, 1].
-        warmup_epochs: over which the rate rises linearly at the beginning, the last of them reaching it.
+        factor: factor in (0, 1] by which a milestone multiplies the rate.
+        warmup_epochs: number of epochs at the beginning over which the rate rises linearly to the base rate.
 
     Raises:
         ValueError: if not exactly one of `epochs` and `shares` is given, or a value is out of range.
@@ -61,11 +59,9 @@ class Milestones:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.shares is None):
-            raise ValueError(
-                f"{KEY}.epochs={self.epochs}, shares={self.shares}: give exactly one of them, the other null"
-            )
+            raise ValueError(f"epochs={self.epochs}, shares={self.shares}: give exactly one of them, the other None")
         if not 0 < self.factor <= 1:
-            raise ValueError(f"{KEY}.factor={self.factor}: must be in (0, 1]")
+            raise ValueError(f"factor={self.factor}: must be in (0, 1]")
         _check_warmup(self.warmup_epochs)
         for name in ("epochs", "shares"):
             milestones = getattr(self, name)
@@ -75,7 +71,7 @@ class Milestones:
             limit = 1 if name == "shares" else math.inf
             ascending = all(a < b for a, b in pairwise(milestones))
             if not ascending or not all(0 < milestone < limit for milestone in milestones):
-                raise ValueError(f"{KEY}.{name}={list(milestones)}: must ascend and lie in (0, {limit})")
+                raise ValueError(f"{name}={list(milestones)}: must ascend and lie in (0, {limit})")
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: float) -> float:
         """See `Schedule`."""
@@ -83,9 +79,7 @@ class Milestones:
             milestones = [round(epoch * steps_per_epoch) for epoch in self.epochs]
             if any(milestone >= total_steps for milestone in milestones):
                 length = f"{total_steps / steps_per_epoch:g}"
-                raise ValueError(
-                    f"{KEY}.epochs={list(self.epochs)}: milestones must lie within the training of {length} epochs"
-                )
+                raise ValueError(f"epochs={list(self.epochs)}: must lie within the training of {length} epochs")
         else:
             milestones = [round(share * total_steps) for share in self.shares or ()]
         passed = sum(step >= milestone for milestone in milestones)
@@ -98,7 +92,7 @@ class Cosine:
     """Half a cosine from the base rate to `final` (Loshchilov and Hutter, ICLR 2017), after a linear warm-up.
 
     Attributes:
-        warmup_epochs: over which the rate rises linearly at the beginning, the last of them reaching it.
+        warmup_epochs: number of epochs at the beginning over which the rate rises linearly to the base rate.
         final: factor at the end, in [0, 1].
 
     Raises:
@@ -145,7 +139,7 @@ class OneCycle:
     def __post_init__(self) -> None:
         _check_share(start=self.start, final=self.final)
         if not 0 < self.peak < 1:
-            raise ValueError(f"{KEY}.peak={self.peak}: must be in (0, 1), a share of the training")
+            raise ValueError(f"peak={self.peak}: must be in (0, 1), a share of the training")
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: float) -> float:
         """See `Schedule`."""
@@ -156,30 +150,30 @@ class OneCycle:
 
 
 def _progress(step: int, start: float, end: float) -> float:
-    """How far `step` is on the way from `start` to `end`, in [0, 1]."""
+    """Return how far `step` is on the way from `start` to `end`, in [0, 1]."""
     return 1.0 if step >= end else max(0.0, (step - start) / (end - start))
 
 
 def _half_cosine(start: float, end: float, progress: float) -> float:
-    """From `start` (progress 0) to `end` (progress 1), level at both."""
+    """Go from `start` (progress 0) to `end` (progress 1), level at both."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _warmup(step: int, epochs: float, total_steps: int, steps_per_epoch: float) -> float:
-    """Linear rise to 1, reached with the last step of `epochs`."""
+    """Rise linearly to 1, which is reached with the last step of `epochs`."""
     steps = round(epochs * steps_per_epoch)
     if steps and steps >= total_steps:
         length = f"{total_steps / steps_per_epoch:g}"
-        raise ValueError(f"{KEY}.warmup_epochs={epochs}: must be shorter than the training of {length} epochs")
+        raise ValueError(f"warmup_epochs={epochs}: must be shorter than the training of {length} epochs")
     return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
 def _check_warmup(epochs: float) -> None:
     if not 0 <= epochs < math.inf:
-        raise ValueError(f"{KEY}.warmup_epochs={epochs}: must be 0 or more")
+        raise ValueError(f"warmup_epochs={epochs}: must be 0 or more")
 
 
 def _check_share(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{KEY}.{name}={value}: must be in [0, 1]")
+            raise ValueError(f"{name}={value}: must be in [0, 1]")

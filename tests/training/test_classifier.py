@@ -235,7 +235,7 @@ def test_graphs_that_would_overwrite_gradients_are_refused() -> None:
     )
     model.check_device(on_cuda)
     on_cuda.accumulate_grad_batches = 2
-    with pytest.raises(ValueError, match=r"'graphs' overwrites gradients .* trainer\.accumulate_grad_batches=2"):
+    with pytest.raises(ValueError, match=r"'graphs' overwrites gradients .* Trainer\(accumulate_grad_batches=2\)"):
         model.check_device(on_cuda)
 
 
@@ -362,7 +362,7 @@ def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path: Path, poison
 
     saver = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     run = trainer(tmp_path, 4, [saver], enable_checkpointing=True)
-    with pytest.raises(FloatingPointError, match=r"train/loss=nan in epoch 1: .* classifier.learning_rate=0.1"):
+    with pytest.raises(FloatingPointError, match=r"train/loss=nan in epoch 1: .* learning_rate=0.1"):
         run.fit(Poisoned(network(), CLASSES), batches())
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["epoch=0.ckpt"]
 
@@ -370,18 +370,18 @@ def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path: Path, poison
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes": 1}, "classifier.classes=1: must be 2 or more"),
-        ({"learning_rate": 0}, "classifier.learning_rate=0: must be positive"),
-        ({"learning_rate": math.nan}, "classifier.learning_rate=nan: must be positive"),
-        ({"momentum": 1.0}, r"classifier.momentum=1.0: must be in \[0, 1\)"),
-        ({"momentum": 0, "nesterov": True}, "classifier.nesterov=True: needs a positive classifier.momentum"),
-        ({"weight_decay": -1e-4}, "classifier.weight_decay=-0.0001: must be 0 or more"),
-        ({"decay": "none"}, "classifier.decay='none': must be one of all, weights"),
-        ({"label_smoothing": 1}, r"classifier.label_smoothing=1: must be in \[0, 1\)"),
+        ({"classes": 1}, "classes=1"),
+        ({"learning_rate": 0}, "learning_rate=0"),
+        ({"learning_rate": math.nan}, "learning_rate=nan"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"momentum": 0, "nesterov": True}, "nesterov=True"),
+        ({"weight_decay": -1e-4}, "weight_decay=-0.0001"),
+        ({"decay": "none"}, "decay='none': .* all, weights"),
+        ({"label_smoothing": 1}, "label_smoothing=1"),
     ],
 )
 def test_refuses(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         ImageClassifier(network(), **{"classes": CLASSES, **arguments})
 
 
@@ -390,17 +390,17 @@ def test_refuses(arguments: dict[str, Any], message: str) -> None:
     [
         (
             lambda path: trainer(path).fit(ImageClassifier(network(), CLASSES + 1), batches()),
-            r"classifier.classes=5: the network gives \(8, 4\) for 8 images",
+            r"^classes=5: the network gives \(8, 4\) for 8 images",
         ),
         (
             lambda path: trainer(path, -1).fit(ImageClassifier(network(), CLASSES), batches()),
-            "trainer.max_epochs=-1: must be a positive number",
+            r"Trainer\(max_epochs=-1\)",
         ),
         (
             lambda path: trainer(path, 2).fit(
                 ImageClassifier(network(), CLASSES, schedule=Milestones(epochs=(1, 2))), batches()
             ),
-            r"epochs=\[1, 2\]: milestones must lie within the training of 2 epochs",
+            r"^epochs=\[1, 2\]: .* of 2 epochs",
         ),
     ],
 )

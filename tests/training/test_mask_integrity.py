@@ -127,14 +127,14 @@ def spoil_average(key: str) -> Callable[[MaskedTraining, nn.Module, Any], None]:
     return spoil
 
 
-def spoil_held_mask(callback: MaskedTraining, network: nn.Module, optimizer: Any) -> None:
+def spoil_enforced_mask(callback: MaskedTraining, network: nn.Module, optimizer: Any) -> None:
     callback.enforced_masks = {**callback.enforced_masks, NAME: callback.enforced_masks[NAME].clone()}
     callback.enforced_masks[NAME].view(-1)[places(callback)] = True
 
 
 def spoil_applied_mask(callback: MaskedTraining, network: nn.Module, optimizer: Any) -> None:
-    assert callback._held is not None
-    callback._held.factors[NAME].view(-1)[places(callback)] = 1
+    assert callback._enforced is not None
+    callback._enforced.factors[NAME].view(-1)[places(callback)] = 1
 
 
 def spoil_rounds_mask(callback: MaskedTraining, network: nn.Module, optimizer: Any) -> None:
@@ -171,7 +171,7 @@ SPOILT: dict[str, tuple[str, Callable[..., None], str]] = {
         for name, keys in AVERAGES.items()
         for key in keys
     },
-    "held mask": ("sgd", spoil_held_mask, f"the enforced mask of {NAME} has changed in 3 of 216 weights"),
+    "enforced mask": ("sgd", spoil_enforced_mask, f"the enforced mask of {NAME} has changed in 3 of 216 weights"),
     "applied mask": ("sgd", spoil_applied_mask, f"the applied mask of {NAME} has changed in 3 of 216 weights"),
     "round's mask": ("sgd", spoil_rounds_mask, f"the round's mask of {NAME} has changed in {{pruned}} of 216 weights"),
 }
@@ -209,7 +209,7 @@ def test_a_gradient_that_comes_back_in_a_step(name: str, tmp_path: Path) -> None
     assert ticket(tmp_path, 1).trained is None
 
 
-@pytest.mark.parametrize("spoil", [spoil_weight, spoil_average("momentum_buffer"), spoil_held_mask])
+@pytest.mark.parametrize("spoil", [spoil_weight, spoil_average("momentum_buffer"), spoil_enforced_mask])
 def test_no_checkpoint_of_what_was_spoilt(spoil: Callable[..., None], tmp_path: Path) -> None:
     """Spoilt after the epoch's own check, and before Lightning writes the epoch's checkpoint."""
     pruning = pruning_in(tmp_path)

@@ -141,9 +141,9 @@ def test_refuses(make: Callable[[], Schedule], message: str) -> None:
 
 
 def test_refuses_a_training_that_is_too_short() -> None:
-    with pytest.raises(ValueError, match=r"epochs=\[80, 120\]: milestones must lie within the training of 100 epochs"):
+    with pytest.raises(ValueError, match=r"^epochs=\[80, 120\]: .* of 100 epochs"):
         Milestones(epochs=(80, 120))(0, 1000, 10)
-    with pytest.raises(ValueError, match="warmup_epochs=5: must be shorter than the training of 5 epochs"):
+    with pytest.raises(ValueError, match=r"^warmup_epochs=5: .* of 5 epochs"):
         Cosine(warmup_epochs=5)(0, 50, 10)
 
 
