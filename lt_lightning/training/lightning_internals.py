@@ -51,8 +51,8 @@ def steps_in_epoch(trainer: pl.Trainer) -> int:
     return int(batches.processed) // trainer.accumulate_grad_batches
 
 
-def batches_in_fit(trainer: pl.Trainer) -> int:
-    """Return the number of batches done in the fit."""
+def batch_in_fit(trainer: pl.Trainer) -> int:
+    """Return the index of the current batch, counted from the beginning of the fit."""
     return trainer.fit_loop.epoch_loop.total_batch_idx
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import pytorch_lightning as pl
@@ -33,11 +33,11 @@ from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.options import PruningOptions
+from tests import toys
 from tests.toys import batches
 
 STEPS = 5  # batches of an epoch
 EPOCHS = 3  # of one training
-Optimizer = Literal["sgd", "adam"]
 State = dict[str, Tensor]
 
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
@@ -61,51 +61,22 @@ MIDDLE = 5 * 5 * 25  # weights of the first prunable layer, 625
 PRUNABLE = MIDDLE + 5 * 6 * 9
 
 
-class Toy(pl.LightningModule):
-    """A plain LightningModule, which knows nothing of tickets."""
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "adam": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+}
 
-    def __init__(self, optimizer: Optimizer = "sgd", schedule: str | None = "steps", scores: list[float] | None = None):
-        super().__init__()
-        self.network = nn.Sequential(*layers())
-        self.optimizer_name = optimizer
-        self.schedule = schedule
-        self.scores = scores
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)
-        return logits
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch[0]), batch[1])
-        self.log("train/loss", loss)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        logits = self(batch[0])
-        self.log("val/accuracy", (logits.argmax(1) == batch[1]).float().mean())
-        self.log("val/loss", F.cross_entropy(logits, batch[1]))
-        if self.scores is not None:
-            self.log("val/score", self.scores[self.current_epoch % len(self.scores)])
-
-    def configure_optimizers(self) -> Any:
-        optimizer: torch.optim.Optimizer
-        if self.optimizer_name == "adam":
-            optimizer = torch.optim.AdamW(self.parameters(), lr=0.01, weight_decay=0.1)
-        else:
-            optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-        if self.schedule is None:
-            return optimizer
-        interval = "epoch" if self.schedule == "epochs" else "step"
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": SCHEDULES[self.schedule](optimizer), "interval": interval},
-        }
-
-    def train_dataloader(self) -> Any:
-        return batches(STEPS)
-
-    def val_dataloader(self) -> Any:
-        return batches(STEPS, shuffled=False)
+class Toy(toys.Toy):
+    def __init__(self, optimizer: str = "sgd", schedule: str | None = "steps", scores: list[float] | None = None):
+        super().__init__(
+            nn.Sequential(*layers()),
+            OPTIMIZERS[optimizer],
+            None if schedule is None else SCHEDULES[schedule],
+            "epoch" if schedule == "epochs" else "step",
+            STEPS,
+            scores=scores,
+        )
 
 
 class Plain(Toy):
@@ -113,10 +84,10 @@ class Plain(Toy):
 
     def __init__(self) -> None:
         super().__init__()
-        for index, layer in enumerate(self.network):
-            self.add_module(f"layer{index}", layer)
-        self.count = len(self.network)
         del self.network
+        for index, layer in enumerate(layers()):
+            self.add_module(f"layer{index}", layer)
+        self.count = len(layers())
 
     def forward(self, images: Tensor) -> Tensor:
         for index in range(self.count):
@@ -435,6 +406,28 @@ def test_feature_maps_are_looked_at_without_a_trace_in_the_training(tmp_path: Pa
     assert ticket(looking, 2, "refill").plan is not None
 
 
+def test_a_data_module_can_give_batches_without_augmentation(tmp_path: Path) -> None:
+    class Data(pl.LightningDataModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[int] = []
+
+        def train_dataloader(self) -> Any:
+            return batches(STEPS)
+
+        def val_dataloader(self) -> Any:
+            return batches(STEPS)
+
+        def plain_batches(self, count: int) -> list[tuple[Tensor, Tensor]]:
+            self.asked.append(count)
+            return [(images, labels) for images, labels in islice(batches(STEPS, shuffled=False), count)]
+
+    data, structures = Data(), {"refill": Refill(score="feature_l2", round_to=1)}
+    pruning = LotteryTicketPruning(rounds=2, directory=tmp_path / "tickets", structures=structures)
+    trainer_of(tmp_path, [pruning]).fit(Toy(), datamodule=data)
+    assert len(data.asked) == 2  # one a round
+
+
 # Mask sources
 
 
@@ -707,7 +700,12 @@ REFUSED: list[tuple[type[Toy], dict[str, Any], dict[str, Any], str]] = [
     (Toy, {}, {"max_epochs": -1}, "Trainer(max_epochs=-1, max_steps=-1)"),
     (Toy, {}, {"max_epochs": 3, "max_steps": 9}, "Trainer(max_epochs=3, max_steps=9)"),
     (Toy, {}, {"limit_val_batches": 0}, "monitor='val/accuracy': needs a validation"),
-    (Toy, {"monitor": "val/acc"}, {}, "monitor='val/acc': is not logged by the validation, which logs train/loss, val/acc"),
+    (
+        Toy,
+        {"monitor": "val/acc"},
+        {},
+        "monitor='val/acc': is not logged by the validation, which logs train/loss, val/acc",
+    ),
     (Endless, {}, {}, "the training data have no length: set limit_train_batches of the Trainer"),
     (Dictionaries, {}, {}, "example_input_array=None"),
 ]

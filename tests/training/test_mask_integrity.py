@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lt_lightning.pruning.enforcement import (
     EnforcedMasks,
@@ -28,7 +27,7 @@ from lt_lightning.training import masked_training
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.masked_training import MaskedTraining
 from lt_lightning.training.retraining import TicketTraining
-from tests.toys import batches
+from tests import toys
 
 STEPS, EPOCHS = 3, 2
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -52,33 +51,17 @@ AVERAGES = {
 NAME = "3.weight"  # the one that is spoilt
 
 
-class Toy(pl.LightningModule):
+class Toy(toys.Toy):
     def __init__(self, optimizer: Callable[[Any], torch.optim.Optimizer] = OPTIMIZERS["sgd"]) -> None:
-        super().__init__()
         torch.manual_seed(0)
-        self.network = nn.Sequential(
+        network = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
             nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
             nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3),
         )  # fmt: skip
-        self.optimizer = optimizer
+        super().__init__(network, optimizer, steps=STEPS, shuffled=False)
         self.example_input_array = torch.zeros(1, 1, 6, 6)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return F.cross_entropy(self.network(batch[0]), batch[1])
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.log("val/accuracy", (self.network(batch[0]).argmax(1) == batch[1]).float().mean())
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.network.parameters())
-
-    def train_dataloader(self) -> Any:
-        return batches(STEPS, shuffled=False)
-
-    def val_dataloader(self) -> Any:
-        return batches(STEPS, shuffled=False)
 
 
 def trainer_of(callbacks: list[pl.Callback], **options: Any) -> pl.Trainer:

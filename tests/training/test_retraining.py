@@ -9,8 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
@@ -20,46 +19,26 @@ from lt_lightning.tickets.making import make_ticket
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.retraining import TicketTraining
-from tests.toys import batches
+from tests import toys
 
 STEPS = 4
 EPOCHS = 3
 REWIND = 1  # epochs
 
 
-class Toy(pl.LightningModule):
-    """Records its learning rates; the validation score can be scripted by epoch of the search."""
-
+class Toy(toys.Toy):
     def __init__(self, first: int = 0, scores: list[float] | None = None) -> None:
-        super().__init__()
         torch.manual_seed(first)  # what a ticket is applied to does not matter
-        self.network = nn.Sequential(
+        network = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
             nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
         )  # fmt: skip
-        self.first = first
-        self.scores = scores
-        self.rates: list[float] = []
+        super().__init__(network, schedule=cosine, steps=STEPS, first=first, scores=scores)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        self.rates.append(float(self.trainer.optimizers[0].param_groups[0]["lr"]))
-        return F.cross_entropy(self.network(batch[0]), batch[1])
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        score = -F.cross_entropy(self.network(batch[0]), batch[1])
-        self.log("val/score", score if self.scores is None else self.scores[self.first + self.current_epoch])
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * STEPS)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def train_dataloader(self) -> Any:
-        return batches(STEPS, first=self.first)
-
-    def val_dataloader(self) -> Any:
-        return batches(STEPS, shuffled=False)
+def cosine(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * STEPS)
 
 
 def trainer_of(folder: Path, callbacks: list[pl.Callback], **options: Any) -> pl.Trainer:
@@ -119,7 +98,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     assert training.trained is not None
     assert training.trained.trained is not None
     assert training.trained.card["best_epoch"] == 0
-    assert training.trained.card["metrics"] == {"val/score": pytest.approx(0.9)}
+    assert training.trained.card["metrics"]["val/score"] == pytest.approx(0.9)
     assert training.trained.card["train_seconds"] > 0
     assert expected.trained is not None
     assert same(training.trained.trained, expected.trained)

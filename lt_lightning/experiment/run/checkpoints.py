@@ -21,7 +21,7 @@ from lt_lightning.experiment.logging.metrics_file import MetricsFile
 from lt_lightning.experiment.run.stopping import Stopped, StopSignals
 from lt_lightning.files import write_tensors
 from lt_lightning.training.lightning_internals import (
-    batches_in_fit,
+    batch_in_fit,
     between_steps,
     log_step,
     logged_step,
@@ -161,7 +161,7 @@ class Checkpoints(Checkpoint):
         start = time.monotonic()
         log_step(trainer)  # what is logged belongs to the step before the checkpoint
         older = self._files()[:-1]
-        trainer.save_checkpoint(self.folder / f"step-{batches_in_fit(trainer):09d}.pt")
+        trainer.save_checkpoint(self.folder / f"step-{batch_in_fit(trainer):09d}.pt")
         if trainer.is_global_zero:
             for path in older:
                 path.unlink(missing_ok=True)
