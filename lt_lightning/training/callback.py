@@ -40,7 +40,7 @@ from lt_lightning.training.agreement import check_agreement
 from lt_lightning.training.batches import example_input, first_batches, steps_per_epoch, structure_batches
 from lt_lightning.training.lightning_internals import extend_to, load_data, schedules_of, steps_in_epoch
 from lt_lightning.training.masked_training import MaskedTraining
-from lt_lightning.training.options import PruningOptions, arguments_of
+from lt_lightning.training.pruning_options import PruningOptions, arguments_of
 from lt_lightning.training.timeline import Timeline, check_precision, check_rewind, check_trainer
 
 

@@ -106,10 +106,10 @@ def main() -> None:
     line = bytearray()
     while not line.endswith(b"\n"):
         line += os.read(0, 1 << 16)
-    run(json.loads(line), 0)
+    take_part(json.loads(line), 0)
 
 
-def run(message: Mapping[str, Any], parent: int) -> None:
+def take_part(message: Mapping[str, Any], parent: int) -> None:
     """Take part in a job, and end this process.
 
     Args:

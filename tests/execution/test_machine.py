@@ -138,7 +138,7 @@ def fitted(compile: Compile, accelerator: str, folder: Path) -> LotteryTicketPru
 
 
 def test_graphs_on_a_cpu_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="^compile='graphs': needs CUDA, and the device is 'cpu'"):
+    with pytest.raises(ValueError, match=r"^compile='graphs': needs CUDA, and the device is 'cpu'"):
         fitted("graphs", "cpu", tmp_path)
     assert not (tmp_path / "tickets").exists()
 

@@ -32,7 +32,7 @@ from lt_lightning.structures.base import Structure, Unstructured
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.callback import LotteryTicketPruning
-from lt_lightning.training.options import PruningOptions
+from lt_lightning.training.pruning_options import PruningOptions
 from tests import toys
 from tests.toys import batches
 

@@ -33,7 +33,7 @@ def run_rank(read: Connection, message: dict[str, Any], environment: dict[str, s
     os.setsid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {*FOR_THE_CALLER, signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    import_module("lt_lightning.training.processes").run(message, read.fileno())
+    import_module("lt_lightning.training.processes").take_part(message, read.fileno())
 
 
 def add_ranks(job: dict[str, Any]) -> dict[str, Any]:
