@@ -182,7 +182,7 @@ def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_ow
 ) -> None:
     """The ten digits are not these ten."""
     options = tuple(option for option in SMALL if not option.startswith("structure"))
-    options += ("structure=[]",)
+    options += ("structure=[filters]",)
     source = tmp_path / "runs" / run_job(composed(*options))[0].search
     same = run_job(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
     other = run_job(composed(*options, "labels.data=letters", f"transfer.from={source}"))
