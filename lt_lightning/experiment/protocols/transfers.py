@@ -35,8 +35,6 @@ class Transfers(Protocol):
 
     def prepared(self, config: DictConfig) -> DictConfig:
         """Name the folders that `others` stands for, so that searches that begin later are left out of the job."""
-        if not OmegaConf.is_dict(config.transfer) or set(config.transfer) != {"from"}:
-            raise ValueError(f"transfer={config.transfer}: must have from")
         if config.transfer["from"] == OTHERS:
             config = config.copy()
             config.transfer["from"] = list(map(str, _sources_of(config, _rounds_of(config)).values()))
