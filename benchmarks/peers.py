@@ -6,6 +6,7 @@ import copy
 import importlib
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,8 @@ class SquareBlocks:
     """
 
     size: int = _SQUARE
-    needs_gradients: bool = False
+    needs_gradients: ClassVar[bool] = False
+    needs_batches: ClassVar[bool] = False
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Accept any network."""

@@ -216,7 +216,7 @@ def _share_of_largest(magnitude: Tensor) -> Tensor:
 class HalfOfTheFilters:
     """Keeps the half of each layer's filters of which most weights survive."""
 
-    needs_gradients = False
+    needs_gradients = needs_batches = False
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Any network will do."""

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from lt_lightning.experiment.protocols.controls import CONTROLS
+from lt_lightning.experiment.config.options import CONTROLS
 from lt_lightning.report.comparisons import Series
 from lt_lightning.report.contents import name_of, named
 from lt_lightning.report.curves import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +175,11 @@ class Structure(Protocol):
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether `Subject.gradients` must be there."""
+        """Whether `StructureInput.gradients` must be there."""
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether `StructureInput.batches` must be there: the training's own images are looked at."""
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Raises ValueError if the structure cannot be applied to this network; called before any training."""
@@ -212,7 +216,8 @@ def masked(weight: Tensor, mask: Tensor) -> Tensor:
 class Unstructured:
     """Leaves every mask as it is; every layer is executed whole."""
 
-    needs_gradients: bool = False
+    needs_gradients: ClassVar[bool] = False
+    needs_batches: ClassVar[bool] = False
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Any network will do."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class Filters:
     def needs_gradients(self) -> bool:
         """False: channels are chosen by magnitude."""
         return False
+
+    needs_batches: ClassVar[bool] = False
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Traces the network and looks for channels that may be dropped, and for what they are scored by.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 from torch import Tensor, nn
@@ -66,6 +66,8 @@ class FixedBlocks:
     def needs_gradients(self) -> bool:
         """False: tiles are chosen by magnitude."""
         return False
+
+    needs_batches: ClassVar[bool] = False
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Any network will do: a layer that cannot be divided is reported dense."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,8 @@ class NM:
     def needs_gradients(self) -> bool:
         """False: weights are chosen by magnitude."""
         return False
+
+    needs_batches: ClassVar[bool] = False
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Looks for a layer that can have the pattern.

@@ -150,7 +150,7 @@ class Refill:
 
     @property
     def needs_batches(self) -> bool:
-        """Whether channels are scored by their feature maps, for which `Subject.batches` must be there."""
+        """Whether channels are scored by their feature maps, for which `StructureInput.batches` must be there."""
         return self.score in get_args(FeatureScore)
 
     def check(self, network: nn.Module, example: Tensor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import gcd
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from torch import Tensor, nn
@@ -113,6 +113,8 @@ class Regroup:
     def needs_gradients(self) -> bool:
         """False: columns are chosen by magnitude."""
         return False
+
+    needs_batches: ClassVar[bool] = False
 
     def __call__(self, given: StructureInput) -> StructureResult:
         """The regrouped ticket of `subject`."""

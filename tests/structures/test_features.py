@@ -6,10 +6,13 @@ import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lt_lightning.execution.execute import execute
@@ -17,7 +20,7 @@ from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import Batches, ChannelPlan, StructureInput
+from lt_lightning.structures.base import Batches, ChannelPlan, Structure, StructureInput, Unstructured
 from lt_lightning.structures.refill import Norm, Refill, feature_norms
 
 SIZE = 5
@@ -176,3 +179,14 @@ def test_missing_batches_and_buffers_are_named() -> None:
         Refill(score="feature_l1")(replace(given, weights=parameters))
     with pytest.raises(ValueError, match=re.escape("structure.refill.batches=0 is not a positive number of batches")):
         Refill(batches=0)
+
+
+def test_feature_scores_alone_need_batches() -> None:
+    files = sorted((Path(__file__).parents[2] / "conf" / "structure").glob("*.yaml"))
+    structures: dict[str, Structure] = {}
+    for file in files:
+        config = OmegaConf.merge({"seed": 0}, {"structure": OmegaConf.load(file)})
+        structures |= {name: instantiate(node) for name, node in config.structure.items()}
+    assert len(structures) == len(files)
+    structures |= {"unstructured": Unstructured(), "features": Refill(score="feature_l2")}
+    assert [name for name, structure in structures.items() if structure.needs_batches] == ["features"]

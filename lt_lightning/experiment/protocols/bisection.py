@@ -18,7 +18,6 @@ from lt_lightning.results.records import Result, results_of
 from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import not_below
 
-SEARCHES = ("all", "bisect")
 EXPLANATION = (
     "Bisection, by the accuracy of each seed: a ticket holds if it is not below its dense network on the test set. "
     "The outcome of rounds that were not tested is unknown."
@@ -94,12 +93,6 @@ class Bisection(Protocol):
     """Retrains about log2 of a structure's tickets only (`search=bisect`)."""
 
     name = "bisection"
-
-    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
-        """Check the option; bisection adds no tasks."""
-        if config.search not in SEARCHES:
-            raise ValueError(f"search={config.search!r} is not one of {', '.join(SEARCHES)}")
-        return []
 
     def asked(self, config: DictConfig, tasks: Sequence[Task], at_most: bool = False) -> list[Task]:
         """Return the search, the tickets of the rounds that are tested or come next, and the controls of these.

@@ -33,14 +33,18 @@ class Transfers(Protocol):
 
     name = "transfers"
 
+    def prepared(self, config: DictConfig) -> DictConfig:
+        """Name the folders that `others` stands for, so that searches that begin later are left out of the job."""
+        if config.transfer["from"] == OTHERS:
+            config = config.copy()
+            config.transfer["from"] = list(map(str, _sources_of(config, _rounds_of(config)).values()))
+        return config
+
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
         """Return a task for each search, round and structure."""
-        if not OmegaConf.is_dict(config.transfer) or set(config.transfer) != {"from"}:
-            raise ValueError(f"transfer={config.transfer}: must have from")
         if config.transfer["from"] is None:
             return []
-        own = config.pruning.next_round_from == UNSTRUCTURED
-        rounds = retrained_rounds(config) if own else []
+        rounds = _rounds_of(config)
         return [
             replace(
                 retraining_task(
@@ -98,11 +102,16 @@ class Transfers(Protocol):
         return replace(ticket, card={**ticket.card, **experiment.labels, **facts})
 
 
+def _rounds_of(config: DictConfig) -> list[int]:
+    """The rounds whose tickets are taken: none where the job's own search goes on from a structure."""
+    return retrained_rounds(config) if config.pruning.next_round_from == UNSTRUCTURED else []
+
+
 def _sources_of(config: DictConfig, rounds: Sequence[int]) -> dict[str, Path]:
     """The folders of the searches that `transfer.from` names, by the data set of each.
 
     `others` is every search under the root on another data set that is otherwise the job's own, but for weight decay,
-    batches and augmentation, and is trained as far as is needed: what there is when it is asked.
+    batches and augmentation, and is trained as far as is needed.
 
     Raises:
         ValueError: if it names what is no search, or one whose rounds are not all trained, or if there are several of

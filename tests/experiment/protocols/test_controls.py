@@ -305,7 +305,7 @@ def test_controls_of_a_group_aware_search_and_their_folders(composed: Compose) -
     assert len({t.folder for t in before} | {t.folder for t in controls(ALL, "execution=masked")}) == 12
 
 
-@pytest.mark.parametrize(("value", "named"), [("[again]", "['again']"), ("reinit", "reinit"), ("true", "True")])
+@pytest.mark.parametrize(("value", "named"), [("[again]", "['again']"), ("reinit", "'reinit'"), ("true", "true")])
 def test_unknown_controls_are_refused(value: str, named: str, composed: Compose) -> None:
     with pytest.raises(ValueError, match=rf"^controls={re.escape(named)}.*reinit, shuffle, random, small_dense"):
         run_job(composed(*SMALL, f"controls={value}"))

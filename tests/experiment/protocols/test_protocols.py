@@ -143,7 +143,9 @@ def test_a_protocol_without_tasks_makes_no_tickets(composed: Compose) -> None:
     config = composed(*SMALL)
     job = Job.of(config)
     assert Protocol().prepared(config) is config
-    assert Protocol().needed(config) == Protocol().tasks(config, job.tasks) == Protocol().notes(config, job.tasks) == []
+    assert Protocol().needed(config) == []
+    assert Protocol().tasks(config, job.tasks) == []
+    assert Protocol().notes(config, job.tasks) == []
     assert Protocol().asked(config, job.tasks) == list(job.tasks)
     with pytest.raises(NotImplementedError, match="Protocol"):
         Protocol().ticket(None, job.tasks[0])  # type: ignore[arg-type]

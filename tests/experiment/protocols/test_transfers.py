@@ -182,7 +182,7 @@ def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_ow
 ) -> None:
     """The ten digits are not these ten."""
     options = tuple(option for option in SMALL if not option.startswith("structure"))
-    options += ("structure=[]",)
+    options += ("structure=[filters]",)
     source = tmp_path / "runs" / run_job(composed(*options))[0].search
     same = run_job(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
     other = run_job(composed(*options, "labels.data=letters", f"transfer.from={source}"))
@@ -190,6 +190,18 @@ def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_ow
         _ticket(tmp_path / "runs", results[-1]).card["transferred_from"]["replaced"] for results in (same, other)
     ]
     assert replaced == [[], ["classifier.weight", "classifier.bias"]]
+
+
+def test_others_are_those_that_are_there_when_the_job_begins(composed: Compose, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    config = composed(*SMALL, "transfer.from=others")
+    assert [task.kind for task in Job.of(config).tasks] == [None, TicketKind("refill")]
+    first = _a_search(root, "alike", composed(*SMALL, *COLOURS))
+    job = Job.of(config)
+    _a_search(root, "decay", composed(*SMALL, *COLOURS, "classifier.weight_decay=0.01"))
+    assert job.config.transfer["from"] == [str(first)]
+    assert config.transfer["from"] == "others"
+    assert Job.of(job.config).tasks == job.tasks
 
 
 @pytest.mark.parametrize("asked", ["others", "[{root}/decay,{root}/alike]"])
