@@ -11,6 +11,7 @@ from lt_lightning.experiment.config.data_digest import check_data
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.job_record import Task
+from lt_lightning.results.locks import tidy
 from lt_lightning.results.published_figures import figures_of, print_comparison
 from lt_lightning.results.records import FILE, SUMMARY, Result, results_of, write_summary
 from lt_lightning.results.table import results_table
@@ -32,6 +33,8 @@ def run(job: Job, console: Console) -> list[Result]:
     for needed in job.needed:
         console.print(f"[bold]{needed.title}[/]: search that this job takes layer densities of", soft_wrap=True)
         run(needed, console)
+    for task in job.tasks:
+        tidy(task.folder)  # also where a killed job has finished everything
     failed: Mapping[Task, Exception] = {}
     if job.is_finished:
         check_data(job.tasks[0].folder, job.config)

@@ -18,7 +18,6 @@ from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.layers import Layer, exempting, find_layers
-from lt_lightning.results.locks import tidy
 
 NOT_SHOWN = ("published", "labels")  # figures of others and names, on which no result depends
 
@@ -40,13 +39,11 @@ class LayerRow(NamedTuple):
 
 
 def built(job: Job) -> Experiment:
-    """Return the parts of a job's experiment, checked; remove from its folders the locks that killed owners left.
+    """Return the parts of a job's experiment, checked.
 
     Raises:
         ValueError: if the configuration asks for something impossible; the message names the key.
     """
-    for task in job.tasks:
-        tidy(task.folder)
     experiment = Experiment.from_config(job.config)
     for protocol in protocols.PROTOCOLS:
         protocol.check(experiment)

@@ -135,7 +135,7 @@ def take_part_stopped(job: dict[str, Any]) -> Any:
     def wrong(self: Any, trainer: Any, *arguments: Any) -> None:
         if rank() == 0 and trainer.global_step == 9:
             os.kill(int(os.environ["WATCHING"]), signal.SIGTERM)
-            while self._wish.number is None:
+            while self._signals.number is None:
                 time.sleep(0.01)
         step_done(self, trainer, *arguments)
 

@@ -56,7 +56,7 @@ def test_source_goes_with_every_structure(source: str, composed: Compose) -> Non
             torch.testing.assert_close(small.network(images), network(images), msg=name)
 
 
-def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(composed: Compose) -> None:
+def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(composed: Compose, tmp_path: Path) -> None:
     options = (*SMALL, "pruning.rate=0.5", "pruning.density=[0.4,0.2]", "structure=[refill]", "retrain_rounds=[]")
     magnitude, random = (composed(*options, f"pruning={source}") for source in ("imp", "random"))
     job = Job.of(random)
@@ -66,13 +66,15 @@ def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(compos
     search = Job.of(magnitude).tasks[0]
     assert results_of(search) is not None
     for number, theirs in ((1, 2), (2, 3)):
-        mine = Ticket.load(search_folder(random) / f"round_{number:02d}/unstructured/ticket").masks
+        mine = Ticket.load(job.tasks[0].folder / f"round_{number:02d}/unstructured/ticket").masks
         masks = Ticket.load(search.folder / f"round_{theirs:02d}/unstructured/ticket").masks
         assert {n: int(m.sum()) for n, m in mine.items()} == {n: int(m.sum()) for n, m in masks.items()}
         assert not any(torch.equal(mine[name], masks[name]) for name in masks)
     before = {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")}
     run_job(composed(*options, "pruning=random", "pruning.criterion.seed=5"))
     assert {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")} == before  # one search serves both
+    elsewhere = Job.of(composed(*options, "pruning=random", f"paths.root={tmp_path / 'elsewhere'}"))
+    assert elsewhere.tasks[0].folder.name == job.tasks[0].folder.name
 
 
 def test_without_the_search_nothing_goes_on(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +86,7 @@ def test_without_the_search_nothing_goes_on(composed: Compose, monkeypatch: pyte
     monkeypatch.setattr(scheduler, "run_search", broken)
     with pytest.raises(RuntimeError, match="no power"):
         run_job(config)
-    assert not search_folder(config).exists()
+    assert not Job.of(config).tasks[0].folder.exists()
 
 
 def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:
