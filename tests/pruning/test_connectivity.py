@@ -64,7 +64,7 @@ def test_a_line_keeps_the_mask_of_both_ends() -> None:
 
 
 def test_other_networks_have_no_line() -> None:
-    with pytest.raises(ValueError, match="b is in one of them alone"):
+    with pytest.raises(ValueError, match="only one of them has b"):
         interpolate({"a": torch.zeros(1)}, {"a": torch.zeros(1), "b": torch.zeros(1)}, 0.5)
     with pytest.raises(ValueError, match=r"a has the shapes \(1,\) and \(2,\)"):
         interpolate({"a": torch.zeros(1)}, {"a": torch.zeros(2)}, 0.5)

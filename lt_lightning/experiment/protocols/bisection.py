@@ -19,7 +19,7 @@ from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import not_below
 
 EXPLANATION = (
-    "Bisection, by the accuracy of each seed: a ticket holds if it is not below its dense network on the test set. "
+    "Bisection, by the accuracy of each seed: a ticket passes if it is not below its dense network on the test set. "
     "The outcome of rounds that were not tested is unknown."
 )
 CAVEAT = "Rounds were chosen by their outcome, so verdicts may err more often than the intervals say."
@@ -31,31 +31,31 @@ class Bracket:
 
     Attributes:
         rounds: rounds that may be tested, ascending.
-        outcomes: whether the ticket holds, that is, is not below its dense network, for each round that was tested.
+        outcomes: whether the ticket passes, that is, is not below its dense network, for each round that was tested.
     """
 
     rounds: tuple[int, ...]
     outcomes: Mapping[int, bool]
 
     @cached_property
-    def holds(self) -> int | None:
-        """The last tested round that holds, whatever earlier ones do (the paper's extreme); None if none does."""
-        return max((number for number, holds in self.outcomes.items() if holds), default=None)
+    def passes(self) -> int | None:
+        """The last tested round that passes, whatever earlier ones do (the paper's extreme); None if none does."""
+        return max((number for number, passes in self.outcomes.items() if passes), default=None)
 
     @cached_property
     def fails(self) -> int | None:
-        """The first tested round after the last one that holds; None if none was tested there."""
-        return min((number for number in self.outcomes if number > (self.holds or 0)), default=None)
+        """The first tested round after the last one that passes; None if none was tested there."""
+        return min((number for number in self.outcomes if number > (self.passes or 0)), default=None)
 
     @cached_property
     def contrary(self) -> tuple[int, ...]:
-        """Tested rounds that fail although a later one holds."""
-        return tuple(sorted(n for n, holds in self.outcomes.items() if n < (self.holds or 0) and not holds))
+        """Tested rounds that fail although a later one passes."""
+        return tuple(sorted(n for n, passes in self.outcomes.items() if n < (self.passes or 0) and not passes))
 
     @cached_property
     def open(self) -> tuple[int, ...]:
-        """Rounds after the last that holds and before the first that fails: the extreme may be any of them."""
-        return tuple(n for n in self.rounds if (self.holds or 0) < n and (self.fails is None or n < self.fails))
+        """Rounds after the last that passes and before the first that fails: the extreme may be any of them."""
+        return tuple(n for n in self.rounds if (self.passes or 0) < n and (self.fails is None or n < self.fails))
 
     @property
     def next(self) -> int | None:
@@ -75,13 +75,13 @@ class Bracket:
         """The bracket in one line.
 
         >>> print(Bracket((1, 2, 3, 4, 5), {3: True, 4: False}))
-        holds at round 3, fails at round 4; tested 3, 4 of rounds 1 to 5
+        passes at round 3, fails at round 4; tested 3, 4 of rounds 1 to 5
         >>> print(Bracket((1, 2, 3, 4, 5), {3: True}))
-        holds at round 3; tested 3 of rounds 1 to 5; next is round 5, at most 2 are to be tested
+        passes at round 3; tested 3 of rounds 1 to 5; next is round 5, at most 2 are to be tested
         """
-        outcome = [f"holds at {'no tested round' if self.holds is None else f'round {self.holds}'}"]
+        outcome = [f"passes at {'no tested round' if self.passes is None else f'round {self.passes}'}"]
         outcome += [f"fails at round {self.fails}"] if self.fails is not None else []
-        outcome += [f"yet fails at {_listed(self.contrary)}, too"] if self.contrary else []
+        outcome += [f"but also fails at {_listed(self.contrary)}"] if self.contrary else []
         tested = ", ".join(map(str, sorted(self.outcomes))) or "none"
         parts = [", ".join(outcome)] if self.outcomes else []
         parts.append(f"tested {tested} of {_listed(self.rounds)}")

@@ -43,14 +43,14 @@ DENSE = Result(
 )  # fmt: skip
 
 
-def bisected(rounds: Sequence[int], holds: Callable[[int], bool], known: Sequence[int] = ()) -> tuple[Bracket, int]:
+def bisected(rounds: Sequence[int], passes: Callable[[int], bool], known: Sequence[int] = ()) -> tuple[Bracket, int]:
     """What is found in the end, and in how many tests."""
-    outcomes = {number: holds(number) for number in known}
+    outcomes = {number: passes(number) for number in known}
     count = 0
     while (number := (found := Bracket(tuple(rounds), outcomes)).next) is not None:
         assert number not in outcomes
         left = found.left
-        outcomes = {**outcomes, number: holds(number)}
+        outcomes = {**outcomes, number: passes(number)}
         count += 1
         assert Bracket(tuple(rounds), outcomes).left <= left - 1
     return found, count
@@ -65,7 +65,7 @@ def test_a_steady_fall_is_found_exactly_in_log2_tests(count: int) -> None:
     rounds = range(1, count + 1)
     for last in range(count + 1):
         found, tests = bisected(rounds, lambda number, last=last: number <= last)  # type: ignore[misc]
-        assert found.holds == (last or None)
+        assert found.passes == (last or None)
         assert found.fails == (last + 1 if last < count else None)
         assert tests <= math.ceil(math.log2(count + 1))
         assert found.contrary == found.open == ()
@@ -78,8 +78,8 @@ def test_whatever_the_outcomes_the_bracket_says_what_was_seen(outcomes: list[boo
     found, tests = bisected(rounds, truth.__getitem__)
     assert tests == len(found.outcomes) <= math.ceil(math.log2(len(rounds) + 1))
     assert found.outcomes.items() <= truth.items()
-    before = rounds.index(found.holds) if found.holds is not None else -1
-    assert found.holds is None or truth[found.holds]
+    before = rounds.index(found.passes) if found.passes is not None else -1
+    assert found.passes is None or truth[found.passes]
     if found.fails is None:
         assert before == len(rounds) - 1
     else:
@@ -90,19 +90,19 @@ def test_whatever_the_outcomes_the_bracket_says_what_was_seen(outcomes: list[boo
 def test_what_was_tested_before_is_used_and_contradictions_are_told() -> None:
     truth = {1: True, 2: False, 3: True, 4: True, 5: False, 6: False}
     everything, tests = bisected(range(1, 7), truth.__getitem__, known=list(truth))
-    assert (tests, everything.holds, everything.fails, everything.contrary) == (0, 4, 5, (2,))
+    assert (tests, everything.passes, everything.fails, everything.contrary) == (0, 4, 5, (2,))
     assert str(everything) == (
-        "holds at round 4, fails at round 5, yet fails at round 2, too; tested 1, 2, 3, 4, 5, 6 of rounds 1 to 6"
+        "passes at round 4, fails at round 5, but also fails at round 2; tested 1, 2, 3, 4, 5, 6 of rounds 1 to 6"
     )
     found, tests = bisected(range(1, 7), truth.__getitem__, known=[3, 6])
-    assert (tests, found.holds, found.fails) == (2, 4, 5)
+    assert (tests, found.passes, found.fails) == (2, 4, 5)
 
 
 def test_brackets_are_told_for_what_they_are() -> None:
     assert str(Bracket((1, 2, 4), {})) == "tested none of rounds 1, 2, 4; next is round 2, at most 2 are to be tested"
     none = Bracket((1, 2, 3), {1: False, 2: False})
-    assert str(none) == "holds at no tested round, fails at round 1; tested 1, 2 of rounds 1 to 3"
-    assert str(Bracket((1, 2), {1: True, 2: True})) == "holds at round 2; tested 1, 2 of rounds 1, 2"
+    assert str(none) == "passes at no tested round, fails at round 1; tested 1, 2 of rounds 1 to 3"
+    assert str(Bracket((1, 2), {1: True, 2: True})) == "passes at round 2; tested 1, 2 of rounds 1, 2"
 
 
 # Tasks
@@ -147,8 +147,8 @@ def test_each_structure_is_bisected_on_its_own(composed: Compose) -> None:
     explanation, *lines, caveat = job.notes()
     assert (explanation, caveat) == (EXPLANATION, CAVEAT)
     assert [line.rpartition(" of ")[0].split(", ", 1)[1] for line in lines] == [
-        "refill: holds at round 2, fails at round 3; tested 2, 3, 4",
-        "regroup: holds at round 6; tested 4, 6",
+        "refill: passes at round 2, fails at round 3; tested 2, 3, 4",
+        "regroup: passes at round 6; tested 4, 6",
     ]
 
 
@@ -181,7 +181,7 @@ def test_a_difference_by_rounding_alone_is_none(composed: Compose) -> None:
     job = Job.of(composed("search=bisect", "structure=[refill]", "pruning.rounds=1"))
     (task,) = tickets(job.tasks, "refill")
     finish(task, -1e-8)
-    assert bracket_of([task]).holds == 1
+    assert bracket_of([task]).passes == 1
     finish(task, -1e-4)
     assert bracket_of([task]).fails == 1
 
@@ -214,10 +214,10 @@ def test_a_sweep_counts_rounds_that_all_seeds_tested_and_tells_each_seeds_bracke
         config.hydra = {"sweep": {"dir": str(sweep)}}
     SweepEnd().on_multirun_end(config)  # nothing is missing of what was asked for
     printed = capsys.readouterr().out
-    brackets = [line.partition(", ")[2] for line in printed.splitlines() if ", refill: holds" in line]
+    brackets = [line.partition(", ")[2] for line in printed.splitlines() if ", refill: passes" in line]
     assert brackets == [
-        "refill: holds at round 3, fails at round 4; tested 2, 3, 4 of rounds 1 to 6",
-        *["refill: holds at round 5, fails at round 6; tested 4, 5, 6 of rounds 1 to 6"] * 2,
+        "refill: passes at round 3, fails at round 4; tested 2, 3, 4 of rounds 1 to 6",
+        *["refill: passes at round 5, fails at round 6; tested 4, 5, 6 of rounds 1 to 6"] * 2,
     ]
     (verdict,) = [line for line in printed.splitlines() if line.startswith("  refill")]
     assert "not counted: round 2, 3, 5, 6" in verdict  # round 4 alone was tested by all three; it fails by the mean
@@ -274,7 +274,9 @@ def test_status_tells_what_is_still_to_be_tested(
     do(composed(*options, "status=true"), tmp_path)
     printed = capsys.readouterr().out
     assert "2 done, 0 running, 0 failed, 1 missing" in printed
-    assert "refill: holds at round 4; tested 4 of rounds 1 to 6; next is round 6, at most 2 are to be tested" in printed
+    assert (
+        "refill: passes at round 4; tested 4 of rounds 1 to 6; next is round 6, at most 2 are to be tested" in printed
+    )
 
 
 @pytest.mark.slow

