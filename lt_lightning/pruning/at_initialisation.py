@@ -70,7 +70,7 @@ class GraSP:
     def __post_init__(self) -> None:
         _check_batches(self.batches)
         if not self.temperature > 0:
-            raise ValueError(f"pruning.criterion.temperature={self.temperature}: must be positive")
+            raise ValueError(f"temperature={self.temperature}: must be positive")
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
         network = _masked(context, masks)
@@ -112,7 +112,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 def _check_batches(batches: int) -> None:
     if batches < 1:
-        raise ValueError(f"pruning.criterion.batches={batches}: must be at least 1")
+        raise ValueError(f"batches={batches}: must be at least 1")
 
 
 # SynFlow: a criterion that needs no data.
@@ -141,7 +141,7 @@ class SynFlow:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"pruning.criterion.steps={self.steps}: must be at least 1")
+            raise ValueError(f"steps={self.steps}: must be at least 1")
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
         network = absolute(context.network())

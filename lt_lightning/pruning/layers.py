@@ -99,14 +99,12 @@ def prunable_layers(layers: Mapping[str, Layer], exempt: Sequence[str]) -> list[
     for pattern in exempt:
         if pattern not in ROLES and not any(fnmatchcase(name, pattern) for name in layers):
             raise ValueError(
-                f"pruning.exempt names {pattern!r}, which is neither a role ({', '.join(ROLES)}) nor matches a "
-                f"layer of the network ({', '.join(layers)})"
+                f"exempt={list(exempt)}: {pattern!r} is neither a role ({', '.join(ROLES)}) nor matches a layer of the "
+                f"network ({', '.join(layers)})"
             )
     left = [layer for layer in layers.values() if not exempting(layer, exempt)]
     if not left:
-        raise ValueError(
-            f"nothing to prune: pruning.exempt={list(exempt)} exempts every layer of the network ({', '.join(layers)})"
-        )
+        raise ValueError(f"exempt={list(exempt)}: leaves no layer of the network to prune ({', '.join(layers)})")
     return left
 
 

@@ -52,7 +52,7 @@ class Step:
         match = re.fullmatch(r"(\d+)(ep|it|%)?", str(text).strip())
         if match is None:
             raise ValueError(
-                f"pruning.rewind={text!r} is not a step: write epochs as '8ep' or steps as '500it', or a share of the "
+                f"rewind={text!r}: is not a step: write epochs as '8ep' or steps as '500it', or a share of the "
                 "training as '5%'"
             )
         unit: Any = match[2] or "ep"

@@ -175,11 +175,9 @@ def check_updates(updates: int, begin: float = 0.0, end: float = 1.0) -> None:
         ValueError: naming the option.
     """
     if updates < 1:
-        raise ValueError(f"pruning.sparsifier.updates={updates}: must be at least 1")
+        raise ValueError(f"updates={updates}: must be at least 1")
     if not 0 <= begin < end <= 1:
-        raise ValueError(
-            f"pruning.sparsifier.begin={begin}, end={end}: must be shares of the training with 0 <= begin < end <= 1"
-        )
+        raise ValueError(f"begin={begin}, end={end}: must be shares of the training with 0 <= begin < end <= 1")
 
 
 # Gradual magnitude pruning (AGP).
@@ -308,7 +306,7 @@ class ADMM:
 
     def __post_init__(self) -> None:
         if not 0 < self.rho < math.inf:
-            raise ValueError(f"pruning.sparsifier.rho={self.rho}: must be positive")
+            raise ValueError(f"rho={self.rho}: must be positive")
         check_updates(self.updates)
 
     def prepare(self, weights: Mapping[str, Tensor], aim: Aim) -> State:

@@ -46,11 +46,11 @@ class Filters:
 
     def __post_init__(self) -> None:
         if self.round_to < 1:
-            raise ValueError(f"structure.filters.round_to={self.round_to} is not a positive number of channels")
+            raise ValueError(f"round_to={self.round_to}: must be at least 1")
         for key, allowed in (("score", Score), ("scope", Scope), ("coupling", Coupling)):
             if (value := getattr(self, key)) not in get_args(allowed):
                 choices = ", ".join(get_args(allowed))
-                raise ValueError(f"structure.filters.{key}={value!r} is not one of {choices}")
+                raise ValueError(f"{key}={value!r}: must be one of {choices}")
 
     @property
     def needs_gradients(self) -> bool:
@@ -134,5 +134,5 @@ def _norms_behind(graph: ChannelGraph, writers: Sequence[str]) -> list[str]:
     spaces = {space for index in mine for space, _ in graph.layout(index)}
     far = [index for index in norms if {space for space, _ in graph.layout(index)} == spaces]
     if not (found := near or far):
-        raise ValueError(f"structure.filters.score='scale': no BatchNorm scales the channels of {', '.join(writers)}")
+        raise ValueError(f"score='scale': no BatchNorm scales the channels of {', '.join(writers)}")
     return list(dict.fromkeys(operations[index].name for index in found))

@@ -55,12 +55,10 @@ class FixedBlocks:
 
     def __post_init__(self) -> None:
         if self.columns not in get_args(Granularity):
-            raise ValueError(
-                f"fixed_blocks.columns={self.columns!r}: must be one of {', '.join(get_args(Granularity))}"
-            )
+            raise ValueError(f"columns={self.columns!r}: must be one of {', '.join(get_args(Granularity))}")
         for name in ("filters", "channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"fixed_blocks.{name}={getattr(self, name)}: must be at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
     @property
     def needs_gradients(self) -> bool:

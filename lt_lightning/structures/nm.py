@@ -42,7 +42,7 @@ class NM:
 
     def __post_init__(self) -> None:
         if not 1 <= self.n < self.m:
-            raise ValueError(f"structure.nm.n={self.n}, structure.nm.m={self.m}: n must be at least 1 and below m")
+            raise ValueError(f"n={self.n}, m={self.m}: n must be at least 1 and below m")
 
     @property
     def needs_gradients(self) -> bool:
@@ -56,7 +56,7 @@ class NM:
             ValueError: if there is none.
         """
         if not any(self._fits(layer) for layer in find_layers(network, example).values()):
-            raise ValueError(f"structure.nm.m={self.m}: no layer of the network has a multiple of {self.m} inputs")
+            raise ValueError(f"m={self.m}: no layer of the network has a multiple of {self.m} inputs")
 
     def __call__(self, given: StructureInput) -> StructureResult:
         """The N:M ticket of `subject`."""

@@ -50,7 +50,7 @@ def feature_norms(given: StructureInput, norm: Norm, count: int) -> dict[str, Fl
     """
     if given.batches is None:
         raise ValueError(
-            f"structure.refill.score='feature_{norm}' needs training batches, and none were given: pass `batches`, or "
+            f"score='feature_{norm}': needs training batches, and none were given: pass `batches`, or "
             "score by l1, l2, count or saliency"
         )
     network = _masked(given)
@@ -133,15 +133,15 @@ class Refill:
 
     def __post_init__(self) -> None:
         if not 0 <= self.extra <= 1:
-            raise ValueError(f"structure.refill.extra={self.extra} is not a share in [0, 1]")
+            raise ValueError(f"extra={self.extra}: must be a share in [0, 1]")
         if self.round_to < 1:
-            raise ValueError(f"structure.refill.round_to={self.round_to} is not a positive number of channels")
+            raise ValueError(f"round_to={self.round_to}: must be at least 1")
         if self.batches < 1:
-            raise ValueError(f"structure.refill.batches={self.batches} is not a positive number of batches")
+            raise ValueError(f"batches={self.batches}: must be at least 1")
         for key, allowed in (("score", Score), ("coupling", Coupling), ("match", Match)):
             if (value := getattr(self, key)) not in get_args(allowed):
                 choices = ", ".join(get_args(allowed))
-                raise ValueError(f"structure.refill.{key}={value!r} is not one of {choices}")
+                raise ValueError(f"{key}={value!r}: must be one of {choices}")
 
     @property
     def needs_gradients(self) -> bool:
@@ -195,7 +195,7 @@ class _RefillChoice(ChannelChoice):
         mask = self.given.masks[layer.weight]
         gradients = self.given.gradients
         if self.options.needs_gradients and gradients is None:
-            raise ValueError("structure.refill.score='saliency' needs gradients, and none were given")
+            raise ValueError("score='saliency': needs gradients, and none were given")
         gradient = gradients[layer.weight] if gradients is not None else None
         scores: Floats = channel_scores(self.given.weights[layer.weight], mask, score, gradient).numpy()
         return scores

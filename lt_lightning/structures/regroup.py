@@ -91,20 +91,18 @@ class Regroup:
     def __post_init__(self) -> None:
         for name, allowed in (("columns", Granularity), ("clustering", Method), ("budget", Budget)):
             if getattr(self, name) not in get_args(allowed):
-                raise ValueError(
-                    f"regroup.{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(allowed))}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(allowed))}")
         for name in ("group_size", "round_to", "min_rows", "min_columns"):
             if getattr(self, name) < 1:
-                raise ValueError(f"regroup.{name}={getattr(self, name)}: must be at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.min_count <= 1:
-            raise ValueError(f"regroup.min_count={self.min_count}: must be above 0 and at most 1")
+            raise ValueError(f"min_count={self.min_count}: must be above 0 and at most 1")
         if self.passes is not None and self.passes < 1:
-            raise ValueError(f"regroup.passes={self.passes}: must be at least 1, or null until no block is found")
+            raise ValueError(f"passes={self.passes}: must be at least 1, or None to go on until no block is found")
         if self.budget == "match" and self.passes != 1:
-            raise ValueError(f"regroup.passes={self.passes}: budget=match makes one pass; more need budget=threshold")
+            raise ValueError(f"passes={self.passes}: budget='match' makes one pass; more need budget='threshold'")
         if self.round_to != 1 and (self.budget, self.columns) != ("match", "input_channel"):
-            raise ValueError(f"regroup.round_to={self.round_to}: only for budget=match with columns=input_channel")
+            raise ValueError(f"round_to={self.round_to}: only for budget='match' with columns='input_channel'")
 
     def check(self, network: nn.Module, example: Tensor) -> None:
         """Any network will do: a layer that cannot be grouped is reported dense."""

@@ -60,7 +60,7 @@ def test_steps_are_read(text: str | int, expected: Step) -> None:
 
 @pytest.mark.parametrize("text", ["", "ep", "-1ep", "1.5ep", "8 epochs", "8EP", "1ep2it", "²ep", "2.5%", "%"])
 def test_what_is_no_step_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"pruning.rewind={text!r} is not a step: write epochs as '8ep'")):
+    with pytest.raises(ValueError, match="^" + re.escape(f"rewind={text!r}: ")):
         Step.parse(text)
 
 
