@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import ChannelPlan, StructureInput, StructureResult, Unstructured
+from lt_lightning.structures.base import Structure, StructureInput, StructureResult, Unstructured
+from lt_lightning.structures.plan import ChannelPlan
 
 _SQUARE = 16
 
 
 @dataclass(frozen=True)
-class SquareBlocks:
+class SquareBlocks(Structure):
     """Keeps the squares of a weight matrix (filters x inputs and kernel positions) with the largest magnitudes.
 
     PyTorch's block-sparse weights need such masks. There are as many squares as the round's mask has weights for; a
@@ -29,10 +30,6 @@ class SquareBlocks:
     """
 
     size: int = _SQUARE
-    needs_gradients: bool = False
-
-    def check(self, network: nn.Module, example: Tensor) -> None:
-        """Accept any network."""
 
     def __call__(self, given: StructureInput) -> StructureResult:
         unstructured = Unstructured()(given)

@@ -17,77 +17,18 @@ from lt_lightning.evaluation import evaluating
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.base import StructureInput, StructureResult
+from lt_lightning.structures.base import Structure, StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import (
     ChannelChoice,
     Coupling,
     Floats,
-    Unit,
+    RankedGroup,
     WeightScore,
     channel_scores,
     droppable,
 )
 
 Norm = Literal["l1", "l2"]
-
-
-def feature_norms(given: StructureInput, norm: Norm, count: int) -> dict[str, Floats]:
-    """The norm of every channel of what each prunable layer puts out, over some batches (paper, section 3.2, ablation).
-
-    That is the layer's own output: with its bias, before BatchNorm and activation. The network is a copy with the
-    subject's weights and buffers, the masks applied, in evaluation mode, and runs where the batches are.
-
-    Args:
-        subject: with `batches`; its `weights` must hold the buffers, too.
-        norm: over images and positions: sum of magnitudes (`l1`), or root of the sum of squares (`l2`).
-        count: of the batches that are asked for.
-
-    Returns:
-        float64, (outputs,), by layer name.
-
-    Raises:
-        ValueError: if batches, or values of the network, are missing.
-    """
-    if given.batches is None:
-        raise ValueError(
-            f"score='feature_{norm}': needs training batches, and none were given: pass `batches`, or "
-            "score by l1, l2, count or saliency"
-        )
-    network = _masked(given)
-    sums: dict[str, Tensor] = {}
-    for layer in given.prunable:
-        network.get_submodule(layer.name).register_forward_hook(_adding_up(sums, layer.name, norm))
-    dtype = next(network.parameters()).dtype
-    with evaluating(network):
-        for images, _ in given.batches(count):
-            network.to(images.device)(images.to(dtype) if images.is_floating_point() else images)
-    return {name: (total if norm == "l1" else total.sqrt()).cpu().numpy() for name, total in sums.items()}
-
-
-def _masked(given: StructureInput) -> nn.Module:
-    """A copy of the network with the values that are looked at, and their type."""
-    network: nn.Module = copy.deepcopy(given.network)
-    if missing := sorted(network.state_dict().keys() - given.weights.keys()):
-        raise ValueError(f"feature maps need every parameter and buffer of the network: {missing[0]} is not in weights")
-    state = {name: given.weights[name].contiguous() for name in network.state_dict()}  # else it is rounded otherwise
-    state |= {name: state[name] * mask for name, mask in given.masks.items()}
-    network.load_state_dict(state, assign=True)
-    return network
-
-
-def _adding_up(sums: dict[str, Tensor], name: str, norm: Norm) -> Callable[[nn.Module, object, Tensor], None]:
-    def add(module: nn.Module, _: object, output: Tensor) -> None:
-        sizes = output.abs() if norm == "l1" else output.square()
-        channels = output.dim() - 1 if isinstance(module, nn.Linear) else 1
-        others = [axis for axis in range(output.dim()) if axis != channels]
-        total = sizes.sum(others, dtype=torch.float64)
-        sums[name] = sums[name] + total if name in sums else total
-
-    return add
-
-
-# Refill: keep the strongest channels of each layer whole, drop the others whole (paper, section 3.2, algorithm 2).
-
 FeatureScore = Literal["feature_l1", "feature_l2"]
 Score = Literal[WeightScore, FeatureScore]
 Match = Literal["executed", "filters"]
@@ -96,7 +37,7 @@ _MOST_PAIRED = 12
 
 
 @dataclass(frozen=True)
-class Refill:
+class Refill(Structure):
     """Keeps whole channels: as many as the round's mask has weights for, those that score best.
 
     A dropped channel is dropped with its bias, the BatchNorm affine behind it and the weights of its readers, so the
@@ -109,7 +50,7 @@ class Refill:
             activation x gradient summed over the positions, since the layer is linear in its weights; or the norm of
             its feature map (`feature_l1`, `feature_l2`), which is the layer's output before BatchNorm, over `batches`.
             Channels that are chosen together have the sum of their scores.
-        coupling: `stream` scores and keeps channels per coupled group, all writers of a residual stream together;
+        coupling: `stream` scores and keeps channels per group, all writers of a residual stream together;
             `inner` drops only channels inside a block and keeps streams whole; `independent` (the paper's) lets every
             layer choose alone, and a stream's channel is dead only where no writer keeps it. Depthwise
             layers always follow the channels that they work on. At equal executed density `stream` was as accurate as
@@ -120,8 +61,12 @@ class Refill:
             paper's) keeps `ceil(density x channels)`, which executes about the square of the density.
         round_to: kept counts are rounded up to a multiple of it by refilling the next best; in groups with fewer than
             4 x `round_to` channels, to a multiple of an eighth of the channels.
-        batches: of training data, on which feature maps are looked at with the trained weights under their masks, in
-            evaluation mode (see `feature_norms`). A study's are whole batches of the first epoch, without augmentation.
+        batches: number of batches of training data on which feature maps are looked at, with the trained weights under
+            their masks, in evaluation mode (see `feature_norms`). An experiment takes whole batches of the first epoch,
+            without augmentation.
+
+    Raises:
+        ValueError: on construction, for a value out of range.
     """
 
     extra: float = 0.0
@@ -134,14 +79,12 @@ class Refill:
     def __post_init__(self) -> None:
         if not 0 <= self.extra <= 1:
             raise ValueError(f"extra={self.extra}: must be a share in [0, 1]")
-        if self.round_to < 1:
-            raise ValueError(f"round_to={self.round_to}: must be at least 1")
-        if self.batches < 1:
-            raise ValueError(f"batches={self.batches}: must be at least 1")
-        for key, allowed in (("score", Score), ("coupling", Coupling), ("match", Match)):
-            if (value := getattr(self, key)) not in get_args(allowed):
-                choices = ", ".join(get_args(allowed))
-                raise ValueError(f"{key}={value!r}: must be one of {choices}")
+        for name in ("round_to", "batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name, allowed in (("score", Score), ("coupling", Coupling), ("match", Match)):
+            if (value := getattr(self, name)) not in get_args(allowed):
+                raise ValueError(f"{name}={value!r}: must be one of {', '.join(get_args(allowed))}")
 
     @property
     def needs_gradients(self) -> bool:
@@ -150,11 +93,11 @@ class Refill:
 
     @property
     def needs_batches(self) -> bool:
-        """Whether channels are scored by their feature maps, for which `Subject.batches` must be there."""
+        """Whether channels are scored by their feature maps."""
         return self.score in get_args(FeatureScore)
 
     def check(self, network: nn.Module, example: Tensor) -> None:
-        """Traces the network and looks for channels that may be dropped.
+        """Trace the network and look for channels that may be dropped.
 
         Raises:
             ValueError: if the network cannot be traced, or has none.
@@ -162,14 +105,21 @@ class Refill:
         droppable(ChannelGraph(network, example), self.coupling)
 
     def __call__(self, given: StructureInput) -> StructureResult:
-        """Structures one round's mask.
+        """Structure one round's mask.
 
         Raises:
             ValueError: if the network cannot be traced, has no channel that may be dropped, or gradients or batches are
                 missing.
         """
+        # 1. Find the groups of channels that go together, and rank each group's channels by the l1 norm of their
+        #    surviving weights, or another score (section 3.2 and its ablation).
         choice = _RefillChoice(self, given)
-        return choice.structured(choice.counts())
+        # 2. Count the channels that each group keeps, by the density of its mask (section 3.2: k), and for Refill+ a
+        #    share of the others besides (k+).
+        counts = choice.counts()
+        # 3. Refill the best channels completely, pruned weights with them, and drop the others completely; what then
+        #    is zero, or what nobody reads, is dropped through the whole network (algorithm 2 stops at the layer).
+        return choice.result(counts)
 
 
 class _RefillChoice(ChannelChoice):
@@ -186,7 +136,7 @@ class _RefillChoice(ChannelChoice):
         return scores
 
     def _scores(self, layer: Layer) -> Floats:
-        """A score per output channel of the layer."""
+        """Return a score per output channel of the layer."""
         score = self.options.score
         if score == "feature_l1" or score == "feature_l2":
             return self._feature_norms[layer.name]
@@ -208,23 +158,24 @@ class _RefillChoice(ChannelChoice):
     # How many channels
 
     def counts(self) -> list[int]:
+        """Return how many channels each group keeps."""
         if self.options.match == "filters":
-            counts = [unit.rounded(unit.density * unit.channels) for unit in self.units]
+            counts = [group.rounded(group.density * group.channels) for group in self.groups]
         else:
             counts = self._counts_for(kept(self.given.masks))
-        return [self._with_extra(unit, count) for unit, count in zip(self.units, counts, strict=True)]
+        return [self._with_extra(group, count) for group, count in zip(self.groups, counts, strict=True)]
 
-    def _with_extra(self, unit: Unit, count: int) -> int:
+    def _with_extra(self, group: RankedGroup, count: int) -> int:
         if self.options.extra == 0:
             return count
-        return unit.rounded(count + self.options.extra * (unit.channels - count))
+        return group.rounded(count + self.options.extra * (group.channels - count))
 
     def _counts_for(self, target: int) -> list[int]:
-        """Counts proportional to the square root of the densities that execute as near to `target` as they can.
+        """Return counts proportional to the root of the density that execute at most, and nearly, `target` weights.
 
         A layer executes (kept outputs) x (kept inputs) weights, so the root of the density on either side.
         """
-        low, high = 0.0, 1 / math.sqrt(max(min(unit.density for unit in self.units), 1e-12))
+        low, high = 0.0, 1 / math.sqrt(max(min(group.density for group in self.groups), 1e-12))
         for _ in range(10):
             factors = np.linspace(low, high, 9)
             executed = self.executed_by_each([self._scaled(factor) for factor in factors[1:-1]])
@@ -233,38 +184,96 @@ class _RefillChoice(ChannelChoice):
         return self._filled_up(self._scaled(low), target)
 
     def _scaled(self, factor: float) -> list[int]:
-        return [unit.rounded(factor * math.sqrt(unit.density) * unit.channels) for unit in self.units]
+        return [group.rounded(factor * math.sqrt(group.density) * group.channels) for group in self.groups]
 
     def _filled_up(self, counts: list[int], target: int) -> list[int]:
-        """Spends what rounding left of the target: units go up a step, in small networks one against another.
+        """Spend what rounding left of the target: groups go up a step, in small networks one against another.
 
-        No unit ends more than a step from its proportional count.
+        No group ends more than a step from its proportional count.
         """
         near = [
-            {count, unit.rounded(count + 1), unit.rounded(max(1, count - unit.step))}
-            for unit, count in zip(self.units, counts, strict=True)
+            {count, group.rounded(count + 1), group.rounded(max(1, count - group.step))}
+            for group, count in zip(self.groups, counts, strict=True)
         ]
         best = self.executed(counts)
         while best < target:
-            tried = [moved for moved in self._moves(counts) if all(c in n for c, n in zip(moved, near, strict=True))]
-            executed = self.executed_by_each(tried)
-            better = [(total, moved) for total, moved in zip(executed, tried, strict=True) if best < total <= target]
+            choices = [moved for moved in self._moves(counts) if all(c in n for c, n in zip(moved, near, strict=True))]
+            executed = self.executed_by_each(choices)
+            better = [(total, moved) for total, moved in zip(executed, choices, strict=True) if best < total <= target]
             if not better:
                 break
             best, counts = max(better, key=lambda pair: pair[0])
         return counts
 
     def _moves(self, counts: list[int]) -> list[list[int]]:
-        """One unit up a step; or, where that is few enough to try, one up and another down."""
+        """Return the choices with one group up a step; where groups are few, also with one up and another down."""
         ups = []
-        for index, unit in enumerate(self.units):
+        for index, group in enumerate(self.groups):
             ups.append([*counts])
-            ups[-1][index] = unit.rounded(counts[index] + 1)
-        if len(self.units) > _MOST_PAIRED:
+            ups[-1][index] = group.rounded(counts[index] + 1)
+        if len(self.groups) > _MOST_PAIRED:
             return ups
         pairs = []
         for up in ups:
-            for index, unit in enumerate(self.units):
+            for index, group in enumerate(self.groups):
                 pairs.append([*up])
-                pairs[-1][index] = unit.rounded(max(1, up[index] - unit.step))
+                pairs[-1][index] = group.rounded(max(1, up[index] - group.step))
         return ups + pairs
+
+
+# The scores `feature_l1` and `feature_l2`
+
+
+def feature_norms(given: StructureInput, norm: Norm, count: int) -> dict[str, Floats]:
+    """Return the norm of every channel that each prunable layer puts out, over some batches (section 3.2, ablation).
+
+    That is the layer's own output: with its bias, before BatchNorm and activation. The network is a copy with the
+    given weights and buffers, the masks applied, in evaluation mode, and runs where the batches are.
+
+    Args:
+        given: network, mask and batches; the weights must hold the buffers, too.
+        norm: norm over images and positions: sum of magnitudes (`l1`), or root of the sum of squares (`l2`).
+        count: number of batches.
+
+    Returns:
+        norms of the channels, float64, (outputs,), by layer name.
+
+    Raises:
+        ValueError: if batches, or values of the network, are missing.
+    """
+    if given.batches is None:
+        raise ValueError(
+            f"score='feature_{norm}': needs training batches, and none were given: pass `batches`, or score by l1, l2, "
+            "count or saliency"
+        )
+    network = _masked_copy(given)
+    sums: dict[str, Tensor] = {}
+    for layer in given.prunable:
+        network.get_submodule(layer.name).register_forward_hook(_adding_up(sums, layer.name, norm))
+    dtype = next(network.parameters()).dtype
+    with evaluating(network):
+        for images, _ in given.batches(count):
+            network.to(images.device)(images.to(dtype) if images.is_floating_point() else images)
+    return {name: (total if norm == "l1" else total.sqrt()).cpu().numpy() for name, total in sums.items()}
+
+
+def _masked_copy(given: StructureInput) -> nn.Module:
+    """Copy the network with the given values, and their type, under the masks."""
+    network: nn.Module = copy.deepcopy(given.network)
+    if missing := sorted(network.state_dict().keys() - given.weights.keys()):
+        raise ValueError(f"feature maps need every parameter and buffer of the network: {missing[0]} is not in weights")
+    state = {name: given.weights[name].contiguous() for name in network.state_dict()}  # else it is rounded otherwise
+    state |= {name: state[name] * mask for name, mask in given.masks.items()}
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def _adding_up(sums: dict[str, Tensor], name: str, norm: Norm) -> Callable[[nn.Module, object, Tensor], None]:
+    def add(module: nn.Module, _: object, output: Tensor) -> None:
+        sizes = output.abs() if norm == "l1" else output.square()
+        channels = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+        others = [axis for axis in range(output.dim()) if axis != channels]
+        total = sizes.sum(others, dtype=torch.float64)
+        sums[name] = sums[name] + total if name in sums else total
+
+    return add

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,12 +16,12 @@ from torch import Tensor, nn
 
 from lt_lightning.files import write_bytes, write_json
 from lt_lightning.pruning.masks import Masks, digest, pack, unpack
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Form, Granularity, LayerReport, NMPlan, Plan
+from lt_lightning.structures.base import Form, LayerReport
+from lt_lightning.structures.plan import Plan, check_plan, plan_from_json, plan_to_json
 
-SCHEMA = 1
+SCHEMA = 2
 LONGEST_HEADER = 100_000_000  # bytes; what safetensors allows, too
 Values = Literal["rewind", "trained"]
-Limit = Callable[[Sequence[int]], int]
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,8 @@ class Ticket:
         card = json.loads(json.dumps(self._full_card()))  # as it will be read, so that the digests agree
         card["digest"] = _digest(tensors, card)
         write_bytes(path, safetensors.save(tensors, metadata={"card": json.dumps(card)}))
-        write_json(path.with_suffix(".json"), {**card, "layers": self._readable_layers()})
+        kind = card["plan"] and card["plan"]["kind"]  # without its indices, which are no reading
+        write_json(path.with_suffix(".json"), {**card, "plan": kind, "layers": self._readable_layers()})
 
     @classmethod
     def load(cls, path: Path | str) -> Ticket:
@@ -118,8 +118,8 @@ class Ticket:
         schema = card.get("schema") if isinstance(card, dict) else None
         if type(schema) is not int or schema < 1:
             raise RefusedError("is no ticket: its card has no schema version")
-        if schema > SCHEMA:
-            raise RefusedError(f"has the schema {schema}; this version reads up to {SCHEMA}: upgrade")
+        if schema != SCHEMA:
+            raise RefusedError(f"has the schema {schema}, and this version reads {SCHEMA} alone")
         if card.pop("digest", None) != _digest(tensors, card):
             raise RefusedError("is damaged or was altered: its content does not match its digest")
         parts = _by_part(tensors)
@@ -127,7 +127,7 @@ class Ticket:
         _agree("the masks on the card", shapes, parts["mask"])
         masks = {name: unpack(parts["mask"][name], tuple(shape)) for name, shape in shapes.items()}
         layers = {name: _report(report) for name, report in card.pop("layers").items()}
-        plan = _plan_from(card.pop("plan"), parts["plan"])
+        plan = plan_from_json(card.pop("plan"))
         del card["schema"]
         ticket = cls(masks, parts["rewind"], parts["trained"] or None, plan, layers, card)
         ticket._check()
@@ -145,22 +145,17 @@ class Ticket:
                 raise ValueError(f"the trained values of {wrong[0]} have another shape than those to restart from")
         if self.card.get("mask_digest") not in (None, digest(self.masks)):
             raise ValueError("its masks are not those that its card tells of")
-        for name, limit, indices in _plan_indices(self.plan):
-            shape = shapes.get(f"{name}.weight")  # there is none of a normalisation without weights
-            if len(indices) and (indices.min() < 0 or (shape is not None and indices.max() >= limit(shape))):
-                raise ValueError(f"the plan of {name} names channels that the layer does not have")
-        if isinstance(self.plan, NMPlan) and (odd := [n for n in self.plan.layers if f"{n}.weight" not in shapes]):
-            raise ValueError(f"the plan names the layer {odd[0]!r}, which the network does not have")
+        check_plan(self.plan, shapes)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"mask/{name}": pack(mask) for name, mask in self.masks.items()}
         tensors |= {f"rewind/{name}": value for name, value in self.rewind.items()}
         tensors |= {f"trained/{name}": value for name, value in (self.trained or {}).items()}
-        return _apart(tensors | {f"plan/{name}": value for name, value in _plan_tensors(self.plan).items()})
+        return _apart(tensors)
 
     def _readable_layers(self) -> dict[str, Any]:
         return {
-            name: {"target_density": report.asked / report.size, "density": report.density, **asdict(report)}
+            name: {"target_density": report.target / report.size, "density": report.density, **asdict(report)}
             for name, report in self.layers.items()
         }
 
@@ -168,7 +163,7 @@ class Ticket:
         return {
             **self.card,
             "schema": SCHEMA,
-            "plan": _plan_card(self.plan),
+            "plan": plan_to_json(self.plan),
             "shapes": {name: list(mask.shape) for name, mask in self.masks.items()},
             "layers": {name: asdict(report) for name, report in self.layers.items()},
         }
@@ -235,107 +230,19 @@ def _agree(what: str, names: Mapping[str, Any], others: Mapping[str, Any]) -> No
 
 def _report(values: Mapping[str, Any]) -> LayerReport:
     report = LayerReport(**values)
-    counts = (report.size, report.asked, report.kept, report.executed, report.positions)
-    if any(type(count) is not int or count < 0 for count in counts) or report.form not in get_args(Form):
+    counts = (report.size, report.target, report.kept, report.executed, report.positions)
+    numbers = all(type(count) is int and count >= 0 for count in counts)
+    if not numbers or report.size == 0 or report.form not in get_args(Form):
         raise ValueError(f"a layer's report cannot be true: {report}")
     return report
 
 
 def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {"mask": {}, "rewind": {}, "trained": {}, "plan": {}}
+    parts: dict[str, dict[str, Tensor]] = {"mask": {}, "rewind": {}, "trained": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
     return parts
-
-
-def _plan_card(plan: Plan | None) -> dict[str, Any] | None:
-    match plan:
-        case BlockPlan():
-            counts = {name: len(blocks) for name, blocks in plan.blocks.items()}
-            return {"kind": "blocks", "granularity": plan.granularity, "blocks": counts}
-        case ChannelPlan():
-            return {"kind": "channels"}
-        case NMPlan():
-            return {"kind": "n_m", "n": plan.n, "m": plan.m, "layers": list(plan.layers)}
-        case None:
-            return None
-
-
-def _plan_tensors(plan: Plan | None) -> dict[str, Tensor]:
-    match plan:
-        case BlockPlan():
-            return {
-                f"{name}/{index}/{side}": getattr(block, side).to(torch.int32).contiguous()
-                for name, blocks in plan.blocks.items()
-                for index, block in enumerate(blocks)
-                for side in ("rows", "columns")
-            }
-        case ChannelPlan():
-            return {
-                f"{name}/{side}": channels.to(torch.int32)
-                for side in ("outputs", "inputs")
-                for name, channels in getattr(plan, side).items()
-            }
-        case NMPlan() | None:
-            return {}
-
-
-def _plan_from(card: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Plan | None:
-    plan: Plan | None = None
-    if card is not None and card["kind"] == "channels":
-        sides: dict[str, dict[str, Tensor]] = {"outputs": {}, "inputs": {}}
-        for key, channels in tensors.items():
-            name, _, side = key.rpartition("/")
-            sides[side][name] = channels.long()
-        plan = ChannelPlan(**sides)
-    elif card is not None and card["kind"] == "n_m":
-        plan = NMPlan(card["n"], card["m"], tuple(card["layers"]))
-    elif card is not None:
-        if card["kind"] != "blocks" or card["granularity"] not in get_args(Granularity):
-            raise ValueError(f"there is no plan of the kind {card['kind']}, {card.get('granularity')}")
-        blocks = {
-            name: [
-                Block(tensors[f"{name}/{index}/rows"].long(), tensors[f"{name}/{index}/columns"].long())
-                for index in range(count)
-            ]
-            for name, count in card["blocks"].items()
-        }
-        plan = BlockPlan(card["granularity"], blocks)
-    _agree("the plan's indices", _plan_tensors(plan), tensors)
-    if any(values.ndim != 1 or values.dtype != torch.int32 for values in tensors.values()):
-        raise ValueError("the plan's indices are no lists of int32")
-    return plan
-
-
-def _plan_indices(plan: Plan | None) -> Iterator[tuple[str, Limit, Tensor]]:
-    """Every list of indices of a plan, with its layer and what the indices stay below."""
-    if isinstance(plan, BlockPlan):
-        for name, blocks in plan.blocks.items():
-            for block in blocks:
-                yield name, _outputs, block.rows
-                yield name, _inputs if plan.granularity == "input_channel" else _columns, block.columns
-    elif isinstance(plan, ChannelPlan):
-        for name, channels in plan.outputs.items():
-            yield name, _outputs, channels
-        for name, channels in plan.inputs.items():
-            yield name, _inputs_of_groups, channels
-
-
-def _outputs(shape: Sequence[int]) -> int:
-    return shape[0]
-
-
-def _inputs(shape: Sequence[int]) -> int:
-    return shape[1]
-
-
-def _inputs_of_groups(shape: Sequence[int]) -> int:
-    return shape[0] * shape[1]  # at most: a weight does not tell the number of groups
-
-
-def _columns(shape: Sequence[int]) -> int:
-    return math.prod(shape[1:])
 
 
 def _check_fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -16,7 +16,8 @@ from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import Batches, ChannelPlan, StructureInput
+from lt_lightning.structures.base import Batches, StructureInput
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Norm, Refill, feature_norms
 
 SIZE = 5

@@ -21,8 +21,9 @@ from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, StructureInput
+from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.filters import Filters, Scope, Score
+from lt_lightning.structures.plan import ChannelPlan
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet8": lambda: cifar_resnet(8, 3, width=8),

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import NMPlan, StructureInput
+from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.nm import NM, nm_mask
+from lt_lightning.structures.plan import NMPlan
 
 
 def brute_force(weight: Tensor, survives: Tensor, n: int, m: int) -> Tensor:

@@ -27,8 +27,9 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, StructureInput, retained_magnitude
+from lt_lightning.structures.base import StructureInput, retained_magnitude
 from lt_lightning.structures.channel_choice import Coupling, channel_scores
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
 
 ENDS = ("stem", "classifier")
@@ -238,7 +239,7 @@ def test_executed_density_is_the_density_asked_for(name: str, coupling: Coupling
     for layer in given.layers.values():
         report = structured.layers[layer.name]
         full = torch.ones(layer.shape, dtype=torch.bool)
-        assert report.asked == int(given.masks.get(layer.weight, full).sum())
+        assert report.target == int(given.masks.get(layer.weight, full).sum())
         assert report.kept == int(structured.masks.get(layer.weight, full).sum())
         assert report.kept == report.executed
         assert report.form == ("channels" if report.executed < report.size else "dense")
@@ -415,7 +416,7 @@ def test_a_refill_worked_by_hand() -> None:
     assert isinstance(structured.plan, ChannelPlan)
     assert {n: c.tolist() for n, c in structured.plan.outputs.items()} == {"4": [1]}
     assert {n: c.tolist() for n, c in structured.plan.inputs.items()} == {"6": [1]}
-    assert [(n, r.asked, r.kept, r.executed, r.form) for n, r in structured.layers.items()] == [
+    assert [(n, r.target, r.kept, r.executed, r.form) for n, r in structured.layers.items()] == [
         ("0", 2, 2, 2, "dense"), ("2", 7, 8, 8, "dense"), ("4", 2, 4, 4, "channels"), ("6", 4, 2, 2, "channels"),
     ]  # fmt: skip
     assert structured.layers["2"].note == "all of its channels were kept"
