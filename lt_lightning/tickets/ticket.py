@@ -1,4 +1,4 @@
-"""Tickets: masks, the values to restart from, the trained weights, and a card that says what it is."""
+"""The ticket: masks, values to restart from, trained weights, and a card that says what was run; and its file."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Ticket:
     All names are those of the network's parameters and buffers; all tensors are on the CPU.
 
     Attributes:
-        masks: of every pruned parameter; what is not named is kept whole.
-        rewind: the values that training restarts from: every parameter and buffer, before masking.
-        trained: every parameter and buffer after training the ticket; None before.
-        plan: how to execute the ticket; None if nothing can be skipped.
-        layers: asked and achieved per layer.
-        card: what was run: JSON values only (structure, round, density, data, metrics, ...).
+        masks: mask of every pruned parameter; a parameter that is not named is kept whole.
+        rewind: value that training restarts from of every parameter and buffer, before masking.
+        trained: value of every parameter and buffer after training the ticket; None before.
+        plan: way to execute the ticket on a smaller network; None if nothing can be skipped.
+        layers: report of every layer.
+        card: facts on what was run, JSON values only (structure, round, density, data, metrics, ...).
     """
 
     masks: Masks
@@ -49,11 +49,11 @@ class Ticket:
     # Using
 
     def apply(self, network: nn.Module, values: Values = "rewind") -> nn.Module:
-        """Puts the ticket's values into a network, in place, pruned weights at zero.
+        """Put the ticket's values into a network, in place, with pruned weights at zero.
 
         Args:
             network: any module with the ticket's parameters and buffers.
-            values: the values that training restarts from (`rewind`), or those after training (`trained`).
+            values: which values: those that training restarts from (`rewind`), or those after training (`trained`).
 
         Returns:
             the network.
@@ -73,13 +73,13 @@ class Ticket:
         return network
 
     def with_training(self, trained: Mapping[str, Tensor], **facts: Any) -> Ticket:
-        """The ticket with its trained weights, and further facts on its card."""
+        """Return the ticket with its trained weights, and further facts on its card."""
         return replace(self, trained=trained, card={**self.card, **facts})
 
     # On disk
 
     def save(self, path: Path | str) -> None:
-        """Writes `path` (safetensors; everything) and beside it the card as JSON, for people to read.
+        """Write everything to `path` (safetensors), and the card beside it as JSON, for people to read.
 
         The file is whole or not there. A digest over all tensors and the card is part of it.
         """
@@ -93,15 +93,15 @@ class Ticket:
 
     @classmethod
     def load(cls, path: Path | str) -> Ticket:
-        """Reads a ticket. Never executes code, and takes no more memory than a few times the file's size.
+        """Read a ticket. Code is never executed, and no more memory taken than a few times the file's size.
 
-        A digest is no signature: whoever means to can write a ticket of their own. Such a one is checked for being
-        consistent, so that it fails here if it does, in one line.
+        A digest is no signature: anyone can write a ticket. So its parts are checked for being consistent, and one that
+        is not fails here, in one line.
 
         Raises:
             FileNotFoundError: if there is none.
             OSError: if it cannot be read.
-            ValueError: if the file is truncated, altered, no ticket, or of a newer schema; the message names it.
+            ValueError: if the file is truncated, altered, no ticket, or of another schema; the message names it.
         """
         path = _with_suffix(path)
         if not path.is_file():
@@ -134,7 +134,7 @@ class Ticket:
         return ticket
 
     def _check(self) -> None:
-        """Raises ValueError if the parts do not fit each other."""
+        """Raise ValueError if the parts do not fit each other."""
         shapes = {name: value.shape for name, value in self.rewind.items()}
         for name, mask in self.masks.items():
             if mask.shape != shapes.get(name):
@@ -175,14 +175,14 @@ def _with_suffix(path: Path | str) -> Path:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU and contiguous; of those that share memory (tied weights) copies, since safetensors refuses them."""
+    """Return the tensors on the CPU, contiguous and apart: tied weights share memory, which safetensors refuses."""
     apart: dict[str, Tensor] = {}
-    places: set[int] = set()
+    taken: set[int] = set()
     for name, value in tensors.items():
         value = value.cpu().contiguous()
-        place = value.untyped_storage().data_ptr()
-        apart[name] = value.clone() if place in places else value
-        places.add(place)
+        address = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if address in taken else value
+        taken.add(address)
     return apart
 
 
@@ -200,7 +200,7 @@ class RefusedError(ValueError):
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Tensors and card, unchecked. Read, not mapped into memory: a mapped file could change later, or end."""
+    """Read tensors and card, unchecked; not mapped into memory, since a mapped file could change later, or end."""
     with path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size - 8
         length = int.from_bytes(file.read(8), "little")
@@ -216,11 +216,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def _reason(error: Exception) -> str:
-    """One line, whatever strings of the file the error quotes."""
+    """Describe an error in one line, whatever strings of the file it quotes."""
     if isinstance(error, RefusedError):
         return str(error)[:200]  # a schema version may have any number of digits
-    told = " ".join(str(error).split())[:200]
-    return f"is damaged or no ticket: {told if told.isprintable() else ascii(told)} ({type(error).__name__})"
+    text = " ".join(str(error).split())[:200]
+    return f"is damaged or no ticket: {text if text.isprintable() else ascii(text)} ({type(error).__name__})"
 
 
 def _agree(what: str, names: Mapping[str, Any], others: Mapping[str, Any]) -> None:
@@ -255,9 +255,9 @@ def _check_fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         if name in state and own[name].shape != state[name].shape
     ]
     faults = [("misses", missing), ("has besides", extra), ("has in another shape", misshapen)]
-    told = [f"{what} {_first(names)}" for what, names in faults if names]
-    if told:
-        raise ValueError(f"the ticket is for another network than {type(network).__name__}: it {'; it '.join(told)}")
+    texts = [f"{what} {_first(names)}" for what, names in faults if names]
+    if texts:
+        raise ValueError(f"the ticket is for another network than {type(network).__name__}: it {'; it '.join(texts)}")
 
 
 def _first(names: list[str], most: int = 5) -> str:
