@@ -15,7 +15,7 @@ from lt_lightning.execution.cost import Setting, flops
 from lt_lightning.execution.execute import DENSE_FORM, forms_of, input_shapes
 from lt_lightning.execution.smaller_network import Cut, Shrunk
 from lt_lightning.execution.timing import time_layers
-from lt_lightning.structures.base import BlockPlan
+from lt_lightning.structures.plan import BlockPlan
 
 _TOLERANCE = 1e-4
 

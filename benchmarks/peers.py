@@ -6,20 +6,20 @@ import copy
 import importlib
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import ChannelPlan, StructureInput, StructureResult, Unstructured
+from lt_lightning.structures.base import Structure, StructureInput, StructureResult, Unstructured
+from lt_lightning.structures.plan import ChannelPlan
 
 _SQUARE = 16
 
 
 @dataclass(frozen=True)
-class SquareBlocks:
+class SquareBlocks(Structure):
     """Keeps the squares of a weight matrix (filters x inputs and kernel positions) with the largest magnitudes.
 
     PyTorch's block-sparse weights need such masks. There are as many squares as the round's mask has weights for; a
@@ -30,11 +30,6 @@ class SquareBlocks:
     """
 
     size: int = _SQUARE
-    needs_gradients: ClassVar[bool] = False
-    needs_batches: ClassVar[bool] = False
-
-    def check(self, network: nn.Module, example: Tensor) -> None:
-        """Accept any network."""
 
     def __call__(self, given: StructureInput) -> StructureResult:
         unstructured = Unstructured()(given)

@@ -18,7 +18,8 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, Structure, StructureInput, StructureResult, Unstructured
+from lt_lightning.structures.base import Structure, StructureInput, StructureResult, Unstructured
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
 
@@ -158,8 +159,8 @@ VARIANTS: Mapping[str, Variant] = {
     "refill": Variant(Refill(), as_planned, exports=True),
     "refill_inner": Variant(Refill(coupling="inner"), as_planned, exports=True),
     "refill_independent": Variant(Refill(coupling="independent"), as_planned, exports=True),
-    "regroup_channels": Variant(Regroup(columns="input_channel", round_to=16, clustering="kmeans"), as_planned),
-    "regroup": Variant(Regroup(columns="kernel_position", clustering="kmeans"), as_planned),
+    "regroup_channels": Variant(Regroup(granularity="input_channel", round_to=16, clustering="kmeans"), as_planned),
+    "regroup": Variant(Regroup(granularity="kernel_position", clustering="kmeans"), as_planned),
     "torch_pruning": Variant(Refill(), by_torch_pruning),
     "csr": Variant(Unstructured(), _sparse(torch.sparse_csr), trains=False),
     "bsr": Variant(SquareBlocks(), _sparse(torch.sparse_bsr), trains=False),
@@ -172,6 +173,6 @@ TICKETS = tuple(name for name in VARIANTS if name not in (*PEERS, "masked"))
 def with_round_to(variant: Variant, round_to: int) -> Variant:
     """Return the variant with channel counts rounded up to a multiple, where its structure rounds."""
     structure = variant.structure
-    if isinstance(structure, Refill) or (isinstance(structure, Regroup) and structure.columns == "input_channel"):
+    if isinstance(structure, Refill) or (isinstance(structure, Regroup) and structure.granularity == "input_channel"):
         return replace(variant, structure=replace(structure, round_to=round_to))
     return variant

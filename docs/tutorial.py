@@ -26,10 +26,16 @@ from lt_lightning.evaluation import largest_difference
 from lt_lightning.execution.cost import Setting, flops, parameters, time_ratio
 from lt_lightning.execution.execute import execute
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.pruning.criteria import Context
+from lt_lightning.pruning.criteria import Context, Criterion
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart
-from lt_lightning.structures.base import LayerReport, StructureInput, StructureResult, retained_magnitude
+from lt_lightning.structures.base import (
+    LayerReport,
+    Structure,
+    StructureInput,
+    StructureResult,
+    retained_magnitude,
+)
 from lt_lightning.tickets.export.network_file import save_network
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -76,7 +82,7 @@ pruning = LotteryTicketPruning(
     rate=0.4,
     rewind="1ep",
     directory=FOLDER / "search",
-    structures={"refill": Refill(), "regroup": Regroup(columns="input_channel")},
+    structures={"refill": Refill(), "regroup": Regroup(granularity="input_channel")},
 )
 classifier = new_classifier()
 new_trainer(pruning).fit(classifier, data)
@@ -107,7 +113,7 @@ winner.apply(network, "trained")  # those at the end of the round
 # %% [markdown]
 # ## Structures
 #
-# The three tickets of a round say for every layer what was *asked* (what the round's mask keeps) and what is
+# The three tickets of a round say for every layer its *target* (what the round's mask keeps) and what is
 # *executed*: the weights that take part in the computation when the ticket's plan is followed. A dropped channel also
 # drops its readers' inputs, so `Refill` chooses as many channels as make the executed numbers agree. `held` is the
 # share of the magnitude of the mask's weights that the ticket keeps.
@@ -118,8 +124,8 @@ tickets = {
 }
 for name, ticket in tickets.items():
     layers = [layer for key, layer in ticket.layers.items() if f"{key}.weight" in winner.masks]
-    asked, executed, size = (sum(getattr(layer, what) for layer in layers) for what in ("asked", "executed", "size"))
-    print(f"{name}: asked {asked / size:.2f}, executed {executed / size:.2f}, plan {type(ticket.plan).__name__}")
+    target, executed, size = (sum(getattr(layer, what) for layer in layers) for what in ("target", "executed", "size"))
+    print(f"{name}: target {target / size:.2f}, executed {executed / size:.2f}, plan {type(ticket.plan).__name__}")
 
 for name, report in tickets["refill"].layers.items():
     retained = report.retained_magnitude
@@ -202,7 +208,7 @@ class Plain(pl.LightningModule):
 
 
 # %%
-class WithinFilter:
+class WithinFilter(Criterion):
     """The magnitude of a weight as a share of the largest in its filter."""
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
@@ -213,13 +219,8 @@ def _share_of_largest(magnitude: Tensor) -> Tensor:
     return magnitude / magnitude.flatten(1).amax(1).view(-1, *(1,) * (magnitude.ndim - 1))
 
 
-class HalfOfTheFilters:
+class HalfOfTheFilters(Structure):
     """Keeps the half of each layer's filters of which most weights survive."""
-
-    needs_gradients = needs_batches = False
-
-    def check(self, network: nn.Module, example: Tensor) -> None:
-        """Any network will do."""
 
     def __call__(self, given: StructureInput) -> StructureResult:
         masks, reports = {}, {}
@@ -230,10 +231,10 @@ class HalfOfTheFilters:
             after = torch.zeros_like(before)
             after[best] = True
             masks[layer.weight] = after
-            kept, asked = int(after.count_nonzero()), int(before.count_nonzero())
-            held = retained_magnitude(given.weights[layer.weight], before, after)
+            kept, target = int(after.count_nonzero()), int(before.count_nonzero())
+            retained = retained_magnitude(given.weights[layer.weight], before, after)
             # Without a plan the layer runs whole: all of its weights are executed.
-            reports[layer.name] = LayerReport(layer.size, asked, kept, layer.size, layer.positions, "dense", held)
+            reports[layer.name] = LayerReport(layer.size, target, kept, layer.size, layer.positions, "dense", retained)
         return StructureResult(masks, reports)
 
 

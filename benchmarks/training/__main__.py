@@ -41,8 +41,8 @@ from lt_lightning.structures.regroup import Regroup
 KINDS = ("steps", "limit", "round", "overhead", "search")
 TRAINING_IMAGES = 45_000  # of CIFAR-10, in an epoch
 PAPER = Search(rounds=10, epochs=160, rewind=8)
-STRUCTURES: dict[str, Structure] = {"refill": Refill(), "regroup": Regroup(columns="kernel_position")}
-BETWEEN = STRUCTURES | {"regroup by k-means": Regroup(columns="kernel_position", clustering="kmeans")}
+STRUCTURES: dict[str, Structure] = {"refill": Refill(), "regroup": Regroup(granularity="kernel_position")}
+BETWEEN = STRUCTURES | {"regroup by k-means": Regroup(granularity="kernel_position", clustering="kmeans")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

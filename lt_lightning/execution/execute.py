@@ -18,7 +18,7 @@ from lt_lightning.execution.semi_structured import semi_structured_forms
 from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
 from lt_lightning.execution.timing import Shape, time_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Granularity, NMPlan, Plan
+from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, NMPlan, Plan
 
 Forms = Mapping[str, nn.Module]
 DENSE_FORM = "dense"

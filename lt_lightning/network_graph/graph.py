@@ -1,4 +1,10 @@
-"""The channels of a network: who writes them, who reads them, which must go together, and which are provably zero."""
+"""The channels of a network: who writes them, who reads them, which go together, and which are provably zero.
+
+The network is traced with torch.fx (`operations`). Every tensor is described by its channels (dimension 1), and each
+channel belongs to a group. Operations that act on channels one by one keep the groups, additions unite them (a residual
+stream is one group with several writers), a concatenation puts them in a row. A channel is *dead* if it is zero for
+every input (`liveness`). What the analysis does not know keeps all its channels.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +17,40 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from lt_lightning.network_graph.liveness import Flags, Flow, fold
-from lt_lightning.network_graph.operations import Operation, classify, shape_of, trace
+from lt_lightning.network_graph.operations import Kind, Operation, classify, shape_of, trace
 from lt_lightning.pruning.layers import Layer, find_layers
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Channels of one space in a row; each stands `repeat` times (a flattened channel: once a position)."""
+class Span:
+    """The channels of one group in a row; each stands `repeat` times (a flattened channel: once for each position)."""
 
-    space: int
+    group: int
     channels: int
     repeat: int = 1
 
 
 @dataclass
-class Spaces:
-    """Union-find over spaces."""
+class _Union:
+    """Union-find over groups of channels, by number."""
 
     parent: list[int] = field(default_factory=list)
     joined: set[int] = field(default_factory=set)
     frozen: dict[int, str] = field(default_factory=dict)
 
     def new(self) -> int:
-        """Another space, joined with none."""
+        """Add a group, united with none."""
         self.parent.append(len(self.parent))
         return len(self.parent) - 1
 
-    def root(self, space: int) -> int:
-        """The space that stands for all that are joined with this one."""
-        while self.parent[space] != space:
-            space = self.parent[space]
-        return space
+    def root(self, group: int) -> int:
+        """Return the group that stands for all that are united with this one."""
+        while self.parent[group] != group:
+            group = self.parent[group]
+        return group
 
     def unite(self, a: int, b: int) -> None:
-        """Joins two spaces: their channels are kept or dropped together."""
+        """Unite two groups: their channels are kept or dropped together."""
         a, b = sorted((self.root(a), self.root(b)))
         self.joined.add(a)
         if a == b:
@@ -53,18 +59,10 @@ class Spaces:
         if b in self.frozen:
             self.frozen.setdefault(a, self.frozen[b])
 
-    def freeze(self, segments: Sequence[Segment], why: str) -> None:
-        """Keeps all channels of the segments' spaces; the first reason counts."""
-        for segment in segments:
-            self.frozen.setdefault(self.root(segment.space), why)
-
-
-# The channels of a network: who writes them, who reads them, which must go together, and which are provably zero.
-#
-# The network is traced with torch.fx (`operations`). Every tensor is described by its channels (dimension 1): each
-# belongs to a space (`spaces`); operations that act on channels one by one keep the space, additions unite spaces (a
-# residual stream is one space with several writers), a concatenation lines them up. A channel is *dead* if it is zero
-# for every input (`liveness`). What the analysis does not know keeps all its channels.
+    def freeze(self, spans: Sequence[Span], why: str) -> None:
+        """Keep all channels of the spans' groups; the first reason counts."""
+        for span in spans:
+            self.frozen.setdefault(self.root(span.group), why)
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,11 @@ class ChannelGroup:
     """Channels that are kept or dropped together.
 
     Attributes:
-        channels: how many.
-        writers: layers (convolution, linear) whose outputs these are; all writers of a residual stream are one group.
+        channels: number of channels.
+        writers: layers (convolution, linear) whose outputs the channels are; those of a residual stream are several.
         followers: depthwise layers on these channels.
         joined: whether an addition or product unites several tensors in the group (a residual stream).
-        frozen: why no channel of it may be dropped; empty if channels may.
+        frozen: why no channel of the group may be dropped; empty if channels may.
     """
 
     channels: int
@@ -91,8 +89,8 @@ class Liveness:
     """Which channels take part in the computation.
 
     Attributes:
-        outputs: by name of layer or normalisation, a flag per output channel: (..., channels).
-        inputs: by name of layer, a flag per input channel, likewise.
+        outputs: flag of every output channel, (..., channels), by name of layer or normalisation.
+        inputs: flag of every input channel, (..., channels), by name of layer.
     """
 
     outputs: Mapping[str, Flags]
@@ -103,13 +101,13 @@ class ChannelGraph:
     """The channels of a traced network.
 
     Attributes:
-        operations: in the order of execution.
+        operations: all operations, in the order of execution.
         groups: every set of channels that must be kept or dropped together.
-        nodes: of the trace, one for each operation.
-        trace: the traced network; it shares its modules with the network.
+        nodes: nodes of the trace, one for each operation.
+        trace: traced network, which shares its modules with the network.
         unknown: names of operations that the analysis does not know; their channels are all kept.
         rigid: operations whose results are whole or not there: unknown ones, inputs, layers that share parameters.
-        flow: how channels pass through the operations, given what of the layers is alive.
+        flow: way of channels through the operations, given what of the layers is alive.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
@@ -119,11 +117,11 @@ class ChannelGraph:
     """
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
-        """Traces the network and analyses it.
+        """Trace the network and analyse it.
 
         Args:
-            network: its state is left as it was.
-            example: an input batch of the true shape.
+            network: any module; its state is left as it was.
+            example: input batch of the true shape.
 
         Raises:
             ValueError: if torch.fx cannot trace the network.
@@ -132,8 +130,8 @@ class ChannelGraph:
         self.groups: list[ChannelGroup] = []
         self.unknown: list[str] = []
         self._results: set[int] = set()
-        self._spaces = Spaces()
-        self._segments: list[list[Segment]] = []
+        self._union = _Union()
+        self._spans: list[list[Span]] = []
         self._modules = dict(network.named_modules())
         self.nodes: list[fx.Node] = []
         self.trace = trace(network, example)
@@ -152,58 +150,58 @@ class ChannelGraph:
             for source in node.all_input_nodes:
                 if (index := source.meta["operation"]) is not None:
                     self._results.add(index)
-                    self._spaces.freeze(self._segments[index], "output of the network")
+                    self._union.freeze(self._spans[index], "output of the network")
             return
         shape = shape_of(node)
         if shape is None and node.meta.get("tensor_meta") is None:  # a size, a number: no channels
             return
-        if shape is None:  # several tensors (a split): nothing is known of their channels
-            channels, kind, extra = 0, "unknown", dict[str, Any]()
-        else:
+        kind: Kind = "unknown"
+        channels, extra = 0, dict[str, Any]()
+        if shape is not None:  # else there are several tensors (a split), of whose channels nothing is known
             channels = shape[1] if len(shape) > 1 else 1
             kind, extra = classify(node, shape, self._modules)
         name = str(node.target) if node.op == "call_module" else node.name
         inputs = tuple(
             source.meta["operation"] for source in node.all_input_nodes if source.meta["operation"] is not None
         )
-        segments = self._segments_of(kind, name, inputs, channels, extra.get("repeat", 1))
+        spans = self._spans_of(kind, name, inputs, channels, extra.get("repeat", 1))
         node.meta["operation"] = len(self.operations)
         self.nodes.append(node)
         self.operations.append(Operation(kind, name, inputs, channels, **extra))
-        self._segments.append(segments)
+        self._spans.append(spans)
 
-    def _segments_of(self, kind: str, name: str, inputs: tuple[int, ...], channels: int, repeat: int) -> list[Segment]:
-        given = [self._segments[index] for index in inputs]
+    def _spans_of(self, kind: Kind, name: str, inputs: tuple[int, ...], channels: int, repeat: int) -> list[Span]:
+        given = [self._spans[index] for index in inputs]
         if kind == "lift":
-            self._spaces.freeze(given[0], f"operation {name} turns zeros into other values")
+            self._union.freeze(given[0], f"operation {name} turns zeros into other values")
         if kind in ("norm", "each", "lift"):
             return given[0]
         if kind in ("flatten", "depthwise"):
-            return [Segment(s.space, s.channels, s.repeat * repeat) for s in given[0]]
+            return [Span(s.group, s.channels, s.repeat * repeat) for s in given[0]]
         if kind == "cat":
-            return [segment for segments in given for segment in segments]
+            return [span for spans in given for span in spans]
         if kind in ("add", "product"):
             return self._unite(given, name)
-        fresh = [Segment(self._spaces.new(), channels)]
+        fresh = [Span(self._union.new(), channels)]
         if kind == "source":
-            self._spaces.freeze(fresh, "input of the network")
+            self._union.freeze(fresh, "input of the network")
         elif kind == "grouped":
-            for segments in (*given, fresh):
-                self._spaces.freeze(segments, f"grouped convolution {name}")
+            for spans in (*given, fresh):
+                self._union.freeze(spans, f"grouped convolution {name}")
         elif kind == "unknown":
             self.unknown.append(name)
-            for segments in (*given, fresh):
-                self._spaces.freeze(segments, f"unknown operation {name}")
+            for spans in (*given, fresh):
+                self._union.freeze(spans, f"unknown operation {name}")
         return fresh
 
-    def _unite(self, given: list[list[Segment]], name: str) -> list[Segment]:
+    def _unite(self, given: list[list[Span]], name: str) -> list[Span]:
         first = given[0]
         for other in given[1:]:
             if [(s.channels, s.repeat) for s in other] == [(s.channels, s.repeat) for s in first]:
                 for a, b in zip(first, other, strict=True):
-                    self._spaces.unite(a.space, b.space)
+                    self._union.unite(a.group, b.group)
             else:
-                self._spaces.freeze((*first, *other), f"channels of {name} do not line up")
+                self._union.freeze((*first, *other), f"channels of {name} do not line up")
         return first
 
     def _freeze_shared_layers(self) -> None:
@@ -213,11 +211,11 @@ class ChannelGraph:
                 continue
             if (first := seen.setdefault(operation.name, index)) != index:
                 for i in (first, index):
-                    for segments in (self._segments[i], *(self._segments[j] for j in self.operations[i].inputs)):
-                        self._spaces.freeze(segments, f"{operation.name} is called more than once")
+                    for spans in (self._spans[i], *(self._spans[j] for j in self.operations[i].inputs)):
+                        self._union.freeze(spans, f"{operation.name} is called more than once")
 
     def _find_rigid(self) -> set[int]:
-        """Operations that cannot be resized; a parameter that is used twice has one size for both uses."""
+        """Return the operations that cannot be resized; a parameter that is used twice has one size for both uses."""
         users: dict[int, list[int]] = {}
         for index, node in enumerate(self.nodes):
             if node.op == "call_module":
@@ -234,39 +232,39 @@ class ChannelGraph:
         writers: dict[int, list[str]] = {}
         followers: dict[int, list[str]] = {}
         channels: dict[int, int] = {}
-        for operation, segments in zip(self.operations, self._segments, strict=True):
+        for operation, spans in zip(self.operations, self._spans, strict=True):
             if operation.kind in ("dense", "grouped"):
-                root = self._spaces.root(segments[0].space)
-                channels[root] = segments[0].channels
+                root = self._union.root(spans[0].group)
+                channels[root] = spans[0].channels
                 names = writers.setdefault(root, [])
                 if operation.name not in names:
                     names.append(operation.name)
             elif operation.kind == "depthwise":
-                for segment in segments:
-                    followers.setdefault(self._spaces.root(segment.space), []).append(operation.name)
+                for span in spans:
+                    followers.setdefault(self._union.root(span.group), []).append(operation.name)
         for root, names in writers.items():
             self.groups.append(
                 ChannelGroup(
-                    channels[root],
-                    tuple(names),
-                    tuple(followers.get(root, ())),
-                    root in self._spaces.joined,
-                    self._spaces.frozen.get(root, ""),
+                    channels=channels[root],
+                    writers=tuple(names),
+                    followers=tuple(followers.get(root, ())),
+                    joined=root in self._union.joined,
+                    frozen=self._union.frozen.get(root, ""),
                 )
             )
 
     # Liveness
 
     def propagate(self, kept: Mapping[str, Flags]) -> Liveness:
-        """Follows zeros through the network, forwards, and what nobody reads, backwards.
+        """Follow zeros through the network, forwards, and what nobody reads, backwards.
 
         Args:
-            kept: by layer name, a flag per output channel, (..., channels); a layer that is not named keeps all. Of
+            kept: flag of every output channel, (..., channels), by layer name; a layer that is not named keeps all. Of
                 several alternatives, which are the first dimensions, each is followed for itself.
 
         Returns:
-            what is left. Wherever a normalisation's input is dead its output counts as dead: the caller is to
-            drop its affine parameters there, so that it does not emit its shift.
+            the channels that are left. Wherever a normalisation's input is dead its output counts as dead: the caller
+            is to drop its affine parameters there, so that it does not emit its shift.
         """
         live, present = self.flow.trace_channels(kept)
         outputs: dict[str, Flags] = {}
@@ -283,25 +281,24 @@ class ChannelGraph:
                 _merge(inputs, operation.name, read)
         return Liveness(outputs, inputs)
 
-    def layout(self, index: int) -> list[tuple[int, Segment]]:
-        """The spaces that the channels of an operation's result belong to, in their order."""
-        return [(self._spaces.root(segment.space), segment) for segment in self._segments[index]]
+    def layout(self, index: int) -> list[tuple[int, Span]]:
+        """Return the groups that the channels of an operation's result belong to, by number, in their order."""
+        return [(self._union.root(span.group), span) for span in self._spans[index]]
 
 
 def _merge(flags: dict[str, Flags], name: str, more: Flags) -> None:
     flags[name] = flags[name] | more if name in flags else more
 
 
-# What of a network a search looks at again and again, found once: training changes none of it.
-
-
 @dataclass(frozen=True)
 class TracedNetwork:
-    """A network's layers and channels. They stay what they are while values change in place and nothing else does.
+    """A network with its layers and channels, each found once, when it is first looked at.
+
+    They stay what they are while values change in place and nothing else does, as in a search.
 
     Attributes:
-        network: whose they are.
-        example: an input batch of the true shape.
+        network: any module.
+        example: input batch of the true shape.
     """
 
     network: nn.Module
@@ -314,5 +311,5 @@ class TracedNetwork:
 
     @cached_property
     def graph(self) -> ChannelGraph:
-        """The channels; see there."""
+        """The channels of the network."""
         return ChannelGraph(self.network, self.example)

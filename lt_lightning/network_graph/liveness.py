@@ -1,4 +1,4 @@
-"""Which channels of a network take part: zeros are followed forwards, and what nobody reads backwards.
+"""Which channels of a network take part: zeros are followed forwards, and what nobody reads is followed backwards.
 
 Channels are the last dimension of flags. Those before it, where there are any, are alternatives followed in one go.
 """
@@ -23,9 +23,9 @@ class Alive:
     """What of a layer or normalisation may be other than zero.
 
     Attributes:
-        scale: (outputs,), whether an output takes anything of its inputs.
-        shift: (outputs,), whether an output may be other than zero where its inputs are.
-        reads: (outputs, inputs), which inputs an output takes; None: all that it could.
+        scale: whether an output takes anything of its inputs, (outputs,).
+        shift: whether an output may be other than zero where its inputs are zero, (outputs,).
+        reads: which inputs an output takes, (outputs, inputs); None for all that it could take.
     """
 
     scale: Flags
@@ -38,9 +38,9 @@ class Flow:
     """The way of channels through a network.
 
     Attributes:
-        operations: in the order of execution.
-        results: those whose results are the network's.
-        rigid: those whose results are whole or not there.
+        operations: all operations, in the order of execution.
+        results: indices of the operations whose results are the network's.
+        rigid: indices of the operations whose results are whole or not there.
     """
 
     operations: Sequence[Operation]
@@ -48,35 +48,35 @@ class Flow:
     rigid: Collection[int]
 
     def trace_channels(self, kept: Mapping[str, Flags]) -> tuple[list[Flags], list[Flags]]:
-        """Per operation, the channels of its result that may be other than zero, and those of them that are there.
+        """Return for every operation the channels of its result that may be other than zero, and those also needed.
 
         Args:
-            kept: by layer name, a flag per output channel (..., outputs); a layer that is not named keeps all.
+            kept: flag of every output channel, (..., outputs), by layer name; a layer that is not named keeps all.
         """
         alive = {operation.name: _promised(operation, kept.get(operation.name)) for operation in self.operations}
         live = self._forward(alive)
         return live, self._present(live, self._backward(alive, live, {}))
 
     def find_channels(self, alive: Mapping[str, Alive], nonzero: Sequence[Flags] | None = None) -> list[Flags]:
-        """Per operation, the channels of its result that a network must compute, by what it holds.
+        """Return for every operation the channels of its result that a network must compute, by its parameters.
 
         Args:
-            alive: by name of layer or normalisation.
-            nonzero: for inference at given values: per operation, the channels that are other than zero for some
+            alive: what may be other than zero, by name of layer or normalisation.
+            nonzero: for inference at given values: for every operation the channels that are other than zero for some
                 input; then what no input changes, and is zero there, is dead, too.
         """
         live = self._forward(alive) if nonzero is None else self._forward_at(alive, nonzero)
-        held: dict[int, int] = {}
+        spared: dict[int, int] = {}
         while True:
-            present = self._present(live, self._backward(alive, live, held), held)
+            present = self._present(live, self._backward(alive, live, spared), spared)
             starved = self._starved(present)
             if starved is None:
                 return present
             source, channel = starved
-            held[source] = channel
+            spared[source] = channel
 
     def _starved(self, present: list[Flags]) -> tuple[int, int] | None:
-        """An operation that has no channel left though its result is needed for its shape, and a channel to keep."""
+        """Find an operation with no channel left though its result is needed for its shape, and a channel to spare."""
         for index in self.results:
             if not present[index].any():
                 return index, 0
@@ -88,16 +88,16 @@ class Flow:
         return None
 
     def _channel_behind(self, operation: Operation, channel: int) -> int:
-        """The channel of the first input that stands behind one of the result; any, where there is none."""
+        """Return the channel of the first input that a channel of the result is made from; any where there is none."""
         if operation.kind in ("flatten", "depthwise"):
             return channel // operation.repeat
         aligned = operation.kind in ("norm", "each", "lift", "add", "product")
         return channel if aligned else 0
 
-    def _present(self, live: list[Flags], needed: list[Flags], held: Mapping[int, int] | None = None) -> list[Flags]:
-        """The channels that are computed: live and needed, rounded up to what can be left out."""
+    def _present(self, live: list[Flags], needed: list[Flags], spared: Mapping[int, int] | None = None) -> list[Flags]:
+        """Return the channels that are computed: live and needed, rounded up to what can be left out."""
         present = [flags & wanted for flags, wanted in zip(live, needed, strict=True)]
-        for index, channel in (held or {}).items():
+        for index, channel in (spared or {}).items():
             present[index][..., channel] = True
         for index, operation in enumerate(self.operations):
             if index in self.rigid:
@@ -107,7 +107,7 @@ class Flow:
         return present
 
     def _forward(self, alive: Mapping[str, Alive]) -> list[Flags]:
-        """The channels that may be other than zero."""
+        """Return the channels that may be other than zero."""
         live: list[Flags] = []
         for operation in self.operations:
             live.append(
@@ -116,7 +116,7 @@ class Flow:
         return live
 
     def _forward_at(self, alive: Mapping[str, Alive], nonzero: Sequence[Flags]) -> list[Flags]:
-        """The channels that depend on the input, or are other than zero."""
+        """Return the channels that depend on the input, or are other than zero."""
         still = {name: replace(of, shift=np.zeros_like(of.shift)) for name, of in alive.items()}
         vary: list[Flags] = []
         live: list[Flags] = []
@@ -134,12 +134,12 @@ class Flow:
             live.append(varies | nonzero[index])
         return live
 
-    def _backward(self, alive: Mapping[str, Alive], live: list[Flags], held: Mapping[int, int]) -> list[Flags]:
-        """The channels that the network's results are made from."""
+    def _backward(self, alive: Mapping[str, Alive], live: list[Flags], spared: Mapping[int, int]) -> list[Flags]:
+        """Return the channels that the network's results are made from."""
         needed = [np.zeros(operation.channels, dtype=bool) for operation in self.operations]
         for index in self.results:
             needed[index][:] = True
-        for index, channel in held.items():
+        for index, channel in spared.items():
             needed[index][channel] = True
         for index in reversed(range(len(self.operations))):
             operation = self.operations[index]
@@ -153,14 +153,14 @@ class Flow:
 
 
 def _promised(operation: Operation, kept: Flags | None) -> Alive:
-    """A layer of which some channels are to be dropped; a normalisation's shift, too, where its input is dropped."""
+    """Return what may be other than zero once channels are dropped, with a normalisation's shift where its input is."""
     keep = np.ones(operation.channels, dtype=bool) if kept is None else kept
     shifts = operation.kind in ("dense", "grouped") and operation.has_bias
     return Alive(keep, keep if shifts else np.zeros_like(keep))
 
 
 def _live_outputs(operation: Operation, given: list[Flags], alive: Alive | None) -> Flags:
-    """Which channels of the result may be other than zero."""
+    """Return which channels of the result may be other than zero."""
     match operation.kind:
         case "dense" | "grouped":
             assert alive is not None
@@ -188,7 +188,7 @@ def _live_outputs(operation: Operation, given: list[Flags], alive: Alive | None)
 
 
 def _read_inputs(operation: Operation, wanted: Flags, sizes: list[int], alive: Alive | None) -> list[Flags]:
-    """Which channels of each input, of these sizes, are read, given those of the result that are."""
+    """Return which channels of each input, of these sizes, are read, given those of the result that are."""
     match operation.kind:
         case "dense" | "grouped":
             assert alive is not None
@@ -213,15 +213,15 @@ def _read_inputs(operation: Operation, wanted: Flags, sizes: list[int], alive: A
 
 
 def fold(flags: Flags, repeat: int) -> Flags:
-    """A flag for every `repeat` of them: whether there is one."""
+    """Return for every `repeat` flags whether one of them is set."""
     return np.asarray(flags.reshape(*flags.shape[:-1], -1, repeat).any(axis=-1))
 
 
 def _any(flags: Flags) -> Flags:
-    """Whether there is one, (..., 1)."""
+    """Return whether a flag is set, (..., 1)."""
     return np.asarray(flags.any(axis=-1, keepdims=True))
 
 
 def _whole(flags: Flags, channels: int) -> Flags:
-    """All of so many channels, or none of them: whether there is one."""
+    """Return flags of so many channels, all set if one of the given is."""
     return np.repeat(_any(flags), channels, axis=-1)

@@ -1,4 +1,4 @@
-"""The steps of a traced network, each by what it does to channels (dimension 1 of a tensor)."""
+"""The operations of a traced network, each by what it does to channels (dimension 1 of a tensor)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lt_lightning.evaluation import evaluating
 from lt_lightning.pruning.layers import CONVOLUTIONS
 
-# Act on each channel alone and turn zeros into zeros.
+Kind = Literal[
+    "source",  # an input of the network, or a tensor that it makes
+    "dense",  # a layer whose outputs read all inputs: a linear layer, a convolution without groups
+    "grouped",  # a convolution whose outputs read the inputs of their group
+    "depthwise",  # a convolution whose outputs read one input
+    "norm",  # a normalisation with scale and shift for each channel
+    "each",  # acts on each channel alone and turns zeros into zeros
+    "lift",  # acts on each channel alone and turns zeros into another constant
+    "flatten",  # makes a channel of each position of a channel
+    "cat",  # puts the channels of several tensors in a row
+    "add",  # adds the channels of two tensors
+    "product",  # multiplies the channels of two tensors
+    "unknown",
+]
+Classified = tuple[Kind, dict[str, Any]]
+
+# What is of the kind `each`
 _ZERO_KEEPING_MODULES = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU,
     nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Softsign,
@@ -31,7 +47,7 @@ _ZERO_KEEPING_FUNCTIONS: tuple[Any, ...] = (
     F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, operator.neg,
 )  # fmt: skip
 _ZERO_KEEPING_METHODS = ("relu", "relu_", "tanh", "contiguous", "clone", "neg", "float", "half", "to", "detach")
-# Act on each channel alone and turn zeros into another constant.
+# What is of the kind `lift`
 _LIFTING_MODULES = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, nn.LogSigmoid)
 _LIFTING_FUNCTIONS: tuple[Any, ...] = (
     F.sigmoid, F.softplus, F.hardsigmoid, F.logsigmoid, torch.sigmoid, torch.exp, "sigmoid", "exp",
@@ -47,15 +63,15 @@ class Operation:
     """One step of the computation, seen by its channels.
 
     Attributes:
-        kind: what it does to channels (`liveness` has rules for each).
-        name: of the module, for layers and normalisations; of the node otherwise.
+        kind: what it does to channels; `liveness` has the rules.
+        name: name of the module for layers and normalisations, of the node otherwise.
         inputs: indices of the operations whose results it takes.
-        channels: of its result.
+        channels: number of channels of its result.
         repeat: for `flatten` the positions of a channel; for `depthwise` and `grouped` the outputs of a group.
-        has_bias: whether a layer has one.
+        has_bias: whether a layer has a bias.
     """
 
-    kind: str
+    kind: Kind
     name: str
     inputs: tuple[int, ...]
     channels: int
@@ -65,15 +81,15 @@ class Operation:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Normalisations of other packages too, ours over all processes among them."""
+        """Keep normalisations of other packages whole, too; ours over all processes is one."""
         return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
-    """The network traced, with the shape of every result.
+    """Trace the network, with the shape of every result.
 
     Raises:
-        ValueError: if torch.fx cannot trace it.
+        ValueError: if torch.fx cannot trace the network.
     """
     try:
         with evaluating(network):
@@ -87,8 +103,8 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     return traced
 
 
-def classify(node: fx.Node, shape: tuple[int, ...], modules: Mapping[str, nn.Module]) -> tuple[str, dict[str, Any]]:
-    """An operation's kind and what else is to be known of it (fields of `Operation`), given its result's shape."""
+def classify(node: fx.Node, shape: tuple[int, ...], modules: Mapping[str, nn.Module]) -> Classified:
+    """Return the kind of a node's operation and further fields of `Operation`, given the shape of its result."""
     sources = [source for source in node.all_input_nodes if shape_of(source) is not None]
     before = shape_of(sources[0]) if sources else None
     if node.op == "placeholder":
@@ -100,14 +116,14 @@ def classify(node: fx.Node, shape: tuple[int, ...], modules: Mapping[str, nn.Mod
     return _classify_call(node.target, node, [shape_of(source) or () for source in sources], shape)
 
 
-def _classify_module(module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+def _classify_module(module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> Classified:
     if isinstance(module, (*CONVOLUTIONS, nn.Linear)) and "weight" not in module._parameters:
         return "unknown", {}  # computed from other parameters (weight norm, torch.nn.utils.prune)
     if isinstance(module, CONVOLUTIONS):
         bias = {"has_bias": module.bias is not None}
         if module.groups == 1:
             return "dense", bias
-        kind = "depthwise" if module.groups == module.in_channels else "grouped"
+        kind: Kind = "depthwise" if module.groups == module.in_channels else "grouped"
         return kind, {"repeat": module.out_channels // module.groups, **bias}
     if isinstance(module, nn.Linear) and len(before) == 2:
         return "dense", {"has_bias": module.bias is not None}
@@ -124,9 +140,7 @@ def _classify_module(module: nn.Module, before: tuple[int, ...], after: tuple[in
     return "unknown", {}
 
 
-def _classify_call(
-    target: Any, node: fx.Node, before: list[tuple[int, ...]], after: tuple[int, ...]
-) -> tuple[str, dict[str, Any]]:
+def _classify_call(target: Any, node: fx.Node, before: list[tuple[int, ...]], after: tuple[int, ...]) -> Classified:
     first = before[0]
     if target in _LIFTING_FUNCTIONS or (target in _ADDITIONS and _is_shift(node)):
         return "lift", {}
@@ -151,17 +165,17 @@ def _classify_call(
 
 
 def _is_shift(node: fx.Node) -> bool:
-    """x + 1, but neither x + y nor x + x.size(0)."""
+    """Whether a number is added, as in x + 1; not in x + y nor in x + x.size(0)."""
     return len(node.all_input_nodes) == 1 and any(isinstance(argument, (int, float)) for argument in node.args)
 
 
 def _dimensions(node: fx.Node, rank: int, default: int) -> set[int]:
-    """The dimensions that a call names as its second argument, or as `dim`."""
+    """Return the dimensions that a call names as its second argument, or as `dim`."""
     named: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else default)
     return {int(dimension) % rank for dimension in (named if isinstance(named, (tuple, list)) else [named])}
 
 
-def _flattening(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+def _flattening(before: tuple[int, ...], after: tuple[int, ...]) -> Classified:
     if before == after:
         return "each", {}
     if len(after) == 2 and before[0] == after[0] and after[1] == math.prod(before[1:]):
@@ -170,6 +184,6 @@ def _flattening(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, d
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """Shape of a node's result; None if that is no tensor."""
+    """Return the shape of a node's result; None if that is no tensor."""
     meta = node.meta.get("tensor_meta")
     return tuple(meta.shape) if isinstance(meta, TensorMetadata) else None

@@ -1,17 +1,16 @@
-"""Pruning at initialisation: criteria that ask the loss (SNIP, GraSP), and one that needs no data (SynFlow)."""
+"""Criteria for pruning at initialisation: by the loss (SNIP, GraSP), and without data (SynFlow)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
-from lt_lightning.pruning.criteria import Context
+from lt_lightning.pruning.criteria import Context, Criterion
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.pruning.selection import prune
 
@@ -19,14 +18,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class SNIP:
+class SNIP(Criterion):
     """How strongly the loss answers to a weight's removal: |g w| (Lee et al. 2019, equation 5).
 
     g is the gradient of the mean loss over a few batches, in training mode. The paper's normalisation changes no order
     and is left out.
 
     Attributes:
-        batches: of training data, at most; at least 1.
+        batches: largest number of batches of training data, at least 1.
         loss: mean loss of outputs and targets; cross-entropy if it is None.
 
     Raises:
@@ -47,7 +46,7 @@ class SNIP:
 
 
 @dataclass(frozen=True)
-class GraSP:
+class GraSP(Criterion):
     """How much gradient flow a weight's removal takes away: the signed w (H g) (Wang et al. 2020, equation 8).
 
     To first order ||g||^2 changes by -2 w (H g) when w is removed, so the lowest w (H g) are pruned first: those whose
@@ -55,8 +54,8 @@ class GraSP:
     in training mode. H g is computed exactly, as the gradient of g . v at v = g, without the Hessian.
 
     Attributes:
-        batches: of training data, at most; at least 1.
-        temperature: that outputs are divided by; the authors' code has 200.
+        batches: largest number of batches of training data, at least 1.
+        temperature: number that outputs are divided by; the authors' code has 200.
         loss: mean loss of outputs and targets; cross-entropy if it is None.
 
     Raises:
@@ -70,7 +69,7 @@ class GraSP:
     def __post_init__(self) -> None:
         _check_batches(self.batches)
         if not self.temperature > 0:
-            raise ValueError(f"pruning.criterion.temperature={self.temperature}: must be positive")
+            raise ValueError(f"temperature={self.temperature}: must be positive")
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
         network = _masked(context, masks)
@@ -92,7 +91,7 @@ class GraSP:
 
 
 def _masked(context: Context, masks: Masks) -> nn.Module:
-    """The network as it would be trained with these masks."""
+    """Return the network as it would be trained with these masks."""
     network = context.network().train()
     with torch.no_grad():
         for name, mask in masks.items():
@@ -101,7 +100,7 @@ def _masked(context: Context, masks: Masks) -> nn.Module:
 
 
 def _add_gradients(network: nn.Module, loss: Loss, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Of the mean over the batches, into `grad`."""
+    """Add the gradients of the mean loss over the batches into `grad`."""
     for inputs, targets in batches:
         (loss(network(inputs), targets) / len(batches)).backward()  # type: ignore[no-untyped-call]
 
@@ -112,14 +111,14 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 def _check_batches(batches: int) -> None:
     if batches < 1:
-        raise ValueError(f"pruning.criterion.batches={batches}: must be at least 1")
+        raise ValueError(f"batches={batches}: must be at least 1")
 
 
-# SynFlow: a criterion that needs no data.
+# Without data
 
 
 @dataclass(frozen=True)
-class SynFlow:
+class SynFlow(Criterion):
     """The flow through a weight, from input to output: |w| dR/d|w| (Tanaka et al. 2020, algorithm 1).
 
     R is the sum of the outputs for an input of ones, of the network with the absolute value of every parameter. As in
@@ -130,18 +129,23 @@ class SynFlow:
     a layer. In float64, since products over many layers run out of float32.
 
     Attributes:
-        steps: from the masks given to the density, each pruning the same share of what is left; the paper's 100.
+        steps: number of steps from the given masks to the density, each of which prunes the same share of what is
+            left; 100 in the paper.
 
     Raises:
         ValueError: if there are no steps.
     """
 
-    chooses_layer_densities: ClassVar[bool] = True
     steps: int = 100
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"pruning.criterion.steps={self.steps}: must be at least 1")
+            raise ValueError(f"steps={self.steps}: must be at least 1")
+
+    @property
+    def chooses_layer_densities(self) -> bool:
+        """True: the masks are pruned step by step while they are scored."""
+        return True
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
         network = absolute(context.network())
@@ -157,7 +161,7 @@ class SynFlow:
 
 @torch.no_grad()
 def absolute(network: nn.Module) -> nn.Module:
-    """The network, changed in place: every parameter's absolute value, no running means, evaluation, float64."""
+    """Change the network in place: every parameter's absolute value, no running means, evaluation mode, float64."""
     network.double().eval()
     for parameter in network.parameters():
         parameter.abs_()
@@ -168,7 +172,7 @@ def absolute(network: nn.Module) -> nn.Module:
 
 
 def flow(network: nn.Module, masks: Masks, inputs: Tensor) -> dict[str, Tensor]:
-    """Score of every weight that has a mask, on the CPU, in a network of absolute values; the pruned ones get 0."""
+    """Score every weight that has a mask, on the CPU, in a network of absolute values; the pruned ones get 0."""
     parameters = dict(network.named_parameters())
     masked = {
         name: (parameters[name] * mask.to(parameters[name].device)).detach().requires_grad_()

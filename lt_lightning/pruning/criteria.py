@@ -19,15 +19,16 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Context:
-    """What a criterion may need besides weights and masks. Nothing is computed before it is asked for.
+    """What a criterion may need besides weights and masks. Nothing is computed before a criterion looks at it.
 
     Attributes:
-        source: the network; it is never changed.
-        state: the values that are scored: parameters and buffers by name.
-        example: an input batch of the true shape.
-        batches: gives that many training batches (inputs, targets), the same at every call, on the network's device.
-        density: that is pruned to.
-        scope: in which scores are compared.
+        source: network to score; it is never changed.
+        state: values that are scored: parameters and buffers by name.
+        example: input batch of the true shape.
+        batches: function that gives so many training batches (inputs, targets), the same at every call, on the device
+            of the network.
+        density: share of the weights that is kept.
+        scope: where scores are compared.
     """
 
     source: nn.Module
@@ -38,7 +39,7 @@ class Context:
     scope: Scope
 
     def network(self) -> nn.Module:
-        """A copy with the values that are scored, the caller's own; its BatchNorm looks at this process alone."""
+        """Return a new copy with the values that are scored; its BatchNorm looks at this process alone."""
         network = copy.deepcopy(self.source)
         network.load_state_dict(self.state)
         network.zero_grad()
@@ -50,28 +51,32 @@ class Context:
 
 class _LocalBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions will do."""
+        """Accept any number of dimensions."""
 
 
 class Criterion(Protocol):
     """Scores every weight that has a mask. Pure: nothing given is changed.
 
-    A criterion whose scores make sense only if layers get the densities that follow from them has an attribute
-    `chooses_layer_densities` that is true.
+    A class of one's own inherits from this one and has at least `__call__`.
     """
 
+    @property
+    def chooses_layer_densities(self) -> bool:
+        """Whether the scores make sense only if layers get the densities that follow from them."""
+        return False
+
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
-        """Scores by parameter name, each of its mask's shape, on the CPU; those of pruned weights do not matter.
+        """Return scores by parameter name, each of its mask's shape, on the CPU; those of pruned weights are ignored.
 
         Args:
-            weights: by parameter name, on the CPU.
-            masks: that are pruned further.
-            context: see there.
+            weights: weights by parameter name, on the CPU.
+            masks: masks to prune further.
+            context: network, batches and density, for criteria that look at them.
         """
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Criterion):
     """The absolute value of the weight (Han et al. 2015; the paper's criterion)."""
 
     def __call__(
@@ -81,11 +86,11 @@ class Magnitude:
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Criterion):
     """Uniformly random scores: the control for every other criterion.
 
     Attributes:
-        seed: equal seeds, equal scores, whatever the weights.
+        seed: seed of the scores, which do not depend on the weights.
     """
 
     seed: int = 0

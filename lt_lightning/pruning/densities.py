@@ -1,4 +1,4 @@
-"""Which density every round prunes to."""
+"""The density that every round prunes to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def density_after(rounds: int, rate: float) -> float:
-    """Share of the weights left after that many rounds, each of which prunes the share `rate` of the rest.
+    """Return the share of the weights left after so many rounds, each of which prunes the share `rate` of the rest.
 
     >>> round(density_after(2, 0.2), 6)
     0.64
@@ -18,14 +18,14 @@ def density_after(rounds: int, rate: float) -> float:
 def densities(
     rounds: int, rate: float, density: float | Sequence[float] | None = None, at_once: bool = False
 ) -> list[float]:
-    """The density of every pruning round.
+    """Return the density of every pruning round.
 
     Args:
-        rounds: how many; not looked at where densities are asked for.
+        rounds: number of rounds; ignored where densities are given.
         rate: share of the remaining weights that a round prunes, in (0, 1).
-        density: to hit exactly, each in (0, 1): from one to the next lower in as many rounds as reach it, of which the
-            last prunes less.
-        at_once: whether a round does not build on the one before: then one reaches each density.
+        density: densities to hit exactly, each in (0, 1): as many rounds lead from one to the next lower as reach it,
+            and the last of them prunes less.
+        at_once: whether a round does not build on the one before: then one round reaches each density.
 
     >>> [round(each, 3) for each in densities(3, 0.2)], [round(each, 3) for each in densities(3, 0.2, 0.5)]
     ([0.8, 0.64, 0.512], [0.8, 0.64, 0.512, 0.5])
@@ -34,14 +34,14 @@ def densities(
     """
     if density is None:
         return [density_after(number, rate) for number in range(1, rounds + 1)]
-    asked = descending(density)
+    ends = descending(density)
     if at_once:
-        return asked
-    return [each for start, end in zip([1.0, *asked], asked, strict=False) for each in _down_to(start, end, rate)]
+        return ends
+    return [each for start, end in zip([1.0, *ends], ends, strict=False) for each in _down_to(start, end, rate)]
 
 
 def descending(density: float | Sequence[float]) -> list[float]:
-    """The densities asked for, each once.
+    """Return the given densities, each once, the highest first.
 
     >>> descending(0.5), descending([0.1, 0.5, 0.1])
     ([0.5], [0.5, 0.1])

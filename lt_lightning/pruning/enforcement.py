@@ -14,8 +14,8 @@ class EnforcedMasks:
     """Masks bound to the parameters of a network, on its device.
 
     Attributes:
-        parameters: that are held, by name.
-        factors: 1 where a weight is kept and 0 where it is pruned, likewise.
+        parameters: parameters with a mask, by name.
+        factors: 1 where a weight is kept and 0 where it is pruned, by parameter name.
 
     A pruned weight that is zero, whose gradient is zero and whose optimizer state is zero stays zero through any
     step of SGD, Adam and their like, weight decay included. So a training step costs one fused multiply of
@@ -23,7 +23,7 @@ class EnforcedMasks:
     """
 
     def __init__(self, network: nn.Module, masks: Masks) -> None:
-        """Binds the masks; they are copied to the parameters' devices.
+        """Bind the masks; they are copied to the parameters' devices.
 
         Raises:
             ValueError: if a mask's parameter is missing or has another shape.
@@ -31,7 +31,7 @@ class EnforcedMasks:
         parameters = dict(network.named_parameters())
         for name, mask in masks.items():
             if name not in parameters:
-                raise ValueError(f"the network has no parameter {name!r} that a mask could hold")
+                raise ValueError(f"the network has no parameter {name!r}, and there is a mask for it")
             if parameters[name].shape != mask.shape:
                 raise ValueError(
                     f"the mask of {name} has the shape {tuple(mask.shape)}, "
@@ -46,12 +46,12 @@ class EnforcedMasks:
 
     @torch.no_grad()
     def zero_weights(self) -> None:
-        """Sets the pruned weights to zero, in place."""
+        """Set the pruned weights to zero, in place."""
         if self.parameters:
             torch._foreach_mul_(list(self.parameters.values()), list(self.factors.values()))
 
     def zero_gradients(self) -> None:
-        """Sets the gradients of pruned weights to zero: once a step, between backward and the optimizer."""
+        """Set the gradients of pruned weights to zero: once a step, between backward and the optimizer."""
         gradients: list[Tensor] = []
         factors: list[Tensor] = []
         for name, parameter in self.parameters.items():
@@ -63,7 +63,7 @@ class EnforcedMasks:
 
     @torch.no_grad()
     def zero_optimizer_state(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Sets the running averages (momentum) of pruned weights to zero, in place."""
+        """Set the running averages (momentum) of pruned weights to zero, in place."""
         for optimizer in optimizers:
             for name, parameter in self.parameters.items():
                 for value in optimizer.state.get(parameter, {}).values():
@@ -71,22 +71,20 @@ class EnforcedMasks:
                         value.mul_(self.factors[name].to(value.dtype))
 
 
-# Mask integrity: what a mask prunes stays exactly zero, and the mask itself stays as it was.
-#
-# Looked at between steps, never within one: a check costs about one multiplication of every pruned parameter.
+# Mask integrity: checks between steps, each of which costs about one multiplication of every pruned parameter
 
-# Of the shape of the weights, and rightly not zero where these are: Rprop's step sizes.
+# What optimizers keep in the shape of the weights that is rightly not zero where they are: Rprop's step sizes.
 NOT_AVERAGES = frozenset({"step_size"})
 DIVERGED = "the training has diverged, a lower learning rate may help"
 
 
 def packed(masks: Masks) -> dict[str, Tensor]:
-    """Masks by value, a bit a weight: what `check_masks` compares with."""
+    """Copy masks, one bit for each weight, for `check_masks` to compare with."""
     return {name: pack(mask) for name, mask in masks.items()}
 
 
 def collapsed(masks: Mapping[str, Tensor]) -> list[str]:
-    """Names of the parameters of which no weight is left (layer collapse).
+    """Return the names of the parameters of which no weight is left (layer collapse).
 
     >>> collapsed({"a": torch.tensor([False, False]), "b": torch.tensor([True, False])})
     ['a']
@@ -95,12 +93,12 @@ def collapsed(masks: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_masks(masks: Masks, reference: Mapping[str, Tensor], whose: str) -> None:
-    """Compares masks with what they were.
+    """Compare masks with what they were.
 
     Args:
-        masks: as they are now.
-        reference: as they were, from `packed`.
-        whose: what holds them, for the message.
+        masks: masks as they are now.
+        reference: masks as they were, from `packed`.
+        whose: adjective that says which masks they are, for the message.
 
     Raises:
         ValueError: if a mask is missing, added or has changed; names it and counts the weights.
@@ -123,12 +121,12 @@ def check_masks(masks: Masks, reference: Mapping[str, Tensor], whose: str) -> No
 
 
 def check_zeros(what: str, values: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Looks whether values are exactly zero where masks prune.
+    """Look whether values are exactly zero where masks prune.
 
     Args:
-        what: the values are, for the message.
-        values: by parameter name.
-        masks: bool or of the values' type, by parameter name; a parameter without values is passed over.
+        what: what the values are, for the message.
+        values: values by parameter name.
+        masks: masks, bool or of the values' type, by parameter name; one without values is passed over.
 
     Raises:
         ValueError: if a value is not zero; names the parameter, the number of such values and the largest.
@@ -154,7 +152,7 @@ def check_zeros(what: str, values: Mapping[str, Tensor], masks: Mapping[str, Ten
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
-    """Refuses a trained network that is no network any more.
+    """Refuse a trained network with values that are no numbers.
 
     Raises:
         FloatingPointError: if a value is infinite or not a number; names the parameter and counts.
@@ -166,35 +164,35 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def check_enforced(held: EnforcedMasks, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """Looks whether weights and their running averages (momentum) are zero where they are held.
+def check_enforced(enforced: EnforcedMasks, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Look whether weights and their running averages (momentum) are zero where the masks prune.
 
     Raises:
         ValueError: see `check_zeros`.
         FloatingPointError: likewise.
     """
-    check_zeros("the weight", held.parameters, held.factors)
+    check_zeros("the weight", enforced.parameters, enforced.factors)
     for optimizer in optimizers:
-        for key, values in _averages(optimizer, held.parameters).items():
-            check_zeros(f"{type(optimizer).__name__}'s {key}", values, held.factors)
+        for key, values in _averages(optimizer, enforced.parameters).items():
+            check_zeros(f"{type(optimizer).__name__}'s {key}", values, enforced.factors)
 
 
-def check_gradients(held: EnforcedMasks) -> None:
-    """Looks whether gradients are zero where weights are held; to be called after a step, before the next backward.
+def check_gradients(enforced: EnforcedMasks) -> None:
+    """Look whether gradients are zero where the masks prune; to be called after a step, before the next backward.
 
     Raises:
         ValueError: see `check_zeros`.
     """
     # A step that a gradient scaler left out has gradients that are not finite, and no consequences.
-    found = {name: p.grad.nan_to_num(0.0) for name, p in held.parameters.items() if p.grad is not None}
-    check_zeros("the gradient", found, held.factors)
+    gradients = {name: p.grad.nan_to_num(0.0) for name, p in enforced.parameters.items() if p.grad is not None}
+    check_zeros("the gradient", gradients, enforced.factors)
 
 
 def _averages(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What an optimizer keeps for each weight: by what it is, by parameter name."""
-    found: dict[str, dict[str, Tensor]] = {}
+    """Return what an optimizer keeps for each weight: by its own key, then by parameter name."""
+    averages: dict[str, dict[str, Tensor]] = {}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and key not in NOT_AVERAGES:
-                found.setdefault(key, {})[name] = value
-    return found
+                averages.setdefault(key, {})[name] = value
+    return averages

@@ -1,4 +1,4 @@
-"""The convolution and linear layers of a network, found by running it once, and which of them are prunable."""
+"""The convolution and linear layers of a network, which a run of it shows, and which of them are prunable."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Layer:
     """A convolution or linear layer, at the shapes it runs at.
 
     Attributes:
-        name: the module's name in the network.
-        shape: of its weight: (outputs, inputs per group, *kernel); a linear layer has no kernel.
-        groups: of the convolution; 1 for a linear layer.
+        name: name of the module in the network.
+        shape: shape of its weight, (outputs, inputs per group, *kernel); a linear layer has no kernel.
+        groups: number of groups of the convolution; 1 for a linear layer.
         positions: output positions of one sample (height x width, summed over calls), by each of which every
             weight is multiplied once.
-        roles: of `ROLES`, those that it plays.
+        roles: those of `ROLES` that the layer has.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Layer:
 
 
 def find_layers(network: nn.Module, example: Tensor) -> dict[str, Layer]:
-    """Runs the network once (evaluation mode, no gradients) and lists its layers in the order of execution.
+    """Run the network once (evaluation mode, no gradients) and list its layers in the order of execution.
 
     The role `stem` is that of the first layer executed, `classifier` that of the last; `depthwise` is a
     convolution with one input channel a group, `linear` any linear layer. Layers that never ran are left out.
 
     Args:
         network: any module; its state is left as it was.
-        example: an input batch, of any batch size.
+        example: input batch of any size.
 
     Raises:
         ValueError: if no convolution or linear layer ran.
@@ -64,14 +64,14 @@ def find_layers(network: nn.Module, example: Tensor) -> dict[str, Layer]:
     >>> [(layer.name, layer.shape, layer.positions) for layer in find_layers(net, torch.zeros(1, 1, 4, 4)).values()]
     [('0', (4, 1, 3, 3), 4), ('2', (2, 16), 1)]
     """
-    found: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     names = {module: name for name, module in network.named_modules()}
 
     def record(module: nn.Module, _: object, output: Tensor) -> None:
         name = names[module]
-        known = found.get(name)
+        known = layers.get(name)
         called = _layer(name, module, output)
-        found[name] = replace(known, positions=known.positions + called.positions) if known else called
+        layers[name] = replace(known, positions=known.positions + called.positions) if known else called
 
     hooks = [m.register_forward_hook(record) for m in names if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
     try:
@@ -81,16 +81,16 @@ def find_layers(network: nn.Module, example: Tensor) -> dict[str, Layer]:
     finally:
         for hook in hooks:
             hook.remove()
-    if not found:
+    if not layers:
         raise ValueError(f"the network {type(network).__name__} has no convolution or linear layer to prune")
-    return _with_ends(found)
+    return _with_ends(layers)
 
 
 def prunable_layers(layers: Mapping[str, Layer], exempt: Sequence[str]) -> list[Layer]:
-    """The layers whose weights are pruned: all but the exempt ones.
+    """Return the layers whose weights are pruned: all but the exempt ones.
 
     Args:
-        layers: as `find_layers` returns them.
+        layers: layers of a network, as `find_layers` returns them.
         exempt: roles (`stem`, `classifier`, `depthwise`, `linear`) or patterns of layer names (`layer1.*`).
 
     Raises:
@@ -99,19 +99,17 @@ def prunable_layers(layers: Mapping[str, Layer], exempt: Sequence[str]) -> list[
     for pattern in exempt:
         if pattern not in ROLES and not any(fnmatchcase(name, pattern) for name in layers):
             raise ValueError(
-                f"pruning.exempt names {pattern!r}, which is neither a role ({', '.join(ROLES)}) nor matches a "
-                f"layer of the network ({', '.join(layers)})"
+                f"exempt={list(exempt)}: {pattern!r} is neither a role ({', '.join(ROLES)}) nor matches a layer of the "
+                f"network ({', '.join(layers)})"
             )
     left = [layer for layer in layers.values() if not exempting(layer, exempt)]
     if not left:
-        raise ValueError(
-            f"nothing to prune: pruning.exempt={list(exempt)} exempts every layer of the network ({', '.join(layers)})"
-        )
+        raise ValueError(f"exempt={list(exempt)}: leaves no layer of the network to prune ({', '.join(layers)})")
     return left
 
 
 def exempting(layer: Layer, exempt: Sequence[str]) -> list[str]:
-    """The roles and patterns by which a layer is exempt from pruning; none for a prunable one.
+    """Return the roles and patterns by which a layer is exempt from pruning; none for a prunable one.
 
     >>> exempting(Layer("conv1", (4, 1, 3, 3), 1, 4, frozenset({"stem"})), ["stem", "conv*", "classifier"])
     ['stem', 'conv*']
@@ -120,7 +118,7 @@ def exempting(layer: Layer, exempt: Sequence[str]) -> list[str]:
 
 
 def full_masks(layers: Iterable[Layer]) -> Masks:
-    """Masks that keep every weight of these layers."""
+    """Return masks that keep every weight of these layers."""
     return {layer.weight: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
 
 
@@ -134,11 +132,11 @@ def _layer(name: str, module: nn.Module, output: Tensor) -> Layer:
     return Layer(name, tuple(module.weight.shape), module.groups, math.prod(output.shape[2:]), roles)
 
 
-def _with_ends(found: dict[str, Layer]) -> dict[str, Layer]:
-    first, last = next(iter(found)), next(reversed(found))
+def _with_ends(layers: dict[str, Layer]) -> dict[str, Layer]:
+    first, last = next(iter(layers)), next(reversed(layers))
     ends = {first: {"stem"}}
     ends.setdefault(last, set()).add("classifier")
-    return {name: replace(layer, roles=layer.roles | ends.get(name, set())) for name, layer in found.items()}
+    return {name: replace(layer, roles=layer.roles | ends.get(name, set())) for name, layer in layers.items()}
 
 
 def _matches(layer: Layer, pattern: str) -> bool:

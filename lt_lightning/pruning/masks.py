@@ -13,7 +13,7 @@ Masks = dict[str, Tensor]
 
 
 def kept(masks: Mapping[str, Tensor]) -> int:
-    """Number of weights kept.
+    """Count the weights kept.
 
     >>> kept({"w": torch.tensor([True, False, True])})
     2
@@ -22,17 +22,17 @@ def kept(masks: Mapping[str, Tensor]) -> int:
 
 
 def count_kept(mask: Tensor) -> int:
-    """Number of weights that one mask keeps; NumPy counts flags several times faster than PyTorch."""
+    """Count the weights that one mask keeps; NumPy counts flags several times faster than PyTorch."""
     return int(np.count_nonzero(mask.cpu().numpy()))
 
 
 def size(masks: Mapping[str, Tensor]) -> int:
-    """Number of weights covered, kept or not."""
+    """Count the weights covered, kept or not."""
     return sum(mask.numel() for mask in masks.values())
 
 
 def density(masks: Mapping[str, Tensor]) -> float:
-    """Share of the covered weights that is kept, in [0, 1]; 1 where nothing is covered.
+    """Return the share of the covered weights that is kept, in [0, 1]; 1 where nothing is covered.
 
     >>> density({"w": torch.tensor([True, False, True, False])})
     0.5
@@ -51,7 +51,7 @@ def nested(inner: Mapping[str, Tensor], outer: Mapping[str, Tensor]) -> bool:
 
 
 def digest(masks: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bits, in the order of the names: equal masks, equal digest."""
+    """Return the SHA-256 of names, shapes and bits, in the order of the names: equal masks have equal digests."""
     sha = hashlib.sha256()
     for name in sorted(masks):
         mask = masks[name]
@@ -61,7 +61,7 @@ def digest(masks: Mapping[str, Tensor]) -> str:
 
 
 def pack(mask: Tensor) -> Tensor:
-    """Eight weights a byte, first weight in the highest bit; the last byte is filled with zeros.
+    """Pack eight weights into a byte, the first into the highest bit; the last byte is filled with zeros.
 
     >>> pack(torch.tensor([True] + [False] * 8))
     tensor([128,   0], dtype=torch.uint8)
@@ -70,7 +70,7 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `pack`.
+    """Unpack what `pack` packed.
 
     Raises:
         ValueError: if `packed` does not hold exactly as many bytes as `shape` needs.

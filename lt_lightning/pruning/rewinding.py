@@ -18,13 +18,13 @@ Mode = Literal["weights", "learning_rate", "none"]
 
 
 class Stateful(Protocol):
-    """An optimizer or a schedule."""
+    """An optimizer or a schedule, of which nothing but its state matters."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its state, as PyTorch names it."""
+        """Return the state, as PyTorch names it."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Takes such a state."""
+        """Take such a state back."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Step:
 
     @classmethod
     def parse(cls, text: str | int) -> Step:
-        """Reads `8ep`, `500it` or `5%`; a bare number is a number of epochs.
+        """Read `8ep`, `500it` or `5%`; a bare number is a number of epochs.
 
         Raises:
             ValueError: if the text is none of them.
@@ -52,18 +52,18 @@ class Step:
         match = re.fullmatch(r"(\d+)(ep|it|%)?", str(text).strip())
         if match is None:
             raise ValueError(
-                f"rewind={text!r}: is not a step: write epochs as '8ep' or steps as '500it', or a share of the "
+                f"rewind={text!r}: must be a step: epochs as '8ep', optimizer steps as '500it', or a share of the "
                 "training as '5%'"
             )
         unit: Any = match[2] or "ep"
         return cls(int(match[1]), unit)
 
     def within(self, epochs: int) -> Step:
-        """The step itself; of a share the whole epoch that is nearest to it in a training of so many."""
+        """Return the step itself; for a share the nearest whole epoch in a training of so many epochs."""
         return self if self.unit != "%" else Step(round(self.count * epochs / 100), "ep")
 
     def split(self, steps_per_epoch: int) -> tuple[int, int]:
-        """Whole epochs before the step, and optimizer steps into the epoch after them; not of a share."""
+        """Return whole epochs before the step, and optimizer steps after them; a share has to be turned first."""
         return (self.count, 0) if self.unit == "ep" else divmod(self.count, steps_per_epoch)
 
     def __str__(self) -> str:
@@ -76,10 +76,10 @@ class RewindPoint:
 
     Attributes:
         network: parameters and buffers (BatchNorm statistics included) by name.
-        optimizers: their state dicts, momentum included.
+        optimizers: state dicts of the optimizers, momentum included.
         schedules: state dicts of the learning-rate schedules.
-        names: for each optimizer, the names of its parameters in the network, in the order in which its state numbers
-            them; empty for a parameter from elsewhere.
+        names: names of each optimizer's parameters in the network, in the order in which its state numbers them; empty
+            for a parameter from elsewhere.
     """
 
     network: dict[str, Tensor]
@@ -89,7 +89,7 @@ class RewindPoint:
 
     @classmethod
     def capture(cls, network: nn.Module, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> RewindPoint:
-        """Copies everything, so that nothing in the point is shared with the training."""
+        """Copy everything, so that nothing in the point is shared with the training."""
         return cls(
             {name: value.detach().clone() for name, value in network.state_dict().items()},
             [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers],
@@ -98,17 +98,17 @@ class RewindPoint:
         )
 
     def restore_network(self, network: nn.Module) -> None:
-        """Copies the values back in place: parameters stay the same objects."""
+        """Copy the values back in place: parameters stay the same objects."""
         network.load_state_dict(self.network)
 
     def restore_schedule(
         self, optimizers: Sequence[Stateful], schedules: Sequence[Stateful], momentum: bool = True
     ) -> None:
-        """Takes optimizers and schedules back.
+        """Take optimizers and schedules back.
 
         Args:
-            optimizers: in the order of the capture.
-            schedules: likewise.
+            optimizers: optimizers in the order of the capture.
+            schedules: schedules in the order of the capture.
             momentum: whether the optimizers' running averages go back too; else they start anew (for weights that
                 are not rewound the averages of an early step mean nothing).
         """
@@ -119,12 +119,12 @@ class RewindPoint:
             schedule.load_state_dict(copy.deepcopy(state))
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and builtins only, so that it can be loaded weights-only."""
+        """Return the point as tensors and builtins only, so that it can be loaded weights-only."""
         return dict(vars(self))
 
 
 def parameter_names(network: nn.Module, optimizer: Stateful) -> list[str]:
-    """Names of an optimizer's parameters, in the order in which its state numbers them."""
+    """Return the names of an optimizer's parameters, in the order in which its state numbers them."""
     names = {parameter: name for name, parameter in network.named_parameters()}
     groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", [])
     return [names.get(parameter, "") for group in groups for parameter in group["params"]]
@@ -138,8 +138,8 @@ class Restart:
         mode: `weights` takes weights, optimizer and schedule back to the point (Frankle et al. 2020, the paper's);
             `learning_rate` only the schedule (Renda et al. 2020); `none` nothing: it goes on at the last learning
             rate (fine-tuning).
-        point: to go back to.
-        epochs: of one training after the restart.
+        point: moment to go back to.
+        epochs: number of epochs of one training after the restart.
         last_rates: learning rates of the dense training's last step, by optimizer and parameter group.
     """
 
@@ -149,16 +149,16 @@ class Restart:
     last_rates: list[list[float]]
 
     def values(self, network: nn.Module) -> dict[str, Tensor]:
-        """The values that training restarts from, given the network as it was trained last; on the CPU."""
+        """Return the values that training restarts from, on the CPU, given the network as it was trained last."""
         state = self.point.network if self.mode == "weights" else network.state_dict()
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def restore(self, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> None:
-        """Takes optimizers and schedules back, as the mode says."""
+        """Take optimizers and schedules back, as the mode says."""
         self.point.restore_schedule(optimizers, schedules, momentum=self.mode == "weights")
 
     def fix_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Sets the last learning rates where the mode is `none`: once before every step."""
+        """Set the last learning rates where the mode is `none`; to be called before every step."""
         if self.mode != "none":
             return
         for optimizer, rates in zip(optimizers, self.last_rates, strict=True):
@@ -166,22 +166,22 @@ class Restart:
                 group["lr"] = rate
 
     def save(self, path: Path) -> None:
-        """Writes a file, whole or not at all."""
+        """Write a file, whole or not at all."""
         write_tensors(path, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and builtins only."""
+        """Return the restart as tensors and builtins only."""
         point = self.point.state_dict()
         return {"mode": self.mode, "point": point, "epochs": self.epochs, "last_rates": self.last_rates}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Restart:
-        """The inverse of `state_dict`."""
+        """Make a restart from its `state_dict`."""
         return cls(**{**state, "point": RewindPoint(**state["point"])})
 
     @classmethod
     def load(cls, path: Path) -> Restart:
-        """Reads what `save` wrote, on the CPU; never executes code.
+        """Read what `save` wrote, on the CPU; code is never executed.
 
         Raises:
             FileNotFoundError: if there is none.

@@ -1,4 +1,4 @@
-"""Pruning to an exact number of weights, the lowest scores first."""
+"""Pruning of the lowest scores, to an exact number of weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def prune(
     density: float,
     scope: Scope = "global",
 ) -> Masks:
-    """Prunes the kept weights with the lowest scores until the share `density` of all weights is left.
+    """Prune the kept weights with the lowest scores until the share `density` of all weights is left.
 
     The number kept is `round(density x size)`, exact to one weight, over all masks together or (`layer`) in each
     of them, at least one weight each. Among equal scores the one that comes last (in the order
@@ -30,10 +30,10 @@ def prune(
 
     Args:
         masks: current masks by parameter name, on the CPU.
-        scores: of the same shapes, likewise; only those of kept weights are looked at.
-        density: wanted, in (0, 1].
-        scope: `global` compares scores over all masks, the others within each: `layer` keeps the same share of
-            each, `erk` shares as `erk_counts` has them.
+        scores: scores of the same shapes, by parameter name, on the CPU; those of pruned weights are ignored.
+        density: share of the weights to keep, in (0, 1].
+        scope: where scores are compared: `global` over all masks, the others within each, where `layer` keeps the same
+            share of each mask, and `erk` the shares of `erk_counts`.
 
     Raises:
         ValueError: if the density is out of range, would leave no weight, or a kept weight's score is not a number.
@@ -43,21 +43,19 @@ def prune(
     tensor([ True, False,  True, False])
     """
     if not 0 < density <= 1:
-        raise ValueError(f"a density of {density} is not in (0, 1]")
+        raise ValueError(f"density={density}: must be in (0, 1]")
     if scope == "layer":
         return prune_each(masks, scores, {name: max(1, round(density * masks[name].numel())) for name in masks})
     keep = round(density * size(masks))
     if keep < 1:
-        raise ValueError(
-            f"a density of {density} leaves none of {size(masks)} weights: prune fewer rounds or less a round"
-        )
+        raise ValueError(f"density={density}: leaves none of {size(masks)} weights, prune fewer rounds or less in each")
     if scope == "erk":
         return prune_each(masks, scores, erk_counts(masks, keep))
     return _prune_together(masks, scores, keep)
 
 
 def prune_each(masks: Masks, scores: Mapping[str, Tensor], keep: Mapping[str, int]) -> Masks:
-    """Prunes the lowest scores of each mask until it keeps as many weights as `keep` says for it. See `prune`.
+    """Prune the lowest scores of each mask until it keeps as many weights as `keep` says; see `prune`.
 
     Raises:
         ValueError: if a kept weight's score is not a number.
@@ -66,7 +64,7 @@ def prune_each(masks: Masks, scores: Mapping[str, Tensor], keep: Mapping[str, in
 
 
 def erk_counts(masks: Masks, keep: int) -> dict[str, int]:
-    """How many weights each mask keeps so that densities follow Erdős-Rényi-Kernel, `keep` in all.
+    """Return how many weights each mask keeps so that densities follow Erdős-Rényi-Kernel, `keep` in all.
 
     A weight of shape (outputs, inputs, *kernel) is as dense as the sum of these numbers over their product, times a
     factor that all have in common (Evci et al. 2020, section 3). One that would keep more than it has keeps all, and
@@ -119,6 +117,6 @@ def _prune_together(masks: Masks, scores: Mapping[str, Tensor], keep: int) -> Ma
 
 
 def _array(scores: Tensor) -> NDArray[Any]:
-    """In the order of the flattened index; what NumPy has no type for as float32."""
+    """Return the scores as an array in the order of the flattened index; bfloat16, which NumPy lacks, as float32."""
     scores = scores.detach().contiguous()
     return (scores.float() if scores.dtype == torch.bfloat16 else scores).numpy()

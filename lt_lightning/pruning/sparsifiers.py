@@ -1,6 +1,7 @@
 """Sparsifiers: masks that form within a training of their own, not from scores at the end of another.
 
-Gradual magnitude pruning (AGP), movement pruning, and the alternating direction method of multipliers (ADMM)."""
+There are gradual magnitude pruning (AGP), movement pruning, and the alternating direction method of multipliers (ADMM).
+"""
 
 from __future__ import annotations
 
@@ -24,10 +25,10 @@ class Aim:
     """What a sparsifier's training is to end with.
 
     Attributes:
-        masks: what may be kept at all, on the CPU.
-        density: to end at.
-        scope: see `prune`.
-        steps: optimizer steps that the training lasts.
+        masks: masks of what may be kept at all, on the CPU.
+        density: share of the weights that is kept at the end.
+        scope: where scores are compared; see `prune`.
+        steps: number of optimizer steps of the training.
     """
 
     masks: Masks
@@ -41,19 +42,19 @@ class Aim:
         density: float | None = None,
         within: Masks | None = None,
     ) -> Masks:
-        """The highest scores, on the CPU, so that every process selects the same.
+        """Select the highest scores, on the CPU, so that every process selects the same.
 
         Args:
-            scores: by parameter name, on any device.
-            density: to keep; the one aimed at if it is None.
-            within: masks that are pruned further; those of the aim if it is None.
+            scores: scores by parameter name, on any device.
+            density: share of the weights to keep; that of the aim if it is None.
+            within: masks to prune further; those of the aim if it is None.
 
         Raises:
             ValueError: see `prune`.
         """
         masks = self.masks if within is None else within
-        wanted = self.density if density is None else density
-        return prune(masks, {name: value.detach().cpu() for name, value in scores.items()}, wanted, self.scope)
+        keep = self.density if density is None else density
+        return prune(masks, {name: value.detach().cpu() for name, value in scores.items()}, keep, self.scope)
 
 
 class Sparsifier(Protocol):
@@ -63,31 +64,31 @@ class Sparsifier(Protocol):
     """
 
     def prepare(self, weights: Mapping[str, Tensor], aim: Aim) -> State:
-        """The state before the first step; the weights outside the aim's masks are zero."""
+        """Return the state before the first step; the weights outside the aim's masks are zero."""
 
     def before_step(self, weights: Mapping[str, Tensor], state: State) -> None:
-        """Between backward and the optimizer: may read the gradients and add to them.
+        """Read the gradients, or add to them, between backward and the optimizer.
 
         They are those of the loss, of all processes together, and dense: pruned weights have theirs, too.
         """
 
     def after_step(self, step: int, weights: Mapping[str, Tensor], masks: Masks, state: State, aim: Aim) -> Masks:
-        """After that many steps: the masks to hold from now on, or those given if nothing changes."""
+        """Return the masks to enforce after so many steps, or the same object if nothing changes."""
 
     def finish(self, weights: Mapping[str, Tensor], masks: Masks, state: State, aim: Aim) -> Masks:
-        """After the last step: the masks that were aimed at, of their density exactly."""
+        """Return the masks after the last step, of exactly the density of the aim."""
 
 
 class Sparsification:
     """A sparsifier at work on a network.
 
     Args:
-        sparsifier: at work.
-        network: whose parameters it works on.
-        aim: of the work.
+        sparsifier: sparsifier that makes the masks.
+        network: network whose parameters are made sparse.
+        aim: masks and density to end with.
 
     Attributes:
-        masks: that are to be held now.
+        masks: masks to enforce now.
     """
 
     def __init__(self, sparsifier: Sparsifier, network: nn.Module, aim: Aim) -> None:
@@ -102,13 +103,13 @@ class Sparsification:
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """Between backward and the optimizer, before the gradients of pruned weights are set to zero."""
+        """Run the sparsifier between backward and the optimizer, before gradients of pruned weights are zeroed."""
         self._stepping = True
         self._sparsifier.before_step(self._weights, self._state)
 
     @torch.no_grad()
     def after_step(self) -> bool:
-        """After every batch: counts the optimizer's step, if there was one; whether there are other masks to hold."""
+        """Count the optimizer's step, if the batch had one, and return whether there are other masks to enforce."""
         if not self._stepping:
             return False
         self._stepping = False
@@ -119,16 +120,16 @@ class Sparsification:
 
     @torch.no_grad()
     def finish(self) -> Masks:
-        """The masks that were aimed at."""
+        """Return the masks at the end."""
         return self._sparsifier.finish(self._weights, self.masks, self._state, self._aim)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and builtins only."""
+        """Return the state, as tensors and builtins only."""
         return {"aim": dict(vars(self._aim)), "masks": self.masks, "steps": self._steps, "state": self._state}
 
     @classmethod
     def resumed(cls, sparsifier: Sparsifier, network: nn.Module, state: dict[str, Any]) -> Sparsification:
-        """Goes on where `state_dict` was taken, on the device of the network."""
+        """Go on where `state_dict` was taken, on the device of the network."""
         work = cls(sparsifier, network, Aim(**state["aim"]))
         work.masks, work._steps = state["masks"], state["steps"]
         work._state = {
@@ -140,14 +141,14 @@ class Sparsification:
 
 @cache
 def moments(steps: int, updates: int, begin: float = 0.0, end: float = 1.0) -> Mapping[int, float]:
-    """When masks are updated within a training: optimizer steps done, and progress from `begin` to `end` in (0, 1].
+    """Return when masks are updated: numbers of optimizer steps, and progress from `begin` to `end` in (0, 1].
 
     The updates are evenly spaced; the last of them is at `end`, and as often they go on after it, at progress 1.
     Where there are fewer steps than updates, one stands for several.
 
     Args:
-        steps: of the training.
-        updates: between `begin` and `end`.
+        steps: number of steps of the training.
+        updates: number of updates between `begin` and `end`.
         begin: share of the training before the first spacing.
         end: share of the training at the last update.
 
@@ -160,7 +161,7 @@ def moments(steps: int, updates: int, begin: float = 0.0, end: float = 1.0) -> M
 
 
 def cubic(progress: float, start: float, end: float) -> float:
-    """Density between two, falling fast at first (Zhu & Gupta 2017, equation 1, written for density).
+    """Return a density between two that falls fast at first (Zhu & Gupta 2017, equation 1, written for density).
 
     >>> [round(cubic(p, 1.0, 0.2), 4) for p in (0.0, 0.25, 0.5, 1.0)]
     [1.0, 0.5375, 0.3, 0.2]
@@ -169,31 +170,29 @@ def cubic(progress: float, start: float, end: float) -> float:
 
 
 def check_updates(updates: int, begin: float = 0.0, end: float = 1.0) -> None:
-    """Refuses what `moments` makes nothing of.
+    """Refuse arguments of `moments` that are out of range.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: naming the argument.
     """
     if updates < 1:
-        raise ValueError(f"pruning.sparsifier.updates={updates}: must be at least 1")
+        raise ValueError(f"updates={updates}: must be at least 1")
     if not 0 <= begin < end <= 1:
-        raise ValueError(
-            f"pruning.sparsifier.begin={begin}, end={end}: must be shares of the training with 0 <= begin < end <= 1"
-        )
+        raise ValueError(f"begin={begin}, end={end}: must be shares of the training with 0 <= begin < end <= 1")
 
 
-# Gradual magnitude pruning (AGP).
+# Gradual magnitude pruning (AGP)
 
 
 @dataclass(frozen=True)
-class Gradual:
+class Gradual(Sparsifier):
     """Prunes the smallest weights little by little while the network trains (Zhu & Gupta 2017).
 
-    Sparsity rises along their cubic, from that of the masks at the beginning to the one asked for. What is pruned is
+    Sparsity rises along their cubic, from that of the masks at the beginning to that of the aim. What is pruned is
     zero and stays so.
 
     Attributes:
-        updates: prunings, evenly spaced from `begin` to `end`.
+        updates: number of prunings, evenly spaced from `begin` to `end`.
         begin: share of the training before it begins to prune, in [0, 1).
         end: share of it after which it prunes no more, in (0, 1].
 
@@ -212,7 +211,7 @@ class Gradual:
         return {}
 
     def before_step(self, weights: Mapping[str, Tensor], state: State) -> None:
-        """Looks at no gradients."""
+        """Leave the gradients alone."""
 
     def after_step(self, step: int, weights: Mapping[str, Tensor], masks: Masks, state: State, aim: Aim) -> Masks:
         progress = moments(aim.steps, self.updates, self.begin, self.end).get(step)
@@ -228,21 +227,21 @@ def _pruned(weights: Mapping[str, Tensor], masks: Masks, density: float, aim: Ai
     return aim.select({name: weights[name].abs() for name in masks}, density, within=masks)
 
 
-# Movement pruning.
+# Movement pruning
 
 
 @dataclass(frozen=True)
-class Movement:
+class Movement(Sparsifier):
     """Keeps the weights that move away from zero (Sanh et al. 2020, section 3, hard movement pruning).
 
     The score of a weight is the sum of -w g over the steps, g being the loss's gradient by the weight as it is in the
     masked network: the straight-through estimate of the gradient of its score. The masks keep the highest scores, of a
-    density that falls along a cubic from the beginning's to the one asked for. A pruned weight is zero in the network,
+    density that falls along a cubic from the beginning's to that of the aim. A pruned weight is zero in the network,
     its value is remembered and its score still counts, so that it may come back, with that value and no momentum.
 
     Attributes:
-        updates: of the masks, evenly spaced from `begin` to `end`, and as often after it; the paper updates them in
-            every step.
+        updates: number of updates of the masks, evenly spaced from `begin` to `end`, and as often after it; the paper
+            updates them in every step.
         begin: share of the training before it begins to prune, in [0, 1); scores count from the first step on.
         end: share of it at which the density is reached, in (0, 1].
 
@@ -283,21 +282,21 @@ class Movement:
         return aim.select(state["scores"])
 
 
-# Pruning by the alternating direction method of multipliers (ADMM).
+# The alternating direction method of multipliers (ADMM)
 
 
 @dataclass(frozen=True)
-class ADMM:
+class ADMM(Sparsifier):
     """Draws the weights towards a network of the density, then prunes the smallest (Zhang et al. 2018, section 3).
 
     The training minimises loss(W) + rho/2 ||W - Z + U||^2 by W, with the training's own optimizer. Now and then Z
     becomes W + U with all but its largest weights set to zero, and U grows by W - Z; at first Z is that of W, and
-    U zero. No weight is held at zero meanwhile.
+    U zero. No weight is kept at zero meanwhile.
 
     Attributes:
         rho: strength of the pull, positive. The larger it is, the closer the weights come to Z, and the less they
             follow the loss.
-        updates: of Z and U in the training, evenly spaced; the papers' are some epochs apart.
+        updates: number of updates of Z and U in the training, evenly spaced; in the papers they are some epochs apart.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -308,7 +307,7 @@ class ADMM:
 
     def __post_init__(self) -> None:
         if not 0 < self.rho < math.inf:
-            raise ValueError(f"pruning.sparsifier.rho={self.rho}: must be positive")
+            raise ValueError(f"rho={self.rho}: must be positive")
         check_updates(self.updates)
 
     def prepare(self, weights: Mapping[str, Tensor], aim: Aim) -> State:
@@ -336,6 +335,6 @@ class ADMM:
 
 
 def _projected(values: Mapping[str, Tensor], aim: Aim) -> dict[str, Tensor]:
-    """The nearest values of the density: the largest are kept."""
+    """Return the nearest values of the density of the aim: the largest are kept."""
     masks = aim.select({name: value.abs() for name, value in values.items()})
     return {name: value * masks[name].to(value.device) for name, value in values.items()}

@@ -60,7 +60,7 @@ def layer_rows(card: Mapping[str, Any], times: Mapping[str, Any]) -> list[LayerR
             dense, size = report["form"] == "dense", report["size"]
             timed = _mapping(seconds.get(name))
             rows.append(LayerRow(
-                name, report["form"], report["asked"] / size,
+                name, report["form"], report["target"] / size,
                 (report["kept"] if report["form"] == "unstructured" else report["executed"]) / size,
                 size * report["positions"], report["executed"] * report["positions"],
                 _number(timed.get("dense")), _number(timed.get("ticket")),

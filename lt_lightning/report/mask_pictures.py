@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lt_lightning.report.contents import named
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Plan
+from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 

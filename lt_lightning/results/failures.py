@@ -87,11 +87,8 @@ def _first_line(error: BaseException) -> str:
 
 def with_key(key: str, message: str) -> str:
     """Add to an object's message the key by which the configuration makes the object."""
-    parent, _, last = key.rpartition(".")
     if "\n" in key or not key or message.startswith(key):
         return message
-    if parent and message.startswith(f"{last}."):
-        return f"{parent}.{message}"
     return f"{key}.{message}" if re.match(r"\w+=", message) else f"{key}: {message}"
 
 

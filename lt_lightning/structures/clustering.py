@@ -1,8 +1,8 @@
-"""Rows into groups of equal size that share columns.
+"""Clustering of rows into groups of equal size that share columns.
 
-The aim is the sum of the values that the chosen (group, column) pairs hold. Three starts: the connectivity cut of a
-hypergraph (the paper's view, section 3.3), balanced k-means, random groups. From any start `refine` climbs to a local
-maximum of the aim itself. All of it is deterministic for a seed.
+What is maximised is the sum of the values in the chosen (group, column) pairs. There are three starts: the connectivity
+cut of a hypergraph (the paper's view, section 3.3), balanced k-means, and random groups. From any start `refine` climbs
+to a local maximum of that sum. All of it is deterministic for a seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lt_lightning.structures.matrices import Labels, Rule, Values, column_sums, held
+from lt_lightning.structures.matrices import Labels, Rule, Values, chosen_sum, column_sums
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -28,17 +28,17 @@ _ROUNDING = 1e-12  # of the gains: differences below it are none
 
 
 def assign(gains: Floats, size: int) -> Integers:
-    """The assignment of rows to groups of `size` rows that maximises the sum of `gains` (rows x groups).
+    """Assign rows to groups of `size` rows so that the sum of their `gains` (rows x groups) is largest.
 
-    At any prices of the groups, the rows that go each where its gain less the price is largest are assigned as well as
-    so many rows in each group can be (linear programming duality). Prices are looked for at which hardly a group has
-    too many; rows that still are too many move on one by one, each time along the cheapest way to a group with room,
+    Give every group a price. Rows that each go where their gain less the price is largest are assigned as well as so
+    many rows in each group can be (linear programming duality). So prices are searched at which hardly a group has
+    too many rows; those still too many move on one by one, each time along the cheapest way to a group with room,
     which keeps the assignment the best of its sizes (successive shortest paths). With few groups that takes a small
     part of the time of `scipy.optimize.linear_sum_assignment`, which knows nothing of groups: 2 ms instead of 60 for
     512 rows in 16 groups.
 
     Returns:
-        a group for every row, (rows,).
+        the group of every row, (rows,).
 
     >>> assign(np.array([[5.0, 1.0], [6.0, 4.0], [4.0, 3.0], [3.0, 0.0]]), 2)
     array([0, 1, 1, 0])
@@ -61,7 +61,7 @@ def assign(gains: Floats, size: int) -> Integers:
 
 
 def _prices(gains: Floats, size: int) -> Floats:
-    """Prices of the groups at which nearly as many rows as belong there come to each."""
+    """Return prices of the groups at which nearly as many rows come to each group as belong there."""
     prices = best = np.zeros(gains.shape[1])
     step = float(np.ptp(gains, axis=1).mean()) / size / 2
     least = len(gains)
@@ -77,7 +77,7 @@ def _prices(gains: Floats, size: int) -> Floats:
 
 
 def _moves(gains: Floats, labels: Integers, group: int) -> tuple[Floats, Integers]:
-    """For every group the least that a row of `group` loses by moving there, and that row."""
+    """Return for every group the least that a row of `group` loses by moving there, and that row."""
     members = np.flatnonzero(labels == group)
     if not len(members):
         return np.full(gains.shape[1], np.inf), np.zeros(gains.shape[1], dtype=np.int64)
@@ -87,7 +87,7 @@ def _moves(gains: Floats, labels: Integers, group: int) -> tuple[Floats, Integer
 
 
 def _cheapest_way(costs: Floats, room: Integers, least: float) -> list[int]:
-    """The groups on the way of least cost from one with too many rows to one with room (Bellman and Ford)."""
+    """Return the groups on the cheapest way from one with too many rows to one with room (Bellman and Ford)."""
     groups = np.arange(len(room))
     cost = np.where(room < 0, 0.0, np.inf)
     before = np.full(len(room), -1)
@@ -105,16 +105,12 @@ def _cheapest_way(costs: Floats, room: Integers, least: float) -> list[int]:
     return way[::-1]
 
 
-# Rows into groups of equal size that share columns.
-#
-# The aim is the sum of the values that the chosen (group, column) pairs hold. Three starts: the connectivity cut of a
-# hypergraph (the paper's view, section 3.3), balanced k-means, random groups. From any start `refine` climbs to a local
-# maximum of the aim itself. All of it is deterministic for a seed.
+# Clustering
 
 Method = Literal["best", "hypergraph", "kmeans", "random"]
 
-# What bounds the time of the partitioner (512 x 4608: about half a second). Ten times as many pins cut fewer columns,
-# but hold no more after the refinement.
+# The limit on pins bounds the time of the partitioner (512 x 4608: about half a second). Ten times as many pins cut
+# fewer columns, but the groups keep no more magnitude after the refinement.
 _PINS = 5_000
 _KMEANS_STEPS = 8
 _RESTART_WORK = 2**20
@@ -133,8 +129,8 @@ class Clustering:
     """Groups of equal size.
 
     Attributes:
-        labels: the group of every row; groups are numbered by their first row.
-        note: what went otherwise than asked; empty where nothing did.
+        labels: group of every row; groups are numbered by their first row.
+        note: how the clustering differs from the method that was chosen; empty where it does not.
     """
 
     labels: Labels
@@ -142,16 +138,16 @@ class Clustering:
 
 
 def cluster(values: Values, groups: int, rule: Rule, method: Method = "best", seed: int = 0) -> Clustering:
-    """Clusters the rows of `values` into `groups` groups of equal size.
+    """Cluster the rows of `values` into groups of equal size.
 
     Args:
-        values: rows x columns, not negative; zero where nothing survives.
-        groups: a divisor of the number of rows.
-        rule: picks the columns of every group; what they hold is maximised.
+        values: values to maximise, rows x columns, not negative; zero where nothing survives.
+        groups: number of groups, a divisor of the number of rows.
+        rule: function that chooses the columns of every group.
         method: `hypergraph` and `kmeans` are refined; `random` is the control and is not; `best` refines k-means and
             random starts (one at least, the smaller the matrix the more), the hypergraph's too where the partitioner
-            sees all of it, and takes what holds most, which is never less than the control of the same seed.
-        seed: of everything that is drawn.
+            sees all of it, and takes the groups with the largest sum, never less than the control of the same seed.
+        seed: seed of everything that is drawn.
 
     Raises:
         ValueError: if the rows do not divide into the groups.
@@ -175,7 +171,7 @@ def cluster(values: Values, groups: int, rule: Rule, method: Method = "best", se
     note = ""
     # Of a larger matrix the partitioner sees a part, and takes longer than all else. In 163 layers of ResNet-18 (as
     # drawn, with filters of unequal strength, and trained for 141 steps; densities 0.26 and 0.07, groups of 32 and 64)
-    # the refinement of its groups held 0.0015 of the magnitude less than the best of the other starts on average, more
+    # the refinement of its groups kept 0.0015 of the magnitude less than the best of the other starts on average, more
     # in 33 layers, and at most 0.0027 more.
     if method == "hypergraph" or (method == "best" and int(np.count_nonzero(values)) <= _PINS):
         try:
@@ -192,14 +188,14 @@ def cluster(values: Values, groups: int, rule: Rule, method: Method = "best", se
     candidates = [refine(values, labels, rule) for labels in starts]
     if method == "best":
         candidates.append(control)
-    return Clustering(_numbered(max(candidates, key=lambda labels: held(values, labels, rule))), note)
+    return Clustering(_numbered(max(candidates, key=lambda labels: chosen_sum(values, labels, rule))), note)
 
 
 def refine(values: Values, labels: Labels, rule: Rule, steps: int = 50) -> Labels:
-    """Groups that hold at least as much as `labels`, which are of equal size.
+    """Return groups with at least the sum that those of `labels` have, of the same equal size.
 
     Two moves alternate, neither of which can lose: the best columns for the groups (the rule), and the best balanced
-    assignment of the rows to the groups given those columns. Ends when a step gains less than 0.1 %.
+    assignment of the rows to the groups given those columns. It ends when a step gains less than 0.1 %.
     """
     size = len(labels) // (int(labels.max()) + 1)
     sums = column_sums(values, labels)
@@ -219,12 +215,12 @@ def refine(values: Values, labels: Labels, rule: Rule, steps: int = 50) -> Label
 
 
 def random_groups(rows: int, groups: int, seed: int) -> Labels:
-    """Groups of equal size, drawn without looking at the values."""
+    """Draw groups of equal size without looking at the values."""
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(groups), rows // groups))
 
 
 def kmeans_groups(values: Values, groups: int, seed: int) -> Labels:
-    """Balanced k-means: every step assigns the rows optimally to centres that take equally many.
+    """Return the groups of balanced k-means: every step assigns the rows optimally to centres that take equally many.
 
     The rows are compared by the square roots of their values, scaled to unit length: how large a filter is as a whole
     says nothing about the columns it uses, and roots keep few large weights from deciding alone.
@@ -246,15 +242,15 @@ def kmeans_groups(values: Values, groups: int, seed: int) -> Labels:
 
 
 def hypergraph_groups(pattern: NDArray[np.bool_], groups: int, seed: int) -> Labels:
-    """Groups that cut few columns apart (mtkahypar, objective km1: over columns, the groups touched less one).
+    """Return groups that cut few columns apart (mtkahypar, objective km1: over columns, the groups touched less one).
 
     Rows are vertices; every column joins its non-zero rows. Columns with one row, and columns with all of them, cost
     the same in any partition and are left out; of very many the partitioner sees a random part.
 
     Args:
-        pattern: rows x columns, where a value survives.
-        groups: a divisor of the number of rows.
-        seed: of the partitioner and of the columns it sees.
+        pattern: whether a value survives, rows x columns.
+        groups: number of groups, a divisor of the number of rows.
+        seed: seed of the partitioner and of the columns that it sees.
 
     Raises:
         PartitionerError: if mtkahypar cannot be imported (warns once) or gives no partition.
@@ -278,7 +274,7 @@ def hypergraph_groups(pattern: NDArray[np.bool_], groups: int, seed: int) -> Lab
 
 @cache
 def _partitioner() -> Callable[[int, list[list[int]], int, int], list[int]] | None:
-    """Partitions (vertices, edges, parts, seed); None, with one warning, if mtkahypar cannot be imported."""
+    """Return a function of vertices, edges, parts and seed; None, with one warning, if mtkahypar cannot be imported."""
     try:
         import mtkahypar
     except ImportError as error:
@@ -300,7 +296,7 @@ def _partitioner() -> Callable[[int, list[list[int]], int, int], list[int]] | No
 
 
 def _spread(points: NDArray[np.float32], count: int, draw: np.random.Generator) -> list[int]:
-    """Indices of points far apart (k-means++): each is drawn with the squared distance to those before as weight."""
+    """Draw the indices of points far apart (k-means++): the squared distance to those before is a point's weight."""
     picked = [int(draw.integers(len(points)))]
     distance = np.full(len(points), np.inf)
     squares = np.einsum("ij,ij->i", points, points)
@@ -314,7 +310,7 @@ def _spread(points: NDArray[np.float32], count: int, draw: np.random.Generator) 
 
 
 def _numbered(labels: Labels) -> Labels:
-    """The same groups, numbered in the order of their first rows."""
+    """Number the groups in the order of their first rows."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     order: Labels = np.argsort(np.argsort(first))[inverse]
     return order

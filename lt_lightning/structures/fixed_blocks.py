@@ -1,16 +1,15 @@
-"""Fixed blocks: a layer's weights in tiles of equal size, in their own order, each kept or dropped whole."""
+"""Fixed blocks: keep whole tiles of consecutive filters and inputs, with nothing permuted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import ClassVar, get_args
+from typing import get_args
 
 import numpy as np
-from torch import Tensor, nn
 
-from lt_lightning.structures.base import Block, Granularity, StructureInput, StructureResult
+from lt_lightning.structures.base import Structure, StructureInput, StructureResult
 from lt_lightning.structures.matrices import (
     LEAST,
     Chosen,
@@ -24,11 +23,12 @@ from lt_lightning.structures.matrices import (
     matrices_of,
     shared_out,
 )
+from lt_lightning.structures.plan import Block, Granularity
 
 
 @dataclass(frozen=True)
-class FixedBlocks:
-    """Keeps whole tiles of consecutive filters x consecutive input channels: those that hold most magnitude.
+class FixedBlocks(Structure):
+    """Keeps the tiles of consecutive filters x consecutive input channels in which most magnitude survives.
 
     What block-sparse libraries execute (Gray et al., "GPU kernels for block-sparse weights", 2017), and the control of
     `Regroup`: there the filters of a block are chosen, and each of its columns on its own; here nothing is permuted.
@@ -39,47 +39,35 @@ class FixedBlocks:
     keeps at least one step. A grouped (depthwise) convolution stays dense, and so does a layer of one row or column.
 
     Attributes:
-        columns: whether a tile holds its input channels at all kernel positions (`input_channel`) or at one
-            (`kernel_position`, which needs the block kernel). The inputs of a linear layer are both.
-        filters: the least number of filters of a tile. A layer's tiles have equally many: the smallest divisor of
+        granularity: whether a tile holds its input channels at all kernel positions (`input_channel`) or at one
+            (`kernel_position`, which needs the block kernel).
+        filters: least number of filters of a tile. A layer's tiles have equally many: the smallest divisor of
             their number that is at least so large; a layer with fewer than twice as many has one row of tiles.
-        channels: input channels of a tile, as far as it divides the layer's inputs and a fourth of them.
+        channels: number of input channels of a tile, as far as it divides the layer's inputs and a fourth of them.
 
     Raises:
         ValueError: on construction, for a value out of range; on the call, for weights that are not finite.
     """
 
-    columns: Granularity = "input_channel"
+    granularity: Granularity = "input_channel"
     filters: int = 32
     channels: int = 16
 
     def __post_init__(self) -> None:
-        if self.columns not in get_args(Granularity):
-            raise ValueError(
-                f"fixed_blocks.columns={self.columns!r}: must be one of {', '.join(get_args(Granularity))}"
-            )
+        if self.granularity not in get_args(Granularity):
+            raise ValueError(f"granularity={self.granularity!r}: must be one of {', '.join(get_args(Granularity))}")
         for name in ("filters", "channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"fixed_blocks.{name}={getattr(self, name)}: must be at least 1")
-
-    @property
-    def needs_gradients(self) -> bool:
-        """False: tiles are chosen by magnitude."""
-        return False
-
-    needs_batches: ClassVar[bool] = False
-
-    def check(self, network: nn.Module, example: Tensor) -> None:
-        """Any network will do: a layer that cannot be divided is reported dense."""
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
     def __call__(self, given: StructureInput) -> StructureResult:
-        """The ticket of `subject`."""
-        matrices = matrices_of(given, self.columns)
-        return assembled(given, self.columns, zip(matrices, self._chosen(given, matrices), strict=True))
+        """Structure one round's mask."""
+        matrices = matrices_of(given, self.granularity)
+        return assembled(given, self.granularity, zip(matrices, self._chosen(given, matrices), strict=True))
 
     def _chosen(self, given: StructureInput, matrices: Sequence[Matrix]) -> Iterator[tuple[list[Block], str]]:
-        """Blocks and a note for every layer."""
-        in_each = self.columns == "input_channel"
+        """Yield blocks and a note for every layer."""
+        in_each = self.granularity == "input_channel"
         tiles = [_Tiles.of(matrix, self) for matrix in matrices]
         steps = [each.size * (each.groups if in_each else 1) for each in tiles]
         counts = shared_out(given, matrices, steps)
@@ -87,7 +75,7 @@ class FixedBlocks:
             sums = each.sums(matrix)
             chosen = largest_in_each(sums, count) if in_each else largest_pairs(sums, count)
             labels = np.repeat(np.arange(each.groups), matrix.rows // each.groups)
-            yield blocks_of(labels, each.columns(chosen)), LEAST if step > matrix.asked else ""
+            yield blocks_of(labels, each.columns(chosen)), LEAST if step > matrix.target else ""
 
 
 @dataclass(frozen=True)
@@ -95,11 +83,11 @@ class _Tiles:
     """How a matrix is divided.
 
     Attributes:
-        groups: of rows.
-        inputs: of the layer.
-        channels: of a tile.
-        positions: that have tiles of their own: those of the kernel, or one for all of them.
-        size: weights of a tile.
+        groups: number of groups of rows.
+        inputs: number of the layer's inputs.
+        channels: number of input channels of a tile.
+        positions: number of positions with tiles of their own: those of the kernel, or one for all of them.
+        size: number of weights of a tile.
     """
 
     groups: int
@@ -117,14 +105,14 @@ class _Tiles:
         return cls(groups, inputs, channels, matrix.columns // inputs, size)
 
     def sums(self, matrix: Matrix) -> Values:
-        """Surviving magnitude: (groups x tiles)."""
+        """Sum the surviving magnitude of every tile: (groups x tiles)."""
         values = matrix.by_column(matrix.magnitude)
         shape = (self.groups, -1, self.inputs // self.channels, self.channels, self.positions)
         summed: Values = values.reshape(shape).sum(axis=(1, 3)).reshape(self.groups, -1)
         return summed
 
     def columns(self, chosen: Chosen) -> Chosen:
-        """Columns of the chosen tiles: (groups x tiles) to (groups x columns)."""
+        """Return the columns of the chosen tiles: (groups x tiles) to (groups x columns)."""
         spread = chosen.reshape(self.groups, -1, self.positions).repeat(self.channels, axis=1)
         columns: Chosen = spread.reshape(self.groups, -1)
         return columns

@@ -1,4 +1,8 @@
-"""Weights as matrices of filters x columns: which columns groups of filters keep, and how layers share a budget."""
+"""Weights as matrices of filters x columns: which columns groups of filters keep, and how layers share a budget.
+
+A column is what all filters of a group keep or drop together: one input at one kernel position, or a whole input
+channel (`Granularity`).
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,8 @@ from torch import Tensor
 
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.base import (
-    Block,
-    BlockPlan,
-    Granularity,
-    LayerReport,
-    StructureInput,
-    StructureResult,
-    retained_magnitude,
-)
+from lt_lightning.structures.base import LayerReport, StructureInput, StructureResult, retained_magnitude
+from lt_lightning.structures.plan import Block, BlockPlan, Granularity
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -29,7 +26,7 @@ Rule = Callable[[Values], Chosen]
 
 
 def column_sums(values: Values, labels: Labels) -> Values:
-    """Sums of the columns of `values` (rows x columns) within every group: (groups x columns).
+    """Sum the columns of `values` (rows x columns) within every group: (groups x columns).
 
     >>> column_sums(np.array([[1.0, 0.0], [2.0, 3.0], [4.0, 0.0]]), np.array([0, 1, 0]))
     array([[5., 0.],
@@ -40,7 +37,7 @@ def column_sums(values: Values, labels: Labels) -> Values:
 
 
 def largest_pairs(sums: Values, count: int) -> Chosen:
-    """The `count` largest of all sums, wherever they are; of equal ones the first.
+    """Choose the `count` largest of all sums, wherever they are; of equal ones the first.
 
     >>> largest_pairs(np.array([[5.0, 4.0, 1.0], [2.0, 4.0, 0.0]]), 2)
     array([[ True,  True, False],
@@ -56,7 +53,7 @@ def largest_pairs(sums: Values, count: int) -> Chosen:
 
 
 def largest_in_each(sums: Values, count: int) -> Chosen:
-    """The `count` largest sums of every group; of equal ones the first.
+    """Choose the `count` largest sums of every group; of equal ones the first.
 
     >>> largest_in_each(np.array([[5.0, 4.0, 1.0], [2.0, 4.0, 0.0]]), 1)
     array([[ True, False, False],
@@ -65,46 +62,46 @@ def largest_in_each(sums: Values, count: int) -> Chosen:
     return np.stack([largest_pairs(group, count) for group in sums])
 
 
-def held(values: Values, labels: Labels, rule: Rule) -> float:
-    """Sum of the values in the pairs that the rule picks for these groups."""
+def chosen_sum(values: Values, labels: Labels, rule: Rule) -> float:
+    """Sum the values in the pairs that the rule chooses for these groups."""
     sums = column_sums(values, labels)
     return float(sums[rule(sums)].sum())
 
 
-# Sharing out a budget of weights over layers that can only keep whole steps of them.
+# A budget of weights, shared out over layers that can only keep whole steps of them
 
 _HALVINGS = 60
 
 
-def apportion(asked: Sequence[int], steps: Sequence[int], most: Sequence[int], total: int) -> list[int]:
-    """How many steps every layer keeps, so that all of them together keep `total` weights.
+def apportion(targets: Sequence[int], steps: Sequence[int], most: Sequence[int], total: int) -> list[int]:
+    """Return how many steps every layer keeps, so that all of them together keep `total` weights.
 
-    A layer gets what it asks for, times one common factor if the layers together ask for more than there is;
+    A layer gets its target, times one common factor if the targets together are more than the total;
     rounded down to whole steps; what is left by the rounding goes, step by step, to the layer that is furthest
     below its share. So the sum is never above `total`, and short of it by less than the smallest step that is
     still free, with one exception: no layer gets less than one step, even if that exceeds `total`.
 
     Args:
-        asked: weights by layer.
-        steps: weights of one step, by layer; all positive.
-        most: steps that a layer has, at least 1 each.
-        total: weights to share out.
+        targets: number of weights that each layer is to keep.
+        steps: number of weights of one step of each layer; all positive.
+        most: number of steps that each layer has, at least 1.
+        total: number of weights to share out.
 
     Returns:
-        Steps by layer, each between 1 and `most`.
+        the number of steps of each layer, between 1 and `most`.
 
-    >>> apportion(asked=[50, 50], steps=[8, 8], most=[100, 100], total=100)
+    >>> apportion(targets=[50, 50], steps=[8, 8], most=[100, 100], total=100)
     [6, 6]
-    >>> apportion(asked=[50, 50], steps=[8, 1], most=[100, 100], total=100)
+    >>> apportion(targets=[50, 50], steps=[8, 1], most=[100, 100], total=100)
     [6, 52]
-    >>> apportion(asked=[100, 100], steps=[10, 10], most=[20, 20], total=60)
+    >>> apportion(targets=[100, 100], steps=[10, 10], most=[20, 20], total=60)
     [3, 3]
     """
 
     def shares(factor: float) -> list[float]:
         return [
-            min(max(factor * want / step, 1.0), float(high))
-            for want, step, high in zip(asked, steps, most, strict=True)
+            min(max(factor * target / step, 1.0), float(high))
+            for target, step, high in zip(targets, steps, most, strict=True)
         ]
 
     def weights(counts: Sequence[float]) -> float:
@@ -127,14 +124,23 @@ def apportion(asked: Sequence[int], steps: Sequence[int], most: Sequence[int], t
     return counts
 
 
-# Weights as matrices of filters x columns, and what structures of blocks make of them.
+# Layers as matrices, and the ticket of their blocks
 
-LEAST = "keeps more than asked, the least it can"
+LEAST = "keeps more than its target, the least it can"
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A layer's weight as rows x columns; a column has `taps` weights in every row."""
+    """A layer's weight as rows x columns.
+
+    Attributes:
+        layer: layer that the weight is of.
+        rows: number of filters.
+        columns: number of columns.
+        taps: number of weights that a column has in every row.
+        magnitude: magnitude of every surviving weight, zero elsewhere, float64, in the weight's shape.
+        survives: unstructured mask of the weight.
+    """
 
     layer: Layer
     rows: int
@@ -145,7 +151,7 @@ class Matrix:
 
     @classmethod
     def of(cls, layer: Layer, given: StructureInput, granularity: Granularity) -> Matrix:
-        """The matrix of a layer.
+        """Return the matrix of a layer.
 
         Raises:
             ValueError: if a weight is not finite.
@@ -158,18 +164,18 @@ class Matrix:
         return cls(layer, rows, columns, layer.size // (rows * columns), magnitude, survives)
 
     @property
-    def asked(self) -> int:
-        """Weights that the unstructured mask keeps."""
+    def target(self) -> int:
+        """Number of weights that the unstructured mask keeps."""
         return int(self.survives.count_nonzero())
 
     def by_column(self, weights: Tensor) -> Values:
-        """Sums over the weights of each column in each row: (rows x columns)."""
+        """Sum over the weights of each column in each row: (rows x columns)."""
         parts = weights.double().reshape(self.rows, self.columns, self.taps)
         sums: Values = (parts.sum(dim=2) if self.taps > 1 else parts.squeeze(2)).numpy()
         return sums
 
     def mask(self, blocks: Sequence[Block]) -> Tensor:
-        """The mask that keeps the blocks, in the weight's shape."""
+        """Return the mask that keeps the blocks, in the weight's shape."""
         inside = torch.zeros(self.rows, self.columns, dtype=torch.bool)
         for block in blocks:
             inside[block.rows[:, None], block.columns] = True
@@ -177,39 +183,39 @@ class Matrix:
 
 
 def matrices_of(given: StructureInput, granularity: Granularity) -> list[Matrix]:
-    """Of the prunable layers that can be divided into blocks."""
+    """Return the matrices of the prunable layers that can be divided into blocks."""
     return [Matrix.of(layer, given, granularity) for layer in given.prunable if _why_dense(layer, granularity) is None]
 
 
 def shared_out(given: StructureInput, matrices: Sequence[Matrix], steps: Sequence[int]) -> list[int]:
-    """How many steps every layer keeps, so that all keep as many weights as the unstructured masks; see `apportion`.
+    """Return how many steps every layer keeps, so that all keep as many weights as the unstructured masks.
 
     Args:
-        subject: whose masks are matched.
-        matrices: of the layers that are divided; the others are kept whole.
-        steps: weights of one step, by layer.
+        given: network and masks.
+        matrices: matrices of the layers that are divided; the others are kept whole.
+        steps: number of weights of one step of each layer; see `apportion`.
     """
     most = [matrix.layer.size // step for matrix, step in zip(matrices, steps, strict=True)]
     divided = {matrix.layer.weight for matrix in matrices}
     dense = sum(mask.numel() for name, mask in given.masks.items() if name not in divided)
-    return apportion([matrix.asked for matrix in matrices], steps, most, total=kept(given.masks) - dense)
+    return apportion([matrix.target for matrix in matrices], steps, most, total=kept(given.masks) - dense)
 
 
 def assembled(
-    given: StructureInput, granularity: Granularity, found: Iterable[tuple[Matrix, tuple[list[Block], str]]]
+    given: StructureInput, granularity: Granularity, divided: Iterable[tuple[Matrix, tuple[list[Block], str]]]
 ) -> StructureResult:
-    """The ticket of these blocks.
+    """Return masks, reports and plan of the layers' blocks.
 
     Args:
-        subject: that was structured.
-        granularity: of the blocks' columns.
-        found: blocks of each layer that was divided, and a note. One without blocks, or all of whose weights are in
-            some, is executed dense.
+        given: network and masks.
+        granularity: what a column of the blocks is.
+        divided: matrix of each layer that was divided, with its blocks and a note. A layer without blocks, or with all
+            of its weights in blocks, is executed dense.
     """
     masks = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
     reports = {layer.name: _dense(layer, given, granularity) for layer in given.layers.values()}
     blocks: dict[str, Sequence[Block]] = {}
-    for matrix, (of_layer, note) in found:
+    for matrix, (of_layer, note) in divided:
         layer = matrix.layer
         mask = matrix.mask(of_layer)
         count = int(mask.count_nonzero())
@@ -220,7 +226,7 @@ def assembled(
         weight, before = given.weights[layer.weight], given.masks[layer.weight]
         reports[layer.name] = LayerReport(
             size=layer.size,
-            asked=matrix.asked,
+            target=matrix.target,
             kept=layer.size if whole else count,
             executed=layer.size if whole else count,
             positions=layer.positions,
@@ -232,12 +238,12 @@ def assembled(
 
 
 def group_count(rows: int, size: int) -> int:
-    """The largest number of equal groups with at least `size` rows; one if the rows do not make two."""
+    """Return the largest number of equal groups of at least `size` rows; 1 if the rows do not make two."""
     return max((number for number in range(1, rows // size + 1) if rows % number == 0), default=1)
 
 
 def blocks_of(labels: Labels, chosen: Chosen) -> list[Block]:
-    """A block for every group: its rows, and the columns chosen for it (groups x columns)."""
+    """Return a block for every group: its rows, and the columns chosen for it (groups x columns)."""
     return [
         Block(torch.from_numpy(np.flatnonzero(labels == group)), torch.from_numpy(np.flatnonzero(columns)))
         for group, columns in enumerate(chosen)
@@ -245,13 +251,13 @@ def blocks_of(labels: Labels, chosen: Chosen) -> list[Block]:
 
 
 def _shape(layer: Layer, granularity: Granularity) -> tuple[int, int]:
-    """Rows and columns of a layer's matrix."""
+    """Return the numbers of rows and columns of a layer's matrix."""
     rows, inputs = layer.shape[:2]
     return rows, inputs if granularity == "input_channel" else layer.size // rows
 
 
 def _why_dense(layer: Layer, granularity: Granularity) -> str | None:
-    """Why a layer cannot be grouped; None if it can."""
+    """Say why a layer cannot be grouped; None if it can."""
     if layer.groups > 1:
         return "grouped convolution: its filters share no inputs"
     rows, columns = _shape(layer, granularity)
@@ -261,11 +267,11 @@ def _why_dense(layer: Layer, granularity: Granularity) -> str | None:
 
 
 def _dense(layer: Layer, given: StructureInput, granularity: Granularity) -> LayerReport:
-    """The report of a layer that is executed whole."""
+    """Return the report of a layer that is executed whole."""
     prunable = layer.weight in given.masks
     return LayerReport(
         size=layer.size,
-        asked=int(given.masks[layer.weight].count_nonzero()) if prunable else layer.size,
+        target=int(given.masks[layer.weight].count_nonzero()) if prunable else layer.size,
         kept=layer.size,
         executed=layer.size,
         positions=layer.positions,

@@ -1,4 +1,4 @@
-"""N:M sparsity: of every m weights in a row, n are kept."""
+"""N:M sparsity: keep the n largest of every m weights in a row."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.layers import Layer, find_layers
-from lt_lightning.structures.base import LayerReport, NMPlan, StructureInput, StructureResult, retained_magnitude
+from lt_lightning.structures.base import (
+    LayerReport,
+    Structure,
+    StructureInput,
+    StructureResult,
+    retained_magnitude,
+)
+from lt_lightning.structures.plan import NMPlan
 
 # Multiples that both of PyTorch's 2:4 kernels (CUTLASS, cuSPARSELt) take in half precision.
 _ROWS, _COLUMNS = 32, 64
 
 
 @dataclass(frozen=True)
-class NM:
+class NM(Structure):
     """Keeps the n largest of each m consecutive input channels, for every filter and kernel position on its own.
 
     Source: Mishra et al., 2021 (arXiv 2104.08378), for 2:4. Every layer's density is n/m whatever the round's mask
@@ -31,8 +38,8 @@ class NM:
     A layer whose inputs (of a group) are no multiple of m stays dense.
 
     Attributes:
-        n: weights kept of each m.
-        m: consecutive input channels.
+        n: number of weights kept of each m.
+        m: number of consecutive input channels.
 
     Raises:
         ValueError: on construction, unless 1 <= n < m; on the call, for weights that are not finite.
@@ -43,26 +50,21 @@ class NM:
 
     def __post_init__(self) -> None:
         if not 1 <= self.n < self.m:
-            raise ValueError(f"structure.nm.n={self.n}, structure.nm.m={self.m}: n must be at least 1 and below m")
-
-    @property
-    def needs_gradients(self) -> bool:
-        """False: weights are chosen by magnitude."""
-        return False
+            raise ValueError(f"n={self.n}, m={self.m}: n must be at least 1 and below m")
 
     needs_batches: ClassVar[bool] = False
 
     def check(self, network: nn.Module, example: Tensor) -> None:
-        """Looks for a layer that can have the pattern.
+        """Look for a layer that can have the pattern.
 
         Raises:
             ValueError: if there is none.
         """
         if not any(self._fits(layer) for layer in find_layers(network, example).values()):
-            raise ValueError(f"structure.nm.m={self.m}: no layer of the network has a multiple of {self.m} inputs")
+            raise ValueError(f"m={self.m}: no layer of the network has a multiple of {self.m} inputs")
 
     def __call__(self, given: StructureInput) -> StructureResult:
-        """The N:M ticket of `subject`."""
+        """Structure one round's mask."""
         masks = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
         for layer in given.prunable:
             if self._fits(layer):
@@ -79,7 +81,7 @@ class NM:
         return (self.n, self.m) == (2, 4) and matrix and layer.shape[0] % _ROWS == layer.shape[1] % _COLUMNS == 0
 
     def _scores(self, layer: Layer, given: StructureInput) -> Tensor:
-        """Magnitudes; those of pruned weights, mostly zero, below all that survive."""
+        """Return magnitudes, with those of pruned weights, mostly zero, below all that survive."""
         magnitude = given.weights[layer.weight].detach().double().abs()
         if not bool(magnitude.isfinite().all()):
             raise ValueError(f"{layer.weight}: holds values that are not finite, so none of them can be chosen")
@@ -89,15 +91,15 @@ class NM:
         before = given.masks.get(layer.weight)
         if before is None or mask is None:
             return LayerReport(layer.size, layer.size, layer.size, layer.size, layer.positions, "dense")
-        held = retained_magnitude(given.weights[layer.weight], before, mask)
+        retained = retained_magnitude(given.weights[layer.weight], before, mask)
         return LayerReport(
             size=layer.size,
-            asked=int(before.count_nonzero()),
+            target=int(before.count_nonzero()),
             kept=int(mask.count_nonzero()),
             executed=layer.size,
             positions=layer.positions,
             form="unstructured" if self._fits(layer) else "dense",
-            retained_magnitude=held,
+            retained_magnitude=retained,
             note=self._note(layer),
         )
 
@@ -111,17 +113,16 @@ class NM:
 
 
 def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
-    """The mask of the n highest of each m consecutive scores along dimension 1; of equals the first.
+    """Return the mask of the n highest of each m consecutive scores along dimension 1; of equal ones the first.
 
     Args:
-        scores: (outputs, inputs, *kernel).
-        n: kept of each m.
-        m: divides the inputs.
+        scores: a score for every weight, (outputs, inputs, *kernel).
+        n: number of weights kept of each m.
+        m: divisor of the number of inputs.
 
     >>> nm_mask(torch.tensor([[1.0, 9.0, 3.0, 2.0, 5.0, 5.0, 5.0, 0.0]]), 2, 4).int()
     tensor([[0, 1, 1, 0, 1, 1, 0, 0]], dtype=torch.int32)
     """
     groups = scores.reshape(len(scores), -1, m, *scores.shape[2:])
-    order = groups.argsort(dim=2, descending=True, stable=True)
-    best = order.narrow(2, 0, n)
+    best = groups.argsort(dim=2, descending=True, stable=True).narrow(2, 0, n)
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(2, best, True).flatten(1, 2)

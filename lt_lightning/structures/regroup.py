@@ -1,4 +1,4 @@
-"""Regroup: a layer's filters in groups that share their columns, so that each group is one dense block."""
+"""Regroup: put a layer's filters in groups that share their inputs, each one dense block (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from math import gcd
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from torch import Tensor, nn
 
-from lt_lightning.structures.base import Block, Granularity, StructureInput, StructureResult
+from lt_lightning.structures.base import Structure, StructureInput, StructureResult
 from lt_lightning.structures.clustering import Method, cluster
 from lt_lightning.structures.matrices import (
     LEAST,
@@ -28,12 +27,13 @@ from lt_lightning.structures.matrices import (
     matrices_of,
     shared_out,
 )
+from lt_lightning.structures.plan import Block, Granularity
 
 Budget = Literal["match", "threshold"]
 
 
 @dataclass(frozen=True)
-class Regroup:
+class Regroup(Structure):
     """Groups filters of equal number that use the same columns, and refills group x columns completely.
 
     Source: Chen et al., ICML 2022 (arXiv 2202.04736), section 3.3. A weight is seen as a matrix, rows = filters. A
@@ -43,7 +43,7 @@ class Regroup:
 
     Two budgets:
         match: the ticket keeps as many weights as the unstructured masks do. Every layer keeps its share, in the
-            columns that hold the most surviving magnitude; over all layers the sum is never above that of the masks,
+            columns in which most magnitude survives; over all layers the sum is never above that of the masks,
             and less than one column below it, where a column is `group size` weights for `kernel_position` and, for
             `input_channel`, one channel (with `round_to`, that many) in every group of a layer: filters x kernel
             weights. A layer keeps at least one column, however little of it survives. What layers that cannot be
@@ -56,28 +56,28 @@ class Regroup:
     A grouped (depthwise) convolution stays dense, and so does a layer of one row or one column.
 
     Attributes:
-        columns: what a column is: one input at one kernel position, or a whole input channel. The inputs of a linear
-            layer are both.
-        group_size: the least number of filters in a group. Kernels want multiples of 32.
-        clustering: see `clustering.cluster`.
-        budget: see above.
-        round_to: for `match` with `input_channel`: the columns of a group are a multiple of this, as far as it
-            divides the layer's inputs and a fourth of them. CPUs compute channels by 16, GPUs by 8 at least: odd
+        granularity: what a column is: one input at one kernel position, or a whole input channel. Of a linear layer
+            an input is both.
+        group_size: least number of filters in a group. Kernels want multiples of 32.
+        clustering: method that finds the groups; see `clustering.cluster`.
+        budget: number of weights that the ticket keeps; see above.
+        round_to: number of which a group's columns are a multiple, as far as it divides the layer's inputs and a
+            fourth of them; for `match` with `input_channel`. CPUs compute channels by 16, GPUs by 8 at least: odd
             counts cost time that the weights do not show. 1 keeps closest to the masks.
-        min_rows: for `threshold`: a block's least number of rows. 16 as in the official code.
-        min_count: for `threshold`: least share of a column, over the group's rows, that survives. At 1/2 a block
+        min_rows: least number of rows of a block, for `threshold`. 16 as in the official code.
+        min_count: least share of a column, over the group's rows, that survives, for `threshold`. At 1/2 a block
             refills at most as many weights as it keeps.
-        min_columns: for `threshold`: a block's least number of columns. Fewer than 8 do not fill a vector register.
-        passes: for `threshold`: how often blocks are looked for among the weights outside the blocks found before;
-            None until none is found, as in the paper. 1 by default, as in the official code: with more, blocks
+        min_columns: least number of columns of a block, for `threshold`. Fewer than 8 do not fill a vector register.
+        passes: how often blocks are searched among the weights outside the blocks so far, for `threshold`;
+            None until there is none, as in the paper. 1 by default, as in the official code: with more, blocks
             share rows and their results must be added up. `match` makes one.
-        seed: of the clustering.
+        seed: seed of the clustering.
 
     Raises:
         ValueError: on construction, for a value out of range; on the call, for weights that are not finite.
     """
 
-    columns: Granularity = "kernel_position"
+    granularity: Granularity = "kernel_position"
     group_size: int = 32
     clustering: Method = "best"
     budget: Budget = "match"
@@ -89,63 +89,56 @@ class Regroup:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("columns", Granularity), ("clustering", Method), ("budget", Budget)):
+        for name, allowed in (("granularity", Granularity), ("clustering", Method), ("budget", Budget)):
             if getattr(self, name) not in get_args(allowed):
-                raise ValueError(
-                    f"regroup.{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(allowed))}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(allowed))}")
         for name in ("group_size", "round_to", "min_rows", "min_columns"):
             if getattr(self, name) < 1:
-                raise ValueError(f"regroup.{name}={getattr(self, name)}: must be at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.min_count <= 1:
-            raise ValueError(f"regroup.min_count={self.min_count}: must be above 0 and at most 1")
+            raise ValueError(f"min_count={self.min_count}: must be above 0 and at most 1")
         if self.passes is not None and self.passes < 1:
-            raise ValueError(f"regroup.passes={self.passes}: must be at least 1, or null until no block is found")
+            raise ValueError(f"passes={self.passes}: must be at least 1, or None to go on until no block is found")
         if self.budget == "match" and self.passes != 1:
-            raise ValueError(f"regroup.passes={self.passes}: budget=match makes one pass; more need budget=threshold")
-        if self.round_to != 1 and (self.budget, self.columns) != ("match", "input_channel"):
-            raise ValueError(f"regroup.round_to={self.round_to}: only for budget=match with columns=input_channel")
-
-    def check(self, network: nn.Module, example: Tensor) -> None:
-        """Any network will do: a layer that cannot be grouped is reported dense."""
-
-    @property
-    def needs_gradients(self) -> bool:
-        """False: columns are chosen by magnitude."""
-        return False
+            raise ValueError(f"passes={self.passes}: budget='match' makes one pass; more need budget='threshold'")
+        if self.round_to != 1 and (self.budget, self.granularity) != ("match", "input_channel"):
+            raise ValueError(f"round_to={self.round_to}: only for budget='match' with granularity='input_channel'")
 
     needs_batches: ClassVar[bool] = False
 
     def __call__(self, given: StructureInput) -> StructureResult:
-        """The regrouped ticket of `subject`."""
-        matrices = matrices_of(given, self.columns)
-        found = self._match(matrices, given) if self.budget == "match" else self._threshold(matrices)
-        return assembled(given, self.columns, zip(matrices, found, strict=True))
+        """Structure one round's mask."""
+        # 1. See every weight as a matrix, rows = filters (section 3.3: vertices of a hypergraph), columns = inputs (its
+        #    edges).
+        matrices = matrices_of(given, self.granularity)
+        # 2. Cluster each layer's rows into groups of equal size, and choose the columns of every group: for `match` as
+        #    many as the budget has weights for, for `threshold` (the paper's) those that are dense enough.
+        blocks = self._match(matrices, given) if self.budget == "match" else map(self._threshold, matrices)
+        # 3. Refill group x columns completely, prune everything else, and plan a dense block for every group.
+        return assembled(given, self.granularity, zip(matrices, blocks, strict=True))
 
     def _match(self, matrices: Sequence[Matrix], given: StructureInput) -> Iterator[tuple[list[Block], str]]:
-        """Blocks and a note for every layer; together they keep as many weights as the masks."""
-        in_each = self.columns == "input_channel"
-        units = [self._unit(matrix) for matrix in matrices]
+        """Yield blocks and a note for every layer; together they keep as many weights as the masks."""
+        in_each = self.granularity == "input_channel"
+        # a. Share the budget out over the layers, in steps of the fewest columns that a layer can add.
+        multiples = [self._multiple(matrix) for matrix in matrices]
         steps = [
-            unit * matrix.taps * (matrix.rows if in_each else self._length(matrix))
-            for unit, matrix in zip(units, matrices, strict=True)
+            multiple * matrix.taps * (matrix.rows if in_each else self._length(matrix))
+            for multiple, matrix in zip(multiples, matrices, strict=True)
         ]
         counts = shared_out(given, matrices, steps)
 
-        for matrix, unit, step, count in zip(matrices, units, steps, counts, strict=True):
-            rule = partial(largest_in_each if in_each else largest_pairs, count=unit * count)
+        for matrix, multiple, step, count in zip(matrices, multiples, steps, counts, strict=True):
+            # b. Cluster a layer's rows so that the columns that its share allows hold most magnitude.
+            rule = partial(largest_in_each if in_each else largest_pairs, count=multiple * count)
             values = matrix.by_column(matrix.magnitude)
             labels, note = self._cluster(matrix, values, rule)
+            # c. Keep those columns.
             chosen = rule(column_sums(values, labels))
-            yield blocks_of(labels, chosen), "; ".join(filter(None, [note, LEAST if step > matrix.asked else ""]))
+            yield blocks_of(labels, chosen), "; ".join(filter(None, [note, LEAST if step > matrix.target else ""]))
 
-    def _threshold(self, matrices: Sequence[Matrix]) -> Iterator[tuple[list[Block], str]]:
-        """Blocks and a note for every layer, by the paper's thresholds."""
-        for matrix in matrices:
-            yield self._dense_blocks(matrix)
-
-    def _dense_blocks(self, matrix: Matrix) -> tuple[list[Block], str]:
-        """Blocks of one layer that are dense enough, pass after pass over what is outside the blocks so far."""
+    def _threshold(self, matrix: Matrix) -> tuple[list[Block], str]:
+        """Return the blocks of a layer that are dense enough, and a note."""
         size = self._length(matrix)
         left = matrix.by_column(matrix.survives)
         free = np.ones(left.shape, dtype=np.bool_)
@@ -154,15 +147,18 @@ class Regroup:
         done = 0
         while size >= self.min_rows and left.any() and (self.passes is None or done < self.passes):
             done += 1
+            # a. Cluster the rows by the pattern of the weights that are left outside the blocks so far.
             pairs = max(round(float(left.sum()) / (size * matrix.taps)), 1)
             labels, note = self._cluster(matrix, left, partial(largest_pairs, count=pairs))
             notes[note] = None
+            # b. Keep the columns of a group that are dense enough and in no block yet, if they are enough columns.
             untouched = column_sums(free.astype(np.float64), labels) == size
             dense = column_sums(left, labels) >= self.min_count * size * matrix.taps
             chosen = dense & untouched
             chosen[chosen.sum(axis=1) < self.min_columns] = False
             if not chosen.any():
                 break
+            # c. Make them blocks, and go on with what is left.
             blocks += [block for block in blocks_of(labels, chosen) if len(block.columns)]
             free &= ~chosen[labels]
             left = left * free
@@ -171,12 +167,12 @@ class Regroup:
             notes[f"no block of {least}: executed dense"] = None
         return blocks, "; ".join(filter(None, notes))
 
-    def _unit(self, matrix: Matrix) -> int:
-        """The columns that are kept or dropped together: `round_to`, as far as it fits."""
+    def _multiple(self, matrix: Matrix) -> int:
+        """Return of what a group's number of columns is a multiple: `round_to`, as far as it fits."""
         return gcd(self.round_to, matrix.columns, max(matrix.columns // 4, 1))
 
     def _length(self, matrix: Matrix) -> int:
-        """Rows of a group."""
+        """Return the number of rows of a group."""
         return matrix.rows // group_count(matrix.rows, self.group_size)
 
     def _cluster(self, matrix: Matrix, values: Values, rule: Rule) -> tuple[Labels, str]:

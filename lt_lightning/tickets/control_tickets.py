@@ -19,17 +19,9 @@ from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.network_graph.liveness import Flags
 from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.masks import Masks, digest
-from lt_lightning.structures.base import (
-    Block,
-    BlockPlan,
-    ChannelPlan,
-    LayerReport,
-    NMPlan,
-    Plan,
-    StructureInput,
-    Unstructured,
-)
+from lt_lightning.structures.base import LayerReport, StructureInput, Unstructured
 from lt_lightning.structures.channel_choice import channel_masks, channel_plan
+from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, NMPlan, Plan
 from lt_lightning.tickets.making import make_ticket
 from lt_lightning.tickets.ticket import Ticket
 
@@ -156,8 +148,8 @@ def _parameters(network: nn.Module) -> int:
 
 
 def _report(full: Layer, small: Layer, ticket: LayerReport | None) -> LayerReport:
-    asked = full.size if ticket is None else ticket.asked
-    return LayerReport(full.size, asked, small.size, small.size, full.positions, "channels")
+    target = full.size if ticket is None else ticket.target
+    return LayerReport(full.size, target, small.size, small.size, full.positions, "channels")
 
 
 def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:

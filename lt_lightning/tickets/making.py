@@ -61,7 +61,7 @@ def ratios(
     for name, report in layers.items():
         stored[f"{name}.weight" if name else "weight"] = round(report.density * report.size)
     return Ratios(
-        sum(report.asked for report in pruned) / size,
+        sum(report.target for report in pruned) / size,
         sum(report.density * report.size for report in pruned) / size,
         sum(stored.values()) / sum(parameters.values()),
         sum(report.executed * report.positions for report in layers.values())

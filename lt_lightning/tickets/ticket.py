@@ -1,12 +1,11 @@
-"""Tickets: masks, the values to restart from, the trained weights, and a card that says what it is."""
+"""The ticket: masks, values to restart from, trained weights, and a card that says what was run; and its file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,12 +16,12 @@ from torch import Tensor, nn
 
 from lt_lightning.files import write_bytes, write_json
 from lt_lightning.pruning.masks import Masks, digest, pack, unpack
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Form, Granularity, LayerReport, NMPlan, Plan
+from lt_lightning.structures.base import Form, LayerReport
+from lt_lightning.structures.plan import Plan, check_plan, plan_from_json, plan_to_json
 
-SCHEMA = 1
+SCHEMA = 2
 LONGEST_HEADER = 100_000_000  # bytes; what safetensors allows, too
 Values = Literal["rewind", "trained"]
-Limit = Callable[[Sequence[int]], int]
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,12 @@ class Ticket:
     All names are those of the network's parameters and buffers; all tensors are on the CPU.
 
     Attributes:
-        masks: of every pruned parameter; what is not named is kept whole.
-        rewind: the values that training restarts from: every parameter and buffer, before masking.
-        trained: every parameter and buffer after training the ticket; None before.
-        plan: how to execute the ticket; None if nothing can be skipped.
-        layers: asked and achieved per layer.
-        card: what was run: JSON values only (structure, round, density, data, metrics, ...).
+        masks: mask of every pruned parameter; a parameter that is not named is kept whole.
+        rewind: value that training restarts from of every parameter and buffer, before masking.
+        trained: value of every parameter and buffer after training the ticket; None before.
+        plan: way to execute the ticket on a smaller network; None if nothing can be skipped.
+        layers: report of every layer.
+        card: facts on what was run, JSON values only (structure, round, density, data, metrics, ...).
     """
 
     masks: Masks
@@ -50,11 +49,11 @@ class Ticket:
     # Using
 
     def apply(self, network: nn.Module, values: Values = "rewind") -> nn.Module:
-        """Puts the ticket's values into a network, in place, pruned weights at zero.
+        """Put the ticket's values into a network, in place, with pruned weights at zero.
 
         Args:
             network: any module with the ticket's parameters and buffers.
-            values: the values that training restarts from (`rewind`), or those after training (`trained`).
+            values: which values: those that training restarts from (`rewind`), or those after training (`trained`).
 
         Returns:
             the network.
@@ -74,13 +73,13 @@ class Ticket:
         return network
 
     def with_training(self, trained: Mapping[str, Tensor], **facts: Any) -> Ticket:
-        """The ticket with its trained weights, and further facts on its card."""
+        """Return the ticket with its trained weights, and further facts on its card."""
         return replace(self, trained=trained, card={**self.card, **facts})
 
     # On disk
 
     def save(self, path: Path | str) -> None:
-        """Writes `path` (safetensors; everything) and beside it the card as JSON, for people to read.
+        """Write everything to `path` (safetensors), and the card beside it as JSON, for people to read.
 
         The file is whole or not there. A digest over all tensors and the card is part of it.
         """
@@ -89,19 +88,20 @@ class Ticket:
         card = json.loads(json.dumps(self._full_card()))  # as it will be read, so that the digests agree
         card["digest"] = _digest(tensors, card)
         write_bytes(path, safetensors.save(tensors, metadata={"card": json.dumps(card)}))
-        write_json(path.with_suffix(".json"), {**card, "layers": self._readable_layers()})
+        kind = card["plan"] and card["plan"]["kind"]  # without its indices, which are no reading
+        write_json(path.with_suffix(".json"), {**card, "plan": kind, "layers": self._readable_layers()})
 
     @classmethod
     def load(cls, path: Path | str) -> Ticket:
-        """Reads a ticket. Never executes code, and takes no more memory than a few times the file's size.
+        """Read a ticket. Code is never executed, and no more memory taken than a few times the file's size.
 
-        A digest is no signature: whoever means to can write a ticket of their own. Such a one is checked for being
-        consistent, so that it fails here if it does, in one line.
+        A digest is no signature: anyone can write a ticket. So its parts are checked for being consistent, and one that
+        is not fails here, in one line.
 
         Raises:
             FileNotFoundError: if there is none.
             OSError: if it cannot be read.
-            ValueError: if the file is truncated, altered, no ticket, or of a newer schema; the message names it.
+            ValueError: if the file is truncated, altered, no ticket, or of another schema; the message names it.
         """
         path = _with_suffix(path)
         if not path.is_file():
@@ -118,8 +118,8 @@ class Ticket:
         schema = card.get("schema") if isinstance(card, dict) else None
         if type(schema) is not int or schema < 1:
             raise RefusedError("is no ticket: its card has no schema version")
-        if schema > SCHEMA:
-            raise RefusedError(f"has the schema {schema}; this version reads up to {SCHEMA}: upgrade")
+        if schema != SCHEMA:
+            raise RefusedError(f"has the schema {schema}, and this version reads {SCHEMA} alone")
         if card.pop("digest", None) != _digest(tensors, card):
             raise RefusedError("is damaged or was altered: its content does not match its digest")
         parts = _by_part(tensors)
@@ -127,14 +127,14 @@ class Ticket:
         _agree("the masks on the card", shapes, parts["mask"])
         masks = {name: unpack(parts["mask"][name], tuple(shape)) for name, shape in shapes.items()}
         layers = {name: _report(report) for name, report in card.pop("layers").items()}
-        plan = _plan_from(card.pop("plan"), parts["plan"])
+        plan = plan_from_json(card.pop("plan"))
         del card["schema"]
         ticket = cls(masks, parts["rewind"], parts["trained"] or None, plan, layers, card)
         ticket._check()
         return ticket
 
     def _check(self) -> None:
-        """Raises ValueError if the parts do not fit each other."""
+        """Raise ValueError if the parts do not fit each other."""
         shapes = {name: value.shape for name, value in self.rewind.items()}
         for name, mask in self.masks.items():
             if mask.shape != shapes.get(name):
@@ -145,22 +145,17 @@ class Ticket:
                 raise ValueError(f"the trained values of {wrong[0]} have another shape than those to restart from")
         if self.card.get("mask_digest") not in (None, digest(self.masks)):
             raise ValueError("its masks are not those that its card tells of")
-        for name, limit, indices in _plan_indices(self.plan):
-            shape = shapes.get(f"{name}.weight")  # there is none of a normalisation without weights
-            if len(indices) and (indices.min() < 0 or (shape is not None and indices.max() >= limit(shape))):
-                raise ValueError(f"the plan of {name} names channels that the layer does not have")
-        if isinstance(self.plan, NMPlan) and (odd := [n for n in self.plan.layers if f"{n}.weight" not in shapes]):
-            raise ValueError(f"the plan names the layer {odd[0]!r}, which the network does not have")
+        check_plan(self.plan, shapes)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"mask/{name}": pack(mask) for name, mask in self.masks.items()}
         tensors |= {f"rewind/{name}": value for name, value in self.rewind.items()}
         tensors |= {f"trained/{name}": value for name, value in (self.trained or {}).items()}
-        return _apart(tensors | {f"plan/{name}": value for name, value in _plan_tensors(self.plan).items()})
+        return _apart(tensors)
 
     def _readable_layers(self) -> dict[str, Any]:
         return {
-            name: {"target_density": report.asked / report.size, "density": report.density, **asdict(report)}
+            name: {"target_density": report.target / report.size, "density": report.density, **asdict(report)}
             for name, report in self.layers.items()
         }
 
@@ -168,7 +163,7 @@ class Ticket:
         return {
             **self.card,
             "schema": SCHEMA,
-            "plan": _plan_card(self.plan),
+            "plan": plan_to_json(self.plan),
             "shapes": {name: list(mask.shape) for name, mask in self.masks.items()},
             "layers": {name: asdict(report) for name, report in self.layers.items()},
         }
@@ -180,14 +175,14 @@ def _with_suffix(path: Path | str) -> Path:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU and contiguous; of those that share memory (tied weights) copies, since safetensors refuses them."""
+    """Return the tensors on the CPU, contiguous and apart: tied weights share memory, which safetensors refuses."""
     apart: dict[str, Tensor] = {}
-    places: set[int] = set()
+    taken: set[int] = set()
     for name, value in tensors.items():
         value = value.cpu().contiguous()
-        place = value.untyped_storage().data_ptr()
-        apart[name] = value.clone() if place in places else value
-        places.add(place)
+        address = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if address in taken else value
+        taken.add(address)
     return apart
 
 
@@ -205,7 +200,7 @@ class RefusedError(ValueError):
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Tensors and card, unchecked. Read, not mapped into memory: a mapped file could change later, or end."""
+    """Read tensors and card, unchecked; not mapped into memory, since a mapped file could change later, or end."""
     with path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size - 8
         length = int.from_bytes(file.read(8), "little")
@@ -221,11 +216,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def _reason(error: Exception) -> str:
-    """One line, whatever strings of the file the error quotes."""
+    """Describe an error in one line, whatever strings of the file it quotes."""
     if isinstance(error, RefusedError):
         return str(error)[:200]  # a schema version may have any number of digits
-    told = " ".join(str(error).split())[:200]
-    return f"is damaged or no ticket: {told if told.isprintable() else ascii(told)} ({type(error).__name__})"
+    text = " ".join(str(error).split())[:200]
+    return f"is damaged or no ticket: {text if text.isprintable() else ascii(text)} ({type(error).__name__})"
 
 
 def _agree(what: str, names: Mapping[str, Any], others: Mapping[str, Any]) -> None:
@@ -235,107 +230,19 @@ def _agree(what: str, names: Mapping[str, Any], others: Mapping[str, Any]) -> No
 
 def _report(values: Mapping[str, Any]) -> LayerReport:
     report = LayerReport(**values)
-    counts = (report.size, report.asked, report.kept, report.executed, report.positions)
-    if any(type(count) is not int or count < 0 for count in counts) or report.form not in get_args(Form):
+    counts = (report.size, report.target, report.kept, report.executed, report.positions)
+    numbers = all(type(count) is int and count >= 0 for count in counts)
+    if not numbers or report.size == 0 or report.form not in get_args(Form):
         raise ValueError(f"a layer's report cannot be true: {report}")
     return report
 
 
 def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {"mask": {}, "rewind": {}, "trained": {}, "plan": {}}
+    parts: dict[str, dict[str, Tensor]] = {"mask": {}, "rewind": {}, "trained": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
     return parts
-
-
-def _plan_card(plan: Plan | None) -> dict[str, Any] | None:
-    match plan:
-        case BlockPlan():
-            counts = {name: len(blocks) for name, blocks in plan.blocks.items()}
-            return {"kind": "blocks", "granularity": plan.granularity, "blocks": counts}
-        case ChannelPlan():
-            return {"kind": "channels"}
-        case NMPlan():
-            return {"kind": "n_m", "n": plan.n, "m": plan.m, "layers": list(plan.layers)}
-        case None:
-            return None
-
-
-def _plan_tensors(plan: Plan | None) -> dict[str, Tensor]:
-    match plan:
-        case BlockPlan():
-            return {
-                f"{name}/{index}/{side}": getattr(block, side).to(torch.int32).contiguous()
-                for name, blocks in plan.blocks.items()
-                for index, block in enumerate(blocks)
-                for side in ("rows", "columns")
-            }
-        case ChannelPlan():
-            return {
-                f"{name}/{side}": channels.to(torch.int32)
-                for side in ("outputs", "inputs")
-                for name, channels in getattr(plan, side).items()
-            }
-        case NMPlan() | None:
-            return {}
-
-
-def _plan_from(card: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Plan | None:
-    plan: Plan | None = None
-    if card is not None and card["kind"] == "channels":
-        sides: dict[str, dict[str, Tensor]] = {"outputs": {}, "inputs": {}}
-        for key, channels in tensors.items():
-            name, _, side = key.rpartition("/")
-            sides[side][name] = channels.long()
-        plan = ChannelPlan(**sides)
-    elif card is not None and card["kind"] == "n_m":
-        plan = NMPlan(card["n"], card["m"], tuple(card["layers"]))
-    elif card is not None:
-        if card["kind"] != "blocks" or card["granularity"] not in get_args(Granularity):
-            raise ValueError(f"there is no plan of the kind {card['kind']}, {card.get('granularity')}")
-        blocks = {
-            name: [
-                Block(tensors[f"{name}/{index}/rows"].long(), tensors[f"{name}/{index}/columns"].long())
-                for index in range(count)
-            ]
-            for name, count in card["blocks"].items()
-        }
-        plan = BlockPlan(card["granularity"], blocks)
-    _agree("the plan's indices", _plan_tensors(plan), tensors)
-    if any(values.ndim != 1 or values.dtype != torch.int32 for values in tensors.values()):
-        raise ValueError("the plan's indices are no lists of int32")
-    return plan
-
-
-def _plan_indices(plan: Plan | None) -> Iterator[tuple[str, Limit, Tensor]]:
-    """Every list of indices of a plan, with its layer and what the indices stay below."""
-    if isinstance(plan, BlockPlan):
-        for name, blocks in plan.blocks.items():
-            for block in blocks:
-                yield name, _outputs, block.rows
-                yield name, _inputs if plan.granularity == "input_channel" else _columns, block.columns
-    elif isinstance(plan, ChannelPlan):
-        for name, channels in plan.outputs.items():
-            yield name, _outputs, channels
-        for name, channels in plan.inputs.items():
-            yield name, _inputs_of_groups, channels
-
-
-def _outputs(shape: Sequence[int]) -> int:
-    return shape[0]
-
-
-def _inputs(shape: Sequence[int]) -> int:
-    return shape[1]
-
-
-def _inputs_of_groups(shape: Sequence[int]) -> int:
-    return shape[0] * shape[1]  # at most: a weight does not tell the number of groups
-
-
-def _columns(shape: Sequence[int]) -> int:
-    return math.prod(shape[1:])
 
 
 def _check_fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -348,9 +255,9 @@ def _check_fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         if name in state and own[name].shape != state[name].shape
     ]
     faults = [("misses", missing), ("has besides", extra), ("has in another shape", misshapen)]
-    told = [f"{what} {_first(names)}" for what, names in faults if names]
-    if told:
-        raise ValueError(f"the ticket is for another network than {type(network).__name__}: it {'; it '.join(told)}")
+    texts = [f"{what} {_first(names)}" for what, names in faults if names]
+    if texts:
+        raise ValueError(f"the ticket is for another network than {type(network).__name__}: it {'; it '.join(texts)}")
 
 
 def _first(names: list[str], most: int = 5) -> str:

@@ -1,4 +1,4 @@
-"""A ticket taken to the same network for another data set (other classes, other image channels)."""
+"""Transfer of a ticket to the same network for another data set: other classes, other image channels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Transferred:
     """A ticket for the new network.
 
     Attributes:
-        ticket: untrained weights and trained ones both fit the network.
+        ticket: ticket whose values to restart from and trained ones fit the network.
         replaced: parameters at the network's ends that have the network's own values.
     """
 
@@ -28,7 +28,7 @@ class Transferred:
 
 
 def transfer(ticket: Ticket, network: nn.Module, example: Tensor, other_classes: bool) -> Transferred:
-    """Fits an unstructured ticket to a network that differs in its classes and image channels.
+    """Fit an unstructured ticket to a network that differs in its classes and image channels.
 
     The classifier is initialised anew if the classes are others, also if there are as many, and the stem if the number
     of the image's channels differs; everything else keeps its mask and its values: those to restart from, and the
@@ -37,9 +37,9 @@ def transfer(ticket: Ticket, network: nn.Module, example: Tensor, other_classes:
     "One ticket to win them all", transfer masks and early values likewise.)
 
     Args:
-        ticket: without a plan; structures are applied after it.
-        network: with the values that what is replaced is to have; it is left alone.
-        example: an input batch of the true shape.
+        ticket: ticket without a plan; it is structured after the transfer.
+        network: network whose values replace those that do not fit; it is left alone.
+        example: input batch of the true shape.
         other_classes: whether the network's classes are others than those of the ticket's data set.
 
     Raises:
@@ -63,7 +63,7 @@ def transfer(ticket: Ticket, network: nn.Module, example: Tensor, other_classes:
 def _differing(
     own: Mapping[str, Tensor], values: Mapping[str, Tensor], ends: Mapping[str, int], network: nn.Module
 ) -> list[str]:
-    """Parameters of other shapes, if they differ at the network's ends alone."""
+    """Return the parameters of other shapes, if they differ at the network's ends alone."""
     differing = [name for name, value in own.items() if name in values and value.shape != values[name].shape]
     odd = sorted(set(own) ^ set(values))
     odd += [name for name in differing if not _differ_in(own[name], values[name], ends.get(name))]
@@ -77,7 +77,7 @@ def _differing(
 
 
 def _ends(network: nn.Module, example: Tensor) -> dict[str, int]:
-    """Parameters of stem and classifier, and the dimension in which each may have another size."""
+    """Return the parameters of stem and classifier, with the dimension in which each may have another size."""
     layers = find_layers(network, example).values()
     stem = {layer.weight: IMAGE_CHANNELS for layer in layers if "stem" in layer.roles}
     classifier = [layer.name for layer in layers if "classifier" in layer.roles]
@@ -85,7 +85,7 @@ def _ends(network: nn.Module, example: Tensor) -> dict[str, int]:
 
 
 def _differ_in(one: Tensor, other: Tensor, dimension: int | None) -> bool:
-    """Whether the shapes differ in that dimension alone."""
+    """Return whether the shapes differ in that dimension alone."""
     if one.dim() != other.dim():
         return False
     return [i for i, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b] == [dimension]

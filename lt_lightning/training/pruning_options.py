@@ -125,7 +125,7 @@ class PruningOptions:
             )
         if self.scope == "imp" and self.sparsifier is not None:
             raise ValueError(f"scope='imp': goes with a criterion, not with sparsifier={_name(self.sparsifier)}")
-        if self.scope == "imp" and getattr(self.scoring, "chooses_layer_densities", False):
+        if self.scope == "imp" and self.scoring.chooses_layer_densities:
             raise ValueError(
                 f"scope='imp': gives layers the densities of another search, and criterion={_name(self.scoring)} "
                 "chooses them itself; set scope='global'"

@@ -24,7 +24,7 @@ from lt_lightning.structures.regroup import Regroup
 
 QUICK = Effort(samples=2, slot=0.001)
 REFILL = Variant(Refill(round_to=2), as_planned, exports=True)
-BLOCKS = Variant(Regroup(columns="input_channel", group_size=4, clustering="kmeans"), as_planned)
+BLOCKS = Variant(Regroup(granularity="input_channel", group_size=4, clustering="kmeans"), as_planned)
 SOME = {"masked": VARIANTS["masked"], "refill": REFILL, "regroup": BLOCKS}
 
 

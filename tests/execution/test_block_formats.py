@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lt_lightning.execution.blocks.block_formats import BlockFormat
-from lt_lightning.structures.base import Block
+from lt_lightning.structures.plan import Block
 
 
 def _blocks(*blocks: tuple[list[int], list[int]]) -> list[Block]:

@@ -30,7 +30,8 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import BlockPlan, ChannelPlan, Granularity, StructureInput, StructureResult
+from lt_lightning.structures.base import StructureInput, StructureResult
+from lt_lightning.structures.plan import BlockPlan, ChannelPlan, Granularity
 from lt_lightning.structures.regroup import Regroup
 
 
@@ -39,7 +40,7 @@ def regrouped(network: nn.Module, example: Tensor, granularity: Granularity, den
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density)
-    return Regroup(columns=granularity, group_size=4, clustering="kmeans")(
+    return Regroup(granularity=granularity, group_size=4, clustering="kmeans")(
         StructureInput(TracedNetwork(network, example), masks, weights)
     )
 

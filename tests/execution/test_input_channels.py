@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.blocks.block_formats import ChannelGroups
 from lt_lightning.execution.blocks.input_channels import Form, GroupedChannelConv2d, GroupedChannelLinear
-from lt_lightning.structures.base import Block
+from lt_lightning.structures.plan import Block
 
 FORMS: tuple[Form, ...] = ("grouped", "loop")
 

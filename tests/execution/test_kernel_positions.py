@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
-from lt_lightning.structures.base import Block
+from lt_lightning.structures.plan import Block
 
 
 def _blocks(outputs: int, columns: int, filters: int, density: float = 0.4, seed: int = 0) -> list[Block]:

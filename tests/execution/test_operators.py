@@ -24,7 +24,7 @@ from lt_lightning.execution.blocks.operators import (
     block_conv2d_weight_gradient,
 )
 from lt_lightning.execution.kernels import cpu
-from lt_lightning.structures.base import Block
+from lt_lightning.structures.plan import Block
 
 needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C++ compiler")
 

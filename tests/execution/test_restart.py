@@ -18,7 +18,8 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, StructureInput
+from lt_lightning.structures.base import StructureInput
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {

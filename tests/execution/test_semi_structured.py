@@ -21,9 +21,9 @@ from lt_lightning.execution.semi_structured import (
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
-from lt_lightning.structures.base import NMPlan, StructureInput, StructureResult
+from lt_lightning.structures.base import StructureInput, StructureResult
 from lt_lightning.structures.nm import NM
-from lt_lightning.structures.plan_json import plan_from_json, plan_to_json
+from lt_lightning.structures.plan import NMPlan, plan_from_json, plan_to_json
 from lt_lightning.tickets.ticket import Ticket
 
 

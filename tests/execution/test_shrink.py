@@ -22,8 +22,9 @@ from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, StructureInput, StructureResult
+from lt_lightning.structures.base import StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import Coupling
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

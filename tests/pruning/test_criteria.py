@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise, product
 from typing import Any
@@ -251,12 +252,12 @@ def test_the_state_is_scored_and_not_the_network() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SNIP(batches=0), "pruning.criterion.batches=0: must be at least 1"),
-        (lambda: GraSP(batches=0), "pruning.criterion.batches=0: must be at least 1"),
-        (lambda: GraSP(temperature=0.0), "pruning.criterion.temperature=0.0: must be positive"),
-        (lambda: SynFlow(steps=0), "pruning.criterion.steps=0: must be at least 1"),
+        (lambda: SNIP(batches=0), "batches=0:"),
+        (lambda: GraSP(batches=0), "batches=0:"),
+        (lambda: GraSP(temperature=0.0), "temperature=0.0:"),
+        (lambda: SynFlow(steps=0), "steps=0:"),
     ],
 )
 def test_impossible_options_are_refused(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         make()

@@ -132,10 +132,10 @@ def test_patterns(exempt: tuple[str, ...], left: list[str]) -> None:
 
 
 def test_a_pattern_that_names_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("pruning.exempt names 'sterm', which is neither a role (stem, ")):
+    with pytest.raises(ValueError, match=re.escape("exempt=['sterm']: 'sterm'")):
         prunable_layers(layers_of("a", "b"), ["sterm"])
 
 
 def test_nothing_left_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("nothing to prune: pruning.exempt=['*'] exempts every layer")):
+    with pytest.raises(ValueError, match=re.escape("exempt=['*']: ")):
         prunable_layers(layers_of("a", "b"), ["*"])

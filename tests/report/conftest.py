@@ -17,7 +17,8 @@ from lt_lightning.experiment.config.tasks import tasks_of
 from lt_lightning.files import write_json
 from lt_lightning.results.paths import Task
 from lt_lightning.results.records import Result
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, Form, LayerReport, Plan
+from lt_lightning.structures.base import Form, LayerReport
+from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.tickets.ticket import Ticket
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

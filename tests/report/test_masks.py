@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lt_lightning.report.mask_pictures import PALETTE, Picture, block_order, order_of, pictures_of
-from lt_lightning.structures.base import Block, BlockPlan
+from lt_lightning.structures.plan import Block, BlockPlan
 from lt_lightning.tickets.ticket import Ticket
 
 

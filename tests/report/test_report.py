@@ -101,7 +101,7 @@ def test_layers_that_fell_back_and_the_machine_are_named(runs: Path) -> None:
 
 
 def test_layer_rows_by_hand() -> None:
-    layer = {"size": 16, "asked": 8, "kept": 4, "executed": 6, "positions": 10, "form": "channels", "note": ""}
+    layer = {"size": 16, "target": 8, "kept": 4, "executed": 6, "positions": 10, "form": "channels", "note": ""}
     card = {"structure": "refill", "prunable": ["a"], "left_dense": [], "layers": {"a": layer, "broken": {}}}
     (row,) = layer_rows(card, {})
     assert (row.asked, row.achieved, row.flops_before, row.flops_after, row.fell_back) == (0.5, 0.375, 160, 60, False)

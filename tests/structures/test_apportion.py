@@ -13,10 +13,10 @@ layer = st.tuples(st.integers(1, 60), st.integers(1, 80), st.floats(0, 1))
 def test_the_sum_is_as_close_below_the_total_as_steps_allow(layers: list[tuple[int, int, float]], share: float) -> None:
     steps = [step for step, _, _ in layers]
     most = [high for _, high, _ in layers]
-    asked = [round(step * high * part) for step, high, part in layers]
-    total = round(sum(asked) * share)
+    targets = [round(step * high * part) for step, high, part in layers]
+    total = round(sum(targets) * share)
 
-    counts = apportion(asked, steps, most, total)
+    counts = apportion(targets, steps, most, total)
 
     used = sum(count * step for count, step in zip(counts, steps, strict=True))
     assert all(1 <= count <= high for count, high in zip(counts, most, strict=True))
@@ -28,10 +28,10 @@ def test_the_sum_is_as_close_below_the_total_as_steps_allow(layers: list[tuple[i
 
 
 def test_layers_that_ask_for_what_there_is_get_it_within_a_step() -> None:
-    asked, steps = [1000, 333, 77, 512], [32, 16, 8, 64]
-    counts = apportion(asked, steps, [1000] * 4, total=sum(asked))
-    for want, step, count in zip(asked, steps, counts, strict=True):
-        assert abs(count * step - want) < step
+    targets, steps = [1000, 333, 77, 512], [32, 16, 8, 64]
+    counts = apportion(targets, steps, [1000] * 4, total=sum(targets))
+    for target, step, count in zip(targets, steps, counts, strict=True):
+        assert abs(count * step - target) < step
 
 
 def test_what_is_missing_is_taken_in_proportion() -> None:

@@ -21,7 +21,7 @@ from lt_lightning.structures.clustering import (
     random_groups,
     refine,
 )
-from lt_lightning.structures.matrices import Labels, Rule, Values, held, largest_in_each, largest_pairs
+from lt_lightning.structures.matrices import Labels, Rule, Values, chosen_sum, largest_in_each, largest_pairs
 
 METHODS: list[Method] = ["best", "hypergraph", "kmeans", "random"]
 
@@ -96,7 +96,7 @@ def test_best_reaches_the_optimum_of_tiny_matrices(
     values = imp_like(rows, 5, density=0.5, seed=seed, kinds=2)
     rule: Rule = partial(largest_in_each if in_each else largest_pairs, count=count)
     found = cluster(values, rows // size, rule, "best")
-    assert held(values, found.labels, rule) == pytest.approx(optimum(values, size, count, in_each))
+    assert chosen_sum(values, found.labels, rule) == pytest.approx(optimum(values, size, count, in_each))
 
 
 @pytest.mark.parametrize("in_each", [False, True])
@@ -105,14 +105,14 @@ def test_no_step_of_the_refinement_loses(in_each: bool, seed: int) -> None:
     values = imp_like(48, 60, density=0.25, seed=seed)
     rule: Rule = partial(largest_in_each, count=15) if in_each else partial(largest_pairs, count=90)
     labels = random_groups(48, 6, seed)
-    course = [held(values, labels, rule)]
+    course = [chosen_sum(values, labels, rule)]
     for _ in range(8):
         labels = refine(values, labels, rule, steps=1)
         assert np.bincount(labels).tolist() == [8] * 6
-        course.append(held(values, labels, rule))
+        course.append(chosen_sum(values, labels, rule))
     assert course == sorted(course)
     assert course[-1] > course[0] * 1.02
-    assert held(values, refine(values, random_groups(48, 6, seed), rule), rule) > course[0] * 1.02
+    assert chosen_sum(values, refine(values, random_groups(48, 6, seed), rule), rule) > course[0] * 1.02
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -120,14 +120,14 @@ def test_best_holds_at_least_what_every_other_method_holds(seed: int) -> None:
     draw = np.random.default_rng(seed)
     values = imp_like(32, int(draw.integers(4, 80)), density=float(draw.uniform(0.02, 0.9)), seed=seed)
     rule: Rule = partial(largest_pairs, count=max(int((values > 0).sum()) // 8, 1))
-    holds = {method: held(values, cluster(values, 4, rule, method, seed).labels, rule) for method in METHODS}
+    holds = {method: chosen_sum(values, cluster(values, 4, rule, method, seed).labels, rule) for method in METHODS}
     assert holds["best"] >= max(holds.values())
 
 
 def test_every_clustering_beats_random_groups_where_there_is_structure() -> None:
     values = imp_like(64, 300, density=0.2, seed=3)
     rule: Rule = partial(largest_pairs, count=int((values > 0).sum()) // 16)
-    holds = {method: held(values, cluster(values, 4, rule, method).labels, rule) for method in METHODS}
+    holds = {method: chosen_sum(values, cluster(values, 4, rule, method).labels, rule) for method in METHODS}
     assert min(holds["best"], holds["kmeans"], holds["hypergraph"]) > 1.05 * holds["random"]
 
 
@@ -161,8 +161,8 @@ def test_best_falls_back_on_the_random_control(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(clustering, "hypergraph_groups", lambda *_: mixed)
     rule: Rule = partial(largest_pairs, count=18)
     for seed in range(10):
-        control = held(values, random_groups(12, 2, seed), rule)
-        assert held(values, cluster(values, 2, rule, "best", seed).labels, rule) >= control
+        control = chosen_sum(values, random_groups(12, 2, seed), rule)
+        assert chosen_sum(values, cluster(values, 2, rule, "best", seed).labels, rule) >= control
 
 
 def test_columns_that_say_nothing_do_not_trouble_the_partitioner() -> None:
@@ -285,7 +285,7 @@ def test_the_largest_layer_of_resnet18_in_about_a_second() -> None:
         start = time.perf_counter()
         labels = cluster(values, 16, rule, method).labels
         seconds = time.perf_counter() - start
-        holds[method] = held(values, labels, rule) / float(values.sum())
+        holds[method] = chosen_sum(values, labels, rule) / float(values.sum())
         print(f"512 x 4608 at density 0.2, {method}: holds {holds[method]:.4f}, {seconds:.2f} s")
     assert holds["best"] >= max(holds["kmeans"], holds["random"])
     assert holds["best"] > 0.995 * holds["hypergraph"]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lt_lightning.structures.matrices import column_sums, held, largest_in_each, largest_pairs
+from lt_lightning.structures.matrices import chosen_sum, column_sums, largest_in_each, largest_pairs
 
 small = st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=4)
 
@@ -25,9 +25,9 @@ def test_every_group_gets_the_same_number_of_columns(sums: list[list[int]], coun
         assert np.flatnonzero(picked).tolist() == sorted(wanted)
 
 
-def test_sums_and_what_is_held_by_hand() -> None:
+def test_sums_by_hand() -> None:
     values = np.array([[3.0, 0.0], [1.0, 1.0], [0.0, 2.0], [0.0, 5.0]])
     labels = np.array([1, 1, 0, 0])
     assert column_sums(values, labels).tolist() == [[0.0, 7.0], [4.0, 1.0]]
-    assert held(values, labels, lambda sums: largest_pairs(sums, 2)) == 11.0
-    assert held(values, labels, lambda sums: largest_pairs(sums, 1)) == 7.0
+    assert chosen_sum(values, labels, lambda sums: largest_pairs(sums, 2)) == 11.0
+    assert chosen_sum(values, labels, lambda sums: largest_pairs(sums, 1)) == 7.0

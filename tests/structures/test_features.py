@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import Batches, ChannelPlan, Structure, StructureInput, Unstructured
+from lt_lightning.structures.base import Batches, Structure, StructureInput, Unstructured
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Norm, Refill, feature_norms
 
 SIZE = 5
@@ -171,13 +171,12 @@ def test_channels_of_a_stream_that_are_kept_have_the_largest_sum(score: str) -> 
 def test_missing_batches_and_buffers_are_named() -> None:
     images = draw(2)
     given = subject_of(network(), images[:1].float(), [images])
-    message = "structure.refill.score='feature_l2' needs training batches, and none were given: pass `batches`"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=r"^score='feature_l2': .*`batches`"):
         Refill(score="feature_l2")(replace(given, batches=None))
     parameters = {name: value for name, value in given.weights.items() if "running" not in name}
-    with pytest.raises(ValueError, match=re.escape("buffer of the network: 1.running_mean is not in weights")):
+    with pytest.raises(ValueError, match=r"1\.running_mean"):
         Refill(score="feature_l1")(replace(given, weights=parameters))
-    with pytest.raises(ValueError, match=re.escape("structure.refill.batches=0 is not a positive number of batches")):
+    with pytest.raises(ValueError, match=r"^batches=0: "):
         Refill(batches=0)
 
 

@@ -21,8 +21,9 @@ from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, StructureInput
+from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.filters import Filters, Scope, Score
+from lt_lightning.structures.plan import ChannelPlan
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet8": lambda: cifar_resnet(8, 3, width=8),
@@ -122,14 +123,14 @@ def test_the_scale_of_the_batch_norm_decides_whatever_the_weights(scope: Scope) 
 
 
 def test_where_no_batch_norm_scales_the_channels_it_says_so() -> None:
-    with pytest.raises(ValueError, match="score='scale': no BatchNorm scales the channels of 0"):
+    with pytest.raises(ValueError, match=r"^score='scale': .* 0$"):
         Filters("scale").check(chain(4, 4), torch.zeros(1, 3, 8, 8))
     Filters("l1").check(chain(4, 4), torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("options", [{"score": "l3"}, {"scope": "erk"}, {"coupling": "some"}, {"round_to": 0}])
 def test_impossible_options_are_named(options: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=rf"structure\.filters\.{next(iter(options))}="):
+    with pytest.raises(ValueError, match=rf"^{next(iter(options))}="):
         Filters(**options)  # type: ignore[arg-type]
 
 

@@ -15,10 +15,11 @@ from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import BlockPlan, Granularity, StructureInput, StructureResult
+from lt_lightning.structures.base import StructureInput, StructureResult
 from lt_lightning.structures.fixed_blocks import FixedBlocks
+from lt_lightning.structures.plan import BlockPlan, Granularity
 
-GRAINS: tuple[Granularity, ...] = ("kernel_position", "input_channel")
+GRANULARITIES: tuple[Granularity, ...] = ("kernel_position", "input_channel")
 
 
 def network_of(*widths: int) -> nn.Sequential:
@@ -66,7 +67,7 @@ def tiles_of(given: StructureInput, name: str, options: FixedBlocks) -> list[tup
     if weight.dim() == 4:
         whole = [(slice(None), slice(None))]
         single = [(slice(y, y + 1), slice(x, x + 1)) for y in range(3) for x in range(3)]
-        kernel = [*whole] if options.columns == "input_channel" else [*single]
+        kernel = [*whole] if options.granularity == "input_channel" else [*single]
     tiles = []
     for row, column, position in product(range(0, outputs, filters), range(0, inputs, channels), kernel):
         place = (slice(row, row + filters), slice(column, column + channels), *position)
@@ -82,8 +83,8 @@ def check_choice(result: StructureResult, given: StructureInput, options: FixedB
         rows = {row for _, row, _ in tiles}
         of_tile = [mask[place] for _, _, place in tiles]
         assert all(bool(part.all()) or not bool(part.any()) for part in of_tile)
-        steps.append(of_tile[0].numel() * (len(rows) if options.columns == "input_channel" else 1))
-        compared = [{row} for row in rows] if options.columns == "input_channel" else [rows]
+        steps.append(of_tile[0].numel() * (len(rows) if options.granularity == "input_channel" else 1))
+        compared = [{row} for row in rows] if options.granularity == "input_channel" else [rows]
         numbers = set()
         for those in compared:
             mine = [(value, bool(mask[place].all())) for value, row, place in tiles if row in those]
@@ -94,13 +95,13 @@ def check_choice(result: StructureResult, given: StructureInput, options: FixedB
     return max(steps)
 
 
-@pytest.mark.parametrize(("columns", "share", "filters"), list(product(GRAINS, (0.6, 0.2), (4, 8))))
+@pytest.mark.parametrize(("granularity", "share", "filters"), list(product(GRANULARITIES, (0.6, 0.2), (4, 8))))
 def test_the_strongest_tiles_are_kept_and_as_many_weights_as_the_masks_have(
-    columns: Granularity, share: float, filters: int
+    granularity: Granularity, share: float, filters: int
 ) -> None:
     network = network_of(8, 20, 36)
     given = subject_of(network, share)
-    options = FixedBlocks(columns, filters=filters, channels=4)
+    options = FixedBlocks(granularity, filters=filters, channels=4)
     result = options(given)
     step = check_choice(result, given, options)
     assert kept(given.masks) - step < kept(result.masks) <= kept(given.masks)
@@ -111,11 +112,11 @@ def test_the_strongest_tiles_are_kept_and_as_many_weights_as_the_masks_have(
     assert {name for name, report in result.layers.items() if report.form == "dense"} == {"0", "6"}
 
 
-@pytest.mark.parametrize("columns", GRAINS)
-def test_layers_that_compute_the_blocks_equal_the_masked_ones(columns: Granularity) -> None:
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_layers_that_compute_the_blocks_equal_the_masked_ones(granularity: Granularity) -> None:
     network = network_of(8, 20, 36)
     given = subject_of(network, 0.3)
-    result = FixedBlocks(columns, filters=4, channels=4)(given)
+    result = FixedBlocks(granularity, filters=4, channels=4)(given)
     assert isinstance(result.plan, BlockPlan)
     masked = copy.deepcopy(network)
     with torch.no_grad():
@@ -156,7 +157,7 @@ def test_layers_that_cannot_be_divided_stay_dense_and_small_ones_are_one_row_of_
         FixedBlocks()(broken)
 
 
-@pytest.mark.parametrize("options", [{"columns": "rows"}, {"filters": 0}, {"channels": -1}])
+@pytest.mark.parametrize("options", [{"granularity": "rows"}, {"filters": 0}, {"channels": -1}])
 def test_impossible_options_are_named(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=rf"fixed_blocks\.{next(iter(options))}="):
+    with pytest.raises(ValueError, match=rf"^{next(iter(options))}="):
         FixedBlocks(**options)  # type: ignore[arg-type]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.base import NMPlan, StructureInput
+from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.nm import NM, nm_mask
+from lt_lightning.structures.plan import NMPlan
 
 
 def brute_force(weight: Tensor, survives: Tensor, n: int, m: int) -> Tensor:
@@ -105,14 +106,14 @@ def test_what_is_given_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize(("n", "m"), [(0, 4), (4, 4), (5, 4)])
 def test_impossible_patterns_are_refused(n: int, m: int) -> None:
-    with pytest.raises(ValueError, match=rf"structure.nm.n={n}, structure.nm.m={m}: n must be at least 1 and below m"):
+    with pytest.raises(ValueError, match=rf"^n={n}, m={m}: "):
         NM(n, m)
 
 
 def test_a_network_that_the_pattern_does_not_fit_is_refused() -> None:
     network, example = network_of(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)), torch.zeros(1, 3, 2, 2)
     NM(1, 3).check(network, example)
-    with pytest.raises(ValueError, match=r"structure\.nm\.m=4: no layer of the network has a multiple of 4 inputs"):
+    with pytest.raises(ValueError, match=r"^m=4: "):
         NM(2, 4).check(network, example)
 
 

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import ChannelPlan, LayerReport, StructureInput, StructureResult, Unstructured
+from lt_lightning.structures.base import LayerReport, StructureInput, StructureResult, Unstructured
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Match, Refill
 from lt_lightning.tickets.making import Ratios, ratios
 
@@ -126,9 +127,9 @@ def test_an_unstructured_ticket_keeps_its_masks_and_says_so() -> None:
 def test_ratios_worked_by_hand() -> None:
     """Padding of blocks counts as executed; masks of other parameters as stored."""
     layers = {
-        "stem": LayerReport(size=10, asked=10, kept=10, executed=10, positions=4, form="dense"),
-        "a": LayerReport(size=100, asked=30, kept=40, executed=50, positions=2, form="blocks"),
-        "b": LayerReport(size=60, asked=20, kept=60, executed=60, positions=1, form="dense"),
+        "stem": LayerReport(size=10, target=10, kept=10, executed=10, positions=4, form="dense"),
+        "a": LayerReport(size=100, target=30, kept=40, executed=50, positions=2, form="blocks"),
+        "b": LayerReport(size=60, target=20, kept=60, executed=60, positions=1, form="dense"),
     }
     masks: Masks = {"norm.weight": torch.tensor([True, False]), "a.weight": torch.zeros(100, dtype=torch.bool)}
     sizes = {"stem.weight": 10, "a.weight": 100, "b.weight": 60, "norm.weight": 2, "other": 8}

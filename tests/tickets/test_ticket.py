@@ -24,7 +24,8 @@ from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
 from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import digest
 from lt_lightning.pruning.selection import prune
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, Plan, StructureInput, Unstructured
+from lt_lightning.structures.base import LayerReport, StructureInput, Unstructured
+from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import make_ticket, ratios, structure_ticket
 from lt_lightning.tickets.ticket import Ticket
@@ -138,10 +139,10 @@ def test_the_json_beside_it_says_density_by_layer(conv_net: Make, tmp_path: Path
     ticket_of(conv_net(), PLANS["blocks"]).save(tmp_path / "t")
     card = json.loads((tmp_path / "t.json").read_text())
     assert card["layers"]["0"] == {
-        "target_density": 0.5, "density": pytest.approx(24 / 36), "size": 36, "asked": 18, "kept": 20, "executed": 24,
+        "target_density": 0.5, "density": pytest.approx(24 / 36), "size": 36, "target": 18, "kept": 20, "executed": 24,
         "positions": 16, "form": "blocks", "retained_magnitude": 0.75, "note": "padded",
     }  # fmt: skip
-    assert (card["round"], card["schema"], card["plan"]["kind"]) == (2, 1, "blocks")
+    assert (card["round"], card["schema"], card["plan"]) == (2, 2, "blocks")
 
 
 def test_overwriting_a_ticket_that_is_loaded(conv_net: Make, tmp_path: Path) -> None:
@@ -227,7 +228,8 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda card: card.update(schema=2), "has the schema 2; this version reads up to 1: upgrade"),
+        (lambda card: card.update(schema=1), "has the schema 1, and this version reads 2 alone"),
+        (lambda card: card.update(schema=3), "has the schema 3, and this version reads 2 alone"),
         (lambda card: card.update(schema=10**4000), "has the schema 1000"),
         (lambda card: card.update(schema="new"), "is no ticket: its card has no schema version"),
         (lambda card: card.pop("schema"), "is no ticket: its card has no schema version"),

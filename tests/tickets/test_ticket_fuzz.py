@@ -20,7 +20,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lt_lightning.pruning.masks import digest
-from lt_lightning.structures.base import Block, BlockPlan, ChannelPlan, LayerReport, Plan
+from lt_lightning.structures.base import LayerReport
+from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.tickets.ticket import Ticket, _digest
 
 Json = Any
@@ -235,7 +236,7 @@ def edited(value: Json, data: st.DataObject) -> Json:
             case "remove" if not (isinstance(inner, dict) and last not in inner):
                 del inner[last]
             case "add" if isinstance(inner, dict):
-                inner[data.draw(st.sampled_from(["", "mask/0.weight", "trained/0.weight", "plan/x/rows", "other"]))] = (
+                inner[data.draw(st.sampled_from(["", "mask/0.weight", "trained/0.weight", "plan", "other"]))] = (
                     data.draw(st.sampled_from([inner.get(last), 1]) | json_values)
                 )
             case _:
@@ -362,6 +363,15 @@ def set_in(card: dict[str, Any], key: str, value: Any) -> None:
     card[key] = value
 
 
+def mapped(value: Json, change: Callable[[int], Any]) -> Json:
+    """The JSON value with every whole number in it changed."""
+    if isinstance(value, dict):
+        return {key: mapped(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [mapped(inner, change) for inner in value]
+    return change(value) if isinstance(value, int) else value
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -374,10 +384,14 @@ def set_in(card: dict[str, Any], key: str, value: Any) -> None:
         (lambda c, t: t.update({"extra": torch.ones(1)}), "extra"),
         (lambda c, t: c["layers"]["0"].update(form="nothing"), "a layer's report cannot be true"),
         (lambda c, t: c["layers"]["0"].update(size=-1), "a layer's report cannot be true"),
-        (lambda c, t: c["plan"].update(kind="weights"), "there is no plan of the kind weights"),
-        (lambda c, t: t.update({k: v + 99 for k, v in t.items() if k.startswith("plan/")}), "that the layer does not"),
-        (lambda c, t: t.update({k: -v - 1 for k, v in t.items() if k.startswith("plan/")}), "that the layer does not"),
-        (lambda c, t: t.update({k: v.long() for k, v in t.items() if k.startswith("plan/")}), "no lists of int32"),
+        (lambda c, t: c["layers"]["0"].update(size=0), "a layer's report cannot be true"),
+        (lambda c, t: c["plan"].update(kind="weights"), "there is no plan of the kind 'weights'"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + 99)), "that the layer does not"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: -index - 1)), "that the layer does not"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + 0.5)), "no lists of whole numbers"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index > 0)), "no lists of whole numbers"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: [index])), "no lists of whole numbers"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + (1 << 64))), "verflow"),
     ],
 )
 def test_forged_parts_that_do_not_fit(

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lt_lightning.structures.base import Block
+from lt_lightning.structures.plan import Block
 
 
 @dataclass(frozen=True)

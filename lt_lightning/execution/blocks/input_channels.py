@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lt_lightning.execution.blocks.block_formats import ChannelGroups, along
-from lt_lightning.structures.base import Block
+from lt_lightning.structures.plan import Block
 
 Form = Literal["grouped", "loop"]
 

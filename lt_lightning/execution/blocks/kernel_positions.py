@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.blocks.block_formats import BlockFormat
 from lt_lightning.execution.blocks.operators import block_conv2d
-from lt_lightning.structures.base import Block
+from lt_lightning.structures.plan import Block
 
 
 class RegroupedConv2d(nn.Module):

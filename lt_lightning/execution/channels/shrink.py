@@ -1,7 +1,7 @@
 """A channel ticket's network, rebuilt with fewer channels, which computes the same.
 
 Dropped channels are provably zero (a refilled ticket drops a channel with its bias, its BatchNorm affine and its
-readers' inputs), so leaving them out changes nothing. Channels of one space, a residual stream for instance, stand
+readers' inputs), so leaving them out changes nothing. Channels of one group, a residual stream for instance, stand
 in the same order everywhere; where a branch writes only part of a stream, the order puts that part first, so that
 the branch is added to the first channels.
 """
@@ -23,7 +23,7 @@ from lt_lightning.execution.smaller_network import Cut, Resizer, Shrunk, Slices
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.network_graph.liveness import Flags
 from lt_lightning.network_graph.operations import Operation
-from lt_lightning.structures.base import ChannelPlan
+from lt_lightning.structures.plan import ChannelPlan
 
 ChannelOrder = NDArray[np.int64]
 
@@ -274,14 +274,14 @@ def channel_orders(graph: ChannelGraph, present: Sequence[Flags]) -> list[Channe
 
 
 def _ranks(graph: ChannelGraph, present: Sequence[Flags]) -> dict[int, ChannelOrder]:
-    """Return an order of every space's channels: those that most layers write come first, so that sets are prefixes."""
+    """Return an order of every group's channels: those that most layers write come first, so that sets are prefixes."""
     written: dict[int, NDArray[np.int64]] = {}
     for index, operation in enumerate(graph.operations):
         if operation.kind == "dense":
-            ((space, segment),) = graph.layout(index)
-            counts = written.setdefault(space, np.zeros(segment.channels, dtype=np.int64))
+            ((group, span),) = graph.layout(index)
+            counts = written.setdefault(group, np.zeros(span.channels, dtype=np.int64))
             counts += present[index]
-    return {space: np.argsort(-counts, kind="stable") for space, counts in written.items()}
+    return {group: np.argsort(-counts, kind="stable") for group, counts in written.items()}
 
 
 def _order(graph: ChannelGraph, present: Flags, index: int, ranks: Mapping[int, ChannelOrder]) -> ChannelOrder:
@@ -290,10 +290,10 @@ def _order(graph: ChannelGraph, present: Flags, index: int, ranks: Mapping[int, 
         return np.flatnonzero(present)
     parts = []
     offset = 0
-    for space, segment in graph.layout(index):
-        rank = ranks.get(space, np.arange(segment.channels))
-        parts.append(offset + repeated(rank, segment.repeat))
-        offset += segment.channels * segment.repeat
+    for group, span in graph.layout(index):
+        rank = ranks.get(group, np.arange(span.channels))
+        parts.append(offset + repeated(rank, span.repeat))
+        offset += span.channels * span.repeat
     order = np.concatenate(parts)
     return order[present[order]]
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lt_lightning.report.mask_pictures import Picture, pictures_of
 from lt_lightning.results.records import Result
-from lt_lightning.structures.base import BlockPlan, ChannelPlan
+from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 
 if TYPE_CHECKING:

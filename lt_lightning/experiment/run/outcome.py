@@ -91,7 +91,7 @@ def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_a
     inference, training = measure(experiment, ticket, folder)
     card = ticket.card
     prunable = [ticket.layers[name] for name in card["prunable"]]
-    weights = sum(report.asked for report in prunable)
+    weights = sum(report.target for report in prunable)
     return Result(
         **experiment.labels,
         round=card["round"],
@@ -102,7 +102,7 @@ def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_a
         dense_accuracy=dense_accuracy,
         train_seconds=card["train_seconds"],
         val_accuracy=card["metrics"].get("val/accuracy", math.nan),
-        retained_magnitude=sum(report.retained_magnitude * report.asked for report in prunable) / weights,
+        retained_magnitude=sum(report.retained_magnitude * report.target for report in prunable) / weights,
         time_ratio_inference=inference,
         time_ratio_training=training,
         search=experiment.search_folder.name,

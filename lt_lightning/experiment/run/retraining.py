@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment import protocols
+from lt_lightning.experiment.config.checks import naming
 from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
@@ -68,14 +69,15 @@ def _structured(experiment: Experiment, task: Task) -> Ticket:
     assert task.source is not None
     assert task.kind is not None
     name = task.kind.structure
-    return structure_ticket(
-        Ticket.load(task.source / TICKET),
-        name,
-        experiment.structures[name],
-        TracedNetwork(experiment.network_to_look_at(), experiment.example),
-        load_gradients(task.source.parent),
-        plain_batches(experiment.data, experiment.trainer([], []).strategy.root_device),
-    )
+    with naming(f"structure.{name}"):
+        return structure_ticket(
+            Ticket.load(task.source / TICKET),
+            name,
+            experiment.structures[name],
+            TracedNetwork(experiment.network_to_look_at(), experiment.example),
+            load_gradients(task.source.parent),
+            plain_batches(experiment.data, experiment.trainer([], []).strategy.root_device),
+        )
 
 
 def _report(experiment: Experiment, task: Task, callback: TicketTraining, progress: JobProgress) -> ReportProgress:

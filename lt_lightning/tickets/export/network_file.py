@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from lt_lightning.evaluation import relative_difference
 from lt_lightning.execution.execute import execute
 from lt_lightning.files import read_json, write_bytes
-from lt_lightning.structures.base import Plan
-from lt_lightning.structures.plan_json import plan_from_json, plan_to_json
+from lt_lightning.structures.plan import Plan, plan_from_json, plan_to_json
 
 OURS = "lt_lightning.models"
 

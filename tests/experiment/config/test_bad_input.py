@@ -127,7 +127,7 @@ CONFIGS: dict[str, list[str]] = {
     "pruning.on_collapse=ignore": ["pruning.on_collapse='ignore'", "warn, stop"],
     "pruning.exempt=[nowhere]": ["pruning.exempt", "'nowhere'", "stem.conv"],
     "pruning.exempt=stem": ["pruning.exempt='stem'"],
-    "pruning.exempt=['*']": ["exempt"],
+    "pruning.exempt=['*']": [],
     "pruning.criterion=magnitude": ["pruning.criterion='magnitude'", "_target_", "Criterion"],
     "pruning.criterion._target_=lt_lightning.Magic": ["pruning.criterion._target_=lt_lightning.Magic"],
     "pruning.next_round_from=refill": ["pruning.next_round_from='refill'", "unstructured"],
@@ -161,6 +161,11 @@ CONFIGS: dict[str, list[str]] = {
     "structure=[refill] structure.refill.score=saliency": ["structure.refill", "pruning.gradient_batches"],
     "structure=[regroup] structure.regroup.group_size=0": ["structure.regroup.group_size=0"],
     "structure=[regroup] structure.regroup.passes=0": ["structure.regroup.passes=0"],
+    "structure=plus_paper structure.plus_paper.extra=2": ["error: structure.plus_paper.extra=2"],
+    "structure=regroup_channels structure.regroup_channels.group_size=0": [
+        "error: structure.regroup_channels.group_size=0"
+    ],
+    "structure=nm structure.nm.m=7": ["error: structure.nm.m=7"],
 }
 
 

@@ -27,8 +27,9 @@ from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.records import Result
-from lt_lightning.structures.base import BlockPlan, Structure, StructureInput, Unstructured
+from lt_lightning.structures.base import Structure, StructureInput, Unstructured
 from lt_lightning.structures.nm import NM
+from lt_lightning.structures.plan import BlockPlan
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
 from lt_lightning.tickets.control_tickets import (
@@ -49,7 +50,7 @@ STRUCTURES: dict[str, Structure] = {
     "inner": Refill(round_to=1, coupling="inner"),
     "independent": Refill(round_to=1, coupling="independent"),
     "regroup": Regroup(group_size=4),
-    "regroup_channels": Regroup(group_size=4, columns="input_channel"),
+    "regroup_channels": Regroup(group_size=4, granularity="input_channel"),
     "nm": NM(),
 }
 

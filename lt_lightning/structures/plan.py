@@ -1,0 +1,175 @@
+"""The plan of a structured ticket: which part of each layer is computed, and its JSON values in files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+Granularity = Literal["kernel_position", "input_channel"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A dense rectangle of a layer's weight matrix: every row with every column.
+
+    Attributes:
+        rows: output channels, int64.
+        columns: int64, ascending; input channels for the granularity `input_channel`, indices into the flattened
+            (inputs x kernel) axis of one filter for `kernel_position`.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """Layers computed block by block; a layer that is not named runs dense.
+
+    Blocks of a layer may share rows (their results are added up) but never a weight.
+    """
+
+    granularity: Granularity
+    blocks: Mapping[str, Sequence[Block]]
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Layers computed on fewer channels; a layer that is not named runs whole.
+
+    Attributes:
+        outputs: kept output channels by layer (convolution, linear) or normalisation name, int64, ascending.
+        inputs: input channels that are read, by layer name, int64, ascending.
+    """
+
+    outputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class NMPlan:
+    """Layers of which every filter keeps n of each m consecutive inputs; the masks say which ones.
+
+    Attributes:
+        n: number of weights kept of each m.
+        m: number of consecutive inputs.
+        layers: linear layers and 1x1 convolutions that may be computed so; a layer that is not named runs whole.
+    """
+
+    n: int
+    m: int
+    layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if type(self.n) is not int or type(self.m) is not int or not 1 <= self.n < self.m:
+            raise ValueError(f"n={self.n!r}, m={self.m!r}: must be whole numbers, n at least 1 and below m")
+
+
+Plan = BlockPlan | ChannelPlan | NMPlan
+
+
+# As JSON values, for tickets and exported networks
+
+
+def plan_to_json(plan: Plan | None) -> dict[str, Any] | None:
+    """Return the plan as JSON values.
+
+    >>> plan_to_json(BlockPlan("input_channel", {"conv": [Block(torch.tensor([0, 2]), torch.tensor([1]))]}))
+    {'kind': 'blocks', 'granularity': 'input_channel', 'blocks': {'conv': [[[0, 2], [1]]]}}
+    """
+    match plan:
+        case BlockPlan():
+            blocks = {
+                name: [[block.rows.tolist(), block.columns.tolist()] for block in of_layer]
+                for name, of_layer in plan.blocks.items()
+            }
+            return {"kind": "blocks", "granularity": plan.granularity, "blocks": blocks}
+        case ChannelPlan():
+            return {"kind": "channels", "outputs": _lists(plan.outputs), "inputs": _lists(plan.inputs)}
+        case NMPlan():
+            return {"kind": "n_m", "n": plan.n, "m": plan.m, "layers": list(plan.layers)}
+        case None:
+            return None
+
+
+def plan_from_json(values: Mapping[str, Any] | None) -> Plan | None:
+    """Return the plan that the values were made from.
+
+    Raises:
+        ValueError: if there is no such kind of plan, or its indices are not whole numbers.
+    """
+    match values:
+        case None:
+            return None
+        case {"kind": "channels"}:
+            return ChannelPlan(_tensors(values["outputs"]), _tensors(values["inputs"]))
+        case {"kind": "n_m"}:
+            return NMPlan(values["n"], values["m"], tuple(values["layers"]))
+        case {"kind": "blocks", "granularity": granularity} if granularity in get_args(Granularity):
+            blocks = {
+                name: [Block(_indices(rows), _indices(columns)) for rows, columns in of_layer]
+                for name, of_layer in values["blocks"].items()
+            }
+            return BlockPlan(granularity, blocks)
+        case _:
+            kind, granularity = values.get("kind"), values.get("granularity")
+            raise ValueError(f"there is no plan of the kind {kind!r} with the granularity {granularity!r}")
+
+
+def _lists(sides: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: channels.tolist() for name, channels in sides.items()}
+
+
+def _tensors(sides: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: _indices(channels) for name, channels in sides.items()}
+
+
+def _indices(values: Any) -> Tensor:
+    if not isinstance(values, list) or any(type(index) is not int for index in values):
+        raise ValueError("the plan's indices are no lists of whole numbers")
+    return torch.tensor(values, dtype=torch.int64)
+
+
+# Beside the network that it is for
+
+
+def check_plan(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Look whether a network has what a plan names.
+
+    Args:
+        plan: plan to check.
+        shapes: shape of every parameter of the network, by name.
+
+    Raises:
+        ValueError: if a channel or a layer is not there; names the layer.
+    """
+    for name, limit, indices in _limits(plan, shapes):
+        if len(indices) and (indices.min() < 0 or (limit is not None and indices.max() >= limit)):
+            raise ValueError(f"the plan of {name} names channels that the layer does not have")
+    if isinstance(plan, NMPlan) and (odd := [name for name in plan.layers if f"{name}.weight" not in shapes]):
+        raise ValueError(f"the plan names the layer {odd[0]!r}, which the network does not have")
+
+
+def _limits(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, int | None, Tensor]]:
+    """Every list of indices of a plan, with its layer and what the indices stay below, if that is known."""
+
+    def known(name: str, dimensions: slice) -> int | None:
+        shape = shapes.get(f"{name}.weight")  # a normalisation may have no weight
+        return None if shape is None else math.prod(shape[dimensions])
+
+    if isinstance(plan, BlockPlan):
+        columns = slice(1, 2) if plan.granularity == "input_channel" else slice(1, None)
+        for name, blocks in plan.blocks.items():
+            for block in blocks:
+                yield name, known(name, slice(0, 1)), block.rows
+                yield name, known(name, columns), block.columns
+    elif isinstance(plan, ChannelPlan):
+        for name, channels in plan.outputs.items():
+            yield name, known(name, slice(0, 1)), channels
+        for name, channels in plan.inputs.items():
+            yield name, known(name, slice(0, 2)), channels  # at most: a weight does not tell the number of groups
