@@ -122,9 +122,9 @@ def dashboard(arguments: Sequence[str] | None = None) -> None:
         from lt_lightning.experiment.logging import dashboard as panels
     except ImportError as error:
         sys.exit(f"error: {error.name} is missing: pip install -e '.[dashboard]'")
-    workspace = panels.dashboard(options.entity, options.project, options.group)
+    workspace = panels.make_dashboard(options.entity, options.project, options.group)
     if options.json is not None:
-        write_json(options.json, panels.described(workspace))
+        write_json(options.json, panels.workspace_json(workspace))
         print(f"Description: {options.json}")
         return
     try:

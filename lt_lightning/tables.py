@@ -1,4 +1,4 @@
-"""Tables for reading: plain columns on the terminal, Markdown in files, and the figures in their cells."""
+"""Tables for people: plain columns on the terminal, Markdown in files, and the numbers in their cells."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def terminal_table(title: str, heads: Sequence[str], left: int) -> Table:
-    """An empty table without lines, its first `left` columns aligned left and the others right."""
+    """Return an empty table without rules, whose first `left` columns are aligned left and the others right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, head in enumerate(heads):
         table.add_column(head, justify="left" if index < left else "right", no_wrap=True)
@@ -16,10 +16,10 @@ def terminal_table(title: str, heads: Sequence[str], left: int) -> Table:
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """A table in GitHub's dialect.
+    """Return a table in GitHub's dialect.
 
     Args:
-        lines: cells, line by line; the first has the headings.
+        lines: cells of each line; the first has the headings.
 
     >>> print(markdown_table([["ticket", "50 %"], ["refill", "+0.10"]]), end="")
     | ticket | 50 % |
@@ -32,7 +32,7 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, form: str) -> str:
-    """A figure in a format; nothing where it is not known (None or NaN).
+    """Return a number in a format; nothing where it is not known (None or NaN).
 
     >>> number(1.25, ".1f"), number(float("nan"), ".1f"), number(None, "g")
     ('1.2', '', '')
@@ -41,7 +41,7 @@ def number(value: float | None, form: str) -> str:
 
 
 def percent(share: float, decimals: int = 0) -> str:
-    """A share in per cent; nothing where it is not known (NaN).
+    """Return a share in per cent; nothing where it is not known (NaN).
 
     >>> percent(0.125, 1), percent(float("nan"))
     ('12.5 %', '')

@@ -60,7 +60,7 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     modules = (
         "training.processes",
-        "report.pngs",
+        "report.figures",
         "experiment.run.command",
         "experiment.parts",
         "experiment.run.scheduler",

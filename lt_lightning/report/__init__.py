@@ -1,3 +1,1 @@
-"""Reports of what has been run."""
-
-FOLDER, FILE = "report", "report.html"
+"""The report of what has been run: one HTML page, pictures and tables."""

@@ -1,128 +1,40 @@
-"""What there is to report: searches with their results, cards and failures, and how their tickets are named."""
+"""What there is to report: the searches under a folder with their results, the jobs that asked for them, and gaps."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import re
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lt_lightning.experiment.config.fingerprint import operational_options
 from lt_lightning.files import read_json
-from lt_lightning.results.aggregate import Row, settings_of, short
-from lt_lightning.results.failures import Failure
+from lt_lightning.results.aggregate import Row, settings_of, short_setting
 from lt_lightning.results.job_record import FILE as JOB
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result
-from lt_lightning.results.status import State, state_of, tasks_under
+from lt_lightning.results.status import state_of, tasks_under
 
-
-def card_of(folder: Path) -> Mapping[str, Any]:
-    """A ticket's card, with its layers; empty if it cannot be read."""
-    return _values(folder / "ticket.json")
-
-
-def layer_times_of(folder: Path) -> Mapping[str, Any]:
-    """Times of a ticket's layers; empty if they were not measured."""
-    return _values(folder / "layer_times.json")
-
-
-def environment_of(search: Path) -> Mapping[str, Any]:
-    """Hardware and versions that a search ran with last; empty if they were not recorded."""
-    return _values(search / "environment.json")
-
-
-def _values(file: Path) -> Mapping[str, Any]:
-    try:
-        values = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def rounds_of(search: Path) -> list[Mapping[str, Any]]:
-    """Facts of every round that is trained."""
-    try:
-        facts = read_json(search / "rounds.json")
-    except (OSError, ValueError):
-        return []
-    return [each for each in facts if isinstance(each, dict)] if isinstance(facts, list) else []
-
-
-def metrics_of(folder: Path) -> list[dict[str, float]]:
-    """The rows of a training's `metrics.csv`."""
-    try:
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError, AttributeError, csv.Error):
-        return []
-
-
-def asked_of(path: Path, root: Path, folders: Sequence[Path]) -> Iterator[Asked]:
-    """The jobs that asked for these searches, by what Hydra keeps of each.
-
-    Args:
-        path: that the report is about: of jobs, perhaps.
-        root: that the searches stand under.
-        folders: of the searches.
-    """
-    wanted = {folder.name for folder in folders}
-    jobs = path if any(path.rglob(JOB)) else root / "jobs"
-    for file in sorted(jobs.rglob(".hydra/overrides.yaml")):
-        try:
-            config = _config_beside(file)
-            searches = _searches_of(file.parent.parent)
-            command = _command_of(file)
-        except Exception:  # whatever a damaged file, or one of another version, makes them raise
-            continue
-        if searches & wanted:
-            plain: Any = OmegaConf.to_container(config)
-            yield Asked(command, plain)
-
-
-def _config_beside(file: Path) -> DictConfig:
-    """The job's configuration, names of groups put in."""
-    config, hydra = (OmegaConf.load(file.with_name(name)) for name in ("config.yaml", "hydra.yaml"))
-    assert isinstance(config, DictConfig)
-    choices = hydra.hydra.runtime.choices
-    plain: Any = OmegaConf.to_container(config.labels)
-    config.labels = {key: choices[key] if "${hydra:" in str(value) else value for key, value in plain.items()}
-    return config
-
-
-def _searches_of(job: Path) -> set[str]:
-    """Names of the folders of the searches that a job asked for."""
-    return {task.folder.name for task in JobRecord.load(job).tasks if task.kind is None}
-
-
-def _command_of(file: Path) -> str:
-    """What was typed: that of the whole sweep, if Hydra's own sweeper made the job."""
-    of_sweep = file.parents[2] / "multirun.yaml"
-    if of_sweep.is_file():
-        overrides: Any = ["-m", *OmegaConf.load(of_sweep).hydra.overrides.task]
-    else:
-        overrides = OmegaConf.to_container(OmegaConf.load(file)) or []
-    return " ".join(["python scripts/run.py", *(shlex.quote(str(override)) for override in overrides)])
-
-
-# What is there to report: searches with their results, and how their tickets are named and grouped.
+SEARCH_GROUPS = ("data", "model", "classifier", "pruning", "trainer", "execution")
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is there of one search and the tickets made from it.
+    """One search and the tickets made from it.
 
     Attributes:
-        folder: of the search.
-        config: that it was begun with, as plain values; empty if it cannot be read.
-        results: of all its finished tickets.
-        states: of its tasks.
+        folder: folder of the search.
+        config: configuration that it was begun with, as plain values; empty if it cannot be read.
+        results: results of all its finished tickets.
         rounds: facts of every round that is trained, from `rounds.json`.
         setting: what else tells it apart from searches of the same data and network, besides the seed.
     """
@@ -130,80 +42,77 @@ class Search:
     folder: Path
     config: Mapping[str, Any]
     results: tuple[Result, ...]
-    states: tuple[State, ...]
     rounds: tuple[Mapping[str, Any], ...]
     setting: str = ""
 
     @property
-    def kind(self) -> tuple[str, str]:
-        """Data set and network, by their labels."""
-        labels = self.config.get("labels") or {}
-        if labels:
-            return str(labels.get("data", "?")), str(labels.get("model", "?"))
+    def data_and_model(self) -> tuple[str, str]:
+        """Names of the data set and the network."""
+        if self.config.get("labels"):
+            return data_and_model(self.config)
         return (self.results[0].data, self.results[0].model) if self.results else ("?", "?")
 
     @property
     def seed(self) -> int | None:
-        """Of the search."""
+        """Seed of the search; None if it is not known."""
         seed = self.config.get("seed", self.results[0].seed if self.results else None)
         return seed if isinstance(seed, int) else None
 
-    def place_of(self, result: Result) -> Path:
-        """Folder of a ticket."""
+    def folder_of(self, result: Result) -> Path:
+        """Return the folder of a ticket."""
         return self.folder.parent / result.place
 
     def setting_of(self, result: Result) -> str:
-        """That of the search; and of the ticket's options, where the same round has several of that name."""
-        key = (result.round, result.structure, result.control)
-        alike = [each for each in self.results if (each.round, each.structure, each.control) == key]
+        """Return the setting of the search, and the ticket's folder where several in a round are of one kind."""
+        alike = [each for each in self.results if (each.round, each.kind) == (result.round, result.kind)]
         name = Path(result.place).name
         return self.setting if len(alike) < 2 else ", ".join(filter(None, (self.setting, f"ticket={name}")))
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One job that asked for some of the work.
+class Command:
+    """A job that asked for some of the searches.
 
     Attributes:
-        command: that began it, or the sweep that it is of, as on the command line.
-        config: composed from it, not resolved.
+        text: command line of the job, or of the sweep that it belongs to.
+        config: composed configuration of the job, not resolved.
     """
 
-    command: str
+    text: str
     config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
+class Contents:
     """What is under a folder.
 
     Attributes:
-        path: that was asked for.
-        root: that the searches stand under.
-        searches: ordered by data set, network, setting and seed.
-        asked: the jobs that asked for the work.
+        path: the folder.
+        root: folder that holds the searches.
+        searches: searches, ordered by data set, network, setting and seed.
+        commands: jobs that asked for the searches.
         missing: what is not there or cannot be read, one line each.
     """
 
     path: Path
     root: Path
     searches: tuple[Search, ...]
-    asked: tuple[Asked, ...]
+    commands: tuple[Command, ...]
     missing: tuple[str, ...]
 
     @property
     def results(self) -> list[tuple[str, Result]]:
-        """All results, each with the setting that it belongs to."""
+        """Pairs of a setting and a result in it."""
         return [(search.setting_of(result), result) for search in self.searches for result in search.results]
 
 
 @dataclass(frozen=True)
 class Group:
-    """What stands in one figure: a data set, a network and a setting.
+    """What stands in one figure: the tickets of one data set, network and setting.
 
     Attributes:
         rows: tickets over seeds.
-        results: that they are made from.
+        results: results that the rows are made from.
     """
 
     rows: tuple[Row, ...]
@@ -211,14 +120,19 @@ class Group:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Names of the data set, the network and the setting."""
         row = self.rows[0]
-        return ", ".join(filter(None, (row.data, row.model, short(row.setting))))
+        return ", ".join(filter(None, (row.data, row.model, short_setting(row.setting))))
+
+    @property
+    def file_name(self) -> str:
+        """Name of the group's files, without what comes before and after it."""
+        return file_name(self.title)
 
 
-def groups_of(found: Found, rows: Sequence[Row]) -> list[Group]:
-    """Rows and results that belong together."""
-    results = found.results
+def groups_of(contents: Contents, rows: Sequence[Row]) -> list[Group]:
+    """Put rows and results together that belong in one figure."""
+    results = contents.results
     return [
         Group(
             tuple(row for row in rows if (row.data, row.model, row.setting) == key),
@@ -228,27 +142,27 @@ def groups_of(found: Found, rows: Sequence[Row]) -> list[Group]:
     ]
 
 
-def name_of(ticket: Row | Result) -> str:
-    """Of a ticket; that of a control says so.
+def data_and_model(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the names of data set and network in a job's configuration."""
+    labels = config.get("labels") or {}
+    return str(labels.get("data", "?")), str(labels.get("model", "?"))
 
-    >>> name_of(Result(**{**dict.fromkeys(Result.__dataclass_fields__, 0), "structure": "refill", "control": "reinit"}))
-    'refill (reinit control)'
+
+def file_name(title: str) -> str:
+    """Return a title as a part of file names, no longer than file systems allow.
+
+    >>> file_name("digits, resnet8, rate=0.2")
+    'digits_resnet8_rate=0.2'
     """
-    return named(ticket.structure, ticket.control)
+    name = re.sub(r"[^\w.=-]+", "_", title)
+    return name if len(name) <= 80 else f"{name[:71]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def named(structure: str, control: str) -> str:
-    """Likewise, from its parts."""
-    return f"{structure} ({control} control)" if control else structure
+# Reading a folder.
 
 
-# What has been run: searches, results, cards and failures under a folder, and what of it is missing.
-
-SEARCH_KEYS = ("data", "model", "classifier", "pruning", "trainer", "execution")
-
-
-def collect(path: Path) -> Found:
-    """Reads a search's folder, the folder of a sweep's jobs, or a root with any number of both.
+def collect(path: Path) -> Contents:
+    """Read the folder of a search, the folder of a sweep's jobs, or a root with any number of both.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -257,111 +171,138 @@ def collect(path: Path) -> Found:
         raise FileNotFoundError(f"there is no folder {path}: name a search, a sweep's jobs or the root of both")
     path = path.resolve()
     missing: list[str] = []
+    parts: set[Path] | None = None
+    has_jobs = any(path.rglob(JOB))
+    begun = sorted({file.parent for name in ("config.yaml", "round_*") for file in path.glob(f"*/{name}")})
     if (path / "config.yaml").is_file():
-        root, folders, only = path.parent, [path], None
-    elif not any(path.glob("*/config.yaml")) and any(path.rglob(JOB)):
-        root, folders, only = _of_jobs(path, missing)
+        root, folders, tasks = path.parent, [path], _tasks_under(path.parent, missing)
+    elif begun or not has_jobs:
+        root, folders, tasks = path, begun, _tasks_under(path, missing)
     else:
-        root, only = path, None
-        folders = sorted({file.parent for name in ("config.yaml", "round_*") for file in path.glob(f"*/{name}")})
-    searches = [_search(root, folder, only, missing) for folder in folders]
+        root, folders, tasks = _of_jobs(path, missing)
+        parts = {part for task in tasks for part in task.parts}
+    searches = [_search(folder, parts, missing) for folder in folders]
+    missing += [line for folder in folders for line in _unfinished(folder, tasks)]
     if not searches and not missing:
         missing.append(f"{path}: nothing has been run here")
-    return Found(path, root, tuple(_with_settings(searches)), tuple(asked_of(path, root, folders)), tuple(missing))
+    commands = _commands(path if has_jobs else root / "jobs", {folder.name for folder in folders})
+    return Contents(path, root, tuple(_with_settings(searches)), tuple(commands), tuple(missing))
+
+
+def _tasks_under(root: Path, missing: list[str]) -> list[Task]:
+    with _warnings_into(missing):
+        return tasks_under(root)
 
 
 def _of_jobs(path: Path, missing: list[str]) -> tuple[Path, list[Path], list[Task]]:
-    """Root, searches and tasks of a sweep, by the records of its jobs."""
+    """Return the root, the searches and the tasks that the jobs under a folder asked for."""
     tasks: dict[Task, None] = {}
     for file in sorted(path.rglob(JOB)):
         try:
             job = JobRecord.load(file.parent)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            missing.append(f"{file} cannot be read: {error}")
+        except (OSError, ValueError) as error:
+            missing.append(str(error))
             continue
         if job.error:
             missing.append(f"job {job.number} failed: {job.error}")
         tasks |= dict.fromkeys(job.asked_tasks)
     searches = sorted({task.folder for task in tasks if task.kind is None})
-    there = [folder for folder in searches if folder.is_dir()]
-    missing += [f"{folder}: not begun" for folder in searches if folder not in there]
-    return (searches[0].parent if searches else path), there, list(tasks)
+    begun = [folder for folder in searches if folder.is_dir()]
+    missing += [f"{folder}: not begun" for folder in searches if folder not in begun]
+    return (searches[0].parent if searches else path), begun, list(tasks)
 
 
-def _search(root: Path, folder: Path, only: Sequence[Task] | None, missing: list[str]) -> Search:
-    config: Mapping[str, Any] = {}
+def _search(folder: Path, parts: Set[Path] | None, missing: list[str]) -> Search:
+    """Read a search, with all of its results or with those alone that lie in certain folders."""
+    config: Any = {}
     try:
-        loaded = OmegaConf.load(folder / "config.yaml")
-        if not isinstance(loaded, DictConfig):
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        if not isinstance(config, dict):
+            config = {}
             raise ValueError("it holds no options by name")
-        plain: Any = OmegaConf.to_container(loaded)
-        config = plain
-        asked = tasks_under(root) if only is None else only
-        tasks = [task for task in asked if task.folder.is_relative_to(folder)]
-    except Exception as error:  # whatever a damaged file, or one of another version, makes them raise
+    except Exception as error:  # whatever a damaged file makes its reader raise
         known = isinstance(error, (OSError, ValueError, OmegaConfBaseException))
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = (str(error).splitlines() or [""])[0]
         missing.append(
-            f"{folder.name}/config.yaml cannot be used: {told if known else f'{type(error).__name__}: {told}'}"
+            f"{folder.name}/config.yaml cannot be used: {text if known else f'{type(error).__name__}: {text}'}"
         )
-        tasks = []
-    results = [
-        result
-        for file in sorted(folder.glob("round_*/*/result.json"))
-        if (result := _result(file, missing)) is not None
-    ]
-    if only is not None:
-        parts = {part.resolve() for task in only for part in task.parts}
-        results = [result for result in results if (folder.parent / result.place).resolve() in parts]
-    with warnings.catch_warnings(action="ignore"):  # told above
-        states = tuple(state_of(task) for task in tasks)
-    for state in states:
-        if state.kind != "done":
-            told = f" ({state.detail})" if state.detail else ""
-            missing.append(f"{folder.name}: {state.task.label}: {state.kind}{told}")
-    if only is None:
-        missing += _unfinished(folder, {part for task in tasks for part in task.parts})
-    return Search(folder, config, tuple(results), states, tuple(rounds_of(folder)))
+    with _warnings_into(missing):
+        results = [Result.load(file.parent) for file in sorted(folder.glob("round_*/*/result.json"))]
+    search = Search(folder, config, tuple(filter(None, results)), tuple(_rounds(folder)))
+    if parts is None:
+        return search
+    return replace(search, results=tuple(each for each in search.results if search.folder_of(each) in parts))
 
 
-def _unfinished(folder: Path, known: Set[Path]) -> Iterator[str]:
-    """Tickets that other commands began."""
-    for place in sorted(folder.glob("round_*/*-????????")):
-        if place not in known and not (place / "result.json").is_file():
-            failure = Failure.load(place)
-            told = "begun, not finished" if failure is None else f"failed ({failure.error})"
-            yield f"{place.relative_to(folder.parent)}: {told}"
+def _unfinished(folder: Path, tasks: Sequence[Task]) -> Iterator[str]:
+    """Yield a line for each task of a search that is not finished."""
+    for task in tasks:
+        if task.folder.is_relative_to(folder):
+            with warnings.catch_warnings(action="ignore"):  # which reading the results gave already
+                state = state_of(task)
+            if state.kind != "done":
+                why = f" ({state.detail})" if state.detail else ""
+                yield f"{folder.name}: {task.label}: {state.kind}{why}"
 
 
-def _result(file: Path, missing: list[str]) -> Result | None:
+@contextmanager
+def _warnings_into(lines: list[str]) -> Iterator[None]:
+    """Collect the texts of warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = Result.load(file.parent)
-    missing += [str(warning.message) for warning in caught]
-    return result
+        yield
+    lines += [str(warning.message) for warning in caught]
+
+
+def _commands(jobs: Path, searches: set[str]) -> Iterator[Command]:
+    """Yield the jobs under a folder that asked for any of these searches, by what Hydra keeps of each."""
+    for file in sorted(jobs.rglob(JOB)):
+        hydra = file.parent / ".hydra"
+        try:
+            names = {task.folder.name for task in JobRecord.load(file.parent).tasks if task.kind is None}
+            if names & searches:
+                yield Command(_command_text(hydra), _job_config(hydra))
+        except Exception:  # whatever a damaged file, or one of another version, makes its reader raise
+            continue
+
+
+def _command_text(hydra: Path) -> str:
+    """Return the command of a job: that of the whole sweep, if Hydra's own sweeper made the job."""
+    sweep = hydra.parent.parent / "multirun.yaml"
+    if sweep.is_file():
+        overrides: Any = ["-m", *OmegaConf.load(sweep).hydra.overrides.task]
+    else:
+        overrides = OmegaConf.to_container(OmegaConf.load(hydra / "overrides.yaml")) or []
+    return " ".join(["python scripts/run.py", *(shlex.quote(str(override)) for override in overrides)])
+
+
+def _job_config(hydra: Path) -> Mapping[str, Any]:
+    """Return the configuration of a job, with the names of its groups put in."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(hydra / "config.yaml"))
+    choices = OmegaConf.load(hydra / "hydra.yaml").hydra.runtime.choices
+    labels = {key: choices[key] if "${hydra:" in str(value) else value for key, value in config["labels"].items()}
+    return {**config, "labels": labels}
+
+
+# What tells searches apart.
 
 
 def _with_settings(searches: Sequence[Search]) -> Iterator[Search]:
-    kinds: dict[tuple[str, str], list[Search]] = {}
-    for search in searches:
-        kinds.setdefault(search.kind, []).append(search)
-    for kind in sorted(kinds):
-        told = iter(settings_of([_determining(search.config) for search in kinds[kind] if search.config]))
-        settings = [next(told) if search.config else "unknown configuration" for search in kinds[kind]]
-        paired = sorted(
-            zip(settings, kinds[kind], strict=True), key=lambda each: (each[0], each[1].seed or 0, each[1].folder.name)
-        )
-        for setting, search in paired:
-            yield Search(search.folder, search.config, search.results, search.states, search.rounds, setting)
+    """Yield the searches in order, each with what tells it apart from others of the same data and network."""
+    for names in sorted({search.data_and_model for search in searches}):
+        alike = [search for search in searches if search.data_and_model == names]
+        settings = iter(settings_of([_determining(search.config) for search in alike if search.config]))
+        named = [replace(each, setting=next(settings) if each.config else "unknown configuration") for each in alike]
+        yield from sorted(named, key=lambda each: (each.setting, each.seed or 0, each.folder.name))
 
 
 def _determining(config: Mapping[str, Any]) -> dict[str, str]:
-    """Values by dotted key, of what may tell searches apart besides the seed."""
+    """Return the options that may tell searches apart besides the seed, by dotted key."""
     flat: dict[str, str] = {}
-    for group in SEARCH_KEYS:
-        node = config.get(group)
-        left_out = operational_options(node) if isinstance(node, Mapping) else ()
-        for key, value in _flat(node, group):
+    for group in SEARCH_GROUPS:
+        values = config.get(group)
+        left_out = operational_options(values) if isinstance(values, Mapping) else ()
+        for key, value in _flat(values, group):
             part = key.split(".")
             option = part[1] if len(part) > 1 else ""
             if option not in left_out and part[-1] != "seed":
@@ -375,3 +316,46 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield from _flat(each, f"{key}.{name}")
     else:
         yield key, value
+
+
+# Files that stand beside results; what cannot be read is empty.
+
+
+def card_of(folder: Path) -> Mapping[str, Any]:
+    """Return the card of a ticket, with its layers."""
+    return _values(folder / "ticket.json")
+
+
+def layer_times_of(folder: Path) -> Mapping[str, Any]:
+    """Return the times of a ticket's layers."""
+    return _values(folder / "layer_times.json")
+
+
+def environment_of(search: Path) -> Mapping[str, Any]:
+    """Return the hardware and versions that a search ran with last."""
+    return _values(search / "environment.json")
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    """Return the rows of a training's `metrics.csv`."""
+    try:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error):
+        return []
+
+
+def _rounds(search: Path) -> list[Mapping[str, Any]]:
+    try:
+        facts = read_json(search / "rounds.json")
+    except (OSError, ValueError):
+        return []
+    return [each for each in facts if isinstance(each, dict)] if isinstance(facts, list) else []
+
+
+def _values(file: Path) -> Mapping[str, Any]:
+    try:
+        values = read_json(file)
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

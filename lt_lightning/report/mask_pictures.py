@@ -1,18 +1,24 @@
-"""Masks as pictures: a layer's weight matrix before and after a structure, also with its blocks put together."""
+"""Masks as pictures: a layer's weight matrix before and after a structure, also in the order of what is executed."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lt_lightning.report.contents import named
+from lt_lightning.files import replacing
+from lt_lightning.report.contents import Search
+from lt_lightning.report.figures import GREY, Picture
+from lt_lightning.report.page import Page, chooser, paragraph, side_by_side
+from lt_lightning.results.records import Result
+from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
@@ -22,33 +28,17 @@ PALETTE = ((255, 255, 255), (0, 114, 178), (230, 159, 0), (204, 190, 200))
 MEANING = ("pruned", "kept", "refilled: kept by the structure alone", "dropped by the structure")
 REORDERED = ", reordered"  # at the end of a picture's title
 LONGEST = 2304  # rows or columns of a picture; of a larger matrix every so many-th is shown
+LAYERS = 6  # of a network, evenly spaced, since pictures are large
+WIDTH = 1100  # pixels of a mask in a PNG, where it is not larger
 
+Pictures = Mapping[str, Mapping[str, Sequence[Picture]]]
+"""Pictures by search and round, then by layer."""
 
-@dataclass(frozen=True)
-class Picture:
-    """Of one layer's mask as a matrix: filters x (inputs x kernel positions).
-
-    Attributes:
-        title: for people.
-        source: PNG as a data URI.
-        rows: of the picture.
-        columns: likewise.
-        every: of so many rows and columns one is shown.
-    """
-
-    title: str
-    source: str
-    rows: int
-    columns: int
-    every: int = 1
-
-    def image(self) -> Image.Image:
-        """For drawing."""
-        return Image.open(io.BytesIO(base64.b64decode(self.source.partition(",")[2])))
+# One layer's mask.
 
 
 def classes(before: Tensor, after: Tensor) -> Tensor:
-    """Index into `MEANING` of every weight: uint8, (filters, inputs x kernel positions).
+    """Return the index into `MEANING` of every weight: uint8, (filters, inputs x kernel positions).
 
     >>> classes(torch.tensor([[True, True, False, False]]), torch.tensor([[True, False, True, False]])).tolist()
     [[1, 3, 2, 0]]
@@ -58,7 +48,7 @@ def classes(before: Tensor, after: Tensor) -> Tensor:
 
 
 def block_order(blocks: Sequence[Block], rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Orders of rows and columns in which every block's rows, and as far as can be its columns, stand together.
+    """Return orders of rows and columns in which the rows of every block, and where possible its columns, are together.
 
     Rows come block by block. Columns are sorted by which blocks have them, the first block's first.
 
@@ -76,12 +66,15 @@ def block_order(blocks: Sequence[Block], rows: int, columns: int) -> tuple[Tenso
 
 
 def order_of(plan: Plan | None, layer: str, shape: Sequence[int]) -> tuple[Tensor, Tensor] | None:
-    """Orders of rows and columns that show what a plan executes of a layer; None if it says nothing of it.
+    """Return orders of rows and columns that show what a plan executes of a layer.
 
     Args:
-        plan: of the ticket.
-        layer: its name.
-        shape: of its weight.
+        plan: plan of the ticket.
+        layer: name of the layer.
+        shape: shape of the layer's weight.
+
+    Returns:
+        the orders, or None if the plan does not name the layer.
     """
     taps = int(np.prod(shape[2:], dtype=int))
     columns = int(np.prod(shape[1:], dtype=int))
@@ -102,7 +95,13 @@ def order_of(plan: Plan | None, layer: str, shape: Sequence[int]) -> tuple[Tenso
 
 
 def pictures_of(layer: str, before: Ticket, after: Sequence[Ticket]) -> list[Picture]:
-    """A layer's mask by the search, and after each structure: as in the network, and in the order of its blocks."""
+    """Return a layer's mask by the search, and after each structure: as it is, and in the order of the blocks.
+
+    Args:
+        layer: name of the layer.
+        before: ticket of the search.
+        after: tickets made from it.
+    """
     name = f"{layer}.weight"
     mask = before.masks[name]
     pictures = [_picture(_title(before), classes(mask, mask))]
@@ -119,14 +118,12 @@ def pictures_of(layer: str, before: Ticket, after: Sequence[Ticket]) -> list[Pic
 
 
 def _title(ticket: Ticket) -> str:
-    structure = str(ticket.card.get("structure", "structured"))
-    return (
-        "search (unstructured)" if structure == UNSTRUCTURED else named(structure, str(ticket.card.get("control", "")))
-    )
+    kind = TicketKind(*(str(ticket.card.get(key, "")) for key in ("structure", "control", "origin")))
+    return "search (unstructured)" if kind == TicketKind(UNSTRUCTURED) else str(kind)
 
 
 def _expanded(channels: Tensor, taps: int) -> Tensor:
-    """Columns of whole input channels."""
+    """Return the columns of whole input channels."""
     return (channels[:, None] * taps + torch.arange(taps)).flatten()
 
 
@@ -139,3 +136,118 @@ def _picture(title: str, matrix: Tensor) -> Picture:
     image.save(buffer, "PNG", bits=2, optimize=True)
     source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return Picture(title, source, matrix.shape[0], matrix.shape[1], every)
+
+
+def image_of(picture: Picture) -> Image.Image:
+    """Return the pixels of a picture."""
+    return Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2])))
+
+
+# The part of the page.
+
+
+def mask_pictures(searches: Sequence[Search]) -> tuple[Pictures, list[str]]:
+    """Return pictures of one search for each data set, network and setting, the first whose tickets can be read.
+
+    Returns:
+        the pictures, and a line for each search that cannot be read.
+    """
+    pictures: dict[str, Mapping[str, Sequence[Picture]]] = {}
+    problems: list[str] = []
+    shown: set[tuple[tuple[str, str], str]] = set()
+    for search in searches:
+        if (search.data_and_model, search.setting) in shown:
+            continue
+        try:
+            number, drawn = _masks_of(search)
+        except (OSError, ValueError, KeyError) as error:
+            problems.append(f"{search.folder.name}: {error}")
+            continue
+        if drawn:
+            shown.add((search.data_and_model, search.setting))
+            pictures[f"{search.folder.name}, round {number}"] = drawn
+    return pictures, problems
+
+
+def _masks_of(search: Search) -> tuple[int, dict[str, list[Picture]]]:
+    """Return the last round that has structured tickets, which is the sparsest, and pictures of it by layer."""
+    pruned = [result for result in search.results if result.round > 0]
+    structured = [result for result in pruned if result.structure != UNSTRUCTURED]
+    number = max((result.round for result in structured or pruned), default=0)
+    folders = {result.kind: search.folder_of(result) for result in _with_masks(pruned) if result.round == number}
+    if not folders:
+        return number, {}
+    tickets = {kind: Ticket.load(folder / "ticket") for kind, folder in folders.items()}
+    before = tickets.get(TicketKind(UNSTRUCTURED)) or next(iter(tickets.values()))  # or what the search goes on from
+    after = [ticket for kind, ticket in tickets.items() if kind != TicketKind(UNSTRUCTURED)]
+    layers = [name for name in before.card.get("prunable", ()) if f"{name}.weight" in before.masks]
+    step = max(1, math.ceil(len(layers) / LAYERS))
+    return number, {layer: pictures_of(layer, before, after) for layer in layers[::-step][::-1]}
+
+
+def _with_masks(results: Sequence[Result]) -> list[Result]:
+    """Return the tickets, then the controls that keep other weights than their tickets."""
+    tickets = [result for result in results if not result.control]
+    return tickets + [result for result in results if result.control and math.isnan(result.retained_magnitude)]
+
+
+def add_masks(page: Page, pictures: Pictures, problems: Sequence[str]) -> None:
+    """Add the part on masks."""
+    key = "".join(
+        f'<span style="background:rgb{colour}"></span>{what}' for colour, what in zip(PALETTE, MEANING, strict=True)
+    )
+    blocks = [paragraph(
+        "Each picture shows a layer's weights as a matrix: a row is a filter, a column one of its weights. Reordered: "
+        "rows and columns are in the order of the blocks that are executed. Tickets come first, then controls that "
+        "keep other weights, compared with the same mask of the search. Drag to zoom, double-click to go back."
+    ), f'<p class="key">{key}</p>']  # fmt: skip
+    blocks += map(paragraph, problems)
+    choices = {
+        f"{name}: {layer}": "".join(
+            side_by_side(*(page.figure(picture) for picture in each)) for each in _by_ticket(drawn)
+        )
+        for name, layers in pictures.items()
+        for layer, drawn in layers.items()
+    }
+    blocks.append(chooser("mask-choice", "Layer", choices) if choices else paragraph("No pruned ticket is there yet."))
+    page.add("masks", "Masks", *blocks)
+
+
+def _by_ticket(pictures: Sequence[Picture]) -> list[list[Picture]]:
+    """Return what stands beside each other: a ticket's mask as it is, and reordered."""
+    rows: list[list[Picture]] = []
+    for picture in pictures:
+        if picture.title.endswith(REORDERED):
+            rows[-1].append(picture)
+        else:
+            rows.append([picture])
+    return rows
+
+
+# A PNG.
+
+
+def write_masks_png(path: Path, title: str, pictures: Sequence[Picture]) -> None:
+    """Draw a layer's mask by the search and after every structure, below each other; rows are filters."""
+    times = min(max(1, WIDTH // pictures[0].columns), 8)
+    font, line = ImageFont.load_default(18), 30
+    blocks = [(f"{each.title}: {each.rows} filters x {each.columns} weights", image_of(each)) for each in pictures]
+    texts = (title, *(text for text, _ in blocks))
+    width = max(times * pictures[0].columns, *(int(font.getlength(text)) for text in texts))
+    height = line * (len(blocks) + 2 + len(MEANING)) + sum((times * each.rows + line // 2) for each in pictures)
+    canvas = Image.new("RGB", (width + 2 * line, height + line), "white")
+    drawing = ImageDraw.Draw(canvas)
+    drawing.text((line, line // 2), title, "black", font)
+    y = 2 * line
+    for text, image in blocks:
+        drawing.text((line, y), text, "black", font)
+        drawn = image.convert("RGB").resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
+        canvas.paste(drawn, (line, y + line))
+        drawing.rectangle((line - 1, y + line - 1, line + drawn.width, y + line + drawn.height), outline=GREY)
+        y += line + drawn.height + line // 2
+    for colour, meaning in zip(PALETTE, MEANING, strict=True):
+        drawing.rectangle((line, y + 4, line + 16, y + 20), colour, GREY)
+        drawing.text((line + 26, y), meaning, "black", font)
+        y += line
+    with replacing(path) as partial:
+        canvas.save(partial, "PNG")

@@ -10,36 +10,45 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from lt_lightning.report.figures import Figure
+from lt_lightning.report.figures import BarChart, Figure, Picture, plotly_json
 
 
 @dataclass
 class Page:
-    """Collects parts of a page.
+    """Collects the parts of a page.
 
     Attributes:
-        title: of the page.
-        subtitle: below it.
-        figures: of all parts, by the number in their places.
+        title: title of the page.
+        subtitle: text below the title.
+        figures: figures of all parts, by the number in their places.
+        pngs: figures that are also drawn as pictures of their own, by the name of the file.
         sections: name, heading and HTML of each part.
     """
 
     title: str
     subtitle: str
-    figures: list[Figure] = field(default_factory=list)
+    figures: list[Figure | BarChart | Picture] = field(default_factory=list)
+    pngs: dict[str, Figure] = field(default_factory=dict)
     sections: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def figure(self, figure: Figure) -> str:
-        """The place of a figure, which is drawn when its part is looked at."""
+    def figure(self, figure: Figure | BarChart | Picture, png: str = "") -> str:
+        """Return the HTML of a figure, which is drawn when its part is looked at.
+
+        Args:
+            figure: figure to show.
+            png: name of a file that the figure is also drawn in; empty for none.
+        """
         self.figures.append(figure)
+        if png and isinstance(figure, Figure):
+            self.pngs[png] = figure
         return f'<div class="figure" data-figure="{len(self.figures) - 1}"></div>'
 
     def add(self, name: str, heading: str, *blocks: str) -> None:
-        """Adds a part."""
+        """Add a part."""
         self.sections.append((name, heading, "\n".join(blocks)))
 
     def html(self) -> str:
-        """The whole file, with plotly, which draws, in it."""
+        """Return the whole file, with the script of plotly in it."""
         template = resources.files("lt_lightning.report").joinpath("page.html").read_text(encoding="utf-8")
         nav = "".join(f'<button data-part="{name}">{escape(heading)}</button>' for name, heading, _ in self.sections)
         parts = "\n".join(
@@ -48,7 +57,8 @@ class Page:
         )
         return Template(template).substitute(
             title=escape(self.title), subtitle=escape(self.subtitle), nav=nav, sections=parts,
-            plotly=_plotly(), figures=json.dumps(_finite(self.figures), allow_nan=False).replace("</", "<\\/"),
+            plotly=_plotly(),
+            figures=json.dumps(_finite(list(map(plotly_json, self.figures))), allow_nan=False).replace("</", "<\\/"),
         )  # fmt: skip
 
 
@@ -59,14 +69,14 @@ def table(
     marked: Sequence[int] = (),
     bold: Sequence[int] = (),
 ) -> str:
-    """A table that scrolls by itself where it is too wide.
+    """Return a table that scrolls by itself where it is too wide.
 
     Args:
-        headings: of the columns.
-        rows: of cells, plain text.
-        left: columns of text.
-        marked: rows to be seen at once, in colour.
-        bold: rows that sum others up.
+        headings: headings of the columns.
+        rows: cells of each row, plain text.
+        left: numbers of the columns that are aligned left.
+        marked: numbers of the rows that are coloured.
+        bold: numbers of the rows that sum up others.
     """
 
     def line(tag: str, cells: Sequence[str]) -> str:
@@ -79,27 +89,27 @@ def table(
 
 
 def paragraph(text: str) -> str:
-    """Plain text."""
+    """Return a paragraph of plain text."""
     return f"<p>{escape(text)}</p>"
 
 
 def bullets(lines: Iterable[str]) -> str:
-    """A list of plain text."""
+    """Return a list of plain text."""
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def heading(text: str) -> str:
-    """Within a part."""
+    """Return a heading within a part."""
     return f"<h3>{escape(text)}</h3>"
 
 
 def chooser(name: str, label: str, choices: Mapping[str, str]) -> str:
-    """Blocks of which one is seen at a time.
+    """Return blocks of which one is shown at a time.
 
     Args:
-        name: of the class that the blocks get.
-        label: beside the list to choose from.
-        choices: HTML of each block, by what it is called.
+        name: class that the blocks get.
+        label: text beside the list of choices.
+        choices: HTML of the blocks, by the text of their choices.
     """
     entries = "".join(f'<option value="{index}">{escape(choice)}</option>' for index, choice in enumerate(choices))
     blocks = "".join(
@@ -110,7 +120,7 @@ def chooser(name: str, label: str, choices: Mapping[str, str]) -> str:
 
 
 def side_by_side(*blocks: str) -> str:
-    """Blocks beside each other where the page is wide enough."""
+    """Return blocks that stand beside each other where the page is wide enough."""
     return f'<div class="pair">{"".join(f"<div>{block}</div>" for block in blocks)}</div>'
 
 
@@ -119,7 +129,7 @@ def _class(column: int, left: Sequence[int], cell: str) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is none is null."""
+    """Replace NaN and infinity, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Results over seeds: mean, standard deviation, number and verdict for each ticket of a sweep."""
+"""Results over seeds: mean, standard deviation, number of seeds and verdict for each kind of ticket."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from lt_lightning.results.records import Result
 from lt_lightning.results.ticket_kind import TicketKind
@@ -20,30 +17,30 @@ Key = tuple[str, str, str, int, str, str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of ticket over seeds; means, and sample standard deviations (None with one seed).
+    """Means over seeds of one kind of ticket in one round, and sample standard deviations (None with one seed).
 
     Attributes:
         data: name of the data set.
         model: name of the network.
         setting: what else tells the sweep's jobs apart, besides the seed: `pruning.rate=0.2`.
-        round: of the ticket.
-        structure: likewise.
-        control: of the ticket that it is; empty for the ticket itself.
+        round: pruning round of the tickets.
+        structure: structure of the tickets.
+        control: name of the control that they are; empty for tickets themselves.
         origin: data set whose search found the masks; empty where it is the searches' own.
-        seeds: number of them.
-        density: that the ticket executes (an unstructured one: keeps).
+        seeds: number of seeds.
+        density: share of the prunable weights that a ticket executes (an unstructured one: keeps).
         executed: share of the prunable weights that take part when the plan is executed.
-        accuracy: on the test set.
-        accuracy_sd: of it.
-        difference: of accuracy to the dense network of the same seed.
-        difference_sd: of it.
-        params_ratio: as in `Result`.
-        flops_ratio: likewise.
-        time_ratio_inference: likewise.
-        time_ratio_training: likewise.
-        lower: end of the one-sided interval of `difference`; see `Verdict`.
-        wins_by_mean: the paper's rule; likewise.
-        wins: the verdict by the interval; likewise.
+        accuracy: accuracy on the test set.
+        accuracy_sd: its standard deviation.
+        difference: accuracy less that of the dense network of the same seed.
+        difference_sd: its standard deviation.
+        params_ratio: parameters to store, over the dense network's.
+        flops_ratio: multiply-adds executed, over the dense network's.
+        time_ratio_inference: time of inference over the dense network's; NaN if not measured.
+        time_ratio_training: time of a training step over the dense network's; NaN if not measured.
+        lower: lower end of the one-sided interval of `difference`; see `Verdict`.
+        wins_by_mean: verdict by the paper's rule; see `Verdict`.
+        wins: verdict by the interval; see `Verdict`.
     """
 
     data: str
@@ -70,7 +67,7 @@ class Row:
 
     @property
     def kind(self) -> TicketKind:
-        """The kind of the tickets."""
+        """Kind of the tickets."""
         return TicketKind(self.structure, self.control, self.origin)
 
     @property
@@ -80,11 +77,11 @@ class Row:
 
 
 def aggregate(results: Iterable[tuple[str, Result]], rule: Rule = STANDARD) -> list[Row]:
-    """Rows of results that are told apart by setting, data, model, round, structure and control.
+    """Return a row for each setting, data set, network, round and kind of ticket.
 
     Args:
-        results: with the setting of the job that they belong to; one that jobs of the same setting share may come
-            more than once.
+        results: pairs of a job's setting and one of its results; a result that jobs of the same setting share may
+            come more than once.
         rule: what counts as winning.
     """
     groups: dict[Key, dict[str, Result]] = {}
@@ -104,7 +101,8 @@ def _row(key: Key, results: Sequence[Result], rule: Rule) -> Row:
     def difference(result: Result) -> float:
         return result.accuracy - result.dense_accuracy
 
-    told = verdict(_by_seed(results, difference), rule) if key[4] != DENSE else Verdict(None, None, None)
+    is_dense = all(result.structure == DENSE for result in results)
+    judged = Verdict(None, None, None) if is_dense else verdict(_mean_of_each_seed(results, difference), rule)
     return Row(
         *key,
         seeds=len({result.seed for result in results}),
@@ -118,12 +116,12 @@ def _row(key: Key, results: Sequence[Result], rule: Rule) -> Row:
         flops_ratio=mean(lambda result: result.flops_ratio),
         time_ratio_inference=mean(lambda result: result.time_ratio_inference),
         time_ratio_training=mean(lambda result: result.time_ratio_training),
-        **asdict(told),
+        **asdict(judged),
     )
 
 
-def _by_seed(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:
-    """A mean for each seed: what a seed yielded twice is no replicate."""
+def _mean_of_each_seed(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:
+    """Return one value for each seed, since two results of one seed are no replicates."""
     seeds = dict.fromkeys(result.seed for result in results)
     return [fmean(value(result) for result in results if result.seed == seed) for seed in seeds]
 
@@ -131,10 +129,10 @@ def _by_seed(results: Sequence[Result], value: Callable[[Result], float]) -> lis
 def settings_of(
     jobs: Sequence[Mapping[str, str]], apart: Sequence[str] = ("seed", "data", "model", "structure", "transfer.from")
 ) -> list[str]:
-    """What tells jobs apart besides the seed, and besides what has a column of its own.
+    """Return what tells jobs apart besides the seed, and besides what has a column of its own.
 
     Args:
-        jobs: overrides of each.
+        jobs: overrides of each job, by key.
         apart: keys that are left out.
 
     >>> settings_of([{"seed": "0", "pruning.rate": "0.2", "a": "1"}, {"seed": "1", "pruning.rate": "0.5", "a": "1"}])
@@ -145,52 +143,10 @@ def settings_of(
     return [", ".join(f"{key}={job[key]}" for key in varying if key in job) for job in jobs]
 
 
-def aggregate_table(rows: Sequence[Row], rule: Rule = STANDARD) -> Table:
-    """For people: accuracies in per cent, differences in points, mean and standard deviation; and the verdict."""
-    data, models = (sorted(set(names)) for names in ((row.data for row in rows), (row.model for row in rows)))
-    caption = _caption(rule) if any(row.seeds > 1 for row in rows) else "One seed: no verdict."
-    title = ", ".join(data + models * (len(models) == 1))
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    settings = any(row.setting for row in rows)
-    for heading, shown in {
-        "data": len(data) > 1, "model": len(models) > 1, "setting": settings, "round": True, "ticket": True,
-        "density": True, "accuracy": True, "vs dense": True, "lower": True, "n": True,
-    }.items():  # fmt: skip
-        if shown:
-            left = heading in ("data", "model", "setting", "ticket")
-            table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for row, after in zip(rows, [*rows[1:], None], strict=True):
-        last = after is None or (row.data, row.model, row.setting) != (after.data, after.model, after.setting)
-        cells = [row.data] * (len(data) > 1) + [row.model] * (len(models) > 1) + [short(row.setting)] * settings
-        cells += [str(row.round), name_of(row), f"{row.density:.1%}", _percent(row.accuracy, row.accuracy_sd)]
-        cells += ["" if row.round == 0 else _percent(row.difference, row.difference_sd, "+")]
-        cells += [_lower(row), str(row.seeds)]
-        table.add_row(*cells, end_section=last)
-    return table
+def short_setting(setting: str) -> str:
+    """Return a setting without the groups of its keys.
 
-
-def short(setting: str) -> str:
-    """Without the groups that keys are in: `rate=0.2`."""
+    >>> short_setting("pruning.rate=0.2, classifier.optimizer.lr=0.1")
+    'rate=0.2, lr=0.1'
+    """
     return re.sub(r"(\w+\.)+(?=\w+=)", "", setting)
-
-
-def name_of(ticket: Row | Result) -> str:
-    """Of a ticket, or of a control under its ticket."""
-    return f"  {ticket.control}" if ticket.control else str(ticket.kind)
-
-
-def _lower(row: Row) -> str:
-    return "" if row.lower is None else f"{100 * row.lower:+.2f} {'✓' if row.wins else '✗'}"
-
-
-def _caption(rule: Rule) -> str:
-    return (
-        f"Lower: lower end of the one-sided {100 * rule.confidence:g} % interval of the difference over n paired "
-        f"seeds; ✓: above the margin of {-100 * rule.margin:g} points, ✗: not shown. By the paper's rule a ticket wins "
-        "whose mean difference is not negative."
-    )
-
-
-def _percent(mean: float, deviation: float | None, sign: str = "") -> str:
-    told = f"{100 * mean:{sign}.2f}"
-    return told if deviation is None else f"{told} ±{100 * deviation:.2f}"

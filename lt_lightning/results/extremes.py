@@ -1,34 +1,39 @@
-"""Extreme ticket sparsity of each structure in a sweep, by the paper's definition and by the interval."""
+"""Extreme ticket sparsity of each kind of ticket in a sweep, by the paper's definition and by the interval."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lt_lightning.results.aggregate import Row, short
+from lt_lightning.results.aggregate import Row, short_setting
+from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import Candidate, Rule, Verdict, extreme
 from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+
+Key = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
 class ExtremeRow:
-    """The sparsest winning tickets of one structure; None where none wins, or where there is no verdict.
+    """The sparsest winning tickets of one kind; None where none wins, or where there is no verdict.
 
     Attributes:
         data: name of the data set.
         model: name of the network.
         setting: what else tells the sweep's jobs apart, besides the seed.
-        structure: of the tickets.
-        structured: whether what counts is executed; unstructured tickets are counted by what they keep and run whole.
-        seeds: that its tickets were trained with.
-        rounds: that were trained with all these seeds, as `1 2 4`.
-        others: with fewer of them. They do not count: bisection goes on to a round with those seeds alone that did
-            well, or badly, before.
-        margin: see `Rule`.
-        confidence: likewise.
+        structure: structure of the tickets.
+        origin: data set whose search found the masks; empty where it is the searches' own.
+        structured: whether sparsity counts what is executed; that of unstructured tickets, which run whole, counts
+            what they keep.
+        seeds: number of seeds that the tickets were trained with.
+        rounds: rounds that were trained with all these seeds, as `1 2 4`.
+        others: rounds that were trained with fewer of them. They do not count: bisection goes on to a round with
+            those seeds alone that did well, or badly, before.
+        margin: margin of the rule (see `Rule`).
+        confidence: confidence of the rule.
         sparsity_by_mean: share of the prunable weights that the sparsest ticket leaves out that wins by the mean.
         round_by_mean: its round.
-        sparsity_shown: likewise of the sparsest ticket that is shown to win (see `Extreme`).
+        sparsity_shown: share that the sparsest ticket leaves out that is shown to win (see `Extreme`).
         round_shown: its round.
     """
 
@@ -36,6 +41,7 @@ class ExtremeRow:
     model: str
     setting: str
     structure: str
+    origin: str
     structured: bool
     seeds: int
     rounds: str
@@ -47,33 +53,38 @@ class ExtremeRow:
     sparsity_shown: float | None
     round_shown: int | None
 
+    @property
+    def kind(self) -> TicketKind:
+        """Kind of the tickets."""
+        return TicketKind(self.structure, "", self.origin)
+
 
 def extremes(rows: Sequence[Row], rule: Rule) -> list[ExtremeRow]:
-    """One for each structure of each data set, network and setting, in the order of the rows."""
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    """Return a row for each kind of ticket of each data set, network and setting, in the order of the rows."""
+    groups: dict[Key, list[Row]] = {}
     for row in rows:
         if row.structure != DENSE and not row.control:
-            groups.setdefault((row.data, row.model, row.setting, row.structure), []).append(row)
-    return [_extreme(key, group, rule) for key, group in groups.items()]
+            groups.setdefault((row.data, row.model, row.setting, row.structure, row.origin), []).append(row)
+    return [_extreme_row(key, group, rule) for key, group in groups.items()]
 
 
-def _extreme(key: tuple[str, str, str, str], rows: Sequence[Row], rule: Rule) -> ExtremeRow:
+def _extreme_row(key: Key, rows: Sequence[Row], rule: Rule) -> ExtremeRow:
     seeds = max(row.seeds for row in rows)
-    whole = [row for row in rows if row.seeds == seeds]
-    found = extreme(
-        [Candidate(row.round, row.sparsity, Verdict(row.lower, row.wins_by_mean, row.wins)) for row in whole]
+    complete = [row for row in rows if row.seeds == seeds]
+    sparsest = extreme(
+        [Candidate(row.round, row.sparsity, Verdict(row.lower, row.wins_by_mean, row.wins)) for row in complete]
     )
     structured = key[3] != UNSTRUCTURED and any(row.sparsity > 0 for row in rows)
     return ExtremeRow(
-        *key, structured, seeds, _rounds(whole), _rounds([row for row in rows if row not in whole]),
+        *key, structured, seeds, _rounds(complete), _rounds([row for row in rows if row not in complete]),
         rule.margin, rule.confidence,
-        *(None, None) if found.by_mean is None else (found.by_mean.sparsity, found.by_mean.round),
-        *(None, None) if found.shown is None else (found.shown.sparsity, found.shown.round),
+        *(None, None) if sparsest.by_mean is None else (sparsest.by_mean.sparsity, sparsest.by_mean.round),
+        *(None, None) if sparsest.shown is None else (sparsest.shown.sparsity, sparsest.shown.round),
     )  # fmt: skip
 
 
 def verdict_lines(rows: Sequence[ExtremeRow]) -> Iterator[str]:
-    """For people: what was found, a line for each structure."""
+    """Yield what people read of the extreme tickets: a heading, and a line for each kind of ticket."""
     if not rows:
         return
     if all(row.seeds < 2 for row in rows):
@@ -81,27 +92,29 @@ def verdict_lines(rows: Sequence[ExtremeRow]) -> Iterator[str]:
         return
     rule = Rule(rows[0].margin, rows[0].confidence)
     yield f"Extreme ticket sparsity, by the mean (the paper's) and as shown ({rule}):"
-    verdicts = verdicts_of(rows)
+    verdicts = named_verdicts(rows)
     width = max(len(name) for name, _ in verdicts)
-    for name, told in verdicts:
-        yield f"  {name:{width}}  {told}"
+    for name, text in verdicts:
+        yield f"  {name:{width}}  {text}"
 
 
-def verdicts_of(rows: Sequence[ExtremeRow]) -> list[tuple[str, str]]:
-    """For people: each structure, and what was found of it."""
-    return [(_name(row, rows), _told(row)) for row in rows]
+def named_verdicts(rows: Sequence[ExtremeRow]) -> list[tuple[str, str]]:
+    """Return pairs of the tickets' name and the verdict on them, for people."""
+    return [(_name(row, rows), _verdict_text(row)) for row in rows]
 
 
-def _told(row: ExtremeRow) -> str:
+def _verdict_text(row: ExtremeRow) -> str:
     if row.seeds < 2:
         return "one seed: no verdict"
     if not row.structured and row.structure != UNSTRUCTURED:
         return "no structure that is executed: runs whole"
     by_mean = _sparsity(row.sparsity_by_mean, row.round_by_mean)
     shown = _sparsity(row.sparsity_shown, row.round_shown)
-    whole = "" if row.structured else "; kept weights counted, runs whole"
-    told = f"by the mean {by_mean}, shown {shown} ({row.seeds} seeds{whole})"
-    return f"{told}; trained by fewer seeds, not counted: round {row.others.replace(' ', ', ')}" if row.others else told
+    runs_whole = "" if row.structured else "; kept weights counted, runs whole"
+    text = f"by the mean {by_mean}, shown {shown} ({row.seeds} seeds{runs_whole})"
+    if not row.others:
+        return text
+    return f"{text}; trained with fewer seeds, not counted: round {row.others.replace(' ', ', ')}"
 
 
 def _rounds(rows: Sequence[Row]) -> str:
@@ -113,7 +126,7 @@ def _sparsity(sparsity: float | None, number: int | None) -> str:
 
 
 def _name(row: ExtremeRow, rows: Sequence[ExtremeRow]) -> str:
-    """What tells it apart from the others."""
+    """Return the tickets' name, with data, network and setting as far as the rows differ in them."""
     parts = [row.data] * (len({each.data for each in rows}) > 1) + [row.model] * (len({r.model for r in rows}) > 1)
-    parts += [short(row.setting)] * bool(row.setting)
-    return ", ".join([*parts, row.structure])
+    parts += [short_setting(row.setting)] * bool(row.setting)
+    return ", ".join([*parts, str(row.kind)])

@@ -7,11 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from lt_lightning.results.aggregate import Row, aggregate
 from lt_lightning.results.records import Result
 from lt_lightning.results.verdict import not_below
@@ -22,17 +17,18 @@ NEAR = math.sqrt(0.8)  # half a round of pruning a fifth
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A published one.
+class PublishedFigure:
+    """A number that a paper published of a kind of ticket.
 
     Attributes:
         quantity: `accuracy` on the test set and `versus_dense` (its difference to the dense network's) in per cent;
             `flops` executed, over the dense network's, in per cent; `time_saved` in inference in per cent;
             `extreme_sparsity`, the highest in per cent at which a ticket is as accurate as the dense network.
-        ticket: kind of ticket, as in `Result.structure`, followed by a space and the `control` if it is one; several,
-            joined by `|`: the best of them.
-        remaining: share of the prunable weights that it keeps in per cent, as the paper counts; None if not told.
-        value: of the quantity.
+        ticket: kind of ticket: its structure, followed by a space and the control if it is one. Several, joined by
+            `|`, stand for the best of them.
+        remaining: share of the prunable weights that the ticket keeps in per cent, as the paper counts; None if the
+            paper does not say.
+        value: value of the quantity.
     """
 
     quantity: Quantity
@@ -46,48 +42,50 @@ class Comparison:
     """A published figure and ours.
 
     Attributes:
-        figure: the published one.
-        remaining: of our ticket, counted as the paper does; None where we found no ticket.
-        value: ours: the mean over the seeds.
-        seeds: that ours is a mean of.
+        figure: the published figure.
+        remaining: what our ticket keeps in per cent, counted as the paper does; None where we have no such ticket.
+        value: our value, a mean over the seeds.
+        seeds: number of seeds.
     """
 
-    figure: Figure
+    figure: PublishedFigure
     remaining: float | None
     value: float
     seeds: int
 
     @property
     def difference(self) -> float:
-        """Ours less the published one, in points."""
+        """Our value less the published one, in points."""
         return self.value - self.figure.value
 
 
-def figures_of(config: DictConfig) -> list[Figure]:
-    """The figures that stand under `published` in a job's configuration.
+def figures_of(published: Mapping[str, Any]) -> list[PublishedFigure]:
+    """Read figures.
+
+    Args:
+        published: pairs of what remains in per cent (or None) and the value, by quantity and by ticket.
 
     Raises:
-        ValueError: naming the key, if what stands there is no figure.
+        ValueError: if the argument holds anything else.
     """
-    tree: Any = OmegaConf.to_container(config.published, resolve=True) if config.published else {}
-    return [figure for quantity, tickets in tree.items() for figure in _figures_of(quantity, tickets)]
+    return [figure for quantity, tickets in published.items() for figure in _figures_of(quantity, tickets)]
 
 
-def _figures_of(quantity: Any, tickets: Any) -> list[Figure]:
-    key = f"published.{quantity}"
+def _figures_of(quantity: Any, tickets: Any) -> list[PublishedFigure]:
+    name = f"published.{quantity}"
     if quantity not in get_args(Quantity):
-        raise ValueError(f"{key}: the quantity must be one of {', '.join(get_args(Quantity))}")
+        raise ValueError(f"{name}: the quantity must be one of {', '.join(get_args(Quantity))}")
     if not isinstance(tickets, Mapping):
-        raise ValueError(f"{key}={tickets!r}: must name tickets")
+        raise ValueError(f"{name}={tickets!r}: must have a list for each ticket")
     for ticket, pairs in tickets.items():
         if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
-            raise ValueError(f"{key}.{ticket}={pairs}: must be a list of [per cent that remain or null, value]")
-    figures = [Figure(quantity, ticket, *pair) for ticket, pairs in tickets.items() for pair in pairs]
+            raise ValueError(f"{name}.{ticket}={pairs}: must be a list of [per cent that remain or None, value]")
+    figures = [PublishedFigure(quantity, ticket, *pair) for ticket, pairs in tickets.items() for pair in pairs]
     if quantity != "flops":
         return figures
     dense = next((figure.value for figure in figures if figure.ticket == "dense"), 0.0)
     if dense <= 0:
-        raise ValueError(f"{key}.dense: must be [[100, what the dense network executes]], to which all are related")
+        raise ValueError(f"{name}.dense: must be [[100, what the dense network executes]], which the others relate to")
     return [replace(figure, value=100 * figure.value / dense) for figure in figures if figure.ticket != "dense"]
 
 
@@ -103,11 +101,11 @@ def _is_number(value: Any) -> bool:
 
 
 def counted_density(result: Result, options: Mapping[str, Any] | None) -> float:
-    """What remains in [0, 1] as the paper counts: for its refill the share of filters, else that of weights.
+    """Return what remains in [0, 1] as the paper counts: for its refill the share of filters, else that of weights.
 
     Args:
-        result: of the ticket.
-        options: of its structure; None if it has none.
+        result: result of the ticket.
+        options: options of its structure; None if it has none.
 
     Source: Chen et al., ICML 2022, section 3.2: as many filters as the mask has weights for, and of those that would
     be dropped the share `extra`.
@@ -118,17 +116,17 @@ def counted_density(result: Result, options: Mapping[str, Any] | None) -> float:
 
 
 def compare(
-    figures: Iterable[Figure], results: Sequence[Result], structures: Mapping[str, Mapping[str, Any]]
+    figures: Iterable[PublishedFigure], results: Sequence[Result], structures: Mapping[str, Mapping[str, Any]]
 ) -> list[Comparison]:
-    """Sets each figure beside our ticket of its kind that is nearest in what remains, if one is within half a round.
+    """Set each figure beside our ticket of its kind that is nearest in what remains, if one is within half a round.
 
-    A figure that does not tell what remains stands beside our extreme ticket: the sparsest that is on average at
-    least as accurate as the dense network. Without any, our extreme sparsity is 0.
+    A figure without what remains stands beside our extreme ticket: the sparsest that is on average at least as
+    accurate as the dense network. Without any, our extreme sparsity is 0.
 
     Args:
-        figures: published ones.
-        results: of one setting; those of several seeds are averaged.
-        structures: options of each, by name.
+        figures: published figures.
+        results: results of one setting; those of several seeds are averaged.
+        structures: options of the structures, by name.
     """
     rows = aggregate(
         ("", replace(result, density=counted_density(result, structures.get(result.structure)))) for result in results
@@ -137,9 +135,9 @@ def compare(
     return [comparison for comparison in compared if comparison is not None]
 
 
-def _compared(figure: Figure, rows: Sequence[Row]) -> Comparison | None:
+def _compared(figure: PublishedFigure, rows: Sequence[Row]) -> Comparison | None:
     kinds = figure.ticket.split("|")
-    mine = [row for row in rows if f"{row.structure} {row.control}".rstrip() in kinds]
+    mine = [row for row in rows if f"{row.structure} {row.control}".rstrip() in kinds and not row.origin]
     if not mine:
         return None
     row = _extreme(mine) if figure.remaining is None else _nearest(mine, figure.remaining / 100)
@@ -161,7 +159,7 @@ def _nearest(rows: Sequence[Row], density: float) -> Row | None:
 
 
 def _value_of(row: Row, quantity: Quantity) -> float:
-    """In per cent."""
+    """Return the value in per cent."""
     values: dict[Quantity, float] = {
         "accuracy": row.accuracy,
         "versus_dense": row.difference,
@@ -170,34 +168,3 @@ def _value_of(row: Row, quantity: Quantity) -> float:
         "extreme_sparsity": 1 - row.density,
     }
     return 100 * values[quantity]
-
-
-def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
-    """For people: theirs, ours, and the difference in points."""
-    caption = (
-        "Remaining: per cent of the prunable weights, by the paper's count. Values in per cent, FLOPs and time over "
-        "the dense network's. The paper timed its convolutions alone, on larger images than the network's own."
-    )
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in ("published", "ticket", "remaining", "value", "ours: remaining", "value", "difference", "seeds"):
-        left = heading in ("published", "ticket")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for each in comparisons:
-        figure = each.figure
-        table.add_row(
-            figure.quantity.replace("_", " "), figure.ticket, _told(figure.remaining), f"{figure.value:.2f}",
-            _told(each.remaining), f"{each.value:.2f}", f"{each.difference:+.2f}", str(each.seeds),
-        )  # fmt: skip
-    return table
-
-
-def print_comparison(config: DictConfig, results: Sequence[Result], title: str, console: Console) -> None:
-    """Prints the table, if the configuration names figures that ours can be set beside."""
-    structures: Any = OmegaConf.to_container(config.structure)
-    if comparisons := compare(figures_of(config), results, structures):
-        wide = console if console.is_terminal else Console(width=200)  # a file or pipe has no width to keep to
-        wide.print(comparison_table(comparisons, f"{title}: published, and ours"))
-
-
-def _told(remaining: float | None) -> str:
-    return "" if remaining is None else f"{remaining:.1f}"

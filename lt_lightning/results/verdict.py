@@ -13,11 +13,14 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Rule:
-    """What counts as winning, besides the paper's rule.
+    """What counts as winning by the interval; the paper's rule has no options.
 
     Attributes:
-        margin: difference of accuracy, in [0, 1), by which a ticket may be worse than its dense network and still wins.
+        margin: difference of accuracy, in [0, 1), by which a ticket may be worse than its dense network and still win.
         confidence: confidence of the one-sided interval of the difference over paired seeds, in (0.5, 1).
+
+    Raises:
+        ValueError: if a value is out of range.
     """
 
     margin: float = 0.005
@@ -38,13 +41,14 @@ STANDARD = Rule()
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one kind of ticket over seeds; None stands for no verdict.
+    """Whether one kind of ticket wins over its seeds; None stands for no verdict.
 
     Attributes:
-        lower: end of the one-sided interval of the mean difference; None with one seed, or where all seeds
+        lower: lower end of the one-sided interval of the mean difference. None with one seed, and where all seeds
             differ by exactly the same, since nothing tells then how much others would.
-        wins_by_mean: the paper's rule: the mean accuracy is at least the dense mean. None with one seed.
-        wins: the interval lies above minus the margin: the ticket is not worse by more than that.
+        wins_by_mean: whether the mean accuracy is at least the dense mean, which is the paper's rule. None with one
+            seed.
+        wins: whether the interval lies above minus the margin: the ticket is not worse by more than that.
     """
 
     lower: float | None
@@ -53,14 +57,14 @@ class Verdict:
 
 
 def verdict(differences: Sequence[float], rule: Rule = STANDARD) -> Verdict:
-    """Compares tickets with the dense networks of their seeds.
+    """Compare tickets with the dense networks of their seeds.
 
     The interval is Student's for paired differences, which takes them for independent and normal. It speaks of other
     seeds (initialisation, split, order) on the same test set, not of other images.
 
     Args:
-        differences: of accuracy, ticket minus dense network of the same seed; one a seed.
-        rule: what counts.
+        differences: accuracy of a ticket less that of the dense network, one value for each seed.
+        rule: what counts as winning.
 
     >>> verdict([0.002, -0.001, 0.001], Rule(margin=0.005)).wins
     True
@@ -75,19 +79,42 @@ def verdict(differences: Sequence[float], rule: Rule = STANDARD) -> Verdict:
 
 
 def not_below(difference: float) -> bool:
-    """The paper's rule, for a difference of accuracy to the dense network, up to the rounding of float32."""
+    """Apply the paper's rule to a difference of accuracy to the dense network, up to the rounding of float32."""
     return difference >= -ROUNDING
 
 
 def lower_limit(values: Sequence[float], confidence: float) -> float | None:
-    """Lower end of Student's one-sided interval of the mean of two values or more; None if they are all the same."""
+    """Return the lower end of Student's one-sided interval of the mean.
+
+    Args:
+        values: at least two values.
+        confidence: confidence of the interval.
+
+    Returns:
+        the limit, or None if all values are the same.
+    """
     spread = stdev(values)
     if spread <= ROUNDING:
         return None
+    return fmean(values) - _quantile(len(values) - 1, confidence) * spread / math.sqrt(len(values))
+
+
+def half_width(deviation: float | None, seeds: int, confidence: float = 0.95) -> float | None:
+    """Return half of Student's two-sided interval of a mean; None with fewer than two values.
+
+    >>> round(half_width(1.0, 2), 3)  # 12.706 / sqrt(2)
+    8.985
+    """
+    if deviation is None or seeds < 2:
+        return None
+    return _quantile(seeds - 1, (1 + confidence) / 2) * deviation / math.sqrt(seeds)
+
+
+def _quantile(degrees: int, probability: float) -> float:
+    """Return a quantile of Student's distribution."""
     from scipy.special import stdtrit  # slow to import, and not needed to look at a job
 
-    quantile = float(stdtrit(len(values) - 1, confidence))
-    return fmean(values) - quantile * spread / math.sqrt(len(values))
+    return float(stdtrit(degrees, probability))
 
 
 @dataclass(frozen=True)
@@ -95,9 +122,9 @@ class Candidate:
     """A kind of ticket that may be the sparsest one that wins.
 
     Attributes:
-        round: of it.
-        sparsity: that counts.
-        verdict: on it.
+        round: pruning round of the tickets.
+        sparsity: share of the prunable weights that counts as left out.
+        verdict: verdict on the tickets.
     """
 
     round: int
@@ -110,9 +137,9 @@ class Extreme:
     """The sparsest winning tickets among those of one structure; None where there is none.
 
     Attributes:
-        by_mean: by the paper's rule: the sparsest that wins, whatever less sparse ones do.
-        shown: by the interval: the sparsest before the first that does not win, going from dense to sparse. Asked in
-            that order, the chance that a ticket is named which is worse by more than the margin is at most
+        by_mean: sparsest ticket that wins by the paper's rule, whatever less sparse ones do.
+        shown: sparsest ticket before the first that does not win by the interval, going from dense to sparse. Tested
+            in that order, the chance that a ticket is named which is worse by more than the margin is at most
             1 - confidence for the whole sequence, however many rounds there are (Maurer, Hothorn and Lehmacher 1995).
     """
 
@@ -121,7 +148,7 @@ class Extreme:
 
 
 def extreme(candidates: Sequence[Candidate]) -> Extreme:
-    """Extreme ticket sparsity by both definitions; a candidate that leaves nothing out is none."""
+    """Find the extreme tickets by both definitions, among the candidates that leave out any weights."""
     ordered = sorted((each for each in candidates if each.sparsity > 0), key=lambda each: (each.sparsity, each.round))
     by_mean = [each for each in ordered if each.verdict.wins_by_mean]
     failed = next((index for index, each in enumerate(ordered) if not each.verdict.wins), len(ordered))

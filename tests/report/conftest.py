@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lt_lightning.experiment.config.tasks import tasks_of
+from lt_lightning.experiment.run.job import Job
 from lt_lightning.files import write_json
-from lt_lightning.results.paths import Task
+from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result
 from lt_lightning.structures.base import Form, LayerReport
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
@@ -52,9 +53,11 @@ def configs(tmp_path: Path) -> Iterator[list[DictConfig]]:
 
 @pytest.fixture
 def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
-    """The root of two finished searches."""
+    """The root of two finished searches that jobs asked for."""
     for index, config in enumerate(configs):
-        search, *cells = tasks_of(config)
+        job = Job.of(config)
+        job.record().save(_made(tmp_path / "runs" / "jobs" / "before" / str(index)))
+        search, *retrainings = job.tasks
         OmegaConf.save(config, _made(search.folder) / "config.yaml")
         write_json(
             search.folder / "rounds.json",
@@ -67,8 +70,9 @@ def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
         )
         for number, folder in enumerate(search.parts):
             _finish(search, folder, ("dense", "unstructured")[number], number, index)
-        for cell in cells:
-            _finish(search, cell.folder, cell.structure, cell.number, index)
+        for task in retrainings:
+            assert task.kind
+            _finish(search, task.folder, task.kind.structure, task.round, index)
     return tmp_path / "runs"
 
 
@@ -76,30 +80,27 @@ def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
 def everything(runs: Path, configs: list[DictConfig]) -> Path:
     """The same with controls, published figures, times of layers, commands, and a measurement of stability."""
     for index, config in enumerate(configs):
-        search, *cells = tasks_of(config)
+        search, *retrainings = Job.of(config).tasks
         with_published = OmegaConf.load(search.folder / "config.yaml")
         with_published.published = {
             "accuracy": {"regroup": [[50.0, 90.0]], "refill": [[50.0, 91.0], [4.0, 80.0]]},
             "extreme_sparsity": {"regroup": [[None, 40]]},
         }
         OmegaConf.save(with_published, search.folder / "config.yaml")
-        for cell in cells:
+        for task in retrainings:
+            assert task.kind
+            structure = task.kind.structure
             for control in ("reinit", "shuffle"):
-                _finish(
-                    search,
-                    cell.folder.with_name(f"{cell.structure}-{control}-0123abcd"),
-                    cell.structure,
-                    1,
-                    index,
-                    control,
-                )
-            choice = {"conv": "dense"} if cell.structure == "regroup" else {}
+                folder = task.folder.with_name(f"{structure}-{control}-0123abcd")
+                _finish(search, folder, structure, 1, index, control)
+            choice = {"conv": "dense"} if structure == "regroup" else {}
             times = {"seconds": {"conv": {"dense": 0.004, "ticket": 0.001}}, "choice": choice}
-            write_json(cell.folder / "layer_times.json", times)
+            write_json(task.folder / "layer_times.json", times)
     line = {"network": "dense", "rewind": "1ep", "errors": [0.1, 0.3, 0.2], "barrier": 0.15}
     record = {"options": {"threshold": 0.02}, "lines": [line], "smallest_stable": {}}
     write_json(_made(runs / "stability" / "digits-resnet8") / "stability-01234567.json", record)
     hydra = _made(runs / "jobs" / "now" / ".hydra")
+    Job.of(configs[0]).record(JobRecord()).save(hydra.parent)
     OmegaConf.save(configs[0], hydra / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"choices": {}}}}), hydra / "hydra.yaml")
     OmegaConf.save(OmegaConf.create(["seed=0", "structure=[refill,regroup]"]), hydra / "overrides.yaml")
@@ -113,6 +114,7 @@ def _finish(search: Task, folder: Path, structure: str, number: int, seed: int, 
         accuracy=ACCURACY[structure][seed], dense_accuracy=ACCURACY["dense"][seed], flops_ratio=ratio,
         time_ratio_inference=ratio, time_ratio_training=ratio, search=search.folder.name,
         place=str(folder.relative_to(search.folder.parent)), control=control,
+        retained_magnitude=math.nan if control == "shuffle" else 1.0,
     ).save(_made(folder))  # fmt: skip
     _ticket(structure, number, control).save(folder / "ticket")
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lt_lightning.report.mask_pictures import PALETTE, Picture, block_order, order_of, pictures_of
+from lt_lightning.report.figures import Picture
+from lt_lightning.report.mask_pictures import PALETTE, block_order, order_of, pictures_of
 from lt_lightning.structures.plan import Block, BlockPlan
 from lt_lightning.tickets.ticket import Ticket
 

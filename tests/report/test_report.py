@@ -17,15 +17,17 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.config.tasks import tasks_of
-from lt_lightning.experiment.sweep.sweep_end import Job
+from lt_lightning.experiment.config.tasks import search_task
+from lt_lightning.experiment.run.job import Job
 from lt_lightning.report.contents import collect
-from lt_lightning.report.layers import costs_of, layer_rows
-from lt_lightning.report.ticket_tables import HEADINGS, latex, markdown
+from lt_lightning.report.results_sections import layer_rows
+from lt_lightning.report.search_sections import training_costs
 from lt_lightning.report.writing import write_report
 from lt_lightning.results.aggregate import aggregate
 from lt_lightning.results.failures import Failure
+from lt_lightning.results.job_record import JobRecord
 from lt_lightning.results.records import Result
+from lt_lightning.results.ticket_tables import HEADINGS, latex, markdown
 
 
 class _Places(HTMLParser):
@@ -104,17 +106,18 @@ def test_layer_rows_by_hand() -> None:
     layer = {"size": 16, "target": 8, "kept": 4, "executed": 6, "positions": 10, "form": "channels", "note": ""}
     card = {"structure": "refill", "prunable": ["a"], "left_dense": [], "layers": {"a": layer, "broken": {}}}
     (row,) = layer_rows(card, {})
-    assert (row.asked, row.achieved, row.flops_before, row.flops_after, row.fell_back) == (0.5, 0.375, 160, 60, False)
+    assert (row.target_density, row.density, row.fell_back) == (0.5, 0.375, False)
+    assert (row.flops_before, row.flops_after) == (160, 60)
     assert row.seconds_before is row.seconds_after is None
     (row,) = layer_rows(card, {"seconds": {"a": {"dense": 0.5, "ticket": 0.25}}, "choice": {"a": "dense"}})
     assert (row.seconds_before, row.seconds_after, row.fell_back) == (0.5, 0.25, True)
-    assert row.why == "computed dense in inference: faster so at this batch size"
+    assert row.note == "computed dense in inference: faster so at this batch size"
     (row,) = layer_rows({**card, "left_dense": ["a"]}, {"choice": []})
-    assert row.why == "computed dense in training: faster so at this batch size"
+    assert row.note == "computed dense in training: faster so at this batch size"
 
 
 def test_costs_by_hand_and_as_the_paper_counts(everything: Path) -> None:
-    costs = {cost.part: cost for cost in costs_of(collect(everything).searches[0])}
+    costs = {cost.part: cost for cost in training_costs(collect(everything).searches[0])}
     assert list(costs) == [
         "dense training (round 0)", "rounds of pruning", "refill", "regroup", "refill (reinit control)",
         "refill (shuffle control)", "regroup (reinit control)", "regroup (shuffle control)", "together",
@@ -181,7 +184,7 @@ def test_latex_and_markdown_escape() -> None:
     values: dict[str, Any] = {
         field.name: {"str": "a_b|c&d", "int": 1, "float": 0.5}[str(field.type)] for field in fields(Result)
     }
-    values["control"] = ""
+    values |= {"control": "", "origin": ""}
     rows = aggregate([("", Result(**values))])
     assert r"a\_b|c\&d" in latex(rows)
     assert r"a_b\|c&d" in markdown(rows)
@@ -197,12 +200,12 @@ def test_an_empty_folder_gives_a_report_that_says_so(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_damaged_or_failed_is_named(runs: Path, configs: list[DictConfig]) -> None:
-    search, *cells = tasks_of(configs[0])
-    other, *_ = tasks_of(configs[1])
-    (cells[0].folder / "result.json").unlink()
-    Failure("disk full <b>", 0.0, "").save(cells[0].folder)
-    (cells[1].folder / "result.json").write_text("{", encoding="utf-8")
-    (cells[1].folder / "ticket.json").write_text("[", encoding="utf-8")
+    search, *retrainings = Job.of(configs[0]).tasks
+    other = search_task(configs[1])
+    (retrainings[0].folder / "result.json").unlink()
+    Failure("disk full <b>", 0.0, "").save(retrainings[0].folder)
+    (retrainings[1].folder / "result.json").write_text("{", encoding="utf-8")
+    (retrainings[1].folder / "ticket.json").write_text("[", encoding="utf-8")
     (search.folder / "rounds.json").write_text("{}", encoding="utf-8")
     (search.folder / "metrics.csv").write_text("step\nx\n", encoding="utf-8")
     (other.folder / "config.yaml").write_text("- 1", encoding="utf-8")
@@ -219,7 +222,7 @@ def test_what_is_missing_damaged_or_failed_is_named(runs: Path, configs: list[Di
 def test_a_search_that_has_just_begun_and_one_that_lacks_its_dense_result(
     runs: Path, configs: list[DictConfig], tmp_path: Path
 ) -> None:
-    begun, other = (tasks_of(config)[0] for config in configs)
+    begun, other = map(search_task, configs)
     for place in begun.folder.glob("round_*"):
         shutil.rmtree(place)
     (other.parts[0] / "result.json").unlink()
@@ -227,7 +230,7 @@ def test_a_search_that_has_just_begun_and_one_that_lacks_its_dense_result(
     (runs / "of-no-concern" / "config.txt").write_text("x", encoding="utf-8")
     html = write_report(runs).read_text(encoding="utf-8")
     assert "begun: 2 of 2 trainings are there" in html
-    assert "The dense network&#x27;s result is missing: there is no band." in html
+    assert "The dense network&#x27;s result is missing, so there is no band." in html
     assert "of-no-concern" not in html
     alone = write_report(begun.folder, tmp_path / "alone").read_text(encoding="utf-8")
     assert re.findall(r'<section id="(\w+)"', alone) == ["overview", "learning", "costs", "origin"]
@@ -235,11 +238,11 @@ def test_a_search_that_has_just_begun_and_one_that_lacks_its_dense_result(
 
 
 def test_two_networks_have_figures_of_their_own(runs: Path, configs: list[DictConfig]) -> None:
-    search, *cells = tasks_of(configs[1])
+    search, *retrainings = Job.of(configs[1]).tasks
     config = OmegaConf.load(search.folder / "config.yaml")
     config.labels.model = "another"
     OmegaConf.save(config, search.folder / "config.yaml")
-    for folder in (*search.parts, *(cell.folder for cell in cells)):
+    for folder in (*search.parts, *(task.folder for task in retrainings)):
         result = Result.load(folder)
         assert result is not None
         replace(result, model="another").save(folder)
@@ -260,13 +263,14 @@ def test_a_damaged_measurement_of_stability_is_named(everything: Path) -> None:
 
 
 def test_a_search_alone_and_a_sweep_alone(runs: Path, configs: list[DictConfig]) -> None:
-    tasks = tasks_of(configs[1])
-    alone = collect(tasks[0].folder)
+    job = Job.of(configs[1])
+    search = job.tasks[0]
+    alone = collect(search.folder)
     assert [search.seed for search in alone.searches] == [1]
     assert len(alone.results) == 4
     jobs = runs / "jobs" / "now"
-    Job(0, {"seed": "1"}, tuple(tasks[:2])).save(jobs / "0")
-    Job(1, {"seed": "7"}, (), "bad value").save(jobs / "1")
+    JobRecord(0, {"seed": "1"}, job.tasks[:2], (0, 1)).save(jobs / "0")
+    JobRecord(1, {"seed": "7"}, error="bad value").save(jobs / "1")
     (jobs / "0" / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create(["seed=1", "structure=[refill]"]), jobs / "0" / ".hydra" / "overrides.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"choices": {}}}}), jobs / "0" / ".hydra" / "hydra.yaml")
@@ -274,17 +278,32 @@ def test_a_search_alone_and_a_sweep_alone(runs: Path, configs: list[DictConfig])
     sweep = collect(jobs)
     assert [result.structure for _, result in sweep.results] == ["dense", "refill", "unstructured"]
     assert sweep.missing == ("job 1 failed: bad value",)
-    assert [asked.command for asked in sweep.asked] == ["python scripts/run.py seed=1 'structure=[refill]'"]
-    assert collect(tasks[0].folder).asked == sweep.asked
-    assert not collect(tasks_of(configs[0])[0].folder).asked
+    assert [command.text for command in sweep.commands] == ["python scripts/run.py seed=1 'structure=[refill]'"]
+    assert collect(search.folder).commands == sweep.commands
+    assert not collect(search_task(configs[0]).folder).commands
     typed = {"hydra": {"overrides": {"task": ["seed=0,1", "structure=[refill]"]}}}
     OmegaConf.save(OmegaConf.create(typed), jobs / "multirun.yaml")
-    (asked,) = collect(jobs).asked
-    assert asked.command == "python scripts/run.py -m seed=0,1 'structure=[refill]'"
+    (command,) = collect(jobs).commands
+    assert command.text == "python scripts/run.py -m seed=0,1 'structure=[refill]'"
+
+
+def test_a_damaged_record_of_a_job_is_named_and_keeps_nothing_else_back(runs: Path) -> None:
+    (runs / "jobs" / "before" / "0" / "job.json").write_text('{"tasks": 1}', encoding="utf-8")
+    everything = collect(runs)
+    assert len(everything.results) == 8
+    assert any("job.json" in line for line in everything.missing)
+    sweep = collect(runs / "jobs" / "before")
+    assert [search.seed for search in sweep.searches] == [1]
+    assert any("job.json" in line for line in sweep.missing)
+
+
+def test_a_ticket_that_no_job_names_is_missing_by_its_folder(runs: Path, configs: list[DictConfig]) -> None:
+    (search_task(configs[0]).folder / "round_01" / "other-0123abcd").mkdir()
+    assert any("other, round 1" in line for line in collect(runs).missing)
 
 
 def test_settings_are_told_apart(runs: Path, configs: list[DictConfig]) -> None:
-    second = tasks_of(configs[1])[0]
+    second = search_task(configs[1])
     config = OmegaConf.load(second.folder / "config.yaml")
     config.pruning.rate = 0.5
     OmegaConf.save(config, second.folder / "config.yaml")
@@ -302,7 +321,7 @@ def test_the_script_writes_and_ends_in_one_line_where_it_cannot(runs: Path, tmp_
 
 def test_long_settings_make_no_long_file_names(runs: Path, configs: list[DictConfig]) -> None:
     for config in configs:
-        folder = tasks_of(config)[0].folder
+        folder = search_task(config).folder
         saved = OmegaConf.load(folder / "config.yaml")
         saved.classifier.note = str(config.seed) * 300
         OmegaConf.save(saved, folder / "config.yaml")

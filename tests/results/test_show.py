@@ -9,16 +9,13 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from lt_lightning.experiment.logging.metrics_file import MetricsFile
 from lt_lightning.experiment.run.progress import JobProgress
-from lt_lightning.report.pngs import draw_results
 from lt_lightning.results.records import Result, find_results, write_summary
-from lt_lightning.results.table import results_table
+from lt_lightning.results.ticket_tables import results_table
 from tests.toys import DENSE
 
 REFILL = replace(
@@ -64,15 +61,6 @@ def test_a_damaged_result_counts_as_missing_with_a_warning(content: str, tmp_pat
     (tmp_path / REFILL.place / "result.json").write_bytes(content.encode("latin-1"))
     with pytest.warns(UserWarning, match=r"r.result\.json counts as missing"):
         assert find_results(tmp_path) == [DENSE]
-
-
-def test_plot_draws_every_structure(tmp_path: Path) -> None:
-    draw_results(tmp_path / "a.png", "title", [DENSE, REFILL])
-    more = replace(REFILL, structure="regroup", accuracy=0.975)
-    draw_results(tmp_path / "b.png", "title", [DENSE, REFILL, more])
-    first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
-    assert first.shape == second.shape
-    assert (first != second).any()
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from scipy import stats
 
-from lt_lightning.experiment.config.tasks import tasks_of
+from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.aggregate import Row, aggregate
 from lt_lightning.results.extremes import extremes, verdict_lines
 from lt_lightning.results.records import Result
@@ -41,7 +41,7 @@ def test_interval_and_decision_are_those_of_scipy(values: list[float], confidenc
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_interval_covers_and_false_positives_are_as_rare_as_promised(seeds: int) -> None:
-    """Over 4000 studies; four standard errors are 1.4 points."""
+    """Over 4000 repetitions; four standard errors are 1.4 points."""
     draws = np.random.default_rng(seeds).normal(-RULE.margin, 0.003, (4000, seeds))  # worse by just the margin
     verdicts = [verdict(list(row), RULE) for row in draws]
     wrong = np.mean([each.wins is True for each in verdicts])
@@ -51,7 +51,7 @@ def test_interval_covers_and_false_positives_are_as_rare_as_promised(seeds: int)
 
 
 def test_a_whole_sequence_of_rounds_is_as_rarely_wrong() -> None:
-    """Six rounds worse by just the margin, each with seeds of its own: tested in order, one error in twenty studies."""
+    """Six rounds worse by just the margin, each with seeds of its own: tested in order, one error in twenty sweeps."""
     rng = np.random.default_rng(0)
     named = 0
     for _ in range(2000):
@@ -73,11 +73,16 @@ def test_there_is_no_verdict_without_seeds_to_tell() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("margin", -0.1), ("margin", 1.0), ("confidence", 0.5), ("confidence", 1)])
-def test_impossible_rules_are_refused(key: str, value: float, composed: Callable[..., DictConfig]) -> None:
-    with pytest.raises(ValueError, match=f"verdict.{key}={value}"):
-        tasks_of(composed(f"verdict.{key}={value}"))
-    with pytest.raises(ValueError, match=r"verdict\.margin='much': must be a number"):
-        tasks_of(composed("verdict.margin=much"))
+def test_impossible_rules_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{key}={value}: "):
+        Rule(**{key: value})
+
+
+def test_a_wrong_rule_is_refused_before_anything_is_run(composed: Callable[..., DictConfig]) -> None:
+    with pytest.raises(ValueError, match=r"verdict\.margin='much'"):
+        Job.of(composed("verdict.margin=much"))
+    with pytest.raises(ValueError, match=r"confidence=1"):
+        Job.of(composed("verdict.confidence=1"))
 
 
 def of(number: int, sparsity: float, wins_by_mean: bool, wins: bool | None) -> Candidate:
@@ -162,3 +167,17 @@ def test_one_seed_is_told_to_be_no_verdict() -> None:
     told = list(verdict_lines(extremes(both, RULE)))
     assert told[1].endswith("one seed: no verdict")
     assert "3 seeds" in told[2]
+
+
+def test_tickets_of_other_searches_have_extremes_of_their_own() -> None:
+    elsewhere = replace(TICKET, origin="cifar10", executed=0.25)
+    rows = aggregate(
+        [
+            *seeds_of(TICKET, 0.001, 0.002),
+            *((setting, replace(r, place=f"{r.place}-x")) for setting, r in seeds_of(elsewhere, 0.001, 0.002)),
+        ],
+        RULE,
+    )
+    assert {str(row.kind): row.sparsity_by_mean for row in extremes(rows, RULE)} == {
+        "refill": pytest.approx(0.5), "refill from cifar10": pytest.approx(0.75),
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The W&B dashboard of this project's runs as code: its panels, which a user loads with `scripts/dashboard.py`."""
+"""The W&B dashboard of this project's runs as code; `scripts/dashboard.py` saves it to W&B."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import wandb_workspaces.workspaces as ws
 from lt_lightning.experiment.logging.wandb_record import LAYERS
 
 NAME = "Lottery tickets"
-STRUCTURE = "ticket.structure"  # of a run's configuration
+STRUCTURE = "ticket.structure"  # key in the configuration of a run
 
 
-def dashboard(entity: str, project: str, group: str | None = None) -> ws.Workspace:
-    """A workspace with accuracy over density, time and operations, learning curves, masks and tables.
+def make_dashboard(entity: str, project: str, group: str | None = None) -> ws.Workspace:
+    """Make a workspace with accuracy over density, time and operations, learning curves, masks and tables.
 
     Args:
-        entity: user or team that it is saved to.
-        project: likewise; `logger.wandb.project` of the runs.
-        group: show this sweep alone, by its name.
+        entity: user or team that the workspace is saved to.
+        project: project of the runs.
+        group: name of the only sweep to show; None shows all runs.
     """
     runs = ws.RunsetSettings(groupby=[ws.Config(STRUCTURE)])
     if group is not None:
@@ -34,8 +34,8 @@ def dashboard(entity: str, project: str, group: str | None = None) -> ws.Workspa
     return ws.Workspace(entity=entity, project=project, name=NAME, sections=sections, runset_settings=runs)
 
 
-def described(workspace: ws.Workspace) -> dict[str, Any]:
-    """The workspace as W&B keeps it: JSON values."""
+def workspace_json(workspace: ws.Workspace) -> dict[str, Any]:
+    """Return the workspace as W&B stores it: JSON values."""
     view: dict[str, Any] = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
     return view
 
@@ -79,5 +79,5 @@ def _times() -> list[Any]:
 
 
 def _scatter(title: str, over: str) -> wr.ScatterPlot:
-    """A dot for every run: its last ticket."""
+    """Return a panel with a dot for the last ticket of every run."""
     return wr.ScatterPlot(title=title, x=wr.SummaryMetric(over), y=wr.SummaryMetric("accuracy"))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from lt_lightning.report.mask_pictures import Picture, pictures_of
+from lt_lightning.report.figures import Picture
+from lt_lightning.report.mask_pictures import image_of, pictures_of
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
@@ -133,7 +134,7 @@ def _pictures(entry: Entry) -> dict[str, Any]:
 
 
 def _enlarged(picture: Picture) -> Image.Image:
-    image = picture.image()
+    image = image_of(picture)
     times = max(1, SMALLEST // max(image.size))
     return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
 

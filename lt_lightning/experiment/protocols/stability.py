@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -27,11 +24,12 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.experiment.run.stopping import stoppable
-from lt_lightning.files import read_json, replacing, write_json, write_tensors
+from lt_lightning.files import read_json, write_json, write_tensors
 from lt_lightning.pruning.connectivity import barrier, error, interpolate, reestimate, smallest_stable
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import Restart, RewindPoint, Step
-from lt_lightning.report.figures import COLOURS, SYMBOLS
+from lt_lightning.report.figures import write_png
+from lt_lightning.report.plots import stability_figure
 from lt_lightning.results.locks import Lock, owner_of
 from lt_lightning.results.paths import TICKET
 from lt_lightning.ticket_names import UNSTRUCTURED
@@ -90,31 +88,6 @@ class CapturePoints(pl.Callback):
             trainer.should_stop = True
 
 
-def plot_lines(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw the test error from one training's end (0) to the other's (1), a curve for each line, as a PNG.
-
-    Args:
-        lines: lines, each with `network`, `rewind`, `errors` and `barrier`.
-        path: path of the file.
-        title: title above the axes.
-    """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for index, line in enumerate(lines):
-        positions = np.linspace(0, 1, len(line["errors"]))
-        label = f"{line['network']}, {line['rewind']}: barrier {line['barrier']:.1%}"
-        colour, (_, marker) = COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
-        axes.plot(positions, line["errors"], color=colour, marker=marker, markersize=4, label=label)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("position on the line between the two trained networks")
-    axes.set_ylabel("test error")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format="png")
-
-
 @dataclass(frozen=True)
 class Line:
     """The line between the ends of two trainings that start at one point of the dense training.
@@ -160,7 +133,9 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
         lock.release()
     path = folder / f"stability-{hash_of(record['options'])}"
     write_json(path.with_suffix(".json"), record)
-    plot_lines(record["lines"], path.with_suffix(".png"), title)
+    lines = record["lines"]
+    errors = {f"{each['network']}, {each['rewind']}: barrier {each['barrier']:.1%}": each["errors"] for each in lines}
+    write_png(path.with_suffix(".png"), stability_figure(title, errors))
     _show(record, path, title)
     return record
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from lt_lightning.experiment.config.data_digest import check_data
@@ -12,9 +14,9 @@ from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.locks import tidy
-from lt_lightning.results.published_figures import figures_of, print_comparison
+from lt_lightning.results.published_figures import figures_of
 from lt_lightning.results.records import FILE, SUMMARY, Result, results_of, write_summary
-from lt_lightning.results.table import results_table
+from lt_lightning.results.ticket_tables import print_comparison, results_table
 
 
 def run(job: Job, console: Console) -> list[Result]:
@@ -29,7 +31,8 @@ def run(job: Job, console: Console) -> list[Result]:
         ValueError: before anything is trained, if the configuration asks for something impossible.
         Exception: what a task raised, after all others are finished; an `ExceptionGroup` if several did.
     """
-    figures_of(job.config)  # refuses wrong figures before anything is trained
+    plain: Any = OmegaConf.to_container(job.config)
+    figures_of(plain["published"] or {})  # refuses wrong figures before anything is trained
     for needed in job.needed:
         console.print(f"[bold]{needed.title}[/]: search that this job takes layer densities of", soft_wrap=True)
         run(needed, console)
@@ -73,7 +76,8 @@ def show(job: Job, console: Console) -> None:
         console.print(results_table(results, job.title))
         for note in job.notes():
             console.print(note, markup=False, highlight=False, soft_wrap=True)
-        print_comparison(job.config, results, job.title, console)
+        plain: Any = OmegaConf.to_container(job.config)
+        print_comparison(plain, results, job.title, console)
         if _is_outdated(root / SUMMARY, job):
             write_summary(root)
     written = {"Tickets": search, "Table": root / SUMMARY}

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.files import replacing
-from lt_lightning.results.aggregate import Row, aggregate, aggregate_table, settings_of
+from lt_lightning.results.aggregate import Row, aggregate, settings_of
 from lt_lightning.results.extremes import ExtremeRow, extremes, verdict_lines
 from lt_lightning.results.job_record import FILE, JobRecord, Task, describe_costs
-from lt_lightning.results.published_figures import print_comparison
 from lt_lightning.results.records import Result, results_of
 from lt_lightning.results.status import print_status, state_of, summary_of, tasks_under
+from lt_lightning.results.ticket_tables import aggregate_table, print_comparison
 from lt_lightning.results.verdict import Rule
 
 TABLE, EXTREMES = "sweep.csv", "extremes.csv"
@@ -136,8 +136,7 @@ def _compare(records: Mapping[Path, JobRecord], console: Console) -> None:
             groups.setdefault((result.data, result.model, setting), (path, []))[1].append(result)
     for names, (path, results) in sorted(groups.items()):
         if path.is_file():
-            config = OmegaConf.load(path)
-            assert isinstance(config, DictConfig)
+            config: Any = OmegaConf.to_container(OmegaConf.load(path))
             print_comparison(config, results, ", ".join(filter(None, names)), console)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import math
 import os
 import struct
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
-from rich.console import Console
 
 from lt_lightning.data.cifar import Cifar10, Cifar100
 from lt_lightning.experiment.parts import Experiment
@@ -29,15 +27,7 @@ from lt_lightning.models.wide_resnet import WideResNet
 from lt_lightning.pruning.densities import densities
 from lt_lightning.pruning.rewinding import Step
 from lt_lightning.results.job_record import JobRecord, Task
-from lt_lightning.results.published_figures import (
-    Comparison,
-    Figure,
-    compare,
-    comparison_table,
-    counted_density,
-    figures_of,
-    print_comparison,
-)
+from lt_lightning.results.published_figures import PublishedFigure, figures_of
 from lt_lightning.results.records import Result
 from tests.toys import DENSE, run_job
 
@@ -84,7 +74,6 @@ CURVES = {
         "73.63 73.81 74.31 73.94 75.05 74.98 75.24 74.68 75.25",
     ),
 }
-FILTERS = {"match": "filters", "extra": 0.0}
 VGG = replace(DENSE, data="cifar100", model="vgg16_bn", accuracy=0.73, dense_accuracy=0.73)
 
 
@@ -118,7 +107,7 @@ def test_settings_are_the_papers(name: str, composed: Compose) -> None:
 
 def test_rounds_leave_what_the_papers_curve_has(composed: Compose) -> None:
     config = composed("experiment=cifar100_vgg16")
-    points = [f for f in figures_of(config) if (f.quantity, f.ticket) == ("accuracy", "unstructured")]
+    points = [f for f in published(config) if (f.quantity, f.ticket) == ("accuracy", "unstructured")]
     left = [100 * each for each in densities(config.pruning.rounds, config.pruning.rate)]
     assert left == pytest.approx([point.remaining for point in points], abs=0.05)
 
@@ -314,9 +303,14 @@ def as_imagenet(tiny: Path, root: Path) -> None:
 # Published figures
 
 
+def published(config: DictConfig) -> list[PublishedFigure]:
+    values: Any = OmegaConf.to_container(config.published)
+    return figures_of(values)
+
+
 def test_presets_name_figures_of_tickets_that_there_are(composed: Compose) -> None:
     for name in [*SETTINGS, "cifar10_resnet18_reinit"]:
-        figures = figures_of(composed(f"experiment={name}"))
+        figures = published(composed(f"experiment={name}"))
         assert {figure.quantity for figure in figures} >= {"extreme_sparsity"}, name
         for figure in figures:
             assert figure.remaining is None or 10 < figure.remaining <= 100
@@ -327,14 +321,14 @@ def test_presets_name_figures_of_tickets_that_there_are(composed: Compose) -> No
 
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extreme_sparsities_are_the_papers(name: str, composed: Compose) -> None:
-    found = {f.ticket: f.value for f in figures_of(composed(f"experiment={name}")) if f.quantity == "extreme_sparsity"}
+    found = {f.ticket: f.value for f in published(composed(f"experiment={name}")) if f.quantity == "extreme_sparsity"}
     refill, regroup = EXTREMES[name]
     assert found == {"refill_paper|plus_paper": refill, "regroup": regroup}
 
 
 @pytest.mark.parametrize("kind", CURVES)
 def test_curves_are_the_papers(kind: str, composed: Compose) -> None:
-    figures = figures_of(composed("experiment=cifar100_vgg16"))
+    figures = published(composed("experiment=cifar100_vgg16"))
     points = [figure for figure in figures if (figure.quantity, figure.ticket) == ("accuracy", kind)]
     remaining, accuracy = (list(map(float, numbers.split())) for numbers in CURVES[kind])
     assert [point.value for point in points] == accuracy
@@ -342,124 +336,16 @@ def test_curves_are_the_papers(kind: str, composed: Compose) -> None:
 
 
 def test_flops_become_shares_of_the_dense_network(composed: Compose) -> None:
-    figures = {f.ticket: f for f in figures_of(composed("experiment=cifar10_vgg16")) if f.quantity == "flops"}
+    figures = {f.ticket: f for f in published(composed("experiment=cifar10_vgg16")) if f.quantity == "flops"}
     assert set(figures) == {"refill_paper", "plus_paper", "regroup"}
     assert figures["regroup"].value == pytest.approx(29.6, abs=0.05)  # 0.093 of 0.314 G
     assert figures["regroup"].remaining == 20.1
-
-
-@pytest.mark.parametrize(
-    ("published", "message"),
-    [
-        ({"speed": {"refill": [[1, 2]]}}, "published.speed"),
-        ({"accuracy": [[1, 2]]}, "published.accuracy"),
-        ({"accuracy": {"refill": [[80, 1, 2]]}}, "published.accuracy.refill"),
-        ({"accuracy": {"refill": [[800, 1]]}}, "published.accuracy.refill"),
-        ({"accuracy": {"refill": [["a", 1]]}}, "published.accuracy.refill"),
-        ({"accuracy": {"refill": 7}}, "published.accuracy.refill"),
-        ({"flops": {"refill": [[80, 1]]}}, "published.flops.dense"),
-        ({"flops": {"refill": [[80, 1]], "dense": [[100, 0]]}}, "published.flops.dense"),
-    ],
-)
-def test_what_is_no_figure_is_named(published: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        figures_of(OmegaConf.create({"published": published}))
 
 
 def test_wrong_figures_stop_a_run_before_training(composed: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"published\.speed"):
         run_job(composed("+published.speed.refill=[[80,1]]"))
     assert not list(tmp_path.rglob("*.json"))
-
-
-def test_refill_is_counted_as_the_paper_does() -> None:
-    result = ticket("refill", 5, 0.12, 0.7, target_density=0.328)
-    assert counted_density(result, None) == 0.12
-    assert counted_density(result, {"match": "executed", "extra": 0.0}) == 0.12
-    assert counted_density(result, FILTERS) == 0.328
-    # The paper's Refill+ of the round with 32.8 % has 46.4 %.
-    assert counted_density(result, {**FILTERS, "extra": 0.2}) == pytest.approx(0.464, abs=0.003)
-
-
-def test_figures_stand_beside_the_nearest_ticket_of_their_kind() -> None:
-    results = [
-        VGG,
-        ticket("refill", 1, 0.62, 0.70),
-        ticket("refill", 2, 0.41, 0.60, flops_ratio=0.5),
-        ticket("regroup", 1, 0.80, 0.74, time_ratio_inference=0.9),
-        ticket("regroup", 2, 0.64, 0.74, time_ratio_inference=0.75),
-    ]
-    figures = [
-        Figure("accuracy", "dense", 100, 73.43),
-        Figure("accuracy", "refill", 80.2, 73.43),
-        Figure("flops", "refill", 64.1, 40.0),
-        Figure("accuracy", "refill", 51.3, 72.67),  # a whole round away
-        Figure("accuracy", "regroup", 62.6, 73.94),
-        Figure("versus_dense", "regroup", 62.6, 0.5),
-        Figure("time_saved", "regroup", 64, 60.0),
-        Figure("accuracy", "unstructured", 80, 70.0),  # we have none
-    ]
-    found = compare(figures, results, {"refill": FILTERS, "regroup": {}})
-    assert [each.figure for each in found] == [figures[i] for i in (0, 1, 2, 4, 5, 6)]
-    told = [(round(each.remaining or 0, 1), round(each.value, 2), round(each.difference, 2)) for each in found]
-    assert told == [
-        (100, 73, -0.43), (80, 70, -3.43), (64, 50, 10), (64, 74, 0.06), (64, 1, 0.5), (64, 25, -35),
-    ]  # fmt: skip
-
-
-def test_a_control_is_not_taken_for_its_ticket() -> None:
-    results = [ticket("regroup", 1, 0.8, 0.75), ticket("regroup", 1, 0.8, 0.70, control="reinit")]
-    results[1] = replace(results[1], place="elsewhere")
-    figures = [Figure("accuracy", "regroup", 80, 74.0), Figure("accuracy", "regroup reinit", 80, 73.0)]
-    found = [each.value for each in compare(figures, results, {})]
-    assert found == [pytest.approx(75), pytest.approx(70)]
-
-
-def test_seeds_are_averaged_and_times_that_were_not_measured_left_out() -> None:
-    results = [
-        ticket("regroup", 1, 0.8, accuracy, seed=seed, time_ratio_inference=math.nan)
-        for seed, accuracy in enumerate([0.7, 0.8])
-    ]
-    figures = [Figure("accuracy", "regroup", 80, 74.0), Figure("time_saved", "regroup", 80, 50.0)]
-    (found,) = compare(figures, results, {"regroup": {}})
-    assert found.seeds == 2
-    assert found.value == pytest.approx(75)
-    assert found.remaining == pytest.approx(80)
-
-
-def test_extreme_sparsity_is_that_of_the_sparsest_ticket_as_accurate_as_the_dense_network() -> None:
-    results = [
-        VGG,
-        ticket("refill", 1, 0.6, 0.73),
-        ticket("refill", 2, 0.4, 0.72),
-        ticket("refill_plus", 2, 0.5, 0.74, time_ratio_inference=0.6),
-        ticket("regroup", 1, 0.8, 0.72),
-    ]
-    figures = [
-        Figure("extreme_sparsity", "refill|refill_plus", None, 40),
-        Figure("extreme_sparsity", "regroup", None, 80),
-        Figure("time_saved", "refill|refill_plus", None, 60),
-        Figure("time_saved", "regroup", None, 60),
-    ]
-    best, none, saved = compare(figures, results, {})
-    assert (best.remaining, best.value, best.difference) == (50, 50, 10)
-    assert (none.remaining, none.value, none.difference) == (None, 0, -80)
-    assert saved.value == pytest.approx(40)
-    assert saved.difference == pytest.approx(-20)
-
-
-def test_equal_accuracies_are_not_below_though_rounded_in_float32() -> None:
-    tie = [ticket("regroup", 1, 0.5, 0.73 - 3e-8, seed=seed) for seed in range(3)]
-    (found,) = compare([Figure("extreme_sparsity", "regroup", None, 80)], tie, {})
-    assert found.value == pytest.approx(50)
-
-
-def test_table_tells_theirs_ours_and_the_difference() -> None:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(comparison_table([Comparison(Figure("accuracy", "refill", 80.2, 73.43), 80.0, 72.4, 3)], "title"))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    line = next(line for line in text.splitlines() if "refill" in line)
-    assert line.split() == ["accuracy", "refill", "80.2", "73.43", "80.0", "72.40", "-1.03", "3"]
 
 
 def test_a_sweep_ends_with_the_comparison_over_its_seeds(
@@ -479,9 +365,3 @@ def test_a_sweep_ends_with_the_comparison_over_its_seeds(
     SweepEnd().on_multirun_end(config)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy"))
     assert line.split() == ["accuracy", "regroup", "80.0", "74.00", "80.0", "75.00", "+1.00", "2"]
-
-
-def test_nothing_is_printed_where_nothing_was_published(composed: Compose) -> None:
-    console = Console(file=io.StringIO())
-    print_comparison(composed(), [VGG], "title", console)
-    assert console.file.getvalue() == ""  # type: ignore[attr-defined]

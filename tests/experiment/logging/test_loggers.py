@@ -238,9 +238,9 @@ def test_pictures_show_the_masks(recorded: Recorded) -> None:
 def test_dashboard_shows_what_is_recorded(recorded: Recorded) -> None:
     """Every metric, picture and table that a panel names is in the record; the panels are those that are promised."""
     pytest.importorskip("wandb_workspaces")
-    from lt_lightning.experiment.logging.dashboard import dashboard, described
+    from lt_lightning.experiment.logging.dashboard import make_dashboard, workspace_json
 
-    view = described(dashboard("me", "mine", "sweep-1"))
+    view = workspace_json(make_dashboard("me", "mine", "sweep-1"))
     assert (view["entity"], view["project"]) == ("me", "mine")
     assert "sweep-1" in json.dumps(view["spec"])
     sections = view["spec"]["section"]["panelBankConfig"]["sections"]

@@ -1,0 +1,211 @@
+"""Tables of results: for the terminal, at the end of a job or a sweep, and as files for papers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from lt_lightning.files import replacing
+from lt_lightning.results.aggregate import Row, short_setting
+from lt_lightning.results.published_figures import Comparison, compare, figures_of
+from lt_lightning.results.records import Result
+from lt_lightning.results.verdict import STANDARD, Rule, half_width
+from lt_lightning.tables import markdown_table, number
+
+LEFT = ("data", "model", "setting", "ticket", "published")  # columns of text
+
+# The table that a job ends with.
+
+
+def results_table(results: Sequence[Result], title: str) -> Table:
+    """Return a table with a line for each ticket and its controls below it, ordered by round.
+
+    Accuracies are in per cent, differences to the dense network in points.
+    """
+    headings = ("round", "ticket", "density", "accuracy", "vs dense", "params", "FLOPs", "infer", "train")
+    table = _table(title, _job_caption(results), headings)
+    structures = list(dict.fromkeys((result.structure, result.origin) for result in results))
+    ordered = sorted(results, key=lambda r: (r.round, structures.index((r.structure, r.origin)), bool(r.control)))
+    for index, result in enumerate(ordered):
+        last_of_round = index + 1 == len(ordered) or ordered[index + 1].round != result.round
+        table.add_row(*_job_cells(result), end_section=last_of_round)
+    return table
+
+
+def _job_cells(result: Result) -> list[str]:
+    points = 100 * (result.accuracy - result.dense_accuracy)
+    return [
+        str(result.round),
+        _label(result),
+        f"{result.density:.1%}",
+        f"{result.accuracy:.2%}",
+        "" if result.round == 0 else f"{points:+.2f}",
+        f"{result.params_ratio:.2f}",
+        f"{result.flops_ratio:.2f}",
+        number(result.time_ratio_inference, ".2f"),
+        number(result.time_ratio_training, ".2f"),
+    ]
+
+
+def _job_caption(results: Sequence[Result]) -> str:
+    seeds = len({result.seed for result in results})
+    verdict = "One seed: no verdict. " if seeds == 1 else ""
+    return (
+        f"{verdict}Density: share of the prunable weights that the ticket executes (an unstructured one keeps them but "
+        "runs whole). Parameters, FLOPs, measured time of inference and of a training step: whole network, dense = 1."
+    )
+
+
+# The table that a sweep ends with.
+
+
+def aggregate_table(rows: Sequence[Row], rule: Rule = STANDARD) -> Table:
+    """Return a table of means and standard deviations over seeds, and verdicts.
+
+    Accuracies are in per cent, differences to the dense network in points.
+    """
+    data, models = (sorted(set(names)) for names in ((row.data for row in rows), (row.model for row in rows)))
+    caption = _sweep_caption(rule) if any(row.seeds > 1 for row in rows) else "One seed: no verdict."
+    shown = {"data": len(data) > 1, "model": len(models) > 1, "setting": any(row.setting for row in rows)}
+    headings = [heading for heading, varies in shown.items() if varies]
+    headings += ["round", "ticket", "density", "accuracy", "vs dense", "lower", "n"]
+    table = _table(", ".join(data + models * (len(models) == 1)), caption, headings)
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
+        last = after is None or (row.data, row.model, row.setting) != (after.data, after.model, after.setting)
+        apart = {"data": row.data, "model": row.model, "setting": short_setting(row.setting)}
+        table.add_row(*(apart[key] for key, varies in shown.items() if varies), *_sweep_cells(row), end_section=last)
+    return table
+
+
+def _sweep_cells(row: Row) -> list[str]:
+    return [
+        str(row.round),
+        _label(row),
+        f"{row.density:.1%}",
+        _mean_and_deviation(row.accuracy, row.accuracy_sd),
+        "" if row.round == 0 else _mean_and_deviation(row.difference, row.difference_sd, "+"),
+        "" if row.lower is None else f"{100 * row.lower:+.2f} {'✓' if row.wins else '✗'}",
+        str(row.seeds),
+    ]
+
+
+def _mean_and_deviation(mean: float, deviation: float | None, sign: str = "") -> str:
+    text = f"{100 * mean:{sign}.2f}"
+    return text if deviation is None else f"{text} ±{100 * deviation:.2f}"
+
+
+def _sweep_caption(rule: Rule) -> str:
+    return (
+        f"Lower: lower end of the one-sided {100 * rule.confidence:g} % interval of the difference over n paired "
+        f"seeds; ✓: above the margin of {-100 * rule.margin:g} points, ✗: not shown. By the paper's rule a ticket wins "
+        "whose mean difference is not negative."
+    )
+
+
+# Published figures beside ours.
+
+COMPARISON_HEADINGS = ("published", "ticket", "remaining", "value", "ours: remaining", "value", "difference", "seeds")
+
+
+def comparison_cells(comparison: Comparison) -> list[str]:
+    """Return the cells under `COMPARISON_HEADINGS`; what is not known is empty."""
+    figure = comparison.figure
+    return [
+        figure.quantity.replace("_", " "), figure.ticket, number(figure.remaining, ".1f"), f"{figure.value:.2f}",
+        number(comparison.remaining, ".1f"), f"{comparison.value:.2f}", f"{comparison.difference:+.2f}",
+        str(comparison.seeds),
+    ]  # fmt: skip
+
+
+def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
+    """Return a table of published figures, ours and the difference in points."""
+    caption = (
+        "Remaining: per cent of the prunable weights, by the paper's count. Values in per cent, FLOPs and time over "
+        "the dense network's. The paper timed its convolutions alone, on larger images than the network's own."
+    )
+    table = _table(title, caption, COMPARISON_HEADINGS)
+    for comparison in comparisons:
+        table.add_row(*comparison_cells(comparison))
+    return table
+
+
+def print_comparison(config: Mapping[str, Any], results: Sequence[Result], title: str, console: Console) -> None:
+    """Print the table, if a job's configuration names published figures that its results can be set beside.
+
+    Args:
+        config: configuration of the job as plain values; `published` and `structure` count.
+        results: results of one setting.
+        title: what the results are of.
+        console: console to print to.
+    """
+    figures = figures_of(config.get("published") or {})
+    if comparisons := compare(figures, results, config["structure"]):
+        wide = console if console.is_terminal else Console(width=200)  # a file or pipe has no width to keep to
+        wide.print(comparison_table(comparisons, f"{title}: published, and ours"))
+
+
+def _table(title: str, caption: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
+    return table
+
+
+def _label(ticket: Row | Result) -> str:
+    """Return the name of a ticket; that of a control, which stands under its ticket, is indented."""
+    return f"  {ticket.control}" if ticket.control else str(ticket.kind)
+
+
+# The table of all tickets over seeds, as Markdown, CSV and LaTeX.
+
+HEADINGS = (
+    "data", "network", "setting", "round", "ticket", "density %", "accuracy %", "± 95 %", "vs dense", "wins", "FLOPs",
+    "infer", "train", "seeds",
+)  # fmt: skip
+
+LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "$": r"\$", "~": r"\textasciitilde{}",
+         "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}", "^": r"\textasciicircum{}"}  # fmt: skip
+
+
+def row_cells(row: Row) -> list[str]:
+    """Return the cells under `HEADINGS`; what is not known is empty."""
+    half = half_width(row.accuracy_sd, row.seeds)
+    wins = {None: "", True: "yes", False: "not shown"}[row.wins]
+    return [
+        row.data, row.model, short_setting(row.setting), str(row.round), str(row.kind), f"{100 * row.density:.1f}",
+        f"{100 * row.accuracy:.2f}", "" if half is None else f"{100 * half:.2f}",
+        "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, number(row.flops_ratio, ".3f"),
+        number(row.time_ratio_inference, ".3f"), number(row.time_ratio_training, ".3f"), str(row.seeds),
+    ]  # fmt: skip
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return a table in GitHub's dialect."""
+    return markdown_table([HEADINGS, *map(row_cells, rows)])
+
+
+def latex(rows: Sequence[Row]) -> str:
+    """Return a tabular with the rules of booktabs."""
+    columns = "lllrl" + "r" * (len(HEADINGS) - 5)
+    body = "".join(" & ".join(map(_escaped, row_cells(row))) + " \\\\\n" for row in rows)
+    heading = " & ".join(map(_escaped, HEADINGS)) + " \\\\\n"
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{heading}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def write_tables(folder: Path, rows: Sequence[Row]) -> None:
+    """Write `table.md`, `table.csv` and `table.tex`."""
+    for name, text in (("table.md", markdown(rows)), ("table.tex", latex(rows))):
+        with replacing(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    with replacing(folder / "table.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([HEADINGS, *map(row_cells, rows)])
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX.get(sign, sign) for sign in text)
