@@ -35,8 +35,15 @@ def curve(root: Path, result: Result) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("coupling", ["stream", "independent"])
-@pytest.mark.parametrize("decay", ["all", "weights"])
+@pytest.mark.parametrize(
+    ("coupling", "decay"),
+    [
+        ("stream", "all"),
+        ("independent", "weights"),
+        pytest.param("stream", "weights", marks=pytest.mark.slow),
+        pytest.param("independent", "all", marks=pytest.mark.slow),
+    ],
+)
 def test_shrunk_training_equals_masked_training(
     coupling: str, decay: str, composed: Callable[..., DictConfig], tmp_path: Path
 ) -> None:

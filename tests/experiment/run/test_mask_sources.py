@@ -93,7 +93,7 @@ def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:
     expected = {"imp": {0.5: 4, 0.25: 7, 0.1: 11, 0.64: 2}, "omp": {0.5: 1, 0.1: 1}, "snip": {0.25: 1}}
     for source, counts in expected.items():
         for density, rounds in counts.items():
-            config = composed(f"pruning={source}", f"pruning.density={density}")
+            config = composed(f"pruning={source}", f"pruning.density={density}", "model.width=8")
             assert rounds_of(config) == rounds == Experiment.from_config(config).pruning().rounds
             search, *retrainings = Job.of(config).tasks
             assert len(search.parts) == rounds + 1
