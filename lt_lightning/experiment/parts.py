@@ -145,11 +145,13 @@ class Experiment:
         """Return the search's callback."""
         source = self.config.pruning.next_round_from
         # Not handed to `instantiate`, which would turn the structures' dataclasses into configuration nodes.
-        callback: LotteryTicketPruning = instantiate(self.config.pruning, _partial_=True)(
-            directory=str(self.search_folder),
-            structures={} if source == UNSTRUCTURED else {source: self.structures[source]},
-            facts={key: self.labels[key] for key in ("data", "model", "seed")},
-        )
+        make = instantiate(self.config.pruning, _partial_=True)
+        with naming("pruning"):
+            callback: LotteryTicketPruning = make(
+                directory=str(self.search_folder),
+                structures={} if source == UNSTRUCTURED else {source: self.structures[source]},
+                facts={key: self.labels[key] for key in ("data", "model", "seed")},
+            )
         return callback
 
     @cached_property
