@@ -26,7 +26,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     """
     keys = {argument.partition("=")[0] for argument in arguments}
     if keys >= {"seed", "seeds"}:
-        raise ValueError("seeds counts seeds from 0, seed names single ones: write one of the two")
+        raise ValueError("seeds counts from 0, seed names single ones: write one of the two")
     written = [_spelled_out(argument) for argument in arguments]
     several = any(
         before.startswith("seeds=") and "," in after for before, after in zip(arguments, written, strict=True)
