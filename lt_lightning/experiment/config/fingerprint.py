@@ -61,8 +61,7 @@ def hash_of(what: Mapping[str, Any]) -> str:
 
 def meanings(config: DictConfig | Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Return the meaning of some keys of a configuration."""
-    whole = _plain(config)
-    found = {key: meaning_of(whole[key]) for key in keys}
+    found = {key: meaning_of(_plain(config[key])) for key in keys}
     if "pruning" in found:
         found["pruning"] = _pruning(found["pruning"])
     return found

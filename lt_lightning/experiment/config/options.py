@@ -1,7 +1,8 @@
-"""The options of a job: type, default, meaning, what is allowed, and whether they determine a result. Said once.
+"""The options of a job: type, default, meaning, what is allowed, and whether they determine a result.
 
 `conf/run.yaml` composes a job from the defaults below and the groups; `options_of` reads what was composed. Options of
-the groups, whose nodes name a class as `_target_`, are those of that class; see `checks.check_options`.
+the groups, whose nodes name a class as `_target_`, are those of that class; see `checks.check_options`. A protocol
+checks by itself which names its options may have.
 """
 
 # ruff: noqa: RUF009  (`option` makes a field, and no default)
@@ -25,7 +26,6 @@ from lt_lightning.ticket_names import UNSTRUCTURED
 Determines = Literal["search", "retraining", "nothing"]
 Options = TypeVar("Options")
 
-CONTROLS = ("reinit", "shuffle", "random", "small_dense")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -146,7 +146,6 @@ class JobOptions:
         "all",
         "which of these rounds: `all`; `bisect`: about log2 of them, to find a structure's last that is not below the "
         "dense accuracy",
-        one_of("all", "bisect"),
     )
     controls: list[str] = option(
         [],
@@ -156,7 +155,6 @@ class JobOptions:
         "<br>random: as many weights of each layer, anywhere at random; runs whole"
         "<br>small_dense: a dense network of less `model.width` with the FLOPs of a structured ticket, for the whole "
         "schedule",
-        Allowed(lambda value: set(value) <= set(CONTROLS), f"a list of {', '.join(CONTROLS)}"),
     )
     structure: dict[str, Any] = option({}, "what the group of that name adds; `structure=[]` structures nothing")
     threads: int | None = option(
@@ -168,7 +166,6 @@ class JobOptions:
         {"from": None},
         "a search's folder on other data, or a list of them: retrain their tickets, too; others: of "
         "every data set under paths.root",
-        Allowed(lambda value: set(value) == {"from"}, "{from: null}, {from: others} or {from: FOLDER}"),
     )
     execution: str = option(
         "shrunk",

@@ -8,16 +8,16 @@ SWEEP = ("-m", "--multirun")
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments as Hydra knows them.
+    """Return the arguments as Hydra knows them.
 
     `seeds=5` stands for `seed=0,1,2,3,4`, and the command is a sweep then, as with `-m`; `density=0.5,0.1` stands for
     `pruning.density=[0.5,0.1]`, which one search passes through.
 
     Args:
-        arguments: of the command line, without the command.
+        arguments: arguments of the command line, without the command.
 
     Raises:
-        ValueError: if `seeds` is no number of seeds, or single ones are named beside it.
+        ValueError: if `seeds` is no number of seeds, or if single seeds are named beside it.
 
     >>> spelled_out(["data=digits", "seeds=3", "density=0.5,0.1"])
     ['-m', 'data=digits', 'seed=0,1,2', 'pruning.density=[0.5,0.1]']
@@ -26,10 +26,12 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     """
     keys = {argument.partition("=")[0] for argument in arguments}
     if keys >= {"seed", "seeds"}:
-        raise ValueError("seeds counts them from 0, seed names single ones: write one of the two")
-    told = [_spelled_out(argument) for argument in arguments]
-    several = any(before.startswith("seeds=") and "," in after for before, after in zip(arguments, told, strict=True))
-    return [SWEEP[0]] * (several and not set(SWEEP) & set(arguments)) + told
+        raise ValueError("seeds counts from 0, seed names single ones: write one of the two")
+    written = [_spelled_out(argument) for argument in arguments]
+    several = any(
+        before.startswith("seeds=") and "," in after for before, after in zip(arguments, written, strict=True)
+    )
+    return [SWEEP[0]] * (several and not set(SWEEP) & set(arguments)) + written
 
 
 def _spelled_out(argument: str) -> str:

@@ -33,6 +33,10 @@ def run(job: Job, console: Console) -> list[Result]:
     """
     plain: Any = OmegaConf.to_container(job.config)
     figures_of(plain["published"] or {})  # refuses wrong figures before anything is trained
+    if job.needed and not job.is_finished:
+        from lt_lightning.experiment.run.setup import built  # slow to import, like all that needs Lightning
+
+        built(job)  # what is wrong with the job is said before another search is trained for it
     for needed in job.needed:
         console.print(f"[bold]{needed.title}[/]: search that this job takes layer densities of", soft_wrap=True)
         run(needed, console)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lt_lightning.experiment.run.experiment import Experiment
 from omegaconf import DictConfig
+
+from lt_lightning.experiment.parts import Experiment
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
