@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from lt_lightning.models.parts import conv, initialise, positive
+from lt_lightning.models.common import conv, initialise, positive
 
 # Output channels over `width` and stride of every block; with a stem of stride 1, 32x32 images end at 2x2.
 _BLOCKS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from lt_lightning.models.parts import conv, initialise, positive
+from lt_lightning.models.common import conv, initialise, positive
 
 Stem = Literal["cifar", "stride2", "imagenet"]
 

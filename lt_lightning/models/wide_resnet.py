@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lt_lightning.models.parts import conv, initialise, positive
+from lt_lightning.models.common import conv, initialise, positive
 
 
 class PreActivationBlock(nn.Module):

@@ -97,7 +97,7 @@ def test_a_bad_file_is_named(tmp_path: Path, change: Callable[[bytes], bytes], p
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ValueError, match=problem) as error:
         Small10(tmp_path, 2, validation=5).setup()
-    assert str(error.value).startswith(f"data.root: {path} ")
+    assert str(error.value).startswith(f"{path} ")
     assert "\n" not in str(error.value)
 
 

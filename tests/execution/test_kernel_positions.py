@@ -241,8 +241,8 @@ def test_autocast_gives_what_a_convolution_gives() -> None:
     ("conv", "blocks", "says"),
     [
         (nn.Conv2d(4, 8, 3, groups=2), _blocks(8, 18, 4), "groups=2: .* needs groups=1"),
-        (nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"), _blocks(8, 36, 4), "padding_mode=circular"),
-        (nn.Conv2d(4, 8, (2, 3), padding="same"), _blocks(8, 24, 4), r"kernel_size=\(2, 3\): pads unevenly"),
+        (nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"), _blocks(8, 36, 4), "padding_mode='circular'"),
+        (nn.Conv2d(4, 8, (2, 3), padding="same"), _blocks(8, 24, 4), r"^padding='same' with kernel_size=\(2, 3\)"),
         (nn.Conv2d(4, 8, 3), _blocks(8, 36, 3), "blocks of one size"),
     ],
 )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lt_lightning.models.common import initialise
 from lt_lightning.models.mobilenet import MobileNet, SeparableBlock
-from lt_lightning.models.parts import initialise
 from lt_lightning.models.resnet import BasicBlock, Bottleneck, cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
 from lt_lightning.models.wide_resnet import PreActivationBlock, WideResNet

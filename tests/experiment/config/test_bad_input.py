@@ -265,7 +265,7 @@ SPOILT_DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "tiny other classes": (
         TINY.replace("classes=2", "classes=3"),
         lambda root: pictures(root, "tiny-imagenet-200", lambda place: None),
-        ["dataset.classes=3", "names 2 classes"],
+        ["data.classes=3", "names 2 classes"],
     ),
     "tiny picture missing": (
         TINY,
@@ -275,7 +275,7 @@ SPOILT_DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "imagenet empty class": (
         IMAGENET,
         lambda root: pictures(root, "imagenet", lambda p: (p / "train/n03").mkdir()),
-        ["dataset.classes=2", "holds 3 classes"],
+        ["data.classes=2", "holds 3 classes"],
     ),
     "imagenet corrupt picture": (
         f"{IMAGENET} data.workers=0",

@@ -26,7 +26,7 @@ def test_a_network_of_ours_is_built() -> None:
         "os.system",
         "subprocess.run",
         "lt_lightning.modelsX.VGG",
-        "lt_lightning.models.parts.math.sqrt",  # reached through what a module of ours has imported
+        "lt_lightning.models.common.math.sqrt",  # reached through what a module of ours has imported
         "lt_lightning.models.vgg.nn.Linear",
         "lt_lightning.models.vgg.nn.modules.module.warnings.warn",
         "lt_lightning.models.vgg._WIDTHS.count",
@@ -72,4 +72,4 @@ def test_what_cannot_be_built_is_told_in_one_line() -> None:
 
 def test_a_function_that_makes_no_network() -> None:
     with pytest.raises(ValueError, match="makes no network"):
-        build_network({"_target_": "lt_lightning.models.parts.positive", "width": 1})
+        build_network({"_target_": "lt_lightning.models.common.positive", "width": 1})
