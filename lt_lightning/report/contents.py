@@ -16,7 +16,6 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lt_lightning.experiment.config.fingerprint import operational_options
 from lt_lightning.files import read_json
 from lt_lightning.results.aggregate import Row, settings_of, short_setting
 from lt_lightning.results.job_record import FILE as JOB
@@ -291,23 +290,15 @@ def _with_settings(searches: Sequence[Search]) -> Iterator[Search]:
     """Yield the searches in order, each with what tells it apart from others of the same data and network."""
     for names in sorted({search.data_and_model for search in searches}):
         alike = [search for search in searches if search.data_and_model == names]
-        settings = iter(settings_of([_determining(search.config) for search in alike if search.config]))
+        settings = iter(settings_of([_options(search.config) for search in alike if search.config]))
         named = [replace(each, setting=next(settings) if each.config else "unknown configuration") for each in alike]
         yield from sorted(named, key=lambda each: (each.setting, each.seed or 0, each.folder.name))
 
 
-def _determining(config: Mapping[str, Any]) -> dict[str, str]:
+def _options(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the options that may tell searches apart besides the seed, by dotted key."""
-    flat: dict[str, str] = {}
-    for group in SEARCH_GROUPS:
-        values = config.get(group)
-        left_out = operational_options(values) if isinstance(values, Mapping) else ()
-        for key, value in _flat(values, group):
-            part = key.split(".")
-            option = part[1] if len(part) > 1 else ""
-            if option not in left_out and part[-1] != "seed":
-                flat[key] = str(value)
-    return flat
+    flat = (pair for group in SEARCH_GROUPS for pair in _flat(config.get(group), group))
+    return {key: str(value) for key, value in flat if key.rpartition(".")[2] not in ("seed", "root")}
 
 
 def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -7,10 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.config.fingerprint import hash_of
-from lt_lightning.experiment.config.options import CONTROLS
 from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from lt_lightning.experiment.parts import Experiment
     from lt_lightning.tickets.ticket import Ticket
 
+CONTROLS = ("reinit", "shuffle", "random", "small_dense")
 OF_UNSTRUCTURED = ("reinit", "random")  # such a ticket has no structure that a shuffle could keep
 FROM_START = ("reinit", "small_dense")  # trained from initial values on, for the whole schedule
 
@@ -33,6 +33,8 @@ class Controls(Protocol):
 
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
         """Return a task for each ticket and control."""
+        if not OmegaConf.is_list(config.controls) or not set(config.controls) <= set(CONTROLS):
+            raise ValueError(f"controls={config.controls}: must be a list of {', '.join(CONTROLS)}")
         return [
             _task(config, ticket, control)
             for ticket in [*_of_search(config), *(task for task in tasks if task.kind is not None)]
