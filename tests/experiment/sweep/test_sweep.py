@@ -88,9 +88,9 @@ def test_a_job_that_cannot_begin_is_told_and_recorded(
 ) -> None:
     value = do_in_sweep(composed("pruning.rate=1.5"), 7, ["pruning.rate=1.5", "+extra=1"], tmp_path)
     assert math.isnan(value)
-    assert "job 7 FAILED: pruning.rate=1.5 " in capsys.readouterr().out
+    assert "job 7 FAILED: pruning.rate=1.5:" in capsys.readouterr().out
     job = JobRecord.load(tmp_path)
-    assert job.error.startswith("pruning.rate=1.5 ")
+    assert job.error.startswith("pruning.rate=1.5:")
     assert (job.number, job.overrides) == (7, {"pruning.rate": "1.5", "extra": "1"})
     assert (job.tasks, job.trained) == ((), True)
 
