@@ -22,13 +22,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lt_lightning.files import read_json, replacing, write_json
 from lt_lightning.results.aggregate import Row, aggregate
 from lt_lightning.results.extremes import extremes
 from lt_lightning.results.records import Result, find_results
+from lt_lightning.results.text_tables import markdown_table
 from lt_lightning.results.verdict import STANDARD, Rule, lower_limit
-from lt_lightning.tables import markdown_table
-from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+from lt_lightning.storage.files import read_json, replacing, write_json
+from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 Kind = tuple[str, str]  # structure, control ("" for a ticket)
 _TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training")

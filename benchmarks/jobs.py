@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from lt_lightning.execution.machine import environment, keep_freed_memory
-from lt_lightning.files import read_json, write_json
+from lt_lightning.storage.files import read_json, write_json
 
 MODELS = Path(__file__).resolve().parent.parent / "conf" / "model"
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lt_lightning.evaluation import relative_difference
 from lt_lightning.execution.cost import Setting, network_call, training_precision
 from lt_lightning.execution.timing import Call
+from lt_lightning.pruning.evaluation import relative_difference
 from lt_lightning.pruning.masks import Masks
 
 

@@ -22,10 +22,10 @@ from benchmarks.network_costs import (
     training_difference,
 )
 from benchmarks.variants import Effort, Executed, Tickets, Variant
-from lt_lightning.evaluation import relative_difference
 from lt_lightning.execution.cost import Engine, Setting, flops, network_call, parameters, random_images
 from lt_lightning.execution.machine import tensor_float32
 from lt_lightning.execution.timing import interleaved, stopwatch
+from lt_lightning.pruning.evaluation import relative_difference
 from lt_lightning.tickets.export.onnx_file import IMAGES, make_session, to_onnx
 
 _COMPARED = 8  # images on which networks are compared

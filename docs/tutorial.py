@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from lt_lightning import ImageClassifier, LotteryTicketPruning, Refill, Regroup, Ticket, TicketTraining, load_network
 from lt_lightning.data.digits import Digits
-from lt_lightning.evaluation import largest_difference
 from lt_lightning.execution.cost import Setting, flops, parameters, time_ratio
 from lt_lightning.execution.execute import execute
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.pruning.criteria import Context, Criterion
+from lt_lightning.pruning.evaluation import largest_difference
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.structures.base import (

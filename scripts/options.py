@@ -19,7 +19,7 @@ from hydra.utils import get_object
 
 from lt_lightning.experiment.config.checks import annotated, describe, shown
 from lt_lightning.experiment.config.options import JobOptions, Stability, defaults_of, described, nested
-from lt_lightning.files import write_bytes
+from lt_lightning.storage.files import write_bytes
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CONF: Final = ROOT / "conf"

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Final
 
-from lt_lightning.files import write_bytes
+from lt_lightning.storage.files import write_bytes
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 SOURCE: Final = DOCS / "tutorial.py"

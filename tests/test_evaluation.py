@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lt_lightning.evaluation import largest_difference, relative_difference
+from lt_lightning.pruning.evaluation import largest_difference, relative_difference
 
 
 def test_largest_difference() -> None:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.run.run import run
+from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.results.records import Result
 
 DENSE = Result(
@@ -38,9 +38,9 @@ def batches(
     return DataLoader(data, 8, sampler=DistributedSampler(data, 1, 0, shuffled, seed=first))
 
 
-def run_job(config: DictConfig) -> list[Result]:
+def run_of(config: DictConfig) -> list[Result]:
     """Run the job of a configuration, and return its results."""
-    return run(Job.of(config), Console())
+    return run_job(Job.of(config), Console())
 
 
 class Toy(pl.LightningModule):

@@ -33,7 +33,7 @@ from benchmarks.training.roofline import measure_roofline
 from benchmarks.training.searches import Search, costs
 from benchmarks.training.tables import training_tables, verdicts
 from benchmarks.training.task import CLASSES, Setting, Task, real, synthetic
-from lt_lightning.files import read_json
+from lt_lightning.storage.files import read_json
 from lt_lightning.structures.base import Structure
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup

@@ -33,8 +33,8 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint
 from lt_lightning.pruning.selection import prune
+from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.structures.base import Structure, StructureInput, Unstructured
-from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.making import make_ticket
 
 STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")

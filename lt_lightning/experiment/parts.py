@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from lt_lightning.data.module import ImageData
 from lt_lightning.experiment.config.checks import check_options, naming
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
+from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.structures.base import Structure
-from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.training.agreement import SyncBatchNormOnCpu
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier

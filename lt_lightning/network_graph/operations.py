@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lt_lightning.evaluation import evaluating
+from lt_lightning.pruning.evaluation import evaluating
 from lt_lightning.pruning.layers import CONVOLUTIONS
 
 Kind = Literal[

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lt_lightning.evaluation import evaluating
+from lt_lightning.pruning.evaluation import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

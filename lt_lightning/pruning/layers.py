@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.evaluation import evaluating
+from lt_lightning.pruning.evaluation import evaluating
 from lt_lightning.pruning.masks import Masks
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.files import write_tensors
+from lt_lightning.storage.files import write_tensors
 
 Mode = Literal["weights", "learning_rate", "none"]
 

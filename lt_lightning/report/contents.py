@@ -16,12 +16,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lt_lightning.files import read_json
 from lt_lightning.results.aggregate import Row, settings_of, short_setting
 from lt_lightning.results.job_record import FILE as JOB
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result
 from lt_lightning.results.status import state_of, tasks_under
+from lt_lightning.storage.files import read_json
+from lt_lightning.storage.rounds import RoundFacts, read_rounds
 
 SEARCH_GROUPS = ("data", "model", "classifier", "pruning", "trainer", "execution")
 
@@ -41,7 +42,7 @@ class Search:
     folder: Path
     config: Mapping[str, Any]
     results: tuple[Result, ...]
-    rounds: tuple[Mapping[str, Any], ...]
+    rounds: tuple[RoundFacts, ...]
     setting: str = ""
 
     @property
@@ -227,7 +228,7 @@ def _search(folder: Path, parts: Set[Path] | None, missing: list[str]) -> Search
         )
     with _warnings_into(missing):
         results = [Result.load(file.parent) for file in sorted(folder.glob("round_*/*/result.json"))]
-    search = Search(folder, config, tuple(filter(None, results)), tuple(_rounds(folder)))
+    search = Search(folder, config, tuple(filter(None, results)), tuple(read_rounds(folder)))
     if parts is None:
         return search
     return replace(search, results=tuple(each for each in search.results if search.folder_of(each) in parts))
@@ -334,14 +335,6 @@ def metrics_of(folder: Path) -> list[dict[str, float]]:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     except (OSError, ValueError, TypeError, AttributeError, csv.Error):
         return []
-
-
-def _rounds(search: Path) -> list[Mapping[str, Any]]:
-    try:
-        facts = read_json(search / "rounds.json")
-    except (OSError, ValueError):
-        return []
-    return [each for each in facts if isinstance(each, dict)] if isinstance(facts, list) else []
 
 
 def _values(file: Path) -> Mapping[str, Any]:

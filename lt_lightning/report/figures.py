@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from lt_lightning.files import replacing
+from lt_lightning.storage.files import replacing
 
 XY = tuple[float, float]
 # Okabe and Ito's, distinguishable for the colour-blind, the darkest first, without their yellow, which is too pale for

@@ -13,14 +13,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lt_lightning.files import replacing
 from lt_lightning.report.contents import Search
 from lt_lightning.report.figures import GREY, Picture
 from lt_lightning.report.page import Page, chooser, paragraph, side_by_side
 from lt_lightning.results.records import Result
 from lt_lightning.results.ticket_kind import TicketKind
+from lt_lightning.storage.files import replacing
+from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
-from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 
 # Pruned, kept by both, added by the structure, dropped by it; Okabe and Ito's colours.

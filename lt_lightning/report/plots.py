@@ -16,7 +16,7 @@ from lt_lightning.results.extremes import ExtremeRow
 from lt_lightning.results.published_figures import Comparison
 from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import half_width
-from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 # How kinds of tickets look.
 

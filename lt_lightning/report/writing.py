@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lt_lightning.files import replacing
 from lt_lightning.report.contents import Contents, Group, collect, file_name, groups_of
 from lt_lightning.report.figures import write_png
 from lt_lightning.report.mask_pictures import add_masks, mask_pictures, write_masks_png
@@ -19,6 +18,7 @@ from lt_lightning.results.failures import FILE as FAILURE
 from lt_lightning.results.records import FILE as RESULT
 from lt_lightning.results.ticket_tables import write_tables
 from lt_lightning.results.verdict import STANDARD, Rule
+from lt_lightning.storage.files import replacing
 
 FOLDER, FILE = "report", "report.html"
 

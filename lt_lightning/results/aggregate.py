@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from lt_lightning.results.records import Result
 from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import STANDARD, Rule, Verdict, verdict
-from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 Key = tuple[str, str, str, int, str, str, str]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lt_lightning.results.aggregate import Row, short_setting
 from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import Candidate, Rule, Verdict, extreme
-from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 Key = tuple[str, str, str, str, str]
 

@@ -13,7 +13,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lt_lightning.files import read_json, write_json
+from lt_lightning.storage.files import read_json, write_json
 
 FILE = "error.json"
 # Errors that a wrong configuration, wrong data or a diverging training raise; any other is a defect of ours.

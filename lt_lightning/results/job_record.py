@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lt_lightning.files import read_json, write_json
 from lt_lightning.results.ticket_kind import TicketKind
+from lt_lightning.storage.files import read_json, write_json
 
 FILE = "job.json"
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lt_lightning.files import read_json, replacing, write_json
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.ticket_kind import TicketKind
+from lt_lightning.storage.files import read_json, replacing, write_json
 
 FILE = "result.json"
 SUMMARY = "summary.csv"

@@ -12,12 +12,12 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from lt_lightning.files import read_json
 from lt_lightning.results import locks
 from lt_lightning.results.failures import Failure
 from lt_lightning.results.job_record import FILE, JobRecord, Task
 from lt_lightning.results.records import results_of
 from lt_lightning.results.ticket_kind import TicketKind
+from lt_lightning.storage.rounds import trained_rounds
 
 Kind = Literal["done", "running", "failed", "missing"]
 COLOURS: dict[Kind, str] = {"done": "green", "running": "blue", "failed": "red", "missing": "yellow"}
@@ -46,16 +46,8 @@ def state_of(task: Task) -> State:
         return State(task, "done")
     if (failure := Failure.load(task.folder)) is not None:
         return State(task, "failed", failure.error)
-    rounds = rounds_done(task.folder)
+    rounds = trained_rounds(task.folder)
     return State(task, "missing", f"begun: {len(rounds)} of {len(task.parts)} trainings are there" if rounds else "")
-
-
-def rounds_done(search: Path) -> list[int]:
-    """Return the rounds of a search, finished or not, whose trained tickets are there."""
-    try:
-        return [int(facts["round"]) for facts in read_json(search / "rounds.json")]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def tasks_under(root: Path) -> list[Task]:

@@ -11,12 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lt_lightning.files import replacing
 from lt_lightning.results.aggregate import Row, short_setting
 from lt_lightning.results.published_figures import Comparison, compare, figures_of
 from lt_lightning.results.records import Result
+from lt_lightning.results.text_tables import markdown_table, number
 from lt_lightning.results.verdict import STANDARD, Rule, half_width
-from lt_lightning.tables import markdown_table, number
+from lt_lightning.storage.files import replacing
 
 LEFT = ("data", "model", "setting", "ticket", "published")  # columns of text
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.evaluation import evaluating
 from lt_lightning.network_graph.graph import ChannelGraph
+from lt_lightning.pruning.evaluation import evaluating
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.base import Structure, StructureInput, StructureResult

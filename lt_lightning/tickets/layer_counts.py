@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lt_lightning.files import read_json
 from lt_lightning.pruning.masks import Masks, kept, size
-from lt_lightning.ticket_names import UNSTRUCTURED
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
+from lt_lightning.storage.rounds import FILE, read_rounds
 from lt_lightning.tickets.ticket import Ticket
 
 
@@ -21,12 +21,12 @@ def layer_counts(search: Path, masks: Masks, density: float) -> dict[str, int]:
     Raises:
         ValueError: if no round did, or its masks are those of another network.
     """
-    if not (history := search / "rounds.json").is_file():
-        raise ValueError(f"imp={search}: no search ended there, rounds.json is missing")
+    if not (rounds := read_rounds(search)):
+        raise ValueError(f"imp={search}: no search ended there, {FILE} is missing")
     wanted = round(density * size(masks))
-    for facts in read_json(history):
+    for facts in rounds:
         if facts["round"] > 0 and round(facts["density"] * size(masks)) == wanted:
-            return _counts(search / f"round_{facts['round']:02d}" / UNSTRUCTURED / "ticket", masks)
+            return _counts(round_folder(search, facts["round"]) / UNSTRUCTURED / TICKET, masks)
     raise ValueError(f"imp={search}: none of its rounds has a density of {density:.4g}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt_lightning.files import write_json, write_tensors
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.pruning.masks import Masks, count_kept, digest
+from lt_lightning.storage.files import write_tensors
+from lt_lightning.storage.layout import DENSE, TICKET, UNSTRUCTURED, round_folder
+from lt_lightning.storage.rounds import RoundFacts
 from lt_lightning.structures.base import Batches, LayerReport, Structure, StructureInput, Unstructured
-from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 
 GRADIENTS = "gradients.pt"  # in the folder of a round
@@ -184,42 +185,31 @@ class RoundTickets:
             raise ValueError(f"mask integrity: {path} holds other masks than round {number} trains")
         return ticket
 
-    def end(self, number: int, ticket: Ticket, given: StructureInput, training: Mapping[str, Any]) -> None:
+    def end(self, number: int, ticket: Ticket, given: StructureInput, facts: RoundFacts) -> None:
         """Write what a round came to: its ticket with its trained weights, and a ticket for each structure.
 
         Args:
             number: number of the round.
             ticket: the ticket that the round has trained, without its trained weights.
             given: the network with the round's masks and trained weights.
-            training: `best_epoch`, `metrics` and `train_seconds`, for the trained ticket's card.
+            facts: what the round reached; best epoch, metrics and duration go on the trained ticket's card.
         """
-        trained = ticket.with_training(given.weights, **training)
+        trained = ticket.with_training(
+            given.weights,
+            best_epoch=facts["best_epoch"],
+            metrics=facts["metrics"],
+            train_seconds=facts["train_seconds"],
+        )
         trained.save(self._path(number, self._trained_in(number)))
         if given.gradients is not None:
-            write_tensors(self._folder(number) / GRADIENTS, given.gradients)
+            write_tensors(round_folder(self.directory, number) / GRADIENTS, given.gradients)
         if number > 0 and self.trained == UNSTRUCTURED:
             for name, structure in self.structures.items():
                 made = structure_ticket(trained, name, structure, given.traced, given.gradients, given.batches)
                 made.save(self._path(number, name))
 
-    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write `rounds.json`: what every round reached. Tickets of rounds that it lacks are not finished."""
-        write_json(self._history, list(history))
-
-    @property
-    def has_history(self) -> bool:
-        """Whether a search has written some here before."""
-        return self._history.exists()
-
-    @property
-    def _history(self) -> Path:
-        return self.directory / "rounds.json"
-
     def _trained_in(self, number: int) -> str:
         return self.trained if number > 0 else DENSE
 
     def _path(self, number: int, name: str) -> Path:
-        return self._folder(number) / name / "ticket"
-
-    def _folder(self, number: int) -> Path:
-        return self.directory / f"round_{number:02d}"
+        return round_folder(self.directory, number) / name / TICKET

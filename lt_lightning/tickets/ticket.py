@@ -14,8 +14,8 @@ import torch
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from lt_lightning.files import write_bytes, write_json
 from lt_lightning.pruning.masks import Masks, digest, pack, unpack
+from lt_lightning.storage.files import write_bytes, write_json
 from lt_lightning.structures.base import Form, LayerReport
 from lt_lightning.structures.plan import Plan, check_plan, plan_from_json, plan_to_json
 

@@ -31,8 +31,9 @@ from lt_lightning.pruning.masks import Masks, density, kept, size
 from lt_lightning.pruning.rewinding import Restart, RewindPoint
 from lt_lightning.pruning.selection import prune, prune_each
 from lt_lightning.pruning.sparsifiers import Aim, Sparsification, Sparsifier
+from lt_lightning.storage.layout import UNSTRUCTURED
+from lt_lightning.storage.rounds import RoundFacts, trained_rounds, write_rounds
 from lt_lightning.structures.base import StructureInput
-from lt_lightning.ticket_names import UNSTRUCTURED
 from lt_lightning.tickets.layer_counts import layer_counts
 from lt_lightning.tickets.making import RoundTickets
 from lt_lightning.tickets.ticket import Ticket
@@ -129,7 +130,7 @@ class LotteryTicketPruning(MaskedTraining):
         self._sparsification_state: dict[str, Any] | None = None
         self._sparsify_seconds = 0.0
         # The rounds that are finished
-        self.history: list[dict[str, Any]] = []
+        self.history: list[RoundFacts] = []
 
     # Hooks
 
@@ -171,8 +172,8 @@ class LotteryTicketPruning(MaskedTraining):
             self.start_clock()
         else:
             self.start_training()
-        if trainer.is_global_zero and self._tickets.has_history:
-            self._tickets.write_history(self.history)  # it must not list the round that is trained again
+        if trainer.is_global_zero and trained_rounds(self.directory):
+            write_rounds(self.directory, self.history)  # it must not list the round that is trained again
         # A resume from an epoch's last batch skips on_train_epoch_start.
         self._sync_round(trainer, pl_module)
 
@@ -307,12 +308,15 @@ class LotteryTicketPruning(MaskedTraining):
     def _end_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record what the round reached; write its trained ticket, and one for each structure."""
         best = self.finish_training(self.network_of(pl_module), trainer.current_epoch)
-        training = {
-            "best_epoch": best["epoch"] - self.timeline.ticket_epoch(self.round),
-            "metrics": dict(best["metrics"]),
-            "train_seconds": self.seconds(),
-        }
-        facts = {"round": self.round, "density": density(self.masks), **training}
+        best_epoch, metrics = best["epoch"] - self.timeline.ticket_epoch(self.round), dict(best["metrics"])
+        seconds = self.seconds()
+        facts = RoundFacts(
+            round=self.round,
+            density=density(self.masks),
+            best_epoch=best_epoch,
+            metrics=metrics,
+            train_seconds=seconds,
+        )
         if self.round > 0 and self.options.sparsifier is not None:
             facts["sparsify_seconds"] = self._sparsify_seconds
         self.history.append(facts)
@@ -320,8 +324,8 @@ class LotteryTicketPruning(MaskedTraining):
             self.restart = self._make_restart(trainer)
         if trainer.is_global_zero:
             given = self._structure_input(trainer, _on_cpu(best["state"]))
-            self._tickets.end(self.round, self._trained_ticket(given), given, training)
-            self._tickets.write_history(self.history)
+            self._tickets.end(self.round, self._trained_ticket(given), given, facts)
+            write_rounds(self.directory, self.history)
         self.best = {}
 
     # Scores, and masks that a sparsifier makes

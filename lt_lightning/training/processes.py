@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from lt_lightning.files import replacing
+from lt_lightning.storage.files import replacing
 
 # Process 0 may structure a large network, or wait for another job, while the others wait in a collective. One that
 # dies is noticed by the watching process.

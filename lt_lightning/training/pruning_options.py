@@ -14,8 +14,8 @@ from lt_lightning.pruning.densities import densities, descending
 from lt_lightning.pruning.rewinding import Mode, Step
 from lt_lightning.pruning.selection import Scope
 from lt_lightning.pruning.sparsifiers import Sparsifier
+from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 from lt_lightning.structures.base import Structure
-from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
 
 OnCollapse = Literal["warn", "stop"]
 ScoresFrom = Literal["trained", "dense", "rewound"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from lt_lightning.files import write_json
+from lt_lightning.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

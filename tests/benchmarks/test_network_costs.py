@@ -22,8 +22,8 @@ from benchmarks.network_costs import (
     share_of_ideal,
     training_difference,
 )
-from lt_lightning.evaluation import largest_difference
 from lt_lightning.execution.cost import Setting, random_images
+from lt_lightning.pruning.evaluation import largest_difference
 
 Make = Callable[[], nn.Module]
 KB = 1024  # bytes of 256 float32

@@ -14,10 +14,10 @@ from benchmarks.layers import measure_by_paper, measure_layers
 from benchmarks.networks import Measurement, measure_networks
 from benchmarks.peers import SparseConv2d
 from benchmarks.variants import PEERS, VARIANTS, Effort, Executed, Tickets, Variant, as_planned, with_round_to
-from lt_lightning.evaluation import largest_difference
 from lt_lightning.execution.cost import Engine, Setting, flops, parameters
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
+from lt_lightning.pruning.evaluation import largest_difference
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup

@@ -11,7 +11,7 @@ from benchmarks.training.__main__ import main, shares_of
 from benchmarks.training.contenders import CONTENDERS
 from benchmarks.training.tables import verdicts
 from benchmarks.training.task import Setting
-from lt_lightning.files import write_json
+from lt_lightning.storage.files import write_json
 
 TINY = ["--network", "resnet8", "--size", "8", "--batch", "4", "--samples", "1", "--threads", "1"]
 

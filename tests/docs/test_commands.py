@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
-from lt_lightning.experiment.config.shorthand import spelled_out
+from lt_lightning.cli import spelled_out
 from lt_lightning.experiment.run.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.evaluation import relative_difference
 from lt_lightning.execution.cost import (
     Setting,
     flops,
@@ -22,6 +21,7 @@ from lt_lightning.execution.cost import (
 )
 from lt_lightning.execution.timing import by_clock
 from lt_lightning.pruning.enforcement import EnforcedMasks
+from lt_lightning.pruning.evaluation import relative_difference
 
 Make = Callable[[], nn.Module]
 

@@ -52,7 +52,7 @@ def run_script(
 
 
 def _settle(delay: float) -> None:
-    files: Any = import_module("lt_lightning.files")
+    files: Any = import_module("lt_lightning.storage.files")
     fastest: Any = import_module("lt_lightning.execution.execute").FastestForm
     to_disk = files._to_disk
 

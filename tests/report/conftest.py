@@ -15,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.files import write_json
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result
+from lt_lightning.storage.files import write_json
 from lt_lightning.structures.base import Form, LayerReport
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.tickets.ticket import Ticket

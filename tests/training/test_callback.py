@@ -8,7 +8,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain, islice
 from pathlib import Path
@@ -530,7 +530,7 @@ def test_the_next_round_can_go_on_from_a_structure(tmp_path: Path) -> None:
 # Resuming
 
 
-def comparable(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def comparable(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in entry.items() if key != "train_seconds"} for entry in history]
 
 

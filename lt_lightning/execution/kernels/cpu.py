@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lt_lightning.execution.kernels.reference import BlockConvolution
-from lt_lightning.files import replacing
+from lt_lightning.storage.files import replacing
 
 SOURCE = Path(__file__).with_name("cpp") / "block_conv.cpp"
 

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.config.checks import naming, shown
-from lt_lightning.files import read_json, write_json
+from lt_lightning.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     from lt_lightning.data.module import ImageData

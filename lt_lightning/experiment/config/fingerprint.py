@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.experiment.config.options import RETRAINING_KEYS, SEARCH_KEYS
 from lt_lightning.experiment.config.signatures import signature_of
 from lt_lightning.pruning.densities import descending
-from lt_lightning.ticket_names import UNSTRUCTURED
+from lt_lightning.storage.layout import UNSTRUCTURED
 
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
 ALGORITHM = 4

@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from lt_lightning.experiment.config.checks import describe, naming, shown
 from lt_lightning.results.verdict import Rule
-from lt_lightning.ticket_names import UNSTRUCTURED
+from lt_lightning.storage.layout import UNSTRUCTURED
 
 Determines = Literal["search", "retraining", "nothing"]
 Options = TypeVar("Options")

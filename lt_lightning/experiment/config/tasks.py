@@ -13,9 +13,8 @@ from omegaconf import DictConfig
 from lt_lightning.experiment.config.fingerprint import fingerprint, retraining_fingerprint
 from lt_lightning.pruning.densities import densities, descending
 from lt_lightning.results.job_record import Task
-from lt_lightning.results.paths import round_folder
 from lt_lightning.results.ticket_kind import TicketKind
-from lt_lightning.ticket_names import DENSE, UNSTRUCTURED
+from lt_lightning.storage.layout import DENSE, UNSTRUCTURED, round_folder
 
 
 def search_task(config: DictConfig) -> Task:

@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lt_lightning.files import replacing
+from lt_lightning.storage.files import replacing
 
 
 class MetricsFile(Logger):

@@ -13,9 +13,8 @@ from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task
-from lt_lightning.results.paths import TICKET, round_folder
 from lt_lightning.results.ticket_kind import TicketKind
-from lt_lightning.ticket_names import UNSTRUCTURED
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
 
 if TYPE_CHECKING:
     from lt_lightning.experiment.parts import Experiment

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, open_dict
 
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
-from lt_lightning.ticket_names import UNSTRUCTURED
+from lt_lightning.storage.layout import UNSTRUCTURED
 
 MAGNITUDE = {"_target_": "lt_lightning.pruning.criteria.Magnitude"}
 

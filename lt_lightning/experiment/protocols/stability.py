@@ -24,15 +24,14 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.experiment.run.stopping import stoppable
-from lt_lightning.files import read_json, write_json, write_tensors
 from lt_lightning.pruning.connectivity import barrier, error, interpolate, reestimate, smallest_stable
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import Restart, RewindPoint, Step
 from lt_lightning.report.figures import write_png
 from lt_lightning.report.plots import stability_figure
 from lt_lightning.results.locks import Lock, owner_of
-from lt_lightning.results.paths import TICKET
-from lt_lightning.ticket_names import UNSTRUCTURED
+from lt_lightning.storage.files import read_json, write_json, write_tensors
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import steps_per_epoch
 from lt_lightning.training.lightning_internals import schedules_of

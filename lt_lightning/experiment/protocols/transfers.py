@@ -12,11 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.experiment.config.fingerprint import meanings
 from lt_lightning.experiment.config.tasks import retrained_rounds, retraining_task, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
-from lt_lightning.files import read_json
 from lt_lightning.results.job_record import Task
-from lt_lightning.results.paths import TICKET, is_ticket, round_folder
 from lt_lightning.results.ticket_kind import TicketKind
-from lt_lightning.ticket_names import UNSTRUCTURED
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, is_ticket, round_folder
+from lt_lightning.storage.rounds import trained_rounds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -164,10 +163,7 @@ def _trained(config: Any) -> Any:
 
 def _missing(folder: Path, rounds: Sequence[int]) -> list[int]:
     """The rounds of which a search has no trained unstructured ticket."""
-    try:
-        trained = {facts["round"] for facts in read_json(folder / "rounds.json")}
-    except (OSError, ValueError, KeyError, TypeError):
-        trained = set()
+    trained = trained_rounds(folder)
     return [each for each in rounds if each not in trained or not is_ticket(round_folder(folder, each) / UNSTRUCTURED)]
 
 

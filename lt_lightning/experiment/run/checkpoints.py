@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lt_lightning.experiment.logging.metrics_file import MetricsFile
 from lt_lightning.experiment.run.stopping import Stopped, StopSignals
-from lt_lightning.files import write_tensors
+from lt_lightning.storage.files import write_tensors
 from lt_lightning.training.lightning_internals import (
     batch_in_fit,
     between_steps,

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lt_lightning.experiment.config.options import options_of
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.run.run import run
+from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.failures import EXPECTED, Failure
 from lt_lightning.results.job_record import Cost, JobRecord, describe_costs
@@ -44,7 +44,7 @@ def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[
         record = JobRecord(overrides=_by_key(overrides))
         job.record(record).save(folder)
         try:
-            return run(job, console)
+            return run_job(job, console)
         finally:  # whatever is there
             job.record(record).save(folder)
             if config.report:
@@ -90,7 +90,7 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
             sweep.enter(job.config)
         trains = not job.is_finished
         try:
-            value = objective(run(job, console))
+            value = objective(run_job(job, console))
         finally:
             record = job.record(record)
         replace(record, trained=trains).save(folder)

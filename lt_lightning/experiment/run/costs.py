@@ -17,7 +17,7 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.job_record import Cost
 from lt_lightning.results.records import results_of
-from lt_lightning.results.status import rounds_done
+from lt_lightning.storage.rounds import trained_rounds
 
 STEPS = 16  # number of training steps that are timed, and of validation batches
 WARM_UP = 3  # number of first steps that are left out
@@ -36,7 +36,7 @@ def costs_of(job: Job) -> list[Cost]:
     for task in job.asked(at_most=True):
         if results_of(task) is None:
             if task.kind is None:
-                done = rounds_done(task.folder)
+                done = trained_rounds(task.folder)
                 epochs = [length for i, each in enumerate(lengths) if i not in done for length in each]
             else:
                 epochs = [experiment.expected_length(0 if task.whole_schedule else task.round)]

@@ -17,12 +17,12 @@ from lt_lightning.experiment.run.stopping import stoppable
 from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.failures import Failure
 from lt_lightning.results.job_record import Task, tasks_from_json, tasks_to_json
-from lt_lightning.results.status import rounds_done
+from lt_lightning.storage.rounds import trained_rounds
 from lt_lightning.training.agreement import DisagreementError
 from lt_lightning.training.launcher import JobError, ProcessDiedError, launch
 from lt_lightning.training.processes import follow, rank
 
-ENTRY = f"{__name__}:take_part"
+ENTRY = f"{__name__}:take_part_in_job"
 # After these errors the processes end: someone has killed one, or they cannot be trusted. No task has caused them.
 ENDING = (ProcessDiedError, DisagreementError)
 
@@ -54,7 +54,7 @@ def run_in_processes(experiment: Experiment, job: Job, console: Console) -> Mapp
                 failed[task] = ended.error
             failure = Failure.of(failed[task])
             failure.save(task.folder)
-            if task is job.tasks[0] and not any(rounds_done(task.folder)):
+            if task is job.tasks[0] and not any(trained_rounds(task.folder)):
                 return failed  # there is no ticket to go on with
             message["given_up"].append(str(task.folder))
             console.print(
@@ -63,7 +63,7 @@ def run_in_processes(experiment: Experiment, job: Job, console: Console) -> Mapp
             )  # fmt: skip
 
 
-def take_part(message: dict[str, Any]) -> Mapping[Task, Exception] | None:
+def take_part_in_job(message: dict[str, Any]) -> Mapping[Task, Exception] | None:
     """Do this process's part of a job, and return the failed tasks: process 0 schedules, the others follow."""
     config = OmegaConf.create(message["config"])
     assert isinstance(config, DictConfig)

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lt_lightning.evaluation import largest_difference
 from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.files import write_json
+from lt_lightning.pruning.evaluation import largest_difference
 from lt_lightning.results.records import Result
+from lt_lightning.storage.files import write_json
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.classifier import ImageClassifier
 from lt_lightning.training.processes import invite

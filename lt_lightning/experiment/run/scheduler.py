@@ -13,15 +13,15 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.outcome import evaluate
 from lt_lightning.experiment.run.progress import JobProgress
-from lt_lightning.experiment.run.retraining import run_retraining
+from lt_lightning.experiment.run.retraining_task import run_retraining
 from lt_lightning.experiment.run.search import run_search
 from lt_lightning.results import failures
 from lt_lightning.results.failures import Failure
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.locks import Lock, owner_of
-from lt_lightning.results.paths import TICKET, is_ticket
 from lt_lightning.results.records import Result, results_of, write_summary
-from lt_lightning.results.status import rounds_done
+from lt_lightning.storage.layout import TICKET, is_ticket
+from lt_lightning.storage.rounds import trained_rounds
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.processes import announce, processes
 
@@ -98,7 +98,7 @@ class Scheduler:
     def _is_ready(self, task: Task) -> bool:
         if task.source is None:
             return True
-        return is_ticket(task.source) and task.round in rounds_done(self._search.folder)
+        return is_ticket(task.source) and task.round in trained_rounds(self._search.folder)
 
     def _may_get_ready(self, task: Task, tasks: Sequence[Task]) -> bool:
         sources = (other for other in tasks if other.folder == task.source)

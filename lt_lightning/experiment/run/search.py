@@ -15,10 +15,10 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.fitting import fit_rounds
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.files import replacing, write_json
 from lt_lightning.results.job_record import Task
-from lt_lightning.results.paths import TICKET
 from lt_lightning.results.records import Result
+from lt_lightning.storage.files import replacing, write_json
+from lt_lightning.storage.layout import TICKET
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.processes import invite

@@ -22,7 +22,7 @@ from lt_lightning.pruning.layers import Layer, exempting, find_layers
 NOT_SHOWN = ("published", "labels")  # figures of others and names, on which no result depends
 
 
-class LayerRow(NamedTuple):
+class PrunedLayer(NamedTuple):
     """A layer as the table of layers shows it.
 
     Attributes:
@@ -64,7 +64,7 @@ def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
     for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     exempt = experiment.exempt
-    rows = layer_rows(find_layers(experiment.network_to_look_at(), experiment.example).values(), exempt)
+    rows = pruned_layers(find_layers(experiment.network_to_look_at(), experiment.example).values(), exempt)
     if console.is_interactive and not _in_sweep():
         console.print(configuration_table(experiment.config))
         console.print(layers_table(rows, exempt))
@@ -115,7 +115,7 @@ def _format(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
-def layer_rows(layers: Iterable[Layer], exempt: Sequence[str]) -> list[LayerRow]:
+def pruned_layers(layers: Iterable[Layer], exempt: Sequence[str]) -> list[PrunedLayer]:
     """Return a row for every convolution and linear layer, in the order of execution.
 
     Args:
@@ -125,12 +125,12 @@ def layer_rows(layers: Iterable[Layer], exempt: Sequence[str]) -> list[LayerRow]
     rows = []
     for layer in layers:
         weights = layer.size
-        rows.append(LayerRow(layer, weights, weights * layer.positions, exempting(layer, exempt)))
+        rows.append(PrunedLayer(layer, weights, weights * layer.positions, exempting(layer, exempt)))
     return rows
 
 
-def layers_table(rows: Sequence[LayerRow], exempt: Sequence[str]) -> Table:
-    """Return the table of layers; see `layer_rows`."""
+def layers_table(rows: Sequence[PrunedLayer], exempt: Sequence[str]) -> Table:
+    """Return the table of layers; see `pruned_layers`."""
     table = Table(title="What is pruned", caption=layers_line(rows, exempt), box=SIMPLE_HEAD, show_edge=False)
     for heading in ("layer", "shape", "weights", "FLOPs", "pruned"):
         table.add_column(heading, justify="right" if heading in ("weights", "FLOPs") else "left", no_wrap=True)
@@ -146,7 +146,7 @@ def layers_table(rows: Sequence[LayerRow], exempt: Sequence[str]) -> Table:
     return table
 
 
-def layers_line(rows: Sequence[LayerRow], exempt: Sequence[str]) -> str:
+def layers_line(rows: Sequence[PrunedLayer], exempt: Sequence[str]) -> str:
     """Return one line that says how much of a network is pruned.
 
     For example `7 of 9 layers are pruned: 98.9% of 77,850 weights, 95.1% of the FLOPs; exempt: stem, classifier`.

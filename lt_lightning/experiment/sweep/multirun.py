@@ -13,8 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from lt_lightning.experiment.config.fingerprint import hash_of
-from lt_lightning.files import read_json, write_json
 from lt_lightning.results.job_record import FILE as JOB
+from lt_lightning.storage.files import read_json, write_json
 
 FILE = "sweep.json"
 KEY = "sweep"  # key of the sweep's folder in a job's configuration

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lt_lightning.experiment.sweep.multirun import Multirun
-from lt_lightning.files import replacing
 from lt_lightning.results.aggregate import Row, aggregate, settings_of
 from lt_lightning.results.extremes import ExtremeRow, extremes, verdict_lines
 from lt_lightning.results.job_record import FILE, JobRecord, Task, describe_costs
@@ -23,6 +22,7 @@ from lt_lightning.results.records import Result, results_of
 from lt_lightning.results.status import print_status, state_of, summary_of, tasks_under
 from lt_lightning.results.ticket_tables import aggregate_table, print_comparison
 from lt_lightning.results.verdict import Rule
+from lt_lightning.storage.files import replacing
 
 TABLE, EXTREMES = "sweep.csv", "extremes.csv"
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")

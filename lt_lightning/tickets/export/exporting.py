@@ -19,7 +19,7 @@ from torch import nn
 
 from lt_lightning.execution.cost import parameters
 from lt_lightning.execution.execute import DENSE_FORM, execute
-from lt_lightning.files import read_json, write_bytes, write_json
+from lt_lightning.storage.files import read_json, write_bytes, write_json
 from lt_lightning.structures.plan import BlockPlan, Plan
 from lt_lightning.tickets.export import onnx_file, torch_program
 from lt_lightning.tickets.export.network_file import (

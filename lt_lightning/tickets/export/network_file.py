@@ -19,9 +19,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
 
-from lt_lightning.evaluation import relative_difference
 from lt_lightning.execution.execute import execute
-from lt_lightning.files import read_json, write_bytes
+from lt_lightning.pruning.evaluation import relative_difference
+from lt_lightning.storage.files import read_json, write_bytes
 from lt_lightning.structures.plan import Plan, plan_from_json, plan_to_json
 
 OURS = "lt_lightning.models"

@@ -21,8 +21,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lt_lightning import files
 from lt_lightning.results.records import find_results
+from lt_lightning.storage import files
 from lt_lightning.tickets import ticket
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.classifier import ImageClassifier

@@ -29,7 +29,7 @@ from lt_lightning.pruning.rewinding import Step
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.published_figures import PublishedFigure, figures_of
 from lt_lightning.results.records import Result
-from tests.toys import DENSE, run_job
+from tests.toys import DENSE, run_of
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -219,7 +219,7 @@ def test_preset_runs_from_end_to_end(
     write_data(tmp_path, monkeypatch)
     shrunk = ("trainer.limit_train_batches=2", "trainer.accelerator=cpu") if name in QUICK else ()
     config = composed(*smoke(name, tmp_path), *shrunk)
-    results = run_job(config)
+    results = run_of(config)
     found = {(result.round, result.structure) for result in results}
     source = config.pruning.next_round_from
     alone = [source] if source != "unstructured" else ["unstructured", *config.structure]
@@ -268,7 +268,7 @@ def test_preset_for_many_devices_runs_on_two(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_data(tmp_path, monkeypatch)
-    results = run_job(composed(*smoke(name, tmp_path), "trainer=ddp_sim"))
+    results = run_of(composed(*smoke(name, tmp_path), "trainer=ddp_sim"))
     assert max(result.round for result in results) == 2
     assert all(math.isfinite(result.accuracy) for result in results)
 
@@ -285,7 +285,7 @@ def test_preset_runs_on_the_real_data(name: str, composed: Compose, tmp_path: Pa
     if name.startswith("imagenet"):
         as_imagenet(data / "tiny-imagenet-200", tmp_path / "imagenet")
         data = tmp_path
-    results = run_job(composed(f"experiment={name}", "scale=smoke", f"paths.data={data}", *classes))
+    results = run_of(composed(f"experiment={name}", "scale=smoke", f"paths.data={data}", *classes))
     assert max(result.round for result in results) == 2
 
 
@@ -344,7 +344,7 @@ def test_flops_become_shares_of_the_dense_network(composed: Compose) -> None:
 
 def test_wrong_figures_stop_a_run_before_training(composed: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"published\.speed"):
-        run_job(composed("+published.speed.refill=[[80,1]]"))
+        run_of(composed("+published.speed.refill=[[80,1]]"))
     assert not list(tmp_path.rglob("*.json"))
 
 

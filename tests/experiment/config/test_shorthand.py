@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from lt_lightning.experiment.config.shorthand import spelled_out
+from lt_lightning.cli import spelled_out
 
 SMALL = ("model.width=8", "trainer.max_epochs=2", "trainer.accelerator=cpu", "retrain_rounds=[1]", "structure=[]")
 

@@ -23,7 +23,7 @@ from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_job
+from tests.toys import run_of
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 OPTIONS = (
@@ -63,7 +63,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, wandb_records: Records) -
         HydraConfig.instance().set_config(config)
         with open_dict(config):
             del config["hydra"]
-        results = run_job(config)
+        results = run_of(config)
     HydraConfig.instance().cfg = None
     GlobalHydra.instance().clear()
     runs, files = {}, {}

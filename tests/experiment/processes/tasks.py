@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-from lt_lightning.experiment.run.device_processes import take_part
+from lt_lightning.experiment.run.device_processes import take_part_in_job
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.training.agreement import DisagreementError, SyncBatchNormOnCpu, check_agreement
@@ -124,7 +124,7 @@ def take_part_watched(job: dict[str, Any]) -> Any:
     Job.of = of  # type: ignore[method-assign]
     if rank() > 0:
         sys.addaudithook(audit)
-    return take_part(job)
+    return take_part_in_job(job)
 
 
 def take_part_stopped(job: dict[str, Any]) -> Any:
@@ -140,7 +140,7 @@ def take_part_stopped(job: dict[str, Any]) -> Any:
         step_done(self, trainer, *arguments)
 
     checkpoints.on_train_batch_end = wrong
-    return take_part(job)
+    return take_part_in_job(job)
 
 
 def take_part_diverging(job: dict[str, Any]) -> Any:
@@ -154,7 +154,7 @@ def take_part_diverging(job: dict[str, Any]) -> Any:
             raise FloatingPointError("train/loss=nan: told by process 1")
 
     training.on_train_start = wrong
-    return take_part(job)
+    return take_part_in_job(job)
 
 
 def take_part_corrupted(job: dict[str, Any]) -> Any:
@@ -169,4 +169,4 @@ def take_part_corrupted(job: dict[str, Any]) -> Any:
         return masks
 
     callback.prune = wrong
-    return take_part(job)
+    return take_part_in_job(job)

@@ -18,11 +18,11 @@ from rich.console import Console
 from lt_lightning.experiment.config.tasks import search_folder
 from lt_lightning.experiment.run import device_processes
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.run.run import run
+from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.results.status import state_of
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.agreement import DisagreementError
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 # No step may be so large that it magnifies rounding: what is compared are two ways to add the same numbers.
@@ -37,9 +37,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_two_processes_learn_what_one_does(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same batches, normalised together; every test image counts once. Process 0 alone writes."""
     monkeypatch.setattr(device_processes, "ENTRY", "tasks:take_part_watched")
-    alone = run_job(small("alone", *GENTLE, "trainer=default", "trainer.accelerator=cpu"))
+    alone = run_of(small("alone", *GENTLE, "trainer=default", "trainer.accelerator=cpu"))
     environment = dict(os.environ)
-    both = run_job(small("both", *GENTLE, "trainer=ddp_sim", "data.eval_batch_size=77"))
+    both = run_of(small("both", *GENTLE, "trainer=ddp_sim", "data.eval_batch_size=77"))
     assert dict(os.environ) == environment
     assert [(a.place, a.structure) for a in alone] == [(b.place, b.structure) for b in both]  # found by each other
     assert alone[0].accuracy > 0.3
@@ -65,7 +65,7 @@ def test_processes_that_prune_differently_are_stopped(
 ) -> None:
     monkeypatch.setattr(device_processes, "ENTRY", "tasks:take_part_corrupted")
     with pytest.raises(DisagreementError, match=r"masks in epoch 2 differ between processes 0 and 1: .*weight is"):
-        run_job(small("runs", "trainer=ddp_sim"))
+        run_of(small("runs", "trainer=ddp_sim"))
     assert not list(tmp_path.rglob("result.json"))
 
 
@@ -76,11 +76,11 @@ def test_the_tasks_are_those_of_the_process_that_started_the_others(
 
     def launch(entry: str, message: dict[str, Any], devices: tuple[str, ...], threads: int) -> object:
         assert devices == ("cpu", "cpu")
-        return device_processes.take_part(json.loads(json.dumps(message)))
+        return device_processes.take_part_in_job(json.loads(json.dumps(message)))
 
     monkeypatch.setattr(device_processes, "launch", launch)
     job = Job.of(small("runs", "trainer=ddp_sim", "trainer.max_epochs=1", "pruning.rewind=0ep"))
-    run(replace(job, tasks=job.tasks[:1]), Console(quiet=True))
+    run_job(replace(job, tasks=job.tasks[:1]), Console(quiet=True))
     assert [state_of(task).kind for task in job.tasks] == ["done", "missing"]
 
 
@@ -95,13 +95,18 @@ def test_failed_task_of_one_process_does_not_stop_the_others(
     )
     search, refill, regroup = Job.of(config).tasks
     with pytest.raises(FloatingPointError, match="told by process 1"):
-        run_job(config)
+        run_of(config)
     assert [state_of(task).kind for task in (search, refill, regroup)] == ["done", "failed", "done"]
     assert state_of(refill).detail == "train/loss=nan: told by process 1"
     assert "refill, round 1 of 1 FAILED: train/loss=nan: told by process 1" in capsys.readouterr().out
     finished = {task: (task.parts[-1] / "result.json").read_bytes() for task in (search, regroup)}
     monkeypatch.setattr(device_processes, "ENTRY", whole)
-    assert [result.structure for result in run_job(config)] == ["dense", "unstructured", "refill", "regroup_channels"]
+    assert [result.structure for result in run_of(config)] == [
+        "dense",
+        "unstructured",
+        "refill",
+        "regroup_channels",
+    ]
     assert {task: (task.parts[-1] / "result.json").read_bytes() for task in finished} == finished
 
 
@@ -112,7 +117,7 @@ def test_failed_task_of_one_process_does_not_stop_the_others(
 )  # fmt: skip
 def test_wrong_configuration_ends_in_its_own_error(override: str, message: str, small: Compose) -> None:
     with pytest.raises(ValueError, match=message):
-        run_job(small("runs", "trainer=ddp_sim", override))
+        run_of(small("runs", "trainer=ddp_sim", override))
 
 
 def test_place_depends_on_what_is_normalised_together_and_not_on_the_number_of_processes(small: Compose) -> None:
@@ -129,6 +134,6 @@ def test_place_depends_on_what_is_normalised_together_and_not_on_the_number_of_p
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_learn_what_one_does(small: Compose) -> None:
-    alone = run_job(small("alone", *GENTLE, "trainer=ddp", "trainer.devices=1"))
-    both = run_job(small("both", *GENTLE, "trainer=ddp", "trainer.devices=2"))
+    alone = run_of(small("alone", *GENTLE, "trainer=ddp", "trainer.devices=1"))
+    both = run_of(small("both", *GENTLE, "trainer=ddp", "trainer.devices=2"))
     assert [a.accuracy for a in alone] == pytest.approx([b.accuracy for b in both], abs=0.03)

@@ -19,7 +19,7 @@ from lt_lightning.experiment.run.checkpoints import KEY, STEPS
 from lt_lightning.experiment.run.stopping import Stopped
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.launcher import ProcessDiedError
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 
@@ -75,25 +75,25 @@ def test_sigterm_stops_all_after_the_same_step_and_the_job_goes_on_bit_for_bit(
 ) -> None:
     """No checkpoint is written but for the signal."""
     job = ("trainer=ddp_sim", "data.batch_size=16", "checkpoint.seconds=1e9")
-    run_job(small("whole", *job))
+    run_of(small("whole", *job))
     whole = device_processes.ENTRY
     monkeypatch.setattr(device_processes, "ENTRY", "tasks:take_part_stopped")
     monkeypatch.setenv("WATCHING", str(os.getpid()))
     with pytest.raises(Stopped) as stopped:
-        run_job(small("stopped", *job))
+        run_of(small("stopped", *job))
     assert stopped.value.code == 143
     assert "stopped by SIGTERM: the same command goes on from here" in capsys.readouterr().err
     (checkpoint,) = (tmp_path / "stopped").rglob("step-*.pt")
     assert 8 <= int(checkpoint.stem.removeprefix("step-")) <= 8 + STEPS  # counted from 0
     monkeypatch.setattr(device_processes, "ENTRY", whole)
     with pytest.raises(ValueError, match=r"2 processes and cannot be continued with 1: use trainer\.devices=2, or"):
-        run_job(small("stopped", *job, "trainer.devices=1"))
+        run_of(small("stopped", *job, "trainer.devices=1"))
     of_two = torch.load(checkpoint, weights_only=True)
     torch.save({**of_two, KEY: {**of_two[KEY], "processes": of_two[KEY]["processes"][:1]}}, checkpoint)
     with pytest.raises(ValueError, match=r"by 1 process and cannot be continued with 2: use trainer\.devices=1, or"):
-        run_job(small("stopped", *job))
+        run_of(small("stopped", *job))
     torch.save(of_two, checkpoint)
-    run_job(small("stopped", *job))
+    run_of(small("stopped", *job))
     assert not list((tmp_path / "stopped").rglob("step-*.pt"))
     assert equal(tmp_path / "whole", tmp_path / "stopped")
 
@@ -102,13 +102,13 @@ def test_sigterm_stops_all_after_the_same_step_and_the_job_goes_on_bit_for_bit(
 def test_killed_job_goes_on_with_as_many_processes_bit_for_bit(
     small: Compose, started: list[Killable], tmp_path: Path
 ) -> None:
-    expected = run_job(small("whole", *JOB))
+    expected = run_of(small("whole", *JOB))
     for count in (2, 5):  # twice in a row
         thread = kill_after(tmp_path / "killed", count, started)
         with pytest.raises(ProcessDiedError, match="SIGKILL"):
-            run_job(small("killed", *JOB))
+            run_of(small("killed", *JOB))
         thread.join(60)
-    results = run_job(small("killed", *JOB))
+    results = run_of(small("killed", *JOB))
     assert [(r.place, r.accuracy, r.val_accuracy) for r in results] == [
         (r.place, r.accuracy, r.val_accuracy) for r in expected
     ]

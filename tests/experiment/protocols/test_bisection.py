@@ -28,7 +28,7 @@ from lt_lightning.results.job_record import JobRecord, Task, describe_costs
 from lt_lightning.results.records import Result, find_results, results_of
 from lt_lightning.results.status import print_status, tasks_under
 from lt_lightning.results.ticket_kind import TicketKind
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
@@ -240,7 +240,7 @@ def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
     config = composed(*SMALL, "search=bisect")
     job = Job.of(config)
     assert plan_of(job).startswith("at most 10 trainings of 11 epochs")  # 7 rounds in 8 epochs, and 3 tickets
-    results = run_job(config)
+    results = run_of(config)
     tested = {result.round: result for result in results if result.structure == "refill"}
     assert 1 <= len(tested) <= 3
     assert {result.round for result in results if result.structure == "unstructured"} == set(range(1, 7))
@@ -256,11 +256,11 @@ def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
         states = print_status(tasks_under(tmp_path / "runs"), tmp_path, Console(file=nowhere))
     assert [state.kind for state in states] == ["done"] * (1 + len(tested))  # nothing is missing of what was asked for
 
-    whole = run_job(composed(*SMALL))
+    whole = run_of(composed(*SMALL))
     assert {result.round for result in whole if result.structure == "refill"} == set(range(1, 7))
     assert [result for result in whole if result.structure == "refill" and result.round in tested] == [*tested.values()]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")}
-    assert len([result for result in run_job(config) if result.structure == "refill"]) == 6
+    assert len([result for result in run_of(config) if result.structure == "refill"]) == 6
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")} == before
 
 

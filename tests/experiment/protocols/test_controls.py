@@ -14,15 +14,15 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from lt_lightning.evaluation import largest_difference
 from lt_lightning.execution.cost import flops
 from lt_lightning.execution.execute import execute
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.run import retraining
+from lt_lightning.experiment.run import retraining_task as retraining
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.pruning.evaluation import largest_difference
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
@@ -41,7 +41,7 @@ from lt_lightning.tickets.control_tickets import (
 )
 from lt_lightning.tickets.making import make_ticket
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -237,10 +237,10 @@ def trained(printed: str) -> list[str]:
 def test_controls_are_results_of_their_own_and_found_again(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without = run_job(composed(*SMALL))
+    without = run_of(composed(*SMALL))
     capsys.readouterr()
     config = composed(*SMALL, ALL)
-    results = run_job(config)
+    results = run_of(config)
     first = capsys.readouterr().out
     assert sorted(trained(first)) == sorted(f"{control} of {name}, round 2 of 2" for name, control in CONTROLS)
     assert [result for result in results if not result.control] == without
@@ -253,7 +253,7 @@ def test_controls_are_results_of_their_own_and_found_again(
     assert rows == ["unstructured", "reinit", "random", "refill", "reinit", "shuffle", "random", "small_dense"]
     _check_tickets(results, Experiment.from_config(config))
 
-    assert run_job(config) == results
+    assert run_of(config) == results
     assert trained(capsys.readouterr().out) == []
 
 
@@ -309,12 +309,12 @@ def test_controls_of_a_group_aware_search_and_their_folders(composed: Compose) -
 @pytest.mark.parametrize(("value", "named"), [("[again]", "['again']"), ("reinit", "'reinit'"), ("true", "true")])
 def test_unknown_controls_are_refused(value: str, named: str, composed: Compose) -> None:
     with pytest.raises(ValueError, match=rf"^controls={re.escape(named)}.*reinit, shuffle, random, small_dense"):
-        run_job(composed(*SMALL, f"controls={value}"))
+        run_of(composed(*SMALL, f"controls={value}"))
 
 
 def test_a_network_without_a_width_has_no_small_dense_control(composed: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.width"):
-        run_job(composed(*SMALL[1:], "controls=[small_dense]", "~model.width"))
+        run_of(composed(*SMALL[1:], "controls=[small_dense]", "~model.width"))
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
@@ -328,11 +328,11 @@ def test_controls_whose_ticket_cannot_be_made_hold_up_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(retraining, "_structured", no_ticket)
         with pytest.raises(RuntimeError, match="no such ticket"):
-            run_job(config)
+            run_of(config)
     labels = trained(capsys.readouterr().out)
     assert "reinit of unstructured, round 2 of 2" in labels
     assert "reinit of refill, round 2 of 2" not in labels
-    results = run_job(config)
+    results = run_of(config)
     assert {(r.structure, r.control) for r in results if r.control} == {
         ("unstructured", "reinit"),
         ("refill", "reinit"),

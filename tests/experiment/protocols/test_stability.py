@@ -18,7 +18,7 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.protocols.stability import folder_of, measure_stability
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_job
+from tests.toys import run_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = (
@@ -48,7 +48,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[pl.Trainer]:
 def test_dense_network_and_ticket(
     configured: Any, fits: list[pl.Trainer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    search = run_job(configured())[1]
+    search = run_of(configured())[1]
     ticket = tmp_path / "runs" / search.place
     fits.clear()
     config = configured(f"stability.networks=[dense,{ticket}]")

@@ -20,7 +20,7 @@ from lt_lightning.results.status import tasks_under
 from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.retraining import restart_for
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 SMALL = (
@@ -62,11 +62,11 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tickets_of_digits_are_retrained_on_colours(composed: Compose, tmp_path: Path) -> None:
-    first = run_job(composed(*SMALL))
+    first = run_of(composed(*SMALL))
     root, source = tmp_path / "runs", first[0].search
-    own = run_job(composed(*SMALL, *COLOURS))
+    own = run_of(composed(*SMALL, *COLOURS))
     with_digits = composed(*SMALL, *COLOURS, f"transfer.from={root / source}")
-    results = run_job(with_digits)
+    results = run_of(with_digits)
     kinds = [
         TicketKind("dense"), TicketKind("unstructured"), TicketKind("refill"),
         TicketKind("unstructured", origin="digits"), TicketKind("refill", origin="digits"),
@@ -89,7 +89,7 @@ def test_tickets_of_digits_are_retrained_on_colours(composed: Compose, tmp_path:
             assert torch.equal(refilled.masks[name], mask), name
     assert results[4].density == pytest.approx(first[2].density)
 
-    assert [result.place for result in run_job(with_digits)] == [result.place for result in results]
+    assert [result.place for result in run_of(with_digits)] == [result.place for result in results]
     job = Job.of(with_digits)
     assert Job.of(composed(*SMALL, *COLOURS, "transfer.from=others")).tasks == job.tasks
     job.record().save(root / "jobs" / "now")
@@ -183,9 +183,9 @@ def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_ow
     """The ten digits are not these ten."""
     options = tuple(option for option in SMALL if not option.startswith("structure"))
     options += ("structure=[filters]",)
-    source = tmp_path / "runs" / run_job(composed(*options))[0].search
-    same = run_job(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
-    other = run_job(composed(*options, "labels.data=letters", f"transfer.from={source}"))
+    source = tmp_path / "runs" / run_of(composed(*options))[0].search
+    same = run_of(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
+    other = run_of(composed(*options, "labels.data=letters", f"transfer.from={source}"))
     replaced = [
         _ticket(tmp_path / "runs", results[-1]).card["transferred_from"]["replaced"] for results in (same, other)
     ]
@@ -229,18 +229,18 @@ def test_impossible_sources_are_refused(
     if rounds is not None:
         _a_search(tmp_path, "source", composed(*SMALL), rounds)
     with pytest.raises(ValueError, match=f"transfer.from={folder}: .*{named}"):
-        run_job(composed(*SMALL, *overrides, f"transfer.from={folder}"))
+        run_of(composed(*SMALL, *overrides, f"transfer.from={folder}"))
 
 
 def test_scores_by_feature_maps_are_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
     source = _a_search(tmp_path, "source", composed(*SMALL))
     with pytest.raises(ValueError, match=r"^structure\.refill .*transfer"):
-        run_job(composed(*SMALL, "structure.refill.score=feature_l1", f"transfer.from={source}"))
+        run_of(composed(*SMALL, "structure.refill.score=feature_l1", f"transfer.from={source}"))
 
 
 def test_another_network_is_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    source = run_job(composed(*SMALL, "retrain_rounds=[]"))[0].search
+    source = run_of(composed(*SMALL, "retrain_rounds=[]"))[0].search
     with pytest.raises(ValueError, match=f"transfer.from=.*{source}: .*ResNet"):
-        run_job(composed(*SMALL, "model=resnet14", f"transfer.from={root / source}"))
+        run_of(composed(*SMALL, "model=resnet14", f"transfer.from={root / source}"))
     assert [path.name for path in root.glob("digits-*")] == [source]

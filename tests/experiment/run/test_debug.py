@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from lt_lightning.experiment.config.tasks import search_folder
 from lt_lightning.experiment.parts import Experiment
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 CHOICES = ("fdr", "limit", "overfit", "profiler")
@@ -54,7 +54,7 @@ def test_fdr_goes_through_every_phase_with_one_batch(
         batches.append((int(self.num_training_batches), [int(count) for count in self.num_val_batches]))
 
     monkeypatch.setattr(pl.Trainer, "fit", counted)
-    results = run_job(composed("debug=fdr", *SMALL, "controls=[reinit]"))
+    results = run_of(composed("debug=fdr", *SMALL, "controls=[reinit]"))
     assert [(result.round, result.structure, result.control) for result in results] == [
         (0, "dense", ""), (1, "unstructured", ""), (1, "refill", ""),
         (1, "unstructured", "reinit"), (1, "refill", "reinit"),
@@ -83,7 +83,7 @@ def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_
         seen.append(sorted(images.tolist()))
     assert len(seen[0]) == 4 * 64
     assert seen[0] == seen[1]  # in another order, unchanged
-    run_job(config)
+    run_of(config)
     (metrics,) = (tmp_path / "runs").glob("overfit-*/metrics.csv")
     with metrics.open() as file:
         rows = list(csv.DictReader(file))
@@ -93,7 +93,7 @@ def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_
 
 
 def test_profiler_reports_beside_what_it_profiled(composed: Compose, tmp_path: Path) -> None:
-    run_job(
+    run_of(
         composed(
             "debug=profiler", *SMALL, "trainer.max_epochs=1", "data.limit=0.2", "pruning.rounds=1", "pruning.rewind=0ep"
         )

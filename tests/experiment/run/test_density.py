@@ -11,7 +11,7 @@ from lt_lightning.experiment.config.tasks import densities_of, retrained_rounds,
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.masks import kept, size
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 STRUCTURES = ("refill", "regroup", "fixed_blocks", "filters")
@@ -46,7 +46,7 @@ def test_one_search_passes_through_several_densities(composed: Compose) -> None:
 
 def test_a_density_is_met_to_one_weight_and_no_structure_executes_more(composed: Compose, tmp_path: Path) -> None:
     config = composed(*SMALL, "retrain_rounds=[3]")
-    results = {(result.round, result.structure): result for result in run_job(config)}
+    results = {(result.round, result.structure): result for result in run_of(config)}
     asked = {}
     for number, share in enumerate((0.4, 0.2, 0.1), start=1):  # each time the last prune before a density takes less
         masks = Ticket.load(tmp_path / "runs" / results[number, "unstructured"].place / "ticket").masks

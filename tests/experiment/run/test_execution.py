@@ -15,7 +15,7 @@ from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.execute import FastestForm
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_job
+from tests.toys import run_of
 
 SMALL = (
     "model.width=8",
@@ -48,7 +48,7 @@ def test_shrunk_training_equals_masked_training(
     coupling: str, decay: str, composed: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     options = (*SMALL, f"structure.refill.coupling={coupling}", f"classifier.decay={decay}")
-    masked, shrunk = (run_job(composed(*options, f"execution={how}"))[-1] for how in ("masked", "shrunk"))
+    masked, shrunk = (run_of(composed(*options, f"execution={how}"))[-1] for how in ("masked", "shrunk"))
     assert masked.place != shrunk.place
     assert masked.accuracy == shrunk.accuracy
 
@@ -87,11 +87,11 @@ def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
     monkeypatch.setattr("lt_lightning.experiment.run.outcome.time_ratio", time_ratio)
     options = [option for option in SMALL if not option.startswith(("structure", "trainer.precision"))]
     structured = ("structure=[regroup]", "structure.regroup.group_size=4", f"trainer.precision={precision}")
-    run_job(composed(*options, *structured))
+    run_of(composed(*options, *structured))
     assert measured == [(True, bfloat16), (False, bfloat16), (True, bfloat16)]  # for the training; for both times
     assert [(setting.training, setting.bfloat16) for setting in timed] == [(False, bfloat16), (True, bfloat16)]
 
 
 def test_unknown_execution_is_refused(composed: Callable[..., DictConfig]) -> None:
     with pytest.raises(ValueError, match=r"execution='sparse'.*shrunk, masked"):
-        run_job(composed(*SMALL, "execution=sparse"))
+        run_of(composed(*SMALL, "execution=sparse"))

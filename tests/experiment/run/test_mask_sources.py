@@ -19,7 +19,7 @@ from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.results.records import results_of
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -34,7 +34,7 @@ SMALL = (
 def test_source_goes_with_every_structure(source: str, composed: Compose) -> None:
     """Two of them are retrained; of each the network that executes the ticket computes what the masked one does."""
     config = composed(*SMALL, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")
-    results = run_job(config)
+    results = run_of(config)
     assert [result.structure for result in results] == ["dense", "unstructured", "refill", "regroup"]
     experiment = Experiment.from_config(composed(*SMALL, f"structure=[{','.join(STRUCTURES)}]"))
     tickets = {result.structure: Ticket.load(experiment.root / result.place / "ticket") for result in results}
@@ -61,7 +61,7 @@ def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(compos
     magnitude, random = (composed(*options, f"pruning={source}") for source in ("imp", "random"))
     job = Job.of(random)
     assert [len(costs_of(each)) for each in (*job.needed, job)] == [1, 1]
-    found = {result.round: result for result in run_job(random)}
+    found = {result.round: result for result in run_of(random)}
     assert list(found) == [0, 1, 2]  # at once, where magnitude takes rounds: 50, 40, 20 %
     search = Job.of(magnitude).tasks[0]
     assert results_of(search) is not None
@@ -71,7 +71,7 @@ def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(compos
         assert {n: int(m.sum()) for n, m in mine.items()} == {n: int(m.sum()) for n, m in masks.items()}
         assert not any(torch.equal(mine[name], masks[name]) for name in masks)
     before = {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")}
-    run_job(composed(*options, "pruning=random", "pruning.criterion.seed=5"))
+    run_of(composed(*options, "pruning=random", "pruning.criterion.seed=5"))
     assert {path: path.stat().st_mtime_ns for path in search.folder.rglob("*")} == before  # one search serves both
     elsewhere = Job.of(composed(*options, "pruning=random", f"paths.root={tmp_path / 'elsewhere'}"))
     assert elsewhere.tasks[0].folder.name == job.tasks[0].folder.name
@@ -85,7 +85,7 @@ def test_without_the_search_nothing_goes_on(composed: Compose, monkeypatch: pyte
 
     monkeypatch.setattr(scheduler, "run_search", broken)
     with pytest.raises(RuntimeError, match="no power"):
-        run_job(config)
+        run_of(config)
     assert not Job.of(config).tasks[0].folder.exists()
 
 

@@ -22,7 +22,7 @@ from lt_lightning.results.records import Result, find_results
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 TINY = ("model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=2")
@@ -35,7 +35,7 @@ BOTH = ("structure=[refill,regroup]", "structure.refill.round_to=2", "structure.
 def test_a_job_leaves_tickets_results_and_table(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = run_job(composed(*MEASURED, *BOTH))
+    results = run_of(composed(*MEASURED, *BOTH))
     root = tmp_path / "runs"
 
     wanted = {(0, "dense")} | {(n, s) for n in (1, 2) for s in ("unstructured", "refill", "regroup")}
@@ -70,7 +70,7 @@ def _check_against_weights(ticket: Ticket, result: Result) -> None:
 
 def test_accuracy_is_that_of_the_ticket_on_disk(composed: Compose, tmp_path: Path) -> None:
     config = composed(*SMALL, *REFILL, "retrain_rounds=[2]")
-    results = run_job(config)
+    results = run_of(config)
     assert [r.round for r in results if r.structure == "refill"] == [2]
     experiment = Experiment.from_config(config)
     experiment.data.setup("test")
@@ -88,7 +88,7 @@ def test_accuracy_is_that_of_the_ticket_on_disk(composed: Compose, tmp_path: Pat
 def test_a_finished_job_trains_nothing_and_a_wider_one_only_what_is_new(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run_job(composed(*SMALL, *REFILL))
+    first = run_of(composed(*SMALL, *REFILL))
     fits: list[pl.Trainer] = []
     fit = pl.Trainer.fit
 
@@ -103,20 +103,20 @@ def test_a_finished_job_trains_nothing_and_a_wider_one_only_what_is_new(
     (root / "summary.csv").write_text("")
     os.utime(root / "summary.csv", (0, 0))
     (last / ".lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 1, "since": 0}))
-    assert str(run_job(composed(*SMALL, *REFILL))) == str(first)  # times, which were not measured, are NaN
+    assert str(run_of(composed(*SMALL, *REFILL))) == str(first)  # times, which were not measured, are NaN
     assert fits == []
     assert (root / "summary.csv").read_text() == summary
     assert not list(root.rglob(".lock"))
-    wider = run_job(composed(*SMALL, *BOTH))
+    wider = run_of(composed(*SMALL, *BOTH))
     assert len(fits) == 2  # regroup in two rounds; the search and refill are found again
     assert {r.place for r in first} < {r.place for r in wider}
-    run_job(composed(*SMALL, *REFILL, "structure.refill.coupling=inner"))
+    run_of(composed(*SMALL, *REFILL, "structure.refill.coupling=inner"))
     assert len(fits) == 4  # other options are another ticket, of the same search
     assert len({r.search for r in find_results(tmp_path / "runs")}) == 1
 
 
 def test_group_aware_search_trains_the_structure(composed: Compose, tmp_path: Path) -> None:
-    results = run_job(composed(*SMALL, *REFILL, "pruning.next_round_from=refill", "structure.refill.score=feature_l2"))
+    results = run_of(composed(*SMALL, *REFILL, "pruning.next_round_from=refill", "structure.refill.score=feature_l2"))
     assert [(r.round, r.structure) for r in results] == [(0, "dense"), (1, "refill"), (2, "refill")]
     densities = [r.density for r in results]
     assert densities == sorted(densities, reverse=True)
@@ -128,8 +128,8 @@ def test_group_aware_search_trains_the_structure(composed: Compose, tmp_path: Pa
 def test_saliency_uses_the_gradients_of_the_search(composed: Compose, tmp_path: Path) -> None:
     options = (*REFILL, "structure.refill.score=saliency", "retrain_rounds=[2]")
     with pytest.raises(ValueError, match="gradient_batches"):
-        run_job(composed(*SMALL, *options))
-    results = run_job(composed(*SMALL, *options, "pruning.gradient_batches=3"))
+        run_of(composed(*SMALL, *options))
+    results = run_of(composed(*SMALL, *options, "pruning.gradient_batches=3"))
     assert results[-1].structure == "refill"
     assert (tmp_path / "runs" / results[-1].search / "round_02" / "gradients.pt").is_file()
 
@@ -138,10 +138,10 @@ def test_feature_maps_score_the_same_whenever_the_ticket_is_made(composed: Compo
     """By the run that searches, and by one that reads the finished search."""
     config = composed(*SMALL, *REFILL, "structure.refill.score=feature_l1", "pruning.rounds=1")
     root = tmp_path / "runs"
-    _, plain, refill = run_job(config)
+    _, plain, refill = run_of(config)
     after = Ticket.load(root / refill.place / "ticket")
     shutil.rmtree(root / refill.place)
-    assert run_job(config)[-1].place == refill.place
+    assert run_of(config)[-1].place == refill.place
     found = Ticket.load(root / refill.place / "ticket")
     assert after.card["mask_digest"] == found.card["mask_digest"]
 
@@ -153,7 +153,7 @@ def test_feature_maps_score_the_same_whenever_the_ticket_is_made(composed: Compo
 
 @pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
 def test_loggers_record_the_job(logger: str, composed: Compose, tmp_path: Path) -> None:
-    run_job(composed(*SMALL, *REFILL, "retrain_rounds=[1]", f"logger={logger}"))
+    run_of(composed(*SMALL, *REFILL, "retrain_rounds=[1]", f"logger={logger}"))
     metrics = next((tmp_path / "runs").glob("digits-*/metrics.csv"))
     with metrics.open() as file:
         rows = list(csv.DictReader(file))
@@ -207,7 +207,7 @@ def test_bad_configuration_stops_before_training_and_names_the_key(
     overrides: list[str], message: str, composed: Compose, tmp_path: Path
 ) -> None:
     with pytest.raises((ValueError, InstantiationException)) as caught:
-        run_job(composed(*SMALL, *BOTH, *overrides))
+        run_of(composed(*SMALL, *BOTH, *overrides))
     told = str(caught.value.__cause__ or caught.value)
     assert message in told
     assert "\n" not in told
@@ -218,14 +218,14 @@ def test_diverging_training_stops_and_leaves_no_result(composed: Compose, tmp_pa
     import wandb
 
     with pytest.raises(FloatingPointError, match="loss"):
-        run_job(composed(*SMALL, *REFILL, "classifier.learning_rate=1e30", "logger=wandb"))
+        run_of(composed(*SMALL, *REFILL, "classifier.learning_rate=1e30", "logger=wandb"))
     assert wandb.run is None
     assert find_results(tmp_path / "runs") == []
 
 
 def test_search_on_digits_finds_tickets_that_match_the_dense_network(composed: Compose) -> None:
     """The main job in small. 360 test images: a point is about twice the standard error of a difference."""
-    results = run_job(composed("trainer.max_epochs=8", "pruning.rounds=1", "measure=null", "trainer.accelerator=cpu"))
+    results = run_of(composed("trainer.max_epochs=8", "pruning.rounds=1", "measure=null", "trainer.accelerator=cpu"))
     dense = results[0].accuracy
     assert dense > 0.97
     winners = [result for result in results if result.round == 1]

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.run import retraining, search
+from lt_lightning.experiment.run import retraining_task as retraining
+from lt_lightning.experiment.run import search
 from lt_lightning.experiment.run.costs import costs_of
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.progress import JobProgress
@@ -24,7 +25,7 @@ from lt_lightning.results.job_record import Task
 from lt_lightning.results.locks import Lock
 from lt_lightning.results.records import find_results
 from lt_lightning.results.status import state_of, tasks_under
-from tests.toys import run_job
+from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]
 Start = Callable[..., Any]  # see `conftest.py`
@@ -113,7 +114,7 @@ def test_a_failed_retraining_stops_no_other_and_is_tried_again(
     with monkeypatch.context() as patch:
         failing("refill", RuntimeError("out of luck\nand more"), patch)
         with pytest.raises(ExceptionGroup, match="2 of 5 tasks failed") as caught:
-            run_job(config)
+            run_of(config)
     assert [str(error) for error in caught.value.exceptions] == ["out of luck\nand more"] * 2
     printed = capsys.readouterr().out
     assert "refill, round 1 of 2 FAILED: RuntimeError: out of luck" in printed
@@ -127,7 +128,7 @@ def test_a_failed_retraining_stops_no_other_and_is_tried_again(
     assert failure is not None
     assert failure.error == "RuntimeError: out of luck"
     assert "run_retraining" in failure.traceback
-    assert {(r.round, r.structure) for r in run_job(config)} == WHOLE
+    assert {(r.round, r.structure) for r in run_of(config)} == WHOLE
     assert set(kinds(tasks).values()) == {"done"}
     assert not list((tmp_path / "runs").rglob("error.json"))
 
@@ -145,7 +146,7 @@ def test_rounds_that_a_failed_search_finished_are_still_retrained(
     config = composed(*SMALL)
     monkeypatch.setattr("lt_lightning.experiment.run.scheduler.run_search", run_search)
     with pytest.raises(FloatingPointError, match="round 2"):
-        run_job(config)
+        run_of(config)
     there = {(r.round, r.structure) for r in find_results(tmp_path / "runs")}
     assert there & RETRAINED == {(1, "refill"), (1, "regroup")}
     assert kinds(Job.of(config).tasks) == {
@@ -157,12 +158,12 @@ def test_rounds_that_a_failed_search_finished_are_still_retrained(
 
 def test_a_torn_result_is_made_again(composed: Compose, tmp_path: Path) -> None:
     config = composed(*SMALL, "retrain_rounds=[1]")
-    first = run_job(config)
+    first = run_of(config)
     for task in Job.of(config).tasks[1:]:
         (task.folder / "result.json").write_bytes((task.folder / "result.json").read_bytes()[:40])
         (task.folder / ".result.json.abc.partial").write_bytes(b"{")
     with pytest.warns(UserWarning, match="counts as missing"):
-        again = run_job(config)
+        again = run_of(config)
     assert [(r.place, r.accuracy) for r in again] == [(r.place, r.accuracy) for r in first]
     assert not list((tmp_path / "runs").rglob(".*.partial"))
 
@@ -201,7 +202,7 @@ def test_the_plan_counts_what_is_missing_and_measures_a_step(
     steps = len(experiment.data.train_dataloader())
     assert 0.2 * steps < costs[0].seconds < 0.2 * steps * 3
     monkeypatch.undo()
-    run_job(composed(*SMALL[:-1], "structure=[refill]"))
+    run_of(composed(*SMALL[:-1], "structure=[refill]"))
     costs = costs_of(Job.of(config))
     assert [(cost.trainings, cost.epochs) for cost in costs] == [(1, 1)] * 2
     assert {Path(cost.folder).name.partition("-")[0] for cost in costs} == {"regroup"}

@@ -23,9 +23,9 @@ from lt_lightning.experiment.run.setup import (
     built,
     configuration_lines,
     configuration_table,
-    layer_rows,
     layers_line,
     layers_table,
+    pruned_layers,
     show_setup,
 )
 from lt_lightning.pruning.layers import find_layers
@@ -37,7 +37,7 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 def test_layers_are_told_with_their_share_and_why_they_are_exempt(conv_net: Callable[[], nn.Module]) -> None:
     """By hand: 36 weights at 36 positions, 216 at 36, 18 at one: 9090 multiply-adds."""
     exempt = ["stem", "8"]
-    layers = layer_rows(find_layers(conv_net(), torch.zeros(1, 1, 6, 6)).values(), exempt)
+    layers = pruned_layers(find_layers(conv_net(), torch.zeros(1, 1, 6, 6)).values(), exempt)
     console = Console(file=io.StringIO(), width=80)
     console.print(layers_table(layers, exempt))
     text = console.file.getvalue()  # type: ignore[attr-defined]

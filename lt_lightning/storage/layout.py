@@ -1,9 +1,15 @@
-"""Where results lie under the folder of a search."""
+"""Where a search keeps its tickets, and the names of tickets that no structure may take; quick to import."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
+
+DENSE: Final = "dense"
+"""Name of the dense network's ticket, of round 0."""
+
+UNSTRUCTURED: Final = "unstructured"
+"""Name of a round's ticket before any structure."""
 
 TICKET: Final = "ticket"
 """Stem of a ticket's files in its folder."""

@@ -13,7 +13,7 @@ from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.network_graph.graph import TracedNetwork
 from lt_lightning.results.job_record import Task
-from lt_lightning.results.paths import TICKET, is_ticket
+from lt_lightning.storage.layout import TICKET, is_ticket
 from lt_lightning.tickets.making import load_gradients, structure_ticket
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import plain_batches

@@ -19,7 +19,7 @@ from lt_lightning.results.records import FILE, SUMMARY, Result, results_of, writ
 from lt_lightning.results.ticket_tables import print_comparison, results_table
 
 
-def run(job: Job, console: Console) -> list[Result]:
+def run_job(job: Job, console: Console) -> list[Result]:
     """Run what a job asks for, as far as it is not there yet, and show what came out.
 
     Several processes may be given the same job: they share the work, and each returns when all of it is done.
@@ -39,7 +39,7 @@ def run(job: Job, console: Console) -> list[Result]:
         built(job)  # what is wrong with the job is said before another search is trained for it
     for needed in job.needed:
         console.print(f"[bold]{needed.title}[/]: search that this job takes layer densities of", soft_wrap=True)
-        run(needed, console)
+        run_job(needed, console)
     for task in job.tasks:
         tidy(task.folder)  # also where a killed job has finished everything
     failed: Mapping[Task, Exception] = {}

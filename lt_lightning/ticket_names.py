@@ -1,4 +1,0 @@
-"""Names of tickets that no structure may take; quick to import."""
-
-DENSE = "dense"
-UNSTRUCTURED = "unstructured"
