@@ -84,8 +84,9 @@ class Experiment:
         classifier = self._unseeded_classifier
         with naming("classifier"):
             classifier.check_device(self.trainer([], []))
+        options = self._callback.options
         for name, structure in self.structures.items():
-            if structure.needs_gradients and not self._callback.options.gradient_batches:
+            if structure.needs_gradients and not options.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             with naming(f"structure.{name}"):
                 structure.check(classifier.network, self.example)

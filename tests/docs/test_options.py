@@ -73,7 +73,7 @@ def test_rows_by_hand(options: ModuleType, tmp_path: Path) -> None:
     assert "| `node` |  |  | Two lines. |" in page
     assert "| `node.a` | `[1, 2]` |  |  |" in page
     assert "| `one` | The first. | [`NM`](api/structures.md#lt_lightning.structures.nm.NM) |" in page
-    assert "| `structure.NAME.n` | `2` | a whole number | weights kept of each m |" in page
+    assert "| `structure.NAME.n` | `2` | a whole number | number of weights kept of each m |" in page
     assert "| `structure.NAME.x` | `a\\|b` |  | but this |" in page
     assert "## The job of `scripts/stability.py`\n\nAnother.\n" in page
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 from hydra.utils import get_object
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -54,6 +54,8 @@ MINE = f"{Mine.__module__}.Mine"
 
 # Properties
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+
 numbers = st.integers(-9, 9) | st.floats(-9, 9, allow_nan=False) | st.sampled_from([0.0, 1.0, -1.0])
 values = st.recursive(
     st.none() | st.booleans() | numbers | st.text("ab", max_size=2),
@@ -82,11 +84,13 @@ def same(one: Any, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
+@UNHURRIED
 @given(values)
 def test_order_of_keys_and_form_of_numbers_make_no_difference(value: Any) -> None:
     assert hash_of({"a": meaning_of(value)}) == hash_of({"a": meaning_of(rewritten(value))})
 
 
+@UNHURRIED
 @given(values, values)
 def test_other_values_are_another_identity(one: Any, other: Any) -> None:
     assert (json.dumps(meaning_of(one), sort_keys=True) == json.dumps(meaning_of(other), sort_keys=True)) == same(
