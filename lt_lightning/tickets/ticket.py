@@ -119,7 +119,8 @@ class Ticket:
         if type(schema) is not int or schema < 1:
             raise RefusedError("is no ticket: its card has no schema version")
         if schema != SCHEMA:
-            raise RefusedError(f"has the schema {schema}, and this version reads {SCHEMA} alone")
+            remedy = "upgrade" if schema > SCHEMA else "make the ticket again"
+            raise RefusedError(f"has the schema {schema}, and this version reads {SCHEMA} alone: {remedy}")
         if card.pop("digest", None) != _digest(tensors, card):
             raise RefusedError("is damaged or was altered: its content does not match its digest")
         parts = _by_part(tensors)

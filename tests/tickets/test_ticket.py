@@ -228,8 +228,8 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda card: card.update(schema=1), "has the schema 1, and this version reads 2 alone"),
-        (lambda card: card.update(schema=3), "has the schema 3, and this version reads 2 alone"),
+        (lambda card: card.update(schema=1), "has the schema 1, and this version reads 2 alone: make the ticket again"),
+        (lambda card: card.update(schema=3), "has the schema 3, and this version reads 2 alone: upgrade"),
         (lambda card: card.update(schema=10**4000), "has the schema 1000"),
         (lambda card: card.update(schema="new"), "is no ticket: its card has no schema version"),
         (lambda card: card.pop("schema"), "is no ticket: its card has no schema version"),

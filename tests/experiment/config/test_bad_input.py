@@ -462,9 +462,10 @@ def test_a_spoilt_ticket_of_a_finished_search(
         content[-1] ^= 1
         path.write_bytes(content)
     elif spoil == "newer schema":
+        whole = Ticket.load(path)
         with monkeypatch.context() as patch:
             patch.setattr(ticket, "SCHEMA", ticket.SCHEMA + 1)
-            Ticket.load(path).save(path)
+            whole.save(path)
     elif spoil == "another network's":
         Ticket({}, {"w": torch.ones(1)}, {"w": torch.ones(1)}).save(path)
     elif spoil == "not a ticket":
