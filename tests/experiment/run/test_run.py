@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.results.failures import one_line
 from lt_lightning.results.records import Result, find_results
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import structure_ticket
@@ -208,9 +209,9 @@ def test_bad_configuration_stops_before_training_and_names_the_key(
 ) -> None:
     with pytest.raises((ValueError, InstantiationException)) as caught:
         run_of(composed(*SMALL, *BOTH, *overrides))
-    told = str(caught.value.__cause__ or caught.value)
-    assert message in told
-    assert "\n" not in told
+    line = one_line(caught.value)
+    assert message in line
+    assert "\n" not in line
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
