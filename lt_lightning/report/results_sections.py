@@ -156,7 +156,7 @@ def _savings(page: Page, group: Group, what: str) -> str:
 
 
 @dataclass(frozen=True)
-class LayerRow:
+class LayerFacts:
     """A layer of one ticket.
 
     Attributes:
@@ -184,7 +184,7 @@ class LayerRow:
     note: str
 
 
-def layer_rows(card: Mapping[str, Any], times: Mapping[str, Any]) -> list[LayerRow]:
+def layer_facts(card: Mapping[str, Any], times: Mapping[str, Any]) -> list[LayerFacts]:
     """Return the layers of a ticket; what cannot be read is left out.
 
     Args:
@@ -203,7 +203,7 @@ def layer_rows(card: Mapping[str, Any], times: Mapping[str, Any]) -> list[LayerR
             form, size, positions = report["form"], report["size"], report["positions"]
             dense_in_training, dense_in_inference = name in left, choice.get(name) == "dense"
             timed = _mapping(seconds.get(name))
-            rows.append(LayerRow(
+            rows.append(LayerFacts(
                 name, form, report["target"] / size,
                 (report["kept"] if form == "unstructured" else report["executed"]) / size,
                 size * positions, report["executed"] * positions,
@@ -256,26 +256,26 @@ def add_layers(page: Page, searches: Sequence[Search]) -> None:
     page.add("layers", "Layers", *blocks)
 
 
-def _layers_of_tickets(search: Search) -> Iterator[tuple[str, list[LayerRow]]]:
+def _layers_of_tickets(search: Search) -> Iterator[tuple[str, list[LayerFacts]]]:
     """Yield each pruned ticket's name and layers."""
     for result in search.results:
         folder = search.folder_of(result)
-        if result.round > 0 and (rows := layer_rows(card_of(folder), layer_times_of(folder))):
+        if result.round > 0 and (rows := layer_facts(card_of(folder), layer_times_of(folder))):
             yield f"{search.folder.name}, round {result.round}, {result.kind}", rows
 
 
-def _layer_table(rows: Sequence[LayerRow]) -> str:
+def _layer_table(rows: Sequence[LayerFacts]) -> str:
     marked = [index for index, row in enumerate(rows) if row.fell_back]
     text = f"Fell back to dense: {_fallen(rows)}." if marked else "No layer fell back to dense."
     cells = [*map(_layer_cells, rows), _sum_cells(rows)]
     return paragraph(text) + table(LAYER_HEADINGS, cells, (0, 1, 10), marked, [len(rows)])
 
 
-def _fallen(rows: Sequence[LayerRow]) -> str:
+def _fallen(rows: Sequence[LayerFacts]) -> str:
     return ", ".join(row.layer for row in rows if row.fell_back)
 
 
-def _layer_cells(row: LayerRow) -> tuple[str, ...]:
+def _layer_cells(row: LayerFacts) -> tuple[str, ...]:
     return (
         row.layer, row.form, f"{100 * row.target_density:.1f}", f"{100 * row.density:.1f}",
         f"{row.flops_before:,}", f"{row.flops_after:,}", _ratio(row.flops_after, row.flops_before),
@@ -284,7 +284,7 @@ def _layer_cells(row: LayerRow) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _sum_cells(rows: Sequence[LayerRow]) -> tuple[str, ...]:
+def _sum_cells(rows: Sequence[LayerFacts]) -> tuple[str, ...]:
     before, after = sum(row.flops_before for row in rows), sum(row.flops_after for row in rows)
     timed = [(row.seconds_before, row.seconds_after) for row in rows if row.seconds_before and row.seconds_after]
     seconds = [sum(pair[index] for pair in timed) if timed else None for index in (0, 1)]

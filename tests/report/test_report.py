@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.experiment.config.tasks import search_task
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.report.contents import collect
-from lt_lightning.report.results_sections import layer_rows
+from lt_lightning.report.results_sections import layer_facts
 from lt_lightning.report.search_sections import training_costs
 from lt_lightning.report.writing import write_report
 from lt_lightning.results.aggregate import aggregate
@@ -105,14 +105,14 @@ def test_layers_that_fell_back_and_the_machine_are_named(runs: Path) -> None:
 def test_layer_rows_by_hand() -> None:
     layer = {"size": 16, "target": 8, "kept": 4, "executed": 6, "positions": 10, "form": "channels", "note": ""}
     card = {"structure": "refill", "prunable": ["a"], "left_dense": [], "layers": {"a": layer, "broken": {}}}
-    (row,) = layer_rows(card, {})
+    (row,) = layer_facts(card, {})
     assert (row.target_density, row.density, row.fell_back) == (0.5, 0.375, False)
     assert (row.flops_before, row.flops_after) == (160, 60)
     assert row.seconds_before is row.seconds_after is None
-    (row,) = layer_rows(card, {"seconds": {"a": {"dense": 0.5, "ticket": 0.25}}, "choice": {"a": "dense"}})
+    (row,) = layer_facts(card, {"seconds": {"a": {"dense": 0.5, "ticket": 0.25}}, "choice": {"a": "dense"}})
     assert (row.seconds_before, row.seconds_after, row.fell_back) == (0.5, 0.25, True)
     assert row.note == "computed dense in inference: faster so at this batch size"
-    (row,) = layer_rows({**card, "left_dense": ["a"]}, {"choice": []})
+    (row,) = layer_facts({**card, "left_dense": ["a"]}, {"choice": []})
     assert row.note == "computed dense in training: faster so at this batch size"
 
 
