@@ -291,15 +291,19 @@ def _with_settings(searches: Sequence[Search]) -> Iterator[Search]:
     """Yield the searches in order, each with what tells it apart from others of the same data and network."""
     for names in sorted({search.data_and_model for search in searches}):
         alike = [search for search in searches if search.data_and_model == names]
-        settings = iter(settings_of([_options(search.config) for search in alike if search.config]))
+        settings = iter(settings_of([_options(search) for search in alike if search.config]))
         named = [replace(each, setting=next(settings) if each.config else "unknown configuration") for each in alike]
         yield from sorted(named, key=lambda each: (each.setting, each.seed or 0, each.folder.name))
 
 
-def _options(config: Mapping[str, Any]) -> dict[str, str]:
+def _options(search: Search) -> dict[str, str]:
     """Return the options that may tell searches apart besides the seed, by dotted key."""
-    flat = (pair for group in SEARCH_GROUPS for pair in _flat(config.get(group), group))
-    return {key: str(value) for key, value in flat if key.rpartition(".")[2] not in ("seed", "root")}
+    try:
+        left_out = set(read_json(search.folder / "operational.json"))
+    except (OSError, ValueError, TypeError):
+        left_out = set()
+    flat = dict(pair for group in SEARCH_GROUPS for pair in _flat(search.config.get(group), group))
+    return {key: str(value) for key, value in flat.items() if key not in left_out and not key.endswith(".seed")}
 
 
 def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -61,7 +61,10 @@ def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
         OmegaConf.save(config, _made(search.folder) / "config.yaml")
         write_json(
             search.folder / "rounds.json",
-            [{"round": 0, "train_seconds": 10.0}, {"round": 1, "train_seconds": 5.0}],
+            [
+                {"round": number, "density": 0.8**number, "best_epoch": 0, "metrics": {}, "train_seconds": seconds}
+                for number, seconds in enumerate((10.0, 5.0))
+            ],
         )
         if index == 0:
             write_json(search.folder / "environment.json", {"cpu": "a processor", "versions": {"torch": "2"}})

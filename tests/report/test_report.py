@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from lt_lightning.experiment.config.fingerprint import operational_keys
 from lt_lightning.experiment.config.tasks import search_task
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.report.contents import collect
@@ -28,6 +29,7 @@ from lt_lightning.results.failures import Failure
 from lt_lightning.results.job_record import JobRecord
 from lt_lightning.results.records import Result
 from lt_lightning.results.ticket_tables import HEADINGS, latex, markdown
+from lt_lightning.storage.files import write_json
 
 
 class _Places(HTMLParser):
@@ -305,8 +307,10 @@ def test_a_ticket_that_no_job_names_is_missing_by_its_folder(runs: Path, configs
 def test_settings_are_told_apart(runs: Path, configs: list[DictConfig]) -> None:
     second = search_task(configs[1])
     config = OmegaConf.load(second.folder / "config.yaml")
-    config.pruning.rate = 0.5
+    config.pruning.rate, config.trainer.accelerator = 0.5, "gpu"
     OmegaConf.save(config, second.folder / "config.yaml")
+    for each in configs:
+        write_json(search_task(each).folder / "operational.json", operational_keys(each))
     settings = {setting for setting, _ in collect(runs).results}
     assert settings == {"pruning.rate=0.2", "pruning.rate=0.5"}
 

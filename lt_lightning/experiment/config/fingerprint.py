@@ -98,6 +98,12 @@ def operational_options(node: Mapping[str, Any]) -> frozenset[str]:
     return signature.operational | (TRAINER if signature.name in TRAINERS else frozenset())
 
 
+def operational_keys(config: DictConfig) -> list[str]:
+    """Return the dotted keys of a configuration's groups that change how, but not what, is computed."""
+    groups = {key: value for key in SEARCH_KEYS if isinstance(value := _plain(config[key]), Mapping)}
+    return [f"{key}.{option}" for key, value in groups.items() for option in sorted(operational_options(value))]
+
+
 def _exactly(value: Any) -> Any:
     """Keep 1 and 1.0 apart, where one is a count and the other a share."""
     return value

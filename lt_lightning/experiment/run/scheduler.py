@@ -68,6 +68,7 @@ class Scheduler:
 
         Raises:
             Exception: what a task raised, if the job has several processes: they are out of step then.
+            FileNotFoundError: if the ticket that a task is to be made from has disappeared.
         """
         while tasks := self._unfinished(self._job.asked()):
             self._progress.expect(sum(self._epochs(task) for task in self._unfinished(self._job.asked(at_most=True))))
@@ -82,6 +83,8 @@ class Scheduler:
             elif any(self._is_ready(task) or self._may_get_ready(task, tasks) for task in tasks):
                 self._tell_who_is_awaited(tasks)
                 time.sleep(POLL)
+            elif not self.failed and not self._given_up:
+                raise FileNotFoundError(f"{tasks[0].label}: there is no ticket in {tasks[0].source}")
             else:  # what is left needs something that failed
                 return
 
@@ -98,7 +101,9 @@ class Scheduler:
     def _is_ready(self, task: Task) -> bool:
         if task.source is None:
             return True
-        return is_ticket(task.source) and task.round in trained_rounds(self._search.folder)
+        if task.round not in trained_rounds(self._search.folder):
+            return False
+        return task.source in self._search.parts or is_ticket(task.source)  # a ticket that the search lost is an error
 
     def _may_get_ready(self, task: Task, tasks: Sequence[Task]) -> bool:
         sources = (other for other in tasks if other.folder == task.source)

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from lt_lightning.execution.machine import environment
 from lt_lightning.experiment.config.data_digest import record_data
+from lt_lightning.experiment.config.fingerprint import operational_keys
 from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
@@ -23,6 +24,7 @@ from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.processes import invite
 
+OPERATIONAL = "operational.json"  # keys of options that tell no two searches apart, for whoever compares them
 TRAINED = "trained.json"  # written when all rounds are trained; they may not be tested yet
 
 
@@ -31,6 +33,7 @@ def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> Non
     folder = task.folder
     with replacing(folder / "config.yaml") as partial:
         partial.write_text(OmegaConf.to_yaml(experiment.config, resolve=True), encoding="utf-8")
+    write_json(folder / OPERATIONAL, operational_keys(experiment.config))
     versions = {name.replace("-", "_"): version(name) for name in ("pytorch-lightning", "hydra-core")}
     record_data(folder, experiment.config, experiment.data)
     write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu", **versions))
