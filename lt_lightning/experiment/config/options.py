@@ -210,7 +210,9 @@ class JobOptions:
     # What the program itself notes in the configuration of a job, and presets for one another
     sweep: Any = option(None, composed=False)
     stability: Any = option(None, composed=False)
+    # What presets take values of their own from.
     smoke_epochs: int | None = option(None, composed=False)
+    weight_decay_of: dict[str, float] | None = option(None, composed=False)
 
 
 @dataclass(frozen=True)
