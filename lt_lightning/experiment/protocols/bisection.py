@@ -22,6 +22,7 @@ EXPLANATION = (
     "Bisection, by the accuracy of each seed: a ticket passes if it is not below its dense network on the test set. "
     "The outcome of rounds that were not tested is unknown."
 )
+SEARCHES = ("all", "bisect")
 CAVEAT = "Rounds were chosen by their outcome, so verdicts may err more often than the intervals say."
 
 
@@ -93,6 +94,12 @@ class Bisection(Protocol):
     """Retrains about log2 of a structure's tickets only (`search=bisect`)."""
 
     name = "bisection"
+
+    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
+        """Check the option; bisection adds no tasks."""
+        if config.search not in SEARCHES:
+            raise ValueError(f"search={config.search!r}: must be one of {', '.join(SEARCHES)}")
+        return []
 
     def asked(self, config: DictConfig, tasks: Sequence[Task], at_most: bool = False) -> list[Task]:
         """Return the search, the tickets of the rounds that are tested or come next, and the controls of these.

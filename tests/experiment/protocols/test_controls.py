@@ -308,7 +308,7 @@ def test_controls_of_a_group_aware_search_and_their_folders(composed: Compose) -
 
 @pytest.mark.parametrize(("value", "named"), [("[again]", "['again']"), ("reinit", "'reinit'"), ("true", "true")])
 def test_unknown_controls_are_refused(value: str, named: str, composed: Compose) -> None:
-    with pytest.raises(ValueError, match=rf"^controls={re.escape(named)}.*reinit, shuffle, random, small_dense"):
+    with pytest.raises(ValueError, match=rf"^controls={re.escape(named)}: "):
         run_job(composed(*SMALL, f"controls={value}"))
 
 
