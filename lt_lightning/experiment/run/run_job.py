@@ -38,7 +38,7 @@ def run_job(job: Job, console: Console) -> list[Result]:
 
         built(job)  # what is wrong with the job is said before another search is trained for it
     for needed in job.needed:
-        console.print(f"[bold]{needed.title}[/]: search that this job takes layer densities of", soft_wrap=True)
+        console.print(f"[bold]{needed.title}[/]: a search that this job needs first", soft_wrap=True)
         run_job(needed, console)
     for task in job.tasks:
         tidy(task.folder)  # also where a killed job has finished everything
