@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from lt_lightning.report.figures import Picture
-from lt_lightning.report.mask_pictures import image_of, pictures_of
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
@@ -114,6 +112,8 @@ def _pictures(entry: Entry) -> dict[str, Any]:
     """
     import wandb
 
+    from lt_lightning.report.mask_pictures import image_of, pictures_of  # slow to import, and not needed without W&B
+
     before, after = entry.ticket, []
     if entry.ticket.plan is not None and entry.made_from is not None:
         source = Ticket.load(entry.made_from / "ticket")
@@ -126,15 +126,14 @@ def _pictures(entry: Entry) -> dict[str, Any]:
     chosen = [layers[round(index * (len(layers) - 1) / (LAYERS - 1))] for index in range(LAYERS)]
     return {
         f"masks/{number}": [
-            wandb.Image(_enlarged(picture), caption=f"{layer}: {picture.title}")
+            wandb.Image(_enlarged(image_of(picture)), caption=f"{layer}: {picture.title}")
             for picture in pictures_of(layer, before, after)
         ]
         for number, layer in enumerate(chosen, 1)
     }
 
 
-def _enlarged(picture: Picture) -> Image.Image:
-    image = image_of(picture)
+def _enlarged(image: Image.Image) -> Image.Image:
     times = max(1, SMALLEST // max(image.size))
     return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
 
