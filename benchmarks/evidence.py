@@ -22,10 +22,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lt_lightning.results.aggregate import Row, aggregate
-from lt_lightning.results.extremes import extremes
+from lt_lightning.results.aggregate import Row, aggregate, extremes
 from lt_lightning.results.records import Result, find_results
-from lt_lightning.results.text_tables import markdown_table
+from lt_lightning.results.tables import markdown_table
 from lt_lightning.results.verdict import STANDARD, Rule, lower_limit
 from lt_lightning.storage.files import read_json, replacing, write_json
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.network_costs import share_of_ideal
-from lt_lightning.results.text_tables import number, percent, terminal_table
+from lt_lightning.results.tables import number, percent, terminal_table
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, str]

@@ -18,7 +18,7 @@ import yaml
 from hydra.utils import get_object
 
 from lt_lightning.experiment.config.checks import annotated, describe, shown
-from lt_lightning.experiment.config.options import JobOptions, Stability, defaults_of, described, nested
+from lt_lightning.experiment.config.options import JobOptions, Stability, defaults_of, described, nested_options
 from lt_lightning.storage.files import write_bytes
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -104,7 +104,7 @@ def _declared(kind: type[Any], prefix: str = "") -> Iterator[Option]:
             continue
         key, default = f"{prefix}{each.name}", defaults[each.name]
         meaning = each.metadata.get("help") or explained[each.name].rstrip(".")
-        if (inner := nested(kind).get(each.name)) is not None:
+        if (inner := nested_options(kind).get(each.name)) is not None:
             yield Option(key, "", "", meaning)
             yield from _declared(inner, f"{key}.")
         elif isinstance(default, dict) and default:

@@ -15,7 +15,7 @@ MATHEMATICS = (
     "lt_lightning.pruning.rewinding",
     "lt_lightning.structures.refill",
     "lt_lightning.structures.regroup",
-    "lt_lightning.pruning.connectivity",
+    "lt_lightning.pruning.evaluation",
     "lt_lightning.tickets.ticket",
     "lt_lightning.tickets.making",
 )

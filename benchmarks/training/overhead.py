@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.training.contenders import classifier_of, lottery_of, trainer_of
 from benchmarks.training.task import Task
-from lt_lightning.experiment.logging.loggers import LogRounds
-from lt_lightning.experiment.logging.metrics_file import MetricsFile
+from lt_lightning.experiment.logging.loggers import LogRounds, MetricsFile
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.network_graph.graph import TracedNetwork

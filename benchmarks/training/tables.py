@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.training.overhead import COMMON
-from lt_lightning.results.text_tables import number, percent, terminal_table
+from lt_lightning.results.tables import number, percent, terminal_table
 
 Row = Mapping[str, Any]
 

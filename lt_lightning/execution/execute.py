@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.blocks.input_channels import GroupedChannelConv2d, GroupedChannelLinear
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
-from lt_lightning.execution.channels.shrink import shrink_channels
 from lt_lightning.execution.semi_structured import semi_structured_forms
+from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
 from lt_lightning.execution.timing import Shape, time_layers
 from lt_lightning.pruning.evaluation import evaluating

@@ -22,7 +22,7 @@ from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result
 from lt_lightning.results.status import state_of, tasks_under
 from lt_lightning.storage.files import read_json
-from lt_lightning.storage.rounds import RoundFacts, read_rounds
+from lt_lightning.storage.layout import RoundFacts, read_rounds
 
 SEARCH_GROUPS = ("data", "model", "classifier", "pruning", "trainer", "execution")
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from lt_lightning.report.contents import Search
 from lt_lightning.report.figures import GREY, Picture
 from lt_lightning.report.page import Page, chooser, paragraph, side_by_side
+from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.records import Result
-from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.storage.files import replacing
 from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan

@@ -11,10 +11,9 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from lt_lightning.report.figures import COLOURS, GREY, XY, Axis, Curve, Figure, Level
-from lt_lightning.results.aggregate import Row
-from lt_lightning.results.extremes import ExtremeRow
+from lt_lightning.results.aggregate import ExtremeRow, Row
+from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.published_figures import Comparison
-from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import half_width
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 

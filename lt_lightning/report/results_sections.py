@@ -17,11 +17,9 @@ from lt_lightning.report.plots import (
     trade_figure,
     training_time_saved,
 )
-from lt_lightning.results.aggregate import Row
-from lt_lightning.results.extremes import extremes, named_verdicts, verdict_lines
+from lt_lightning.results.aggregate import Row, extremes, named_verdicts, verdict_lines
 from lt_lightning.results.published_figures import Comparison, PublishedFigure, compare, figures_of
-from lt_lightning.results.text_tables import number
-from lt_lightning.results.ticket_tables import COMPARISON_HEADINGS, HEADINGS, comparison_cells, row_cells
+from lt_lightning.results.tables import COMPARISON_HEADINGS, HEADINGS, comparison_cells, number, row_cells
 from lt_lightning.results.verdict import Rule
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 

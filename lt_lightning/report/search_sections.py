@@ -16,7 +16,7 @@ from lt_lightning.report.contents import Contents, Search, environment_of, metri
 from lt_lightning.report.figures import BarChart
 from lt_lightning.report.page import Page, chooser, heading, paragraph, side_by_side, table
 from lt_lightning.report.plots import learning_figure, stability_figure
-from lt_lightning.results.text_tables import number
+from lt_lightning.results.tables import number
 from lt_lightning.storage.files import read_json
 
 # Learning curves of all rounds, and of the tickets that were retrained alone.

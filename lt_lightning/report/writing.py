@@ -16,7 +16,7 @@ from lt_lightning.report.search_sections import add_costs, add_learning, add_ori
 from lt_lightning.results.aggregate import aggregate
 from lt_lightning.results.failures import FILE as FAILURE
 from lt_lightning.results.records import FILE as RESULT
-from lt_lightning.results.ticket_tables import write_tables
+from lt_lightning.results.tables import write_tables
 from lt_lightning.results.verdict import STANDARD, Rule
 from lt_lightning.storage.files import replacing
 

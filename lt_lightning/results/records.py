@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lt_lightning.results.job_record import Task
-from lt_lightning.results.ticket_kind import TicketKind
+from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.storage.files import read_json, replacing, write_json
 
 FILE = "result.json"

@@ -14,10 +14,9 @@ from rich.text import Text
 
 from lt_lightning.results import locks
 from lt_lightning.results.failures import Failure
-from lt_lightning.results.job_record import FILE, JobRecord, Task
+from lt_lightning.results.job_record import FILE, JobRecord, Task, TicketKind
 from lt_lightning.results.records import results_of
-from lt_lightning.results.ticket_kind import TicketKind
-from lt_lightning.storage.rounds import trained_rounds
+from lt_lightning.storage.layout import trained_rounds
 
 Kind = Literal["done", "running", "failed", "missing"]
 COLOURS: dict[Kind, str] = {"done": "green", "running": "blue", "failed": "red", "missing": "yellow"}

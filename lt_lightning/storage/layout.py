@@ -1,9 +1,12 @@
-"""Where a search keeps its tickets, and the names of tickets that no structure may take; quick to import."""
+"""Where a search keeps its tickets, the names of tickets that no structure may take, and what every round reached."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NotRequired, TypedDict
+
+from lt_lightning.storage.files import read_json, write_json
 
 DENSE: Final = "dense"
 """Name of the dense network's ticket, of round 0."""
@@ -23,3 +26,47 @@ def round_folder(search: Path, number: int) -> Path:
 def is_ticket(folder: Path) -> bool:
     """Whether there is a ticket in a folder, trained or not."""
     return (folder / f"{TICKET}.safetensors").is_file()
+
+
+# `rounds.json`: what every round of a search reached. A round that it lacks is not finished.
+
+FILE = "rounds.json"
+
+
+class RoundFacts(TypedDict):
+    """What one round reached.
+
+    Attributes:
+        round: number of the round; 0 is the dense training.
+        density: share of the prunable weights that its mask keeps.
+        best_epoch: best epoch, counted from 0 at the start of the round's training.
+        metrics: metrics of the validation in that epoch.
+        train_seconds: duration of the training.
+        sparsify_seconds: duration of the training in which the masks formed, if there was one.
+    """
+
+    round: int
+    density: float
+    best_epoch: int
+    metrics: dict[str, float]
+    train_seconds: float
+    sparsify_seconds: NotRequired[float]
+
+
+def write_rounds(search: Path, rounds: Sequence[RoundFacts]) -> None:
+    """Write what the rounds of a search have reached."""
+    write_json(search / FILE, list(rounds))
+
+
+def read_rounds(search: Path) -> list[RoundFacts]:
+    """Return what the finished rounds of a search have reached; nothing of what cannot be read."""
+    try:
+        rounds: Any = read_json(search / FILE)
+        return [facts for facts in rounds if isinstance(facts["round"], int) and isinstance(facts["density"], float)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def trained_rounds(search: Path) -> list[int]:
+    """Return the rounds of a search, finished or not, whose trained tickets are there."""
+    return [facts["round"] for facts in read_rounds(search)]

@@ -31,11 +31,9 @@ from lt_lightning.pruning.masks import Masks, density, kept, size
 from lt_lightning.pruning.rewinding import Restart, RewindPoint
 from lt_lightning.pruning.selection import prune, prune_each
 from lt_lightning.pruning.sparsifiers import Aim, Sparsification, Sparsifier
-from lt_lightning.storage.layout import UNSTRUCTURED
-from lt_lightning.storage.rounds import RoundFacts, trained_rounds, write_rounds
+from lt_lightning.storage.layout import UNSTRUCTURED, RoundFacts, trained_rounds, write_rounds
 from lt_lightning.structures.base import StructureInput
-from lt_lightning.tickets.layer_counts import layer_counts
-from lt_lightning.tickets.making import RoundTickets
+from lt_lightning.tickets.making import RoundTickets, layer_counts
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.agreement import check_agreement
 from lt_lightning.training.batches import example_input, first_batches, steps_per_epoch, structure_batches

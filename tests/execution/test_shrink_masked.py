@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from lt_lightning.execution.channels.shrink import Select, Spread
-from lt_lightning.execution.channels.shrink_masked import shrink_masked
+from lt_lightning.execution.shrink_channels import Select, Spread
+from lt_lightning.execution.shrink_masked import shrink_masked
 from lt_lightning.execution.smaller_network import Shrunk
 from lt_lightning.models.mobilenet import MobileNet
-from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50
+from lt_lightning.models.resnet import WideResNet, cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
-from lt_lightning.models.wide_resnet import WideResNet
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks

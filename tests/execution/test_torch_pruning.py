@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.channels.shrink import shrink_channels
-from lt_lightning.execution.channels.shrink_masked import shrink_masked
 from lt_lightning.execution.cost import flops, parameters
+from lt_lightning.execution.shrink_channels import shrink_channels
+from lt_lightning.execution.shrink_masked import shrink_masked
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet, resnet50
 from lt_lightning.models.vgg import VGG

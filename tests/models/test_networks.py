@@ -12,9 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lt_lightning.models.common import initialise
 from lt_lightning.models.mobilenet import MobileNet, SeparableBlock
-from lt_lightning.models.resnet import BasicBlock, Bottleneck, cifar_resnet, resnet18, resnet50
+from lt_lightning.models.resnet import (
+    BasicBlock,
+    Bottleneck,
+    PreActivationBlock,
+    WideResNet,
+    cifar_resnet,
+    resnet18,
+    resnet50,
+)
 from lt_lightning.models.vgg import VGG
-from lt_lightning.models.wide_resnet import PreActivationBlock, WideResNet
 
 # Of every family a small one: (classes, channels) -> network.
 SMALL: dict[str, Callable[[int, int], nn.Module]] = {

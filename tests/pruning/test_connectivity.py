@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from lt_lightning.pruning.connectivity import barrier, error, interpolate, reestimate, smallest_stable
+from lt_lightning.pruning.evaluation import barrier, error, interpolate, reestimate, smallest_stable
 
 Make = Callable[[], nn.Module]
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lt_lightning.pruning.at_initialisation import SNIP, GraSP, SynFlow
-from lt_lightning.pruning.criteria import Context, Criterion, Magnitude, Random
+from lt_lightning.pruning.criteria import SNIP, Context, Criterion, GraSP, Magnitude, Random, SynFlow
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.pruning.selection import Scope, prune
 

@@ -24,10 +24,9 @@ from lt_lightning.report.plots import (
     time_saved,
     trade_figure,
 )
-from lt_lightning.results.aggregate import aggregate
-from lt_lightning.results.extremes import extremes
+from lt_lightning.results.aggregate import aggregate, extremes
+from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.records import Result
-from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import STANDARD, half_width
 
 RESULT = Result(

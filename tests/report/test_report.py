@@ -28,7 +28,7 @@ from lt_lightning.results.aggregate import aggregate
 from lt_lightning.results.failures import Failure
 from lt_lightning.results.job_record import JobRecord
 from lt_lightning.results.records import Result
-from lt_lightning.results.ticket_tables import HEADINGS, latex, markdown
+from lt_lightning.results.tables import HEADINGS, latex, markdown
 from lt_lightning.storage.files import write_json
 
 

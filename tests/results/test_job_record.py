@@ -12,9 +12,8 @@ import pytest
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.results.job_record import Cost, JobRecord, Task, tasks_from_json, tasks_to_json
+from lt_lightning.results.job_record import Cost, JobRecord, Task, TicketKind, tasks_from_json, tasks_to_json
 from lt_lightning.results.status import state_of, tasks_under
-from lt_lightning.results.ticket_kind import TicketKind
 from tests.toys import DENSE
 
 Compose = Callable[..., DictConfig]

@@ -18,7 +18,7 @@ from lt_lightning.results.published_figures import (
     figures_of,
 )
 from lt_lightning.results.records import Result
-from lt_lightning.results.ticket_tables import comparison_table, print_comparison
+from lt_lightning.results.tables import comparison_table, print_comparison
 from tests.toys import DENSE
 
 FILTERS = {"match": "filters", "extra": 0.0}

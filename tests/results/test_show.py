@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lt_lightning.experiment.logging.metrics_file import MetricsFile
+from lt_lightning.experiment.logging.loggers import MetricsFile
 from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.results.records import Result, find_results, write_summary
-from lt_lightning.results.ticket_tables import results_table
+from lt_lightning.results.tables import results_table
 from tests.toys import DENSE
 
 REFILL = replace(

@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from scipy import stats
 
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.results.aggregate import Row, aggregate
-from lt_lightning.results.extremes import extremes, verdict_lines
+from lt_lightning.results.aggregate import Row, aggregate, extremes, verdict_lines
 from lt_lightning.results.records import Result
 from lt_lightning.results.verdict import Candidate, Rule, Verdict, extreme, lower_limit, verdict
 from tests.toys import DENSE

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lt_lightning.models.mobilenet import MobileNet
-from lt_lightning.models.resnet import cifar_resnet, resnet18, resnet50
+from lt_lightning.models.resnet import WideResNet, cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
-from lt_lightning.models.wide_resnet import WideResNet
 from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, prunable_layers

@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepLR
 from torch.utils.data import DataLoader
 
-from lt_lightning.pruning.at_initialisation import SNIP, GraSP, SynFlow
-from lt_lightning.pruning.criteria import Magnitude
+from lt_lightning.pruning.criteria import SNIP, GraSP, Magnitude, SynFlow
 from lt_lightning.pruning.masks import Masks, density, digest, kept, nested
 from lt_lightning.pruning.selection import prune
 from lt_lightning.pruning.sparsifiers import ADMM

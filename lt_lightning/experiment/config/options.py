@@ -305,11 +305,11 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
     if not isinstance(values, Mapping):
         names = ", ".join(each.name for each in fields(cast(Any, kind)))
         raise ValueError(f"{key}={shown(values)}: must have {names}")
-    inner = {name: values[name] for name in nested(kind) if values.get(name) is not None}
+    inner = {name: values[name] for name in nested_options(kind) if values.get(name) is not None}
     for name, value in inner.items():
-        read(nested(kind)[name], value, _below(key, name))
+        read(nested_options(kind)[name], value, _below(key, name))
     schema = OmegaConf.structured(kind)
-    for node in (schema, *(schema[name] for name in nested(kind))):
+    for node in (schema, *(schema[name] for name in nested_options(kind))):
         OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
     with naming(key):
         try:
@@ -323,7 +323,7 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
     return made
 
 
-def nested(kind: type[Any]) -> dict[str, type[Any]]:
+def nested_options(kind: type[Any]) -> dict[str, type[Any]]:
     """Return the options of one kind that are nodes of options themselves, by name."""
     parts = {name: (*get_args(hint), hint)[0] for name, hint in get_type_hints(kind).items()}
     return {name: part for name, part in parts.items() if inspect.isclass(part) and is_dataclass(part)}
@@ -333,8 +333,8 @@ def described(kind: type[Any], name: str) -> str:
     """Return in words what an option may be."""
     allowed: Allowed | None = next(each.metadata.get("allowed") for each in fields(kind) if each.name == name)
     hint = get_type_hints(kind)[name]
-    if name in nested(kind):
-        text = f"a node of {', '.join(each.name for each in fields(nested(kind)[name]))}"
+    if name in nested_options(kind):
+        text = f"a node of {', '.join(each.name for each in fields(nested_options(kind)[name]))}"
         return f"{text}, or null" if NoneType in get_args(hint) else text
     if allowed is None:
         return "" if hint is Any else "a node" if get_origin(hint) is dict else describe(hint)

@@ -12,8 +12,7 @@ from omegaconf import DictConfig
 
 from lt_lightning.experiment.config.fingerprint import fingerprint, retraining_fingerprint
 from lt_lightning.pruning.densities import densities, descending
-from lt_lightning.results.job_record import Task
-from lt_lightning.results.ticket_kind import TicketKind
+from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED, round_folder
 
 

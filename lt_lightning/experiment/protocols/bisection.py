@@ -13,9 +13,8 @@ from functools import cached_property
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.protocols.protocol import Protocol
-from lt_lightning.results.job_record import Task
+from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.results.records import Result, results_of
-from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.results.verdict import not_below
 
 EXPLANATION = (

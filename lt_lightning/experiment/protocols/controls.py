@@ -12,8 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
-from lt_lightning.results.job_record import Task
-from lt_lightning.results.ticket_kind import TicketKind
+from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
 
 if TYPE_CHECKING:

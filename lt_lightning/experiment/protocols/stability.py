@@ -21,10 +21,9 @@ from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.config.options import Stability, options_of, read
 from lt_lightning.experiment.config.tasks import search_folder
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.run.checkpoints import Checkpoints
+from lt_lightning.experiment.run.checkpoints import Checkpoints, stoppable
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.experiment.run.stopping import stoppable
-from lt_lightning.pruning.connectivity import barrier, error, interpolate, reestimate, smallest_stable
+from lt_lightning.pruning.evaluation import barrier, error, interpolate, reestimate, smallest_stable
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import Restart, RewindPoint, Step
 from lt_lightning.report.figures import write_png
@@ -95,7 +94,7 @@ class Line:
         network: `dense`, or the folder of the ticket whose masks both trainings keep.
         rewind: point where they start.
         errors: errors on the test set, at evenly spaced positions from the first training's end to the second's.
-        barrier: height of the error barrier; see `lt_lightning.pruning.connectivity.barrier`.
+        barrier: height of the error barrier; see `lt_lightning.pruning.evaluation.barrier`.
     """
 
     network: str

@@ -12,10 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.experiment.config.fingerprint import meanings
 from lt_lightning.experiment.config.tasks import retrained_rounds, retraining_task, search_folder
 from lt_lightning.experiment.protocols.protocol import Protocol
-from lt_lightning.results.job_record import Task
-from lt_lightning.results.ticket_kind import TicketKind
-from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, is_ticket, round_folder
-from lt_lightning.storage.rounds import trained_rounds
+from lt_lightning.results.job_record import Task, TicketKind
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, is_ticket, round_folder, trained_rounds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,7 +17,7 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.job_record import Cost
 from lt_lightning.results.records import results_of
-from lt_lightning.storage.rounds import trained_rounds
+from lt_lightning.storage.layout import trained_rounds
 
 STEPS = 16  # number of training steps that are timed, and of validation batches
 WARM_UP = 3  # number of first steps that are left out

@@ -16,7 +16,7 @@ from lt_lightning.results.job_record import Task
 from lt_lightning.results.locks import tidy
 from lt_lightning.results.published_figures import figures_of
 from lt_lightning.results.records import FILE, SUMMARY, Result, results_of, write_summary
-from lt_lightning.results.ticket_tables import print_comparison, results_table
+from lt_lightning.results.tables import print_comparison, results_table
 
 
 def run_job(job: Job, console: Console) -> list[Result]:
@@ -47,16 +47,16 @@ def run_job(job: Job, console: Console) -> list[Result]:
         check_data(job.tasks[0].folder, job.config)
     else:
         from lt_lightning.execution.machine import keep_freed_memory  # slow to import, like all that needs Lightning
+        from lt_lightning.experiment.run.checkpoints import stoppable
         from lt_lightning.experiment.run.progress import JobProgress
         from lt_lightning.experiment.run.scheduler import Scheduler
         from lt_lightning.experiment.run.setup import built, show_setup
-        from lt_lightning.experiment.run.stopping import stoppable
 
         experiment = built(job)
         check_data(experiment.search_folder, job.config, experiment.data)
         show_setup(job, experiment, console)
         if experiment.needs_processes:
-            from lt_lightning.experiment.run.device_processes import run_in_processes
+            from lt_lightning.experiment.run.scheduler import run_in_processes
 
             failed = run_in_processes(experiment, job, console)
         else:
@@ -66,14 +66,14 @@ def run_job(job: Job, console: Console) -> list[Result]:
                 scheduler = Scheduler(experiment, job, progress)
                 scheduler.run()
             failed = scheduler.failed
-    show(job, console)
+    show_job(job, console)
     if failed:
         errors, count = list(failed.values()), len(job.asked())
         raise errors[0] if len(errors) == 1 else ExceptionGroup(f"{len(errors)} of {count} tasks failed", errors)
     return job.results()
 
 
-def show(job: Job, console: Console) -> None:
+def show_job(job: Job, console: Console) -> None:
     """Print the table of the results, what protocols have to say, and where everything is."""
     root, search = Path(job.config.paths.root), job.tasks[0].folder
     if results := job.results():

@@ -11,19 +11,18 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from lt_lightning.results.aggregate import Row, aggregate, settings_of
-from lt_lightning.results.extremes import ExtremeRow, extremes, verdict_lines
+from lt_lightning.results.aggregate import ExtremeRow, Row, aggregate, extremes, settings_of, verdict_lines
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result, results_of
 from lt_lightning.results.status import state_of, summary_of
-from lt_lightning.results.ticket_tables import aggregate_table, print_comparison
+from lt_lightning.results.tables import aggregate_table, print_comparison
 from lt_lightning.results.verdict import Rule
 from lt_lightning.storage.files import replacing
 
 TABLE, EXTREMES = "sweep.csv", "extremes.csv"
 
 
-def show(jobs: Sequence[JobRecord], tasks: Sequence[Task], folder: Path, console: Console, rule: Rule) -> str:
+def show_sweep(jobs: Sequence[JobRecord], tasks: Sequence[Task], folder: Path, console: Console, rule: Rule) -> str:
     """Print the table of the sweep, the verdicts and the failures, and return what is wrong in one line."""
     settings = settings_of([job.overrides for job in jobs])
     results = [
@@ -67,7 +66,7 @@ def print_notes(jobs: Sequence[JobRecord], console: Console) -> None:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def compare(records: Mapping[Path, JobRecord], console: Console) -> None:
+def show_published(records: Mapping[Path, JobRecord], console: Console) -> None:
     """Print each setting's results beside the published figures that its preset names.
 
     Args:

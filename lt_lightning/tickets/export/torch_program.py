@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
-from lt_lightning.execution.channels.shrink import Spread, add_into_prefix
+from lt_lightning.execution.shrink_channels import Spread, add_into_prefix
 
 
 def block_layers(network: nn.Module) -> list[str]:

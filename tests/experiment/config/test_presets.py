@@ -22,8 +22,8 @@ from PIL import Image
 from lt_lightning.data.cifar import Cifar10, Cifar100
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.sweep.sweep_end import SweepEnd
-from lt_lightning.models.wide_resnet import WideResNet
+from lt_lightning.experiment.sweep.multirun import SweepEnd
+from lt_lightning.models.resnet import WideResNet
 from lt_lightning.pruning.densities import densities
 from lt_lightning.pruning.rewinding import Step
 from lt_lightning.results.job_record import JobRecord, Task

@@ -66,7 +66,7 @@ def started(forkserver: ForkServerContext, monkeypatch: pytest.MonkeyPatch) -> l
         processes.append(Forked(forkserver, message, environment))
         return processes[-1]
 
-    monkeypatch.setattr(import_module("lt_lightning.training.launcher"), "_start", start)
+    monkeypatch.setattr(import_module("lt_lightning.training.processes"), "_start", start)
     return processes
 
 

@@ -15,12 +15,11 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-from lt_lightning.experiment.run.device_processes import take_part_in_job
 from lt_lightning.experiment.run.job import Job
+from lt_lightning.experiment.run.scheduler import take_part_in_job
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.training.agreement import DisagreementError, SyncBatchNormOnCpu, check_agreement
-from lt_lightning.training.launcher import FOR_THE_CALLER
-from lt_lightning.training.processes import announce, rank
+from lt_lightning.training.processes import FOR_THE_CALLER, announce, rank
 
 WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.chmod", "os.truncate")
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.config.tasks import search_folder
-from lt_lightning.experiment.run import device_processes
+from lt_lightning.experiment.run import scheduler as device_processes
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.results.status import state_of

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from lt_lightning.training.launcher import JobError, ProcessDiedError, launch
+from lt_lightning.training.processes import JobError, ProcessDiedError, launch
 
 TWO = ("cpu", "cpu")
-GRACE = "lt_lightning.training.launcher.GRACE"
+GRACE = "lt_lightning.training.processes.GRACE"
 
 
 def test_returns_what_process_0_returned_and_leaves_the_caller_as_it_was() -> None:
@@ -55,7 +55,7 @@ def test_killed_process_ends_all_and_is_named(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_the_one_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
     program = (
-        "from lt_lightning.training.launcher import launch\n"
+        "from lt_lightning.training.processes import launch\n"
         f"launch('tasks:wait_long', {{'folder': {str(tmp_path)!r}}}, ['cpu', 'cpu'], 1)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

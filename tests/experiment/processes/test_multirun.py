@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.run.stopping import SIGNALS
+from lt_lightning.experiment.run.checkpoints import SIGNALS
 from lt_lightning.results.records import find_results
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"

@@ -14,11 +14,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lt_lightning.experiment.run import device_processes
-from lt_lightning.experiment.run.checkpoints import KEY, STEPS
-from lt_lightning.experiment.run.stopping import Stopped
+from lt_lightning.experiment.run import scheduler as device_processes
+from lt_lightning.experiment.run.checkpoints import KEY, STEPS, Stopped
 from lt_lightning.tickets.ticket import Ticket
-from lt_lightning.training.launcher import ProcessDiedError
+from lt_lightning.training.processes import ProcessDiedError
 from tests.toys import run_of
 
 Compose = Callable[..., DictConfig]

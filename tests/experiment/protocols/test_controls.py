@@ -17,7 +17,7 @@ from torch import nn
 from lt_lightning.execution.cost import flops
 from lt_lightning.execution.execute import execute
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.run import retraining_task as retraining
+from lt_lightning.experiment.run import run_task as retraining
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lt_lightning.tickets.layer_counts import layer_counts
+from lt_lightning.tickets.making import layer_counts
 from lt_lightning.tickets.ticket import Ticket
 
 MASKS = {"a": torch.ones(4, 2, dtype=torch.bool), "b": torch.ones(2, dtype=torch.bool)}

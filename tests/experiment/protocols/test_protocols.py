@@ -19,9 +19,8 @@ from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.experiment.run.command import do, objective
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.report.contents import collect
-from lt_lightning.results.job_record import JobRecord, Task
+from lt_lightning.results.job_record import JobRecord, Task, TicketKind
 from lt_lightning.results.records import results_of
-from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.storage.layout import TICKET
 from lt_lightning.tickets.ticket import Ticket
 

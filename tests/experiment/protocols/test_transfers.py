@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from lt_lightning.data.module import Pairs, TensorData
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.rewinding import Restart, RewindPoint
+from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.records import Result
 from lt_lightning.results.status import tasks_under
-from lt_lightning.results.ticket_kind import TicketKind
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.retraining import restart_for
 from tests.toys import run_of

@@ -21,10 +21,8 @@ from torch import Tensor, nn
 
 from lt_lightning.data.augment import Augment
 from lt_lightning.data.module import Pairs, TensorData
-from lt_lightning.experiment.logging.loggers import LogRounds
-from lt_lightning.experiment.logging.metrics_file import MetricsFile
-from lt_lightning.experiment.run.checkpoints import Checkpoints
-from lt_lightning.experiment.run.stopping import Stopped, stoppable
+from lt_lightning.experiment.logging.loggers import LogRounds, MetricsFile
+from lt_lightning.experiment.run.checkpoints import Checkpoints, Stopped, stoppable
 from lt_lightning.pruning.sparsifiers import ADMM, Gradual, Movement, Sparsifier
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.ticket import Ticket

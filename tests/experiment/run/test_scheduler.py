@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.run import retraining_task as retraining
-from lt_lightning.experiment.run import search
+from lt_lightning.experiment.run import run_task as retraining
+from lt_lightning.experiment.run import run_task as search
 from lt_lightning.experiment.run.costs import costs_of
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.progress import JobProgress

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
-from lt_lightning.execution.channels.shrink import Spread, add_into_prefix
+from lt_lightning.execution.shrink_channels import Spread, add_into_prefix
 from lt_lightning.structures.plan import Block
 from lt_lightning.tickets.export.torch_program import block_layers, in_standard_operators
 

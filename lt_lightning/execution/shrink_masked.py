@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lt_lightning.execution.channels.shrink import keep_channels
+from lt_lightning.execution.shrink_channels import keep_channels
 from lt_lightning.execution.smaller_network import Shrunk
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.network_graph.liveness import Alive, Flags

@@ -1,1 +1,0 @@
-"""Networks rebuilt with fewer channels."""

@@ -1,0 +1,222 @@
+"""One task: the search, all of whose rounds are one fit, or the retraining of one ticket; trained and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import Logger
+
+from lt_lightning.execution.machine import environment, is_bfloat16
+from lt_lightning.experiment import protocols
+from lt_lightning.experiment.config.checks import naming
+from lt_lightning.experiment.config.data_digest import record_data
+from lt_lightning.experiment.config.fingerprint import operational_keys
+from lt_lightning.experiment.logging.loggers import LogRounds, closing_wandb, make_loggers, record
+from lt_lightning.experiment.logging.wandb_record import Entry
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.checkpoints import Checkpoints
+from lt_lightning.experiment.run.outcome import evaluate, make_result
+from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
+from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.results.job_record import Task
+from lt_lightning.results.records import Result
+from lt_lightning.storage.files import replacing, write_json
+from lt_lightning.storage.layout import TICKET, is_ticket
+from lt_lightning.tickets.making import load_gradients, structure_ticket
+from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.batches import plain_batches
+from lt_lightning.training.callback import LotteryTicketPruning
+from lt_lightning.training.processes import invite, processes
+from lt_lightning.training.retraining import TicketTraining, decide, restart_for
+
+# The search: all rounds in one fit, tested when they are trained.
+
+OPERATIONAL = "operational.json"  # keys of options that tell no two searches apart, for whoever compares them
+TRAINED = "trained.json"  # written when all rounds are trained; they may not be tested yet
+
+
+def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> None:
+    """Train all rounds, unless they are trained, test them, and save the result of every round."""
+    folder = task.folder
+    with replacing(folder / "config.yaml") as partial:
+        partial.write_text(OmegaConf.to_yaml(experiment.config, resolve=True), encoding="utf-8")
+    write_json(folder / OPERATIONAL, operational_keys(experiment.config))
+    versions = {name.replace("-", "_"): version(name) for name in ("pytorch-lightning", "hydra-core")}
+    record_data(folder, experiment.config, experiment.data)
+    write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu", **versions))
+    with closing_wandb():
+        last = {"round": experiment.rounds, "structure": experiment.config.pruning.next_round_from, "control": ""}
+        loggers = make_loggers(experiment.config, folder, experiment.root, folder.name, "search", last)
+        if not (folder / TRAINED).is_file():
+            callback = experiment.pruning()
+            report = _search_report(experiment, callback, progress)
+            invite(fit_rounds)
+            checkpoints = fit_rounds(experiment, callback, [report], loggers)
+            write_json(folder / TRAINED, {"rounds": callback.history})
+            checkpoints.finish()
+        results = _test(experiment, task)
+        origins = [None, *task.parts[:-1]]
+        record(
+            loggers,
+            [
+                Entry(result, Ticket.load(place / TICKET), place, origin)
+                for result, place, origin in zip(results, task.parts, origins, strict=True)
+            ],
+        )
+    for result, place in zip(results, task.parts, strict=True):
+        result.save(place)
+
+
+def _search_report(experiment: Experiment, callback: LotteryTicketPruning, progress: JobProgress) -> ReportProgress:
+    expected = sum(map(sum, experiment.search_lengths()))
+    return ReportProgress(
+        progress, expected, lambda: callback.timeline.round_lengths, lambda index: _label(index, experiment.rounds)
+    )
+
+
+def _label(index: int, rounds: int) -> str:
+    return "dense network (round 0)" if index == 0 else f"search, round {index} of {rounds}"
+
+
+def _test(experiment: Experiment, task: Task) -> list[Result]:
+    """Test every round's trained ticket."""
+    classifier = experiment.classifier()
+    results: list[Result] = []
+    for folder in task.parts:
+        ticket = Ticket.load(folder / TICKET)
+        accuracy = evaluate(experiment, classifier, ticket)
+        dense = results[0].accuracy if results else accuracy
+        results.append(make_result(experiment, ticket, accuracy, dense, folder))
+    return results
+
+
+# The retraining of one ticket: made, trained alone from its rewound values, and tested.
+
+
+def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, progress: JobProgress) -> None:
+    """Make the ticket of a task, train it alone, test it, and save its result.
+
+    What a killed job left of it, trained or not, is taken as it is.
+    """
+    path = task.folder / TICKET
+    if is_ticket(task.folder):
+        ticket = Ticket.load(path)
+    else:
+        ticket = _made(experiment, task)
+        ticket.save(path)
+    with closing_wandb():
+        name = f"{experiment.search_folder.name}-round_{task.round:02d}-{task.folder.name}"
+        facts = {"round": task.round, "structure": ticket.card["structure"], "control": ticket.card.get("control", "")}
+        loggers = make_loggers(experiment.config, task.folder, experiment.root, name, "retrain", facts)
+        if ticket.trained is None:
+            callback = ticket_training(experiment, ticket)
+            report = _retraining_report(experiment, task, callback, progress)
+            invite(fit_ticket, str(path))
+            checkpoints = fit_ticket(experiment, str(path), callback, [report], loggers)
+            assert callback.trained is not None
+            ticket = callback.trained
+            ticket.save(path)
+            checkpoints.finish()
+        accuracy = evaluate(experiment, experiment.classifier(ticket.card.get("width")), ticket)  # of full size again
+        result = make_result(experiment, ticket, accuracy, dense_accuracy, task.folder)
+        assert task.source is not None
+        record(loggers, [Entry(result, ticket, task.folder, task.source)])
+    result.save(task.folder)
+
+
+def _made(experiment: Experiment, task: Task) -> Ticket:
+    """Make the ticket, and decide by measurement what computes its layers."""
+    makers = {protocol.name: protocol.ticket for protocol in protocols.PROTOCOLS}
+    ticket = makers[task.protocol](experiment, task) if task.protocol else _structured(experiment, task)
+    if experiment.config.execution == "shrunk":
+        trainer = experiment.trainer([], [])
+        with_width = experiment.classifier(ticket.card.get("width")).network
+        batch_size, device = experiment.data.batch_size // processes(), str(trainer.strategy.root_device)
+        ticket = decide(ticket, with_width, experiment.example, batch_size, device, is_bfloat16(trainer.precision))
+    return ticket
+
+
+def _structured(experiment: Experiment, task: Task) -> Ticket:
+    """Apply a structure of the job to the unstructured ticket of a round."""
+    assert task.source is not None
+    assert task.kind is not None
+    name = task.kind.structure
+    with naming(f"structure.{name}"):
+        return structure_ticket(
+            Ticket.load(task.source / TICKET),
+            name,
+            experiment.structures[name],
+            TracedNetwork(experiment.network_to_look_at(), experiment.example),
+            load_gradients(task.source.parent),
+            plain_batches(experiment.data, experiment.trainer([], []).strategy.root_device),
+        )
+
+
+def _retraining_report(
+    experiment: Experiment, task: Task, callback: TicketTraining, progress: JobProgress
+) -> ReportProgress:
+    epochs = experiment.expected_length(0) if callback.restart is None else callback.restart.epochs
+    expected = experiment.expected_length(0 if task.whole_schedule else task.round)
+    return ReportProgress(progress, expected, lambda: [epochs], lambda _: task.label)
+
+
+# The fits, in every process of the job.
+
+
+def fit_rounds(
+    experiment: Experiment,
+    callback: LotteryTicketPruning | None = None,
+    own: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> Checkpoints:
+    """Run the fit of all rounds in this process, from the last checkpoint on.
+
+    Args:
+        experiment: parts of the job.
+        callback: callback that hosts the rounds, where the caller wants to ask it afterwards.
+        own: further callbacks of process 0.
+        loggers: loggers of process 0.
+
+    Returns:
+        The checkpoints, to be removed when the result is on disk.
+    """
+    callback = callback or experiment.pruning()
+    checkpoints = Checkpoints(experiment.search_folder / "checkpoints", **experiment.config.checkpoint)
+    trainer = experiment.trainer([callback, LogRounds(callback), *own, checkpoints], list(loggers))
+    trainer.fit(experiment.classifier(), experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
+    return checkpoints
+
+
+def fit_ticket(
+    experiment: Experiment,
+    path: str,
+    callback: TicketTraining | None = None,
+    own: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> Checkpoints:
+    """Run the fit of the ticket at a path in this process; see `fit_rounds`."""
+    callback = callback or ticket_training(experiment, Ticket.load(Path(path)))
+    checkpoints = Checkpoints(Path(path).parent / "checkpoints", **experiment.config.checkpoint)
+    trainer = experiment.trainer([callback, *own, checkpoints], list(loggers))
+    classifier = experiment.classifier(callback.ticket.card.get("width"))
+    trainer.fit(classifier, experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
+    return checkpoints
+
+
+def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
+    """Return the callback that trains a ticket as a round of the search would have."""
+    pruning = experiment.config.pruning
+    return TicketTraining(
+        ticket,
+        restart_for(ticket, Restart.load(experiment.search_folder / "restart.pt")),
+        experiment.config.execution,
+        experiment.data.batch_size // processes(),
+        pruning.monitor,
+        pruning.monitor_mode,
+    )
