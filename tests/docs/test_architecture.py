@@ -49,6 +49,14 @@ def test_every_folder_is_named() -> None:
     assert drawn <= folders
 
 
+def test_every_file_that_is_named_is_there() -> None:
+    files = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)", PAGE))
+    assert len(files) > 15
+    assert {
+        name for name in files if not (ROOT / "lt_lightning" / name).is_file() and not (ROOT / name).is_file()
+    } == set()
+
+
 def test_the_examples_of_extending_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = re.findall(r"```yaml\n# my_conf/(\S+)\n(.*?)```", PAGE, flags=re.DOTALL)
     assert sorted(name for name, _ in files) == ["data/mine.yaml", "model/mine.yaml", "structure/half.yaml"]
