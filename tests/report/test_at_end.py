@@ -56,12 +56,12 @@ def test_a_job_reports_of_what_is_there_and_fails_as_before(
     def fail(*_: object) -> list[Result]:
         raise RuntimeError("a training failed")
 
-    monkeypatch.setattr(command, "run", fail)
+    monkeypatch.setattr(command, "run_job", fail)
     with pytest.raises(RuntimeError, match="a training failed"):
         command.do(config, tmp_path / "job")
     assert file.is_file() == report
     file.unlink(missing_ok=True)
-    monkeypatch.setattr(command, "run", lambda *_: [])
+    monkeypatch.setattr(command, "run_job", lambda *_: [])
     assert command.do(config, tmp_path / "job") == []
     assert file.is_file() == report
 

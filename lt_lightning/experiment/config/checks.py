@@ -131,6 +131,7 @@ def annotated(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
 def fits(value: Any, hint: Any) -> bool:
     """Return whether a value from a YAML file can be given where that type is annotated; in doubt it can.
 
+    >>> from collections.abc import Sequence
     >>> fits(3, float), fits("3", float), fits(["a"], Sequence[str]), fits("a", Sequence[str])
     (True, False, True, False)
     """
@@ -156,6 +157,7 @@ def fits(value: Any, hint: Any) -> bool:
 def describe(hint: Any) -> str:
     """Describe a type to people.
 
+    >>> from collections.abc import Sequence
     >>> describe(Literal["a", "b"] | None), describe(Sequence[float])
     ('one of a, b or null', 'a list')
     """

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.job import Job
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -25,7 +26,7 @@ def test_option_composes_and_builds(path: Path, composed: Callable[..., DictConf
     group, choice = path.parent.as_posix(), path.stem
     override = f"{group}=[{choice}]" if group == "structure" else f"{group}={choice}"
     config = composed(override, *(["scale=smoke"] if group == "experiment" else []))  # every preset must have that
-    experiment = Experiment.from_config(config)
+    experiment = Experiment.from_config(Job.of(config).config)
     assert experiment.classifier().classes == config.dataset.classes
     if group in ("data", "model"):
         assert experiment.labels[group] == choice

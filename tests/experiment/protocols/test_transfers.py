@@ -18,6 +18,7 @@ from lt_lightning.pruning.rewinding import Restart, RewindPoint
 from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.records import Result
 from lt_lightning.results.status import tasks_under
+from lt_lightning.storage.layout import RoundFacts, write_rounds
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.retraining import restart_for
 from tests.toys import run_of
@@ -149,8 +150,13 @@ def _a_search(root: Path, name: str, config: DictConfig, rounds: int = 1) -> Pat
         place = folder / f"round_{number:02d}" / "unstructured"
         place.mkdir(parents=True)
         (place / "ticket.safetensors").touch()
-    told = ", ".join(f'{{"round": {number}}}' for number in range(rounds + 1))
-    (folder / "rounds.json").write_text(f"[{told}]")
+    write_rounds(
+        folder,
+        [
+            RoundFacts(round=number, density=0.8**number, best_epoch=0, metrics={}, train_seconds=1.0)
+            for number in range(rounds + 1)
+        ],
+    )
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     return folder
 
