@@ -23,7 +23,7 @@ from lt_lightning.structures.base import LayerReport, StructureInput, Unstructur
 from lt_lightning.structures.channel_choice import channel_masks, channel_plan
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, NMPlan, Plan
 from lt_lightning.tickets.making import make_ticket
-from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.tickets.ticket import Card, Ticket, card_of
 
 LINEAGE = ("data", "model", "seed", "round", "structure", "rewind", "mode", "target_density")
 
@@ -52,9 +52,8 @@ def randomly_masked(ticket: Ticket, network: nn.Module, example: Tensor, generat
     traced = TracedNetwork(network, example)
     names = [traced.layers[name].weight for name in ticket.card["prunable"]]
     masks = {name: _shuffled(ticket.masks[name], generator) for name in names}
-    lineage = {key: ticket.card[key] for key in LINEAGE if key in ticket.card}
     made = make_ticket(ticket.card["structure"], Unstructured(), StructureInput(traced, masks, {}), ticket.rewind)
-    return replace(made, layers=_unmeasured(made.layers), card={**made.card, **lineage})
+    return replace(made.with_facts(**_lineage(ticket.card)), layers=_unmeasured(made.layers))
 
 
 def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: torch.Generator) -> Ticket:
@@ -81,7 +80,7 @@ def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: tor
             masks, plan = _shuffle_within(ticket.masks, ticket.plan.m, generator), ticket.plan
         case None:
             return randomly_masked(ticket, network, example, generator)
-    card = {**_untrained(ticket.card), "mask_digest": digest(masks)}
+    card = card_of({**_untrained(ticket.card), "mask_digest": digest(masks)})
     return Ticket(masks, ticket.rewind, None, plan, _unmeasured(ticket.layers), card)
 
 
@@ -105,15 +104,13 @@ def small_dense(ticket: Ticket, make: Callable[[int], nn.Module], width: int, ex
     reports = {name: _report(full[name], layers[name], ticket.layers.get(name)) for name in full}
     prunable = list(ticket.card["prunable"])
     density = sum(layers[name].size for name in prunable) / sum(full[name].size for name in prunable)
-    card = {
-        **{key: ticket.card[key] for key in LINEAGE if key in ticket.card},
-        "width": chosen,
-        "prunable": prunable,
-        "density": density,
-        "params_ratio": _parameters(network) / _parameters(make(width)),
-        "flops_ratio": _operations(layers) / _operations(full),
-    }
-    return Ticket({}, _state(network), None, None, _unmeasured(reports), card)
+    return Ticket({}, _state(network), None, None, _unmeasured(reports), card_of(_lineage(ticket.card))).with_facts(
+        width=chosen,
+        prunable=prunable,
+        density=density,
+        params_ratio=_parameters(network) / _parameters(make(width)),
+        flops_ratio=_operations(layers) / _operations(full),
+    )
 
 
 def nearest_width(cost: Callable[[int], float], target: float, most: int) -> int:
@@ -133,10 +130,15 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
-def _untrained(card: Mapping[str, Any]) -> dict[str, Any]:
+def _lineage(card: Card) -> dict[str, Any]:
+    """Return what of a card a control has in common with its ticket."""
+    return {key: value for key, value in card.items() if key in LINEAGE}
+
+
+def _untrained(card: Card) -> Card:
     """Return a card without what was measured when the ticket itself was trained."""
     kept = (*LINEAGE, "density", "params_ratio", "flops_ratio", "prunable", "mask_digest")
-    return {key: value for key, value in card.items() if key in kept}
+    return card_of({key: value for key, value in card.items() if key in kept})
 
 
 def _operations(layers: Mapping[str, Layer]) -> int:

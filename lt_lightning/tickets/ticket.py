@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import torch
 from safetensors import torch as safetensors
@@ -22,6 +22,68 @@ from lt_lightning.structures.plan import Plan, check_plan, plan_from_json, plan_
 SCHEMA = 2
 LONGEST_HEADER = 100_000_000  # bytes; what safetensors allows, too
 Values = Literal["rewind", "trained"]
+
+
+class Card(TypedDict, total=False):
+    """The card of a ticket: what was run. Every ticket has the first five; whoever makes tickets may add facts.
+
+    Attributes:
+        structure: `dense`, `unstructured`, or the name of the structure.
+        target_density: see `making.Ratios`, as for `density`, `params_ratio` and `flops_ratio`.
+        prunable: names of the layers that are pruned.
+        mask_digest: digest of the masks.
+        round: round of the search.
+        rewind: step that the search rewinds to.
+        mode: what goes back to that step.
+        data: name of the data set.
+        model: name of the network.
+        seed: seed of the search.
+        best_epoch: best epoch of the ticket's training.
+        metrics: metrics of the validation in that epoch.
+        train_seconds: duration of the training.
+        execution: whether the ticket was trained `shrunk` or `masked`.
+        choice: which form computes each layer.
+        left_dense: layers that run dense although the plan has a structure for them.
+        kept_whole: operations that the analysis does not know, whose channels are kept.
+        control: which control of a ticket it is.
+        control_seed: seed of the control's values and permutations.
+        width: width of the network, if it is another than the search's.
+        origin: data set whose search found the masks.
+        transferred_from: search, data, model, seed and round of a transferred ticket, and what was initialised anew.
+        starts_from: how the ticket is trained, if not as the search's own; see `training.retraining.restart_for`.
+    """
+
+    structure: str
+    target_density: float
+    density: float
+    params_ratio: float
+    flops_ratio: float
+    prunable: list[str]
+    mask_digest: str
+    round: int
+    rewind: str
+    mode: str
+    data: str
+    model: str
+    seed: int
+    best_epoch: int
+    metrics: dict[str, float]
+    train_seconds: float
+    execution: Literal["shrunk", "masked"]
+    choice: dict[str, str]
+    left_dense: list[str]
+    kept_whole: list[str]
+    control: str
+    control_seed: int
+    width: int
+    origin: str
+    transferred_from: dict[str, Any]
+    starts_from: Literal["initial", "schedule"]
+
+
+def card_of(facts: Mapping[str, Any]) -> Card:
+    """Return facts, among which may be a user's own, as a card."""
+    return cast(Card, dict(facts))
 
 
 @dataclass(frozen=True)
@@ -44,7 +106,7 @@ class Ticket:
     trained: Mapping[str, Tensor] | None = None
     plan: Plan | None = None
     layers: Mapping[str, LayerReport] = field(default_factory=dict)
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: Card = field(default_factory=Card)
 
     # Using
 
@@ -74,7 +136,11 @@ class Ticket:
 
     def with_training(self, trained: Mapping[str, Tensor], **facts: Any) -> Ticket:
         """Return the ticket with its trained weights, and further facts on its card."""
-        return replace(self, trained=trained, card={**self.card, **facts})
+        return replace(self.with_facts(**facts), trained=trained)
+
+    def with_facts(self, **facts: Any) -> Ticket:
+        """Return the ticket with further facts on its card."""
+        return replace(self, card=card_of({**self.card, **facts}))
 
     # On disk
 

@@ -174,7 +174,7 @@ def decide(
     choice = ticket.card.get("choice")
     if choice is None:
         choice = choose_forms(ticket.apply(network), ticket.plan, example, batch_size, True, device, bfloat16)
-    return replace(ticket, card={**ticket.card, "choice": dict(choice)})
+    return ticket.with_facts(choice=dict(choice))
 
 
 def _example(pl_module: pl.LightningModule, network: nn.Module) -> Tensor:

@@ -28,7 +28,7 @@ from lt_lightning.structures.base import LayerReport, StructureInput, Unstructur
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import make_ticket, ratios, structure_ticket
-from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.tickets.ticket import Ticket, card_of
 
 Make = Callable[[], nn.Module]
 
@@ -130,7 +130,7 @@ def test_tied_weights_channels_last_and_odd_names(tmp_path: Path) -> None:
 
 def test_a_card_comes_back_as_json_has_it(tmp_path: Path) -> None:
     card = {"metrics": {"loss": float("inf")}, "by_round": {10: "a", 2: "b"}, "pair": (1, 2), "schema": "mine"}
-    Ticket({}, {"w": torch.ones(1)}, card=card).save(tmp_path / "t")
+    Ticket({}, {"w": torch.ones(1)}, card=card_of(card)).save(tmp_path / "t")
     loaded = Ticket.load(tmp_path / "t").card
     assert loaded == {"metrics": {"loss": float("inf")}, "by_round": {"10": "a", "2": "b"}, "pair": [1, 2]}
 
@@ -353,7 +353,7 @@ def test_a_structured_ticket_says_what_it_is() -> None:
     rewind = {name: value + 1 for name, value in network.state_dict().items()}
     facts = {"data": "digits", "seed": 4, "round": 2, "colour": "blue"}
     ticket = make_ticket("plain", Unstructured(), subject, rewind, facts)
-    assert {key: ticket.card[key] for key in facts} == facts
+    assert {key: dict(ticket.card)[key] for key in facts} == facts
     trained = ticket.with_training(network.state_dict(), metrics={"val/accuracy": 0.9})
     refill = structure_ticket(trained, "refill", Refill(round_to=1), TracedNetwork(network, example))
     expected = Refill(round_to=1)(subject)
@@ -364,9 +364,9 @@ def test_a_structured_ticket_says_what_it_is() -> None:
     assert "metrics" not in refill.card  # those of the unstructured ticket
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     found = ratios(expected.layers, [layer.name for layer in subject.prunable], expected.masks, sizes)
-    assert {key: refill.card[key] for key in vars(found)} == vars(found)
+    assert {key: dict(refill.card)[key] for key in vars(found)} == vars(found)
     assert refill.card["mask_digest"] == digest(expected.masks)
-    assert {key: refill.card[key] for key in ("structure", *facts)} == {"structure": "refill", **facts}
+    assert {key: dict(refill.card)[key] for key in ("structure", *facts)} == {"structure": "refill", **facts}
     assert refill.card["prunable"] == [layer.name for layer in subject.prunable]
 
 

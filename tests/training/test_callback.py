@@ -364,7 +364,7 @@ def test_what_is_on_disk(tmp_path: Path) -> None:
     for place in ("round_00/dense", *rounds):
         loaded = Ticket.load(pruning.directory / place / "ticket")
         number, name = int(place[6:8]), place[9:]
-        assert {key: loaded.card[key] for key in facts} == facts
+        assert {key: dict(loaded.card)[key] for key in facts} == facts
         assert (loaded.card["round"], loaded.card["structure"]) == (number, name)
         assert (loaded.card["rewind"], loaded.card["mode"]) == ("1ep", "weights")  # of three
         assert loaded.card["target_density"] == (round(0.8**number * PRUNABLE) / PRUNABLE)

@@ -69,8 +69,8 @@ class Controls(Protocol):
                 made = randomly_masked(ticket, experiment.network(seed), experiment.example, generator)
             case _:
                 made = shuffled(ticket, experiment.network(seed), experiment.example, generator)
-        card = {**made.card, "control": control, "control_seed": seed}
-        return replace(made, card={**card, "starts_from": "initial"} if control in FROM_START else card)
+        made = made.with_facts(control=control, control_seed=seed)
+        return made.with_facts(starts_from="initial") if control in FROM_START else made
 
 
 def _of_search(config: DictConfig) -> list[Task]:

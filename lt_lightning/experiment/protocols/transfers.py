@@ -95,8 +95,9 @@ class Transfers(Protocol):
             "search": search.name, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
             "round": task.round, "replaced": moved.replaced,
         }  # fmt: skip
-        facts = {"origin": task.kind.origin, "transferred_from": lineage, "starts_from": "schedule"}
-        return replace(ticket, card={**ticket.card, **experiment.labels, **facts})
+        return ticket.with_facts(
+            **experiment.labels, origin=task.kind.origin, transferred_from=lineage, starts_from="schedule"
+        )
 
 
 def _rounds_of(config: DictConfig) -> list[int]:

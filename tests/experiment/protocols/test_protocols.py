@@ -62,8 +62,7 @@ class Negated(Protocol):
         assert task.source is not None
         ticket = Ticket.load(task.source / TICKET)
         rewind = {name: -value if value.is_floating_point() else value for name, value in ticket.rewind.items()}
-        card = {**ticket.card, "control": "negated", "starts_from": "initial"}
-        return replace(ticket, rewind=rewind, trained=None, card=card)
+        return replace(ticket, rewind=rewind, trained=None).with_facts(control="negated", starts_from="initial")
 
     def notes(self, config: DictConfig, tasks: Sequence[Task]) -> list[str]:
         return [f"negated: {sum(results_of(task) is not None for task in tasks[1:])} of {len(tasks) - 1}"]
