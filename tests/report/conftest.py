@@ -148,7 +148,8 @@ def _ticket(structure: str, number: int, control: str = "") -> Ticket:
     executed = kept if structure == "refill" else 16
     report = LayerReport(16, 8, kept, executed, 10, form, note="too few" if form == "dense" else "")
     card = {"structure": structure, "round": number, "prunable": ["conv"], "control": control}
-    return Ticket(
+    masks, values = {"conv.weight": mask}, {"conv.weight": torch.ones(4, 4, 1, 1)}
+    return Ticket(masks, values, None, plan, {"conv": report}, card_of(card))
         {"conv.weight": mask}, {"conv.weight": torch.ones(4, 4, 1, 1)}, None, plan, {"conv": report}, card_of(card)
     )
 
