@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +37,12 @@ class Layer:
     positions: int
     roles: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def weight(self) -> str:
         """Name of the weight parameter."""
         return f"{self.name}.weight" if self.name else "weight"
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)

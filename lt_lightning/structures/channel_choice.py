@@ -46,7 +46,7 @@ class RankedGroup:
     density: float
     step: int
 
-    @property
+    @cached_property
     def channels(self) -> int:
         """Number of channels."""
         return len(self.scores)

@@ -150,8 +150,6 @@ def _ticket(structure: str, number: int, control: str = "") -> Ticket:
     card = {"structure": structure, "round": number, "prunable": ["conv"], "control": control}
     masks, values = {"conv.weight": mask}, {"conv.weight": torch.ones(4, 4, 1, 1)}
     return Ticket(masks, values, None, plan, {"conv": report}, card_of(card))
-        {"conv.weight": mask}, {"conv.weight": torch.ones(4, 4, 1, 1)}, None, plan, {"conv": report}, card_of(card)
-    )
 
 
 def _made(folder: Path) -> Path:
