@@ -187,7 +187,8 @@ class Experiment:
     @property
     def labels(self) -> dict[str, Any]:
         """The names in tables: data, model, seed."""
-        return {"data": self.config.labels.data, "model": self.config.labels.model, "seed": self.config.seed}
+        labels = self.config.labels
+        return {"data": str(labels.data), "model": str(labels.model), "seed": self.config.seed}
 
     # What is to be done
 

@@ -58,6 +58,9 @@ SHARES = Allowed(
     lambda value: bool(_listed(value)) and all(_is_number(each) and 0 < each < 1 for each in _listed(value)),
     "a share in (0, 1), or a list of them, or null",
 )
+NAME = Allowed(
+    lambda value: not set(value) & {"/", "\\"} and bool(value), "a text without slashes, which names folders"
+)
 POSITIVE = Allowed(lambda value: 0 < value < math.inf, "a positive number")
 
 
@@ -98,9 +101,15 @@ class Checkpoint:
     """How often a training is saved."""
 
     share: float = option(
-        0.01, "share of a training's time that checkpoints may take at most: the cheaper one is, the more often"
+        0.01,
+        "share of a training's time that checkpoints may take at most: the cheaper one is, the more often",
+        Allowed(lambda value: 0 < value <= 1, "a share of the time in (0, 1]"),
     )
-    seconds: float = option(10, "least seconds between two checkpoints")
+    seconds: float = option(
+        10,
+        "least seconds between two checkpoints",
+        Allowed(lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    )
 
 
 @dataclass(frozen=True)
@@ -116,8 +125,12 @@ class Dataset:
 class Labels:
     """The names of data and network in tables and folders."""
 
-    data: str = option("${hydra:runtime.choices.data}", "name of the data set; the choice of the group by default")
-    model: str = option("${hydra:runtime.choices.model}", "name of the network; the choice of the group by default")
+    data: str = option(
+        "${hydra:runtime.choices.data}", "name of the data set; the choice of the group by default", NAME
+    )
+    model: str = option(
+        "${hydra:runtime.choices.model}", "name of the network; the choice of the group by default", NAME
+    )
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class Bisection(Protocol):
             return []
         search = tasks[0].folder.name
         lines = [f"  {search}, {kind}: {bracket_of(mine)}" for kind, mine in _tickets_by_kind(tasks).items()]
-        return [EXPLANATION, *lines, CAVEAT] if lines else []
+        return [EXPLANATION, CAVEAT, *lines] if lines else []
 
 
 def bracket_of(tasks: Sequence[Task]) -> Bracket:

@@ -140,6 +140,8 @@ class Scheduler:
             _clear_litter(task)
             with naming_among(self._experiment.config, "data", "pruning", "classifier"):
                 yield
+            if results_of(task) is None:  # or the task would be run again for ever
+                raise RuntimeError(f"{task.folder} has no result that can be read, although the task has ended")
             failures.clear(task.folder)
             write_summary(self._experiment.root)
             announce("")

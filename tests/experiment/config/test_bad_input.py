@@ -106,6 +106,8 @@ CONFIGS: dict[str, list[str]] = {
     "execution=fast": ["execution='fast'", "shrunk, masked"],
     "measure={batch_size: 0, samples: 7, slot: 0.03}": ["measure.batch_size=0"],
     "checkpoint.seconds=x": ["checkpoint.seconds='x'"],
+    "checkpoint.share=0": ["checkpoint.share=0"],
+    "labels.model=../../x": ["labels.model='../../x'"],
     "plan=maybe": ["plan='maybe'"],
     # pruning
     "pruning.rounds=-1": [],

@@ -143,7 +143,7 @@ def test_each_structure_is_bisected_on_its_own(composed: Compose) -> None:
     done = work_off(job, {"refill": 2, "regroup": 6})
     assert [number for number, name in done if name == "refill"] == [4, 2, 3]
     assert [number for number, name in done if name == "regroup"] == [4, 6]
-    explanation, *lines, caveat = job.notes()
+    explanation, caveat, *lines = job.notes()
     assert (explanation, caveat) == (EXPLANATION, CAVEAT)
     assert [line.rpartition(" of ")[0].split(", ", 1)[1] for line in lines] == [
         "refill: passes at round 2, fails at round 3; tested 2, 3, 4",

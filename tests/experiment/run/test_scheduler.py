@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -14,11 +15,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.experiment.run import run_task as retraining
-from lt_lightning.experiment.run import run_task as search
+from lt_lightning.experiment.run import run_task
 from lt_lightning.experiment.run.costs import costs_of
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.progress import JobProgress
+from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.experiment.run.scheduler import Scheduler
 from lt_lightning.results.failures import Failure
 from lt_lightning.results.job_record import Task
@@ -101,7 +102,7 @@ def failing(structure: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -
     def run_retraining(experiment: Experiment, task: Task, *rest: Any) -> None:
         if str(task.kind) == structure:
             raise error
-        retraining.run_retraining(experiment, task, *rest)
+        run_task.run_retraining(experiment, task, *rest)
 
     monkeypatch.setattr("lt_lightning.experiment.run.scheduler.run_retraining", run_retraining)
 
@@ -133,11 +134,20 @@ def test_a_failed_retraining_stops_no_other_and_is_tried_again(
     assert not list((tmp_path / "runs").rglob("error.json"))
 
 
+def test_a_task_that_ends_without_a_result_has_failed(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be run again for ever."""
+    monkeypatch.setattr("lt_lightning.experiment.run.scheduler.run_search", lambda *_: None)
+    job = Job.of(composed(*SMALL))
+    with pytest.raises(RuntimeError, match=re.escape(str(job.tasks[0].folder))):
+        run_job(job, Console(quiet=True))
+    assert state_of(job.tasks[0]).kind == "failed"
+
+
 def test_rounds_that_a_failed_search_finished_are_still_retrained(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> None:
-        search.run_search(experiment, task, progress)
+        run_task.run_search(experiment, task, progress)
         rounds = experiment.search_folder / "rounds.json"
         rounds.write_text(json.dumps(json.loads(rounds.read_text())[:2]))
         (experiment.search_folder / "round_02" / "unstructured" / "result.json").unlink()
