@@ -23,7 +23,7 @@ from lt_lightning.structures.base import LayerReport, StructureInput, Unstructur
 from lt_lightning.structures.channel_choice import channel_masks, channel_plan
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, NMPlan, Plan
 from lt_lightning.tickets.making import make_ticket
-from lt_lightning.tickets.ticket import Card, Ticket, card_of
+from lt_lightning.tickets.ticket import Card, Ticket, make_card
 
 LINEAGE = ("data", "model", "seed", "round", "structure", "rewind", "mode", "target_density")
 
@@ -80,7 +80,7 @@ def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: tor
             masks, plan = _shuffle_within(ticket.masks, ticket.plan.m, generator), ticket.plan
         case None:
             return randomly_masked(ticket, network, example, generator)
-    card = card_of({**_untrained(ticket.card), "mask_digest": digest(masks)})
+    card = make_card({**_untrained(ticket.card), "mask_digest": digest(masks)})
     return Ticket(masks, ticket.rewind, None, plan, _unmeasured(ticket.layers), card)
 
 
@@ -104,7 +104,7 @@ def small_dense(ticket: Ticket, make: Callable[[int], nn.Module], width: int, ex
     reports = {name: _report(full[name], layers[name], ticket.layers.get(name)) for name in full}
     prunable = list(ticket.card["prunable"])
     density = sum(layers[name].size for name in prunable) / sum(full[name].size for name in prunable)
-    return Ticket({}, _state(network), None, None, _unmeasured(reports), card_of(_lineage(ticket.card))).with_facts(
+    return Ticket({}, _state(network), None, None, _unmeasured(reports), make_card(_lineage(ticket.card))).with_facts(
         width=chosen,
         prunable=prunable,
         density=density,
@@ -138,7 +138,7 @@ def _lineage(card: Card) -> dict[str, Any]:
 def _untrained(card: Card) -> Card:
     """Return a card without what was measured when the ticket itself was trained."""
     kept = (*LINEAGE, "density", "params_ratio", "flops_ratio", "prunable", "mask_digest")
-    return card_of({key: value for key, value in card.items() if key in kept})
+    return make_card({key: value for key, value in card.items() if key in kept})
 
 
 def _operations(layers: Mapping[str, Layer]) -> int:

@@ -15,7 +15,7 @@ from lt_lightning.pruning.masks import Masks, count_kept, digest, kept, size
 from lt_lightning.storage.files import write_tensors
 from lt_lightning.storage.layout import DENSE, FILE, TICKET, UNSTRUCTURED, RoundFacts, read_rounds, round_folder
 from lt_lightning.structures.base import Batches, LayerReport, Structure, StructureInput, Unstructured
-from lt_lightning.tickets.ticket import Ticket, card_of
+from lt_lightning.tickets.ticket import Ticket, make_card
 
 
 def layer_counts(search: Path, masks: Masks, density: float) -> dict[str, int]:
@@ -133,7 +133,7 @@ def make_ticket(
         "prunable": prunable,
         "mask_digest": digest(structured.masks),
     }
-    return Ticket(structured.masks, rewind, None, structured.plan, structured.layers, card_of(facts))
+    return Ticket(structured.masks, rewind, None, structured.plan, structured.layers, make_card(facts))
 
 
 def structure_ticket(

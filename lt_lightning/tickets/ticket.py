@@ -81,7 +81,7 @@ class Card(TypedDict, total=False):
     starts_from: Literal["initial", "schedule"]
 
 
-def card_of(facts: Mapping[str, Any]) -> Card:
+def make_card(facts: Mapping[str, Any]) -> Card:
     """Return facts, among which may be a user's own, as a card."""
     return cast(Card, dict(facts))
 
@@ -140,7 +140,7 @@ class Ticket:
 
     def with_facts(self, **facts: Any) -> Ticket:
         """Return the ticket with further facts on its card."""
-        return replace(self, card=card_of({**self.card, **facts}))
+        return replace(self, card=make_card({**self.card, **facts}))
 
     # On disk
 

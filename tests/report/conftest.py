@@ -20,7 +20,7 @@ from lt_lightning.results.records import Result
 from lt_lightning.storage.files import write_json
 from lt_lightning.structures.base import Form, LayerReport
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
-from lt_lightning.tickets.ticket import Ticket, card_of
+from lt_lightning.tickets.ticket import Ticket, make_card
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ACCURACY = {"dense": (0.90, 0.92), "unstructured": (0.91, 0.93), "refill": (0.89, 0.90), "regroup": (0.90, 0.92)}
@@ -149,7 +149,7 @@ def _ticket(structure: str, number: int, control: str = "") -> Ticket:
     report = LayerReport(16, 8, kept, executed, 10, form, note="too few" if form == "dense" else "")
     card = {"structure": structure, "round": number, "prunable": ["conv"], "control": control}
     masks, values = {"conv.weight": mask}, {"conv.weight": torch.ones(4, 4, 1, 1)}
-    return Ticket(masks, values, None, plan, {"conv": report}, card_of(card))
+    return Ticket(masks, values, None, plan, {"conv": report}, make_card(card))
 
 
 def _made(folder: Path) -> Path:

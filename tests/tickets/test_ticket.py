@@ -28,7 +28,7 @@ from lt_lightning.structures.base import LayerReport, StructureInput, Unstructur
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import make_ticket, ratios, structure_ticket
-from lt_lightning.tickets.ticket import Ticket, card_of
+from lt_lightning.tickets.ticket import Ticket, make_card
 
 Make = Callable[[], nn.Module]
 
@@ -130,7 +130,7 @@ def test_tied_weights_channels_last_and_odd_names(tmp_path: Path) -> None:
 
 def test_a_card_comes_back_as_json_has_it(tmp_path: Path) -> None:
     card = {"metrics": {"loss": float("inf")}, "by_round": {10: "a", 2: "b"}, "pair": (1, 2), "schema": "mine"}
-    Ticket({}, {"w": torch.ones(1)}, card=card_of(card)).save(tmp_path / "t")
+    Ticket({}, {"w": torch.ones(1)}, card=make_card(card)).save(tmp_path / "t")
     loaded = Ticket.load(tmp_path / "t").card
     assert loaded == {"metrics": {"loss": float("inf")}, "by_round": {"10": "a", "2": "b"}, "pair": [1, 2]}
 

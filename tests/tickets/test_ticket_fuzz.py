@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lt_lightning.pruning.masks import digest
 from lt_lightning.structures.base import LayerReport
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
-from lt_lightning.tickets.ticket import Ticket, _digest, card_of
+from lt_lightning.tickets.ticket import Ticket, _digest, make_card
 
 Json = Any
 EXECUTES = {
@@ -80,7 +80,7 @@ def ticket(kind: str) -> Ticket:
     layers = {"0": LayerReport(27, 13, 13, 18, 16, "channels", 0.75), "2": LayerReport(108, 54, 54, 54, 4, "dense")}
     trained = {name: value + 1 for name, value in state.items()} if kind == "channels" else None
     card = {"round": 1, "metrics": {"val/accuracy": 0.5}, "mask_digest": digest(masks)}
-    return Ticket(masks, state, trained, PLANS[kind], layers, card_of(card))
+    return Ticket(masks, state, trained, PLANS[kind], layers, make_card(card))
 
 
 def essence(found: Ticket) -> tuple[Any, ...]:
