@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.config.fingerprint import meanings
-from lt_lightning.experiment.config.tasks import retrained_rounds, retraining_task, search_folder
+from lt_lightning.experiment.config.tasks import retrained_rounds, retraining_task
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, is_ticket, round_folder, trained_rounds
@@ -47,7 +47,7 @@ class Transfers(Protocol):
                 retraining_task(
                     config, number, TicketKind(structure, origin=origin), self.name, **{"from": search.name}
                 ),
-                source=round_folder(search_folder(config), 0) / "dense",  # whose rewind point and schedule it takes
+                source=round_folder(search, number) / UNSTRUCTURED,
             )
             for origin, search in _sources_of(config, rounds).items()
             for number in rounds

@@ -63,7 +63,7 @@ def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[
 
 
 def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> float:
-    """Do one job of a sweep; what goes wrong is told and recorded for the sweep's end, and stops no other job.
+    """Do one job of a sweep; an error is printed and recorded for the sweep's end, and stops no other job.
 
     Args:
         config: configuration of the job.

@@ -176,8 +176,9 @@ def test_others_are_searches_alike_on_other_data_that_are_trained_far_enough(com
         ("same", 1, ()),
     ):
         _a_search(root, name, composed(*SMALL, *options), rounds)
-    kinds = [task.kind for task in Job.of(composed(*SMALL, "transfer.from=others")).tasks]
-    assert kinds == [
+    tasks = Job.of(composed(*SMALL, "transfer.from=others")).tasks
+    assert [task.source for task in tasks[2:]] == [root / "alike" / "round_01" / "unstructured"] * 2
+    assert [task.kind for task in tasks] == [
         None, TicketKind("refill"),
         TicketKind("unstructured", origin="colours"), TicketKind("refill", origin="colours"),
     ]  # fmt: skip
