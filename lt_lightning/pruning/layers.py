@@ -123,6 +123,31 @@ def full_masks(layers: Iterable[Layer]) -> Masks:
     return {layer.weight: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
 
 
+def why_not_plain(module: nn.Module) -> str:
+    """Return why a module does not compute its PyTorch class's function of a weight of its own; empty if it does.
+
+    Only a plain module may be replaced by another one that computes the same from a part of its weights. An object of a
+    subclass is plain, too, as long as it inherits everything that computes.
+
+    >>> why_not_plain(nn.Linear(2, 2))
+    ''
+    >>> why_not_plain(torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    'its weight is computed from other parameters'
+    """
+    own = next((each for each in type(module).__mro__ if each.__module__.startswith("torch.nn.modules.")), nn.Module)
+    if "weight" not in module._parameters:
+        return "its weight is computed from other parameters"
+    if any(name in vars(module) or getattr(type(module), name) is not getattr(own, name) for name in _computing(own)):
+        return f"{type(module).__name__} has a forward of its own"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "it has hooks"
+    return ""
+
+
+def _computing(own: type[nn.Module]) -> list[str]:
+    return [name for name in ("forward", "_conv_forward", "__call__") if hasattr(own, name)]
+
+
 def _layer(name: str, module: nn.Module, output: Tensor) -> Layer:
     if isinstance(module, nn.Linear):
         positions = output[0].numel() // module.out_features
