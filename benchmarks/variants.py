@@ -13,7 +13,7 @@ from benchmarks.peers import SquareBlocks, prune_by_torch_pruning, with_sparse_w
 from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.execution.smaller_network import Shrunk
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks

@@ -26,7 +26,7 @@ from benchmarks.training.task import Task
 from lt_lightning.experiment.logging.loggers import LogRounds, MetricsFile
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers

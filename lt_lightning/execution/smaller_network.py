@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lt_lightning.pruning.layers import CONVOLUTIONS
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import RewindPoint, parameter_names
 
@@ -32,16 +29,15 @@ class Cut:
 
     def put(self, value: Tensor, whole: Tensor) -> None:
         """Write the part back, in place."""
-        index = tuple(None if chosen is None else chosen.to(whole.device) for chosen in self.index)
-        match index:
-            case () | (None,) | (None, None):
-                whole.copy_(value)
-            case (rows,) | (rows, None) if rows is not None:
-                whole[rows] = value
-            case (None, columns) if columns is not None:
-                whole[:, columns] = value
-            case (rows, columns) if rows is not None and columns is not None:
-                whole[rows[:, None], columns] = value
+        if all(chosen is None for chosen in self.index):
+            whole.copy_(value)
+            return
+        index = [
+            (torch.arange(size) if chosen is None else chosen).to(whole.device)
+            for size, chosen in zip(whole.shape, self.index, strict=False)
+        ]
+        crossed = [each.view([-1 if dim == at else 1 for at in range(len(index))]) for dim, each in enumerate(index)]
+        whole[tuple(crossed)] = value
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,7 @@ class Shrunk:
     """The network that executes a ticket.
 
     Attributes:
-        network: an ordinary module, of the original's class where only sizes changed, else a torch.fx graph module with
-            the same submodule names.
+        network: a module of the original's class, whose layers are smaller or replaced.
         slices: where its parameters and buffers stand in the full network.
         unknown: operations that the analysis does not know, around which all channels were kept.
         masks: masks that training has to enforce, of parameters that are not executed sparsely.
@@ -113,70 +108,6 @@ class Shrunk:
     unknown: tuple[str, ...] = ()
     masks: Masks = field(default_factory=dict)
     choice: Mapping[str, str] = field(default_factory=dict)
-
-
-# The layers of a network cut to fewer channels.
-
-
-class Resizer:
-    """Cuts layers of a network in place.
-
-    Attributes:
-        network: the network.
-        cuts: part of every parameter and buffer that is left, by name.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.cuts: dict[str, Cut] = {}
-
-    def layer(self, name: str, outputs: NDArray[np.int64], inputs: NDArray[np.int64]) -> None:
-        """Cut a convolution, linear layer or normalisation to outputs and to the inputs that it reads."""
-        module = self.network.get_submodule(name)
-        out = torch.from_numpy(outputs)
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            grouped = isinstance(module, CONVOLUTIONS) and module.groups > 1
-            self._cut(name, "weight", (out, None if grouped else torch.from_numpy(inputs)))
-            self._cut(name, "bias", (out,))
-            if isinstance(module, nn.Linear):
-                module.in_features, module.out_features = len(inputs), len(outputs)
-            else:
-                module.groups = module.groups * len(inputs) // module.in_channels if grouped else 1
-                module.in_channels, module.out_channels = len(inputs), len(outputs)
-        else:
-            for part_name in ("weight", "bias", "running_mean", "running_var"):
-                self._cut(name, part_name, (out,))
-            module.num_features = len(outputs)  # type: ignore[assignment]
-
-    def activation(self, name: str, order: NDArray[np.int64]) -> None:
-        """Cut an activation that may have a parameter of its own for each channel."""
-        module = self.network.get_submodule(name)
-        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-            self._cut(name, "weight", (torch.from_numpy(order),))
-            module.num_parameters = len(order)
-
-    def _cut(self, name: str, part_name: str, index: tuple[Tensor | None, ...]) -> None:
-        module = self.network.get_submodule(name)
-        value = getattr(module, part_name, None)
-        full_name = f"{name}.{part_name}" if name else part_name
-        if value is None or full_name in self.cuts:  # a module that is called again
-            return
-        whole = all(i is None or torch.equal(i, torch.arange(n)) for i, n in zip(index, value.shape, strict=False))
-        cut = self.cuts[full_name] = Cut() if whole else Cut(index)
-        if whole:
-            return
-        smaller = _laid_out_like(cut.take(value.detach()), value)
-        if isinstance(value, nn.Parameter):
-            setattr(module, part_name, nn.Parameter(smaller, requires_grad=value.requires_grad))
-        else:
-            setattr(module, part_name, smaller)
-
-
-def _laid_out_like(cut: Tensor, value: Tensor) -> Tensor:
-    """Return the part in the memory format that the whole has."""
-    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous():
-        return cut.contiguous(memory_format=torch.channels_last)
-    return cut
 
 
 # A rewind point cut to a smaller network: its weights, its statistics, and the momentum of what is left.

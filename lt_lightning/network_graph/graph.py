@@ -1,83 +1,45 @@
-"""The channels of a network: who writes them, who reads them, which go together, and which are provably zero.
+"""The channels of a network: who writes them, who reads them, which go together, and what is left if some are dropped.
 
-The network is traced with torch.fx (`operations`). Every tensor is described by its channels (dimension 1), and each
-channel belongs to a group. Operations that act on channels one by one keep the groups, additions unite them (a residual
-stream is one group with several writers), a concatenation puts them in a row. A channel is *dead* if it is zero for
-every input (`liveness`). What the analysis does not know keeps all its channels.
+`recording` runs the network and pairs channels that meet. Channels that are paired, however far, are one *unit*: a
+channel of a convolution with its bias and normalisation, a channel of a residual stream with all that write it, an
+attention head. Units of the same writers are a *group*, from which a structure chooses.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from torch import Tensor, fx, nn
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
 
-from lt_lightning.network_graph.liveness import Flags, Flow, fold
-from lt_lightning.network_graph.operations import Kind, Operation, classify, shape_of, trace
-from lt_lightning.pruning.layers import Layer, find_layers
+from lt_lightning.network_graph.recording import Part, Record, record_network
+from lt_lightning.pruning.examples import Example
 
-
-@dataclass(frozen=True)
-class Span:
-    """The channels of one group in a row; each stands `repeat` times (a flattened channel: once for each position)."""
-
-    group: int
-    channels: int
-    repeat: int = 1
-
-
-@dataclass
-class _Union:
-    """Union-find over groups of channels, by number."""
-
-    parent: list[int] = field(default_factory=list)
-    joined: set[int] = field(default_factory=set)
-    frozen: dict[int, str] = field(default_factory=dict)
-
-    def new(self) -> int:
-        """Add a group, united with none."""
-        self.parent.append(len(self.parent))
-        return len(self.parent) - 1
-
-    def root(self, group: int) -> int:
-        """Return the group that stands for all that are united with this one."""
-        while self.parent[group] != group:
-            group = self.parent[group]
-        return group
-
-    def unite(self, a: int, b: int) -> None:
-        """Unite two groups: their channels are kept or dropped together."""
-        a, b = sorted((self.root(a), self.root(b)))
-        self.joined.add(a)
-        if a == b:
-            return
-        self.parent[b] = a
-        if b in self.frozen:
-            self.frozen.setdefault(a, self.frozen[b])
-
-    def freeze(self, spans: Sequence[Span], why: str) -> None:
-        """Keep all channels of the spans' groups; the first reason counts."""
-        for span in spans:
-            self.frozen.setdefault(self.root(span.group), why)
+Flags = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that are kept or dropped together.
+    """Channels from which a structure chooses; those of one unit are kept or dropped together.
 
     Attributes:
-        channels: number of channels.
-        writers: layers (convolution, linear) whose outputs the channels are; those of a residual stream are several.
-        followers: depthwise layers on these channels.
-        joined: whether an addition or product unites several tensors in the group (a residual stream).
+        channels: number of units; mostly a unit is a channel, but a head of an attention is one, too.
+        rows: unit of every output of each writer and follower, by name; -1 for an output of another group.
+        writers: layers whose outputs the channels are; those of a residual stream are several.
+        followers: convolutions in groups, such as depthwise ones, on these channels.
+        joined: whether an addition unites several tensors in the group (a residual stream).
         frozen: why no channel of the group may be dropped; empty if channels may.
     """
 
     channels: int
+    rows: Mapping[str, Numbers]
     writers: tuple[str, ...]
     followers: tuple[str, ...]
     joined: bool
@@ -85,29 +47,76 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
+class NotedSize:
+    """A number that a module's own code reads, and that is proportional to a group's number of units.
+
+    Attributes:
+        module: name of the module.
+        attribute: name of its attribute.
+        part: outputs of a writer of the group.
+        rows: whether each of them is the group's.
+    """
+
+    module: str
+    attribute: str
+    part: Part
+    rows: Flags
+
+    def scaled(self, number: int, liveness: Liveness) -> int:
+        """Return the number in the smaller network."""
+        return number * int(liveness.wide[self.part][self.rows].sum()) // int(self.rows.sum())
+
+
+@dataclass(frozen=True)
 class Liveness:
     """Which channels take part in the computation.
 
     Attributes:
-        outputs: flag of every output channel, (..., channels), by name of layer or normalisation.
-        inputs: flag of every input channel, (..., channels), by name of layer.
+        kept: flag of every index, (..., size), of a part that is not dropped: what masks keep.
+        wide: flag of every index, (..., size), of a part that the tensor there has in the smaller network: a layer may
+            write some of a stream's channels only, and what could not be made narrow stays wide, with zeros.
+        outputs: flag of every output that is not dropped, by name of layer or normalisation.
+        inputs: flag of every input that is read, by name of layer.
     """
 
+    kept: Mapping[Part, Flags]
+    wide: Mapping[Part, Flags]
     outputs: Mapping[str, Flags]
     inputs: Mapping[str, Flags]
 
+    def masks(self, network: nn.Module) -> dict[str, Tensor]:
+        """Return masks, on the CPU, of the parameters of the full network that lose something, by name."""
+        parameters = dict(network.named_parameters())
+        masks: dict[str, Tensor] = {}
+        for part, kept in self.kept.items():
+            if part.parameter in parameters and not kept.all():
+                shape = parameters[part.parameter].shape
+                flags = torch.from_numpy(kept).view([-1 if dim == part.dim else 1 for dim in range(len(shape))])
+                masks[part.parameter] = masks.get(part.parameter, torch.ones(shape, dtype=torch.bool)) & flags
+        return masks
+
+
+def module_of(parameter: str) -> str:
+    """Return the name of what a weight belongs to.
+
+    >>> [module_of(name) for name in ("conv.weight", "weight", "attention.in_proj_weight", "scale")]
+    ['conv', '', 'attention.in_proj', 'scale']
+    """
+    return parameter.removesuffix("weight").rstrip("._") if parameter.endswith("weight") else parameter
+
 
 class ChannelGraph:
-    """The channels of a traced network.
+    """The channels of a network.
 
     Attributes:
-        operations: all operations, in the order of execution.
-        groups: every set of channels that must be kept or dropped together.
-        nodes: nodes of the trace, one for each operation.
-        trace: traced network, which shares its modules with the network.
-        unknown: names of operations that the analysis does not know; their channels are all kept.
-        rigid: operations whose results are whole or not there: unknown ones, inputs, layers that share parameters.
-        flow: way of channels through the operations, given what of the layers is alive.
+        record: what running the network has shown.
+        groups: all groups of channels, in the order of their first writers.
+        rows: outputs of every layer, by name.
+        reads: inputs of every layer, by name.
+        followers: names of layers whose outputs follow their inputs.
+        wide: units whose channels are dropped where layers write and read them, while the tensors between stay wide.
+        sizes: numbers in modules that change with a group's channels.
+        norms: scale and shift of every normalisation, by its name.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
@@ -116,200 +125,230 @@ class ChannelGraph:
     [(('0',), ''), (('3',), 'output of the network')]
     """
 
-    def __init__(self, network: nn.Module, example: Tensor) -> None:
-        """Trace the network and analyse it.
+    def __init__(self, network: nn.Module, example: Example) -> None:
+        """Run the network and analyse it.
 
         Args:
             network: any module; its state is left as it was.
-            example: input batch of the true shape.
+            example: an input batch of the true shape.
 
         Raises:
-            ValueError: if torch.fx cannot trace the network.
+            ValueError: if the network does not run.
         """
-        self.operations: list[Operation] = []
-        self.groups: list[ChannelGroup] = []
-        self.unknown: list[str] = []
-        self._results: set[int] = set()
-        self._union = _Union()
-        self._spans: list[list[Span]] = []
-        self._modules = dict(network.named_modules())
-        self.nodes: list[fx.Node] = []
-        self.trace = trace(network, example)
-        for node in self.trace.graph.nodes:
-            self._add(node)
-        self._freeze_shared_layers()
-        self.rigid = self._find_rigid()
-        self.flow = Flow(self.operations, self._results, self.rigid)
-        self._collect_groups()
+        self.record: Record = record_network(network, example)
+        roles = self.record.roles
+        self.rows = {module_of(part.parameter): part for part, of in roles.items() if "row" in of}
+        self.reads = {module_of(part.parameter): part for part, of in roles.items() if "read" in of}
+        self.followers = {module_of(name) for name in self.record.grouped_inputs}
+        pairs, joins = self._sort_joins()
+        self._branches = _classes(self.record.size, pairs)
+        self.units = _classes(self.record.size, [*pairs, *joins])
+        self._joined = {unit for each in joins for unit in self.units[each[0].numpy()].tolist()}
+        self.wide: set[int] = set()
+        self.sizes: list[NotedSize] = []
+        self.frozen: dict[int, str] = {}
+        for ids, why in self.record.frozen:
+            for unit in np.unique(self.units[ids.numpy()]).tolist():
+                self.frozen.setdefault(unit, why)
 
-    # Building
+    def _sort_joins(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return pairs of channels, and those of them that make a stream: sums of what different layers write."""
+        pairs, joins = [*self.record.pairs], list[Tensor]()
+        branches = _classes(self.record.size, pairs)
+        writers: dict[int, set[str]] = {}
+        for name, part in self.rows.items():
+            for branch in np.unique(branches[part.first : part.first + part.size]).tolist():
+                writers.setdefault(branch, set()).add(name)
 
-    def _add(self, node: fx.Node) -> None:
-        node.meta["operation"] = None
-        if node.op == "output":
-            for source in node.all_input_nodes:
-                if (index := source.meta["operation"]) is not None:
-                    self._results.add(index)
-                    self._union.freeze(self._spans[index], "output of the network")
-            return
-        shape = shape_of(node)
-        if shape is None and node.meta.get("tensor_meta") is None:  # a size, a number: no channels
-            return
-        kind: Kind = "unknown"
-        channels, extra = 0, dict[str, Any]()
-        if shape is not None:  # else there are several tensors (a split), of whose channels nothing is known
-            channels = shape[1] if len(shape) > 1 else 1
-            kind, extra = classify(node, shape, self._modules)
-        name = str(node.target) if node.op == "call_module" else node.name
-        inputs = tuple(
-            source.meta["operation"] for source in node.all_input_nodes if source.meta["operation"] is not None
-        )
-        spans = self._spans_of(kind, name, inputs, channels, extra.get("repeat", 1))
-        node.meta["operation"] = len(self.operations)
-        self.nodes.append(node)
-        self.operations.append(Operation(kind, name, inputs, channels, **extra))
-        self._spans.append(spans)
+        def written_by(ids: Tensor) -> set[str]:
+            return set().union(*(writers.get(branch, set()) for branch in np.unique(branches[ids.numpy()]).tolist()))
 
-    def _spans_of(self, kind: Kind, name: str, inputs: tuple[int, ...], channels: int, repeat: int) -> list[Span]:
-        given = [self._spans[index] for index in inputs]
-        if kind == "lift":
-            self._union.freeze(given[0], f"operation {name} turns zeros into other values")
-        if kind in ("norm", "each", "lift"):
-            return given[0]
-        if kind in ("flatten", "depthwise"):
-            return [Span(s.group, s.channels, s.repeat * repeat) for s in given[0]]
-        if kind == "cat":
-            return [span for spans in given for span in spans]
-        if kind in ("add", "product"):
-            return self._unite(given, name)
-        fresh = [Span(self._union.new(), channels)]
-        if kind == "source":
-            self._union.freeze(fresh, "input of the network")
-        elif kind == "grouped":
-            for spans in (*given, fresh):
-                self._union.freeze(spans, f"grouped convolution {name}")
-        elif kind == "unknown":
-            self.unknown.append(name)
-            for spans in (*given, fresh):
-                self._union.freeze(spans, f"unknown operation {name}")
-        return fresh
+        for fresh, first, second in self.record.sums:
+            by_first, by_second = written_by(first), written_by(second)
+            both = [torch.unique(torch.stack([fresh, each]), dim=1) for each in (first, second)]
+            (pairs if by_first and by_first == by_second else joins).extend(both)
+        return pairs, joins
 
-    def _unite(self, given: list[list[Span]], name: str) -> list[Span]:
-        first = given[0]
-        for other in given[1:]:
-            if [(s.channels, s.repeat) for s in other] == [(s.channels, s.repeat) for s in first]:
-                for a, b in zip(first, other, strict=True):
-                    self._union.unite(a.group, b.group)
-            else:
-                self._union.freeze((*first, *other), f"channels of {name} do not line up")
-        return first
+    # Groups
 
-    def _freeze_shared_layers(self) -> None:
-        seen: dict[str, int] = {}
-        for index, operation in enumerate(self.operations):
-            if operation.kind not in ("dense", "depthwise", "norm"):
-                continue
-            if (first := seen.setdefault(operation.name, index)) != index:
-                for i in (first, index):
-                    for spans in (self._spans[i], *(self._spans[j] for j in self.operations[i].inputs)):
-                        self._union.freeze(spans, f"{operation.name} is called more than once")
+    @property
+    def unknown(self) -> list[str]:
+        """Operations that no rule knows, with the line that calls them."""
+        return self.record.unknown
 
-    def _find_rigid(self) -> set[int]:
-        """Return the operations that cannot be resized; a parameter that is used twice has one size for both uses."""
-        users: dict[int, list[int]] = {}
-        for index, node in enumerate(self.nodes):
-            if node.op == "call_module":
-                for parameter in self._modules[str(node.target)].parameters():
-                    users.setdefault(id(parameter), []).append(index)
-        for node in self.trace.graph.nodes:
-            if node.op == "get_attr" and node in self.nodes:
-                value = operator.attrgetter(str(node.target))(self.trace)
-                users.setdefault(id(value), []).append(self.nodes.index(node))
-        rigid = {index for index, operation in enumerate(self.operations) if operation.kind in ("source", "unknown")}
-        return rigid.union(*(indices for indices in users.values() if len(indices) > 1))
+    def freeze(self, group: ChannelGroup, why: str) -> None:
+        """Keep all channels of a group."""
+        self.frozen |= dict.fromkeys(self._units_of(group), why)
+        for known in ("groups", "_is_frozen"):
+            vars(self).pop(known, None)
 
-    def _collect_groups(self) -> None:
-        writers: dict[int, list[str]] = {}
-        followers: dict[int, list[str]] = {}
-        channels: dict[int, int] = {}
-        for operation, spans in zip(self.operations, self._spans, strict=True):
-            if operation.kind in ("dense", "grouped"):
-                root = self._union.root(spans[0].group)
-                channels[root] = spans[0].channels
-                names = writers.setdefault(root, [])
-                if operation.name not in names:
-                    names.append(operation.name)
-            elif operation.kind == "depthwise":
-                for span in spans:
-                    followers.setdefault(self._union.root(span.group), []).append(operation.name)
-        for root, names in writers.items():
-            self.groups.append(
-                ChannelGroup(
-                    channels=channels[root],
-                    writers=tuple(names),
-                    followers=tuple(followers.get(root, ())),
-                    joined=root in self._union.joined,
-                    frozen=self._union.frozen.get(root, ""),
-                )
-            )
+    def keep_wide(self, group: ChannelGroup, yes: bool = True) -> None:
+        """Let the tensors between a group's writers and readers be as wide as they are, with zeros."""
+        units = self._units_of(group)
+        self.wide = self.wide | units if yes else self.wide - units
+        vars(self).pop("_is_wide", None)
 
-    # Liveness
+    def _units_of(self, group: ChannelGroup) -> set[int]:
+        return {
+            unit
+            for name, units in group.rows.items()
+            for unit in np.unique(self.unit_of(self.rows[name])[units >= 0]).tolist()
+        }
+
+    def unit_of(self, part: Part) -> Numbers:
+        """Return the unit of every index of a part, (size,)."""
+        return self.units[part.first : part.first + part.size]
+
+    def branch_of(self, part: Part) -> Numbers:
+        """Return the unit of every index of a part where additions unite nothing, (size,)."""
+        return self._branches[part.first : part.first + part.size]
+
+    @cached_property
+    def groups(self) -> list[ChannelGroup]:
+        """All groups of channels, in the order of their first writers."""
+        writers: dict[int, dict[str, None]] = {}
+        for name, part in self.rows.items():
+            for unit in np.unique(self.unit_of(part)).tolist():
+                writers.setdefault(unit, {})[name] = None
+        kinds: dict[tuple[tuple[str, ...], bool, str], list[int]] = {}
+        for unit, names in writers.items():
+            kinds.setdefault((tuple(names), unit in self._joined, self.frozen.get(unit, "")), []).append(unit)
+        order = {name: index for index, name in enumerate(self.rows)}
+        groups = [self._group(*kind, units) for kind, units in kinds.items()]
+        return sorted((g for g in groups if g.writers), key=lambda group: order[group.writers[0]])
+
+    def _group(self, names: tuple[str, ...], joined: bool, frozen: str, units: list[int]) -> ChannelGroup:
+        rows = {}
+        known = np.array(sorted(units))
+        for name in names:
+            of_rows = self.unit_of(self.rows[name])
+            places = np.searchsorted(known, of_rows).clip(max=len(known) - 1)
+            rows[name] = np.where(known[places] == of_rows, places, -1)
+        writers = tuple(name for name in names if name not in self.followers)
+        followers = tuple(name for name in names if name in self.followers)
+        return ChannelGroup(len(units), rows, writers, followers, joined, frozen)
+
+    # What is left
 
     def propagate(self, kept: Mapping[str, Flags]) -> Liveness:
-        """Follow zeros through the network, forwards, and what nobody reads, backwards.
+        """Find what is left of every parameter where outputs of layers are dropped.
 
         Args:
-            kept: flag of every output channel, (..., channels), by layer name; a layer that is not named keeps all. Of
-                several alternatives, which are the first dimensions, each is followed for itself.
+            kept: flag of every output, (..., outputs), by layer name; a layer that is not named keeps all. Of several
+                alternatives, which are the first dimensions, each is followed for itself.
 
         Returns:
-            the channels that are left. Wherever a normalisation's input is dead its output counts as dead: the caller
-            is to drop its affine parameters there, so that it does not emit its shift.
+            what is left. An output is dropped with its bias and its normalisation; a channel of a stream is there if
+            one of those who write it keeps it, and the followers and readers of a channel lose what it loses.
         """
-        live, present = self.flow.trace_channels(kept)
-        outputs: dict[str, Flags] = {}
-        inputs: dict[str, Flags] = {}
-        for index, operation in enumerate(self.operations):
-            if operation.kind not in ("dense", "grouped", "depthwise", "norm"):
+        several = np.broadcast_shapes(*(flags.shape[:-1] for flags in kept.values()))
+        branches = np.zeros((*several, len(self._numbers)), dtype=bool)
+        written = np.zeros(len(self._numbers), dtype=bool)
+        for name, part in self.rows.items():
+            if name in self.followers:
                 continue
-            out = present[index]
-            _merge(outputs, operation.name, out)
-            if operation.kind != "norm":
-                source = operation.inputs[0]
-                whole = operation.kind != "depthwise"
-                read = live[source] & out.any(axis=-1, keepdims=True) if whole else fold(out, operation.repeat)
-                _merge(inputs, operation.name, read)
-        return Liveness(outputs, inputs)
+            classes = self._compact[part]
+            flags = kept.get(name, np.ones(part.size, dtype=bool)) | self._is_frozen[classes]
+            _add_any(branches, classes, np.broadcast_to(flags, (*several, part.size)))
+            written[classes] = True
+        units = np.zeros((*several, self._unit_count), dtype=bool)
+        _add_any(units, self._unit_of_branch[written], branches[..., written])
+        unwritten = np.ones(self._unit_count, dtype=bool)
+        unwritten[self._unit_of_branch[written]] = False
+        units |= unwritten
+        there = units[..., self._unit_of_branch]
+        branches = np.where(written, branches, there)
+        return self._liveness(kept, branches, there)
 
-    def layout(self, index: int) -> list[tuple[int, Span]]:
-        """Return the groups that the channels of an operation's result belong to, by number, in their order."""
-        return [(self._union.root(span.group), span) for span in self._spans[index]]
-
-
-def _merge(flags: dict[str, Flags], name: str, more: Flags) -> None:
-    flags[name] = flags[name] | more if name in flags else more
-
-
-@dataclass(frozen=True)
-class TracedNetwork:
-    """A network with its layers and channels, each found once, when it is first looked at.
-
-    They stay what they are while values change in place and nothing else does, as in a search.
-
-    Attributes:
-        network: any module.
-        example: input batch of the true shape.
-    """
-
-    network: nn.Module
-    example: Tensor
-
-    @cached_property
-    def layers(self) -> Mapping[str, Layer]:
-        """Every convolution and linear layer, by name; see `find_layers`."""
-        return find_layers(self.network, self.example)
+    def _liveness(self, given: Mapping[str, Flags], branches: Flags, there: Flags) -> Liveness:
+        wide = there | self._is_wide
+        kept = {
+            part: (there if "read" in self.record.roles.get(part, ()) else branches)[..., classes]
+            for part, classes in self._compact.items()
+        }
+        for name, part in self.rows.items():
+            if name in given:
+                kept[part] = kept[part] & (given[name] | self._is_frozen[self._compact[part]])
+        inputs = {name: kept[part] for name, part in self.reads.items()}
+        for weight, count in self.record.grouped_inputs.items():
+            outputs = kept[self.rows[module_of(weight)]]
+            groups = outputs.reshape(*outputs.shape[:-1], self.record.grouped[weight], -1).any(axis=-1)
+            inputs[module_of(weight)] = np.repeat(groups, count, axis=-1)
+        return Liveness(
+            kept,
+            {part: wide[..., classes] for part, classes in self._compact.items()},
+            {name: kept[part] for name, part in (*self.norms.items(), *self.rows.items())},
+            inputs,
+        )
 
     @cached_property
-    def graph(self) -> ChannelGraph:
-        """The channels of the network."""
-        return ChannelGraph(self.network, self.example)
+    def norms(self) -> dict[str, Part]:
+        """Scale of every normalisation, by its name."""
+        return {
+            module_of(part.parameter): part
+            for part, roles in self.record.roles.items()
+            if "norm" in roles and part.parameter.endswith("weight")
+        }
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The dimensions of parameters and buffers whose indices are channels that layers write or read."""
+        ends = [self.unit_of(part) for part in (*self.rows.values(), *self.reads.values())]
+        units = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *ends]))
+        return [part for part in self.record.parts.values() if np.isin(self.unit_of(part), units).any()]
+
+    @cached_property
+    def _numbers(self) -> Numbers:
+        """All branches that a part belongs to."""
+        branches = [self.branch_of(part) for part in self.parts]
+        return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *branches]))
+
+    @cached_property
+    def _compact(self) -> dict[Part, Numbers]:
+        """Position of every index's branch among all, by part."""
+        return {part: np.searchsorted(self._numbers, self.branch_of(part)) for part in self.parts}
+
+    @cached_property
+    def _unit_of_branch(self) -> Numbers:
+        """Number of the unit of every branch."""
+        first = np.zeros(len(self._numbers), dtype=np.int64)
+        for part, classes in self._compact.items():
+            first[classes] = self.unit_of(part)
+        return np.unique(first, return_inverse=True)[1]
+
+    @cached_property
+    def _unit_count(self) -> int:
+        return int(self._unit_of_branch.max(initial=-1)) + 1
+
+    @cached_property
+    def _is_frozen(self) -> Flags:
+        """Whether a branch must be kept."""
+        return self._belongs_to(self.frozen)
+
+    @cached_property
+    def _is_wide(self) -> Flags:
+        """Whether the tensors of a branch stay as wide as they are."""
+        return self._belongs_to(self.wide)
+
+    def _belongs_to(self, units: Collection[int]) -> Flags:
+        flags = np.zeros(len(self._numbers), dtype=bool)
+        for part, classes in self._compact.items():
+            flags[classes] = np.isin(self.unit_of(part), list(units))
+        return flags
+
+
+def _classes(size: int, pairs: Sequence[Tensor]) -> Numbers:
+    """Return for each id the number of the set of paired ids that it is in."""
+    first, second = np.concatenate([np.zeros((2, 0), dtype=np.int64), *(each.numpy() for each in pairs)], axis=1)
+    graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(size, size))
+    numbers: Numbers = connected_components(graph, directed=False)[1].astype(np.int64)
+    return numbers
+
+
+def _add_any(total: Flags, index: Numbers, flags: Flags) -> None:
+    """Set the flags of `total`, (..., n), at those indices where one of the flags, (..., len(index)), is set."""
+    if not len(index):
+        return
+    order = np.argsort(index, kind="stable")
+    starts = np.flatnonzero(np.diff(index[order], prepend=-1))
+    total[..., index[order][starts]] |= np.logical_or.reduceat(flags[..., order], starts, axis=-1)

@@ -7,14 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.evaluation import evaluating
+from lt_lightning.pruning.examples import Example, run
 from lt_lightning.pruning.masks import Masks
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 ROLES = ("stem", "classifier", "depthwise", "linear")
 
 
@@ -23,12 +26,16 @@ class Layer:
     """A convolution or linear layer, at the shapes it runs at.
 
     Attributes:
-        name: name of the module in the network.
-        shape: shape of its weight, (outputs, inputs per group, *kernel); a linear layer has no kernel.
+        name: name of the module in the network; of an `nn.MultiheadAttention`'s two matrices its name with `in_proj`
+            and `out_proj`.
+        shape: shape of its weight, (outputs, inputs per group, *kernel); a linear layer has no kernel. Of a transposed
+            convolution, and of the `Conv1D` of transformers, inputs come first.
         groups: number of groups of the convolution; 1 for a linear layer.
         positions: output positions of one sample (height x width, summed over calls), by each of which every
             weight is multiplied once.
         roles: those of `ROLES` that the layer has.
+        output_dim: dimension of the weight that has the outputs.
+        parameter: name of the weight, if it is another than the module's `weight`.
     """
 
     name: str
@@ -36,10 +43,14 @@ class Layer:
     groups: int
     positions: int
     roles: frozenset[str] = frozenset()
+    output_dim: int = 0
+    parameter: str = ""
 
     @cached_property
     def weight(self) -> str:
         """Name of the weight parameter."""
+        if self.parameter:
+            return self.parameter
         return f"{self.name}.weight" if self.name else "weight"
 
     @cached_property
@@ -48,15 +59,17 @@ class Layer:
         return math.prod(self.shape)
 
 
-def find_layers(network: nn.Module, example: Tensor) -> dict[str, Layer]:
+def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
     """Run the network once (evaluation mode, no gradients) and list its layers in the order of execution.
 
-    The role `stem` is that of the first layer executed, `classifier` that of the last; `depthwise` is a
-    convolution with one input channel a group, `linear` any linear layer. Layers that never ran are left out.
+    Layers are convolutions, transposed ones too, linear layers, the `Conv1D` of transformers, and the two matrices of
+    `nn.MultiheadAttention`. The role `stem` is that of the first layer executed, `classifier` that of the last;
+    `depthwise` is a convolution with one input channel a group, `linear` any linear layer. Layers that never ran are
+    left out.
 
     Args:
         network: any module; its state is left as it was.
-        example: input batch of any size.
+        example: an input batch of any size.
 
     Raises:
         ValueError: if no convolution or linear layer ran.
@@ -68,17 +81,16 @@ def find_layers(network: nn.Module, example: Tensor) -> dict[str, Layer]:
     layers: dict[str, Layer] = {}
     names = {module: name for name, module in network.named_modules()}
 
-    def record(module: nn.Module, _: object, output: Tensor) -> None:
-        name = names[module]
-        known = layers.get(name)
-        called = _layer(name, module, output)
-        layers[name] = replace(known, positions=known.positions + called.positions) if known else called
+    def record(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        for called in _layers_of(names[module], module, given, output):
+            known = layers.get(called.name)
+            both = replace(known, positions=known.positions + called.positions) if known else called
+            layers[called.name] = both
 
-    hooks = [m.register_forward_hook(record) for m in names if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
+    hooks = [m.register_forward_hook(record) for m in names if _has_layers(m)]
     try:
         with evaluating(network):
-            # `network(...)` with its hooks, but without compiling a network that is to be compiled.
-            network._call_impl(example)  # type: ignore[no-untyped-call]
+            run(network, example)
     finally:
         for hook in hooks:
             hook.remove()
@@ -148,14 +160,51 @@ def _computing(own: type[nn.Module]) -> list[str]:
     return [name for name in ("forward", "_conv_forward", "__call__") if hasattr(own, name)]
 
 
-def _layer(name: str, module: nn.Module, output: Tensor) -> Layer:
-    if isinstance(module, nn.Linear):
-        positions = output[0].numel() // module.out_features
-        return Layer(name, tuple(module.weight.shape), 1, positions, frozenset({"linear"}))
-    assert isinstance(module, CONVOLUTIONS)
-    depthwise = module.groups > 1 and module.groups == module.in_channels
-    roles = frozenset({"depthwise"}) if depthwise else frozenset[str]()
-    return Layer(name, tuple(module.weight.shape), module.groups, math.prod(output.shape[2:]), roles)
+def has_plain_heads(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
+    """Whether a module is PyTorch's attention with one matrix for queries, keys and values, and nothing beside."""
+    return (
+        isinstance(module, nn.MultiheadAttention)
+        and type(module).forward is nn.MultiheadAttention.forward
+        and module._parameters.get("in_proj_weight") is not None
+        and module.bias_k is None
+        and not module.add_zero_attn
+    )
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Whether a module is the linear layer of transformers whose inputs come first."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
+
+
+def _has_layers(module: nn.Module) -> bool:
+    kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+    return isinstance(module, kinds) or _is_conv1d(module) or has_plain_heads(module)
+
+
+def _layers_of(name: str, module: nn.Module, given: tuple[Any, ...], output: Any) -> list[Layer]:
+    if has_plain_heads(module):
+        tokens = given[0].numel() // module.embed_dim // (given[0].shape[0 if module.batch_first else 1])
+        shapes = {"in_proj": module.in_proj_weight.shape, "out_proj": module.out_proj.weight.shape}
+        parameters = {"in_proj": "in_proj_weight", "out_proj": "out_proj.weight"}
+        return [
+            Layer(_full(name, part), tuple(shape), 1, tokens, frozenset({"linear"}), 0, _full(name, parameters[part]))
+            for part, shape in shapes.items()
+        ]
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    shape = tuple(weight.shape)
+    if isinstance(module, TRANSPOSED):
+        return [Layer(name, shape, module.groups, math.prod(given[0].shape[2:]), output_dim=1)]
+    if isinstance(module, CONVOLUTIONS):
+        depthwise = module.groups > 1 and module.groups == module.in_channels
+        roles = frozenset({"depthwise"}) if depthwise else frozenset[str]()
+        return [Layer(name, shape, module.groups, math.prod(output.shape[2:]), roles)]
+    output_dim = int(_is_conv1d(module))
+    positions = output[0].numel() // shape[output_dim]
+    return [Layer(name, shape, 1, positions, frozenset({"linear"}), output_dim)]
+
+
+def _full(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
 
 
 def _with_ends(layers: dict[str, Layer]) -> dict[str, Layer]:

@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
+from lt_lightning.network_graph.graph import ChannelGraph
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import Masks, count_kept
 from lt_lightning.structures.plan import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Liveness
-from lt_lightning.network_graph.liveness import Flags
+from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Flags, Liveness, Numbers
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import Masks, count_kept
 from lt_lightning.structures.base import LayerReport, StructureInput, StructureResult, in_pieces, masked
@@ -31,7 +30,7 @@ class RankedGroup:
     """Channels that are chosen together, ranked.
 
     Attributes:
-        writers: layers whose outputs the channels are.
+        rows: unit of every output of the layers that write the channels, by name, as `ChannelGroup` has it.
         scores: score of every channel.
         best_first: channels in the order of their scores, best first.
         ranks: place of every channel in that order.
@@ -39,7 +38,7 @@ class RankedGroup:
         step: number of which kept counts are multiples.
     """
 
-    writers: tuple[str, ...]
+    rows: Mapping[str, Numbers]
     scores: Floats
     best_first: NDArray[np.int64]
     ranks: NDArray[np.int64]
@@ -83,12 +82,12 @@ class ChannelChoice(ABC):
             raise ValueError("no channel may be dropped: what could be is written by layers that are not pruned")
 
     @abstractmethod
-    def rank(self, writers: Sequence[str], scored: Sequence[Layer]) -> Floats:
+    def rank(self, group: ChannelGroup, scored: Sequence[Layer]) -> Floats:
         """Return a score for every channel of a group.
 
         Args:
-            writers: layers whose outputs the channels are.
-            scored: the prunable ones of them, and the depthwise layers that follow.
+            group: the group, or that of one of its writers.
+            scored: its prunable writers, and the depthwise layers that follow.
         """
 
     def result(self, counts: Sequence[int]) -> StructureResult:
@@ -106,26 +105,22 @@ class ChannelChoice(ABC):
             writers = [name for name in group.writers if self._is_prunable(name)]
             if not writers:
                 continue
-            if self._coupling == "independent":
-                ranked += [self._group((name,), [name, *self._followers(name, group.followers)]) for name in writers]
+            if self._coupling == "independent" and group.joined:
+                ranked += [self._group(replace(group, writers=(name,)), name) for name in writers]
             else:
-                ranked.append(self._group(group.writers, [*writers, *self._followers(writers[0], group.followers)]))
+                ranked.append(self._group(group, *writers))
         return ranked
 
-    def _group(self, writers: tuple[str, ...], scored: list[str]) -> RankedGroup:
+    def _group(self, group: ChannelGroup, *writers: str) -> RankedGroup:
+        scored = [*writers, *(name for name in group.followers if self._is_prunable(name))]
         masks = [self.given.masks[self.given.layers[name].weight] for name in scored]
-        scores = self.rank(writers, [self.given.layers[name] for name in scored])
+        scores = self.rank(group, [self.given.layers[name] for name in scored])
         wide_enough = len(scores) >= 4 * self._round_to
         step = self._round_to if wide_enough else min(self._round_to, max(1, len(scores) // 8))
         density = sum(count_kept(mask) for mask in masks) / sum(mask.numel() for mask in masks)
         best_first = np.argsort(-scores, kind="stable")
-        return RankedGroup(writers, scores, best_first, np.argsort(best_first), density, step)
-
-    def _followers(self, writer: str, followers: tuple[str, ...]) -> list[str]:
-        return [name for name in followers if self._is_prunable(name) and self._same_channels(writer, name)]
-
-    def _same_channels(self, writer: str, follower: str) -> bool:
-        return self.given.layers[writer].shape[0] == self.given.layers[follower].shape[0]
+        rows = {name: group.rows[name] for name in group.writers}
+        return RankedGroup(rows, scores, best_first, np.argsort(best_first), density, step)
 
     def _is_prunable(self, name: str) -> bool:
         return name in self.given.layers and self.given.layers[name].weight in self.given.masks
@@ -149,7 +144,10 @@ class ChannelChoice(ABC):
         """Follow the best channels through the network, so many of each group: (..., groups)."""
         keep: dict[str, Flags] = {}
         for index, group in enumerate(self.groups):
-            keep.update(dict.fromkeys(group.writers, group.ranks < counts[..., index, None]))
+            kept = group.ranks < counts[..., index, None]
+            for name, units in group.rows.items():
+                flags = kept[..., units] | (units < 0)
+                keep[name] = keep[name] & flags if name in keep else flags
         return self.graph.propagate(keep)
 
     # The report
@@ -173,9 +171,11 @@ class ChannelChoice(ABC):
     def _retained(self, layer: Layer, liveness: Liveness) -> float:
         """Return the share of a layer's surviving magnitude that is in the channels that are computed."""
         total = float(self.magnitudes[layer.name].sum())
-        sides = [liveness.outputs[layer.name], *([liveness.inputs[layer.name]] if layer.groups == 1 else [])]
-        weight, mask = self.given.weights[layer.weight], self.given.masks[layer.weight]
-        for side, flags in enumerate(sides):
+        weight, mask = (outputs_first(layer, each[layer.weight]) for each in (self.given.weights, self.given.masks))
+        inputs = liveness.inputs.get(layer.name) if layer.groups == 1 else None
+        for side, flags in enumerate((liveness.outputs.get(layer.name), inputs)):
+            if flags is None:
+                continue
             indices = torch.from_numpy(np.flatnonzero(flags))
             weight, mask = weight.index_select(side, indices), mask.index_select(side, indices)
         retained = float(channel_scores(weight, mask, "l1").sum())
@@ -193,12 +193,19 @@ class ChannelChoice(ABC):
         """The l1 norm of every channel's surviving weights, by layer."""
         weights, masks = self.given.weights, self.given.masks
         return {
-            layer.name: channel_scores(weights[layer.weight], masks[layer.weight], "l1").numpy()
+            layer.name: channel_scores(
+                outputs_first(layer, weights[layer.weight]), outputs_first(layer, masks[layer.weight]), "l1"
+            ).numpy()
             for layer in self.given.prunable
         }
 
 
 # Functions of one layer, and of the channels that are live
+
+
+def outputs_first(layer: Layer, weight: Tensor) -> Tensor:
+    """Return a layer's weight, or its mask, as (outputs, inputs, *kernel)."""
+    return weight.movedim(layer.output_dim, 0).contiguous() if layer.output_dim else weight
 
 
 def channel_scores(weight: Tensor, mask: Tensor, score: WeightScore, gradient: Tensor | None = None) -> Tensor:
@@ -240,48 +247,39 @@ def droppable(graph: ChannelGraph, coupling: Coupling) -> list[ChannelGroup]:
     Raises:
         ValueError: if there is none.
     """
-    groups = [group for group in graph.groups if not (group.frozen or (coupling == "inner" and group.joined))]
+    groups = [
+        group
+        for group in graph.groups
+        if group.channels > 1 and not group.frozen and not (coupling == "inner" and group.joined)
+    ]
     if not groups:
         reasons = sorted({group.frozen for group in graph.groups if group.frozen})
         raise ValueError(f"coupling={coupling!r}: no channel may be dropped: {'; '.join(reasons)}")
     return groups
 
 
+def by_unit(group: ChannelGroup, layer: Layer, scores: Floats) -> Floats:
+    """Add up scores of a layer's outputs, (outputs,), over the channels of each unit."""
+    units = group.rows[layer.name]
+    total: Floats = np.bincount(units[units >= 0], weights=scores[units >= 0], minlength=group.channels).astype(float)
+    return total
+
+
 def executed_weights(layer: Layer, liveness: Liveness) -> NDArray[np.int64]:
     """Count the weights of a layer that take part when only live channels are computed, for each alternative."""
-    if layer.name not in liveness.outputs:
-        return np.asarray(layer.size)
-    outputs, inputs = liveness.outputs[layer.name], liveness.inputs[layer.name]
-    kernel = math.prod(layer.shape[2:])
-    if layer.groups == 1:
-        return np.asarray(np.count_nonzero(outputs, axis=-1) * np.count_nonzero(inputs, axis=-1) * kernel)
-    if layer.groups == inputs.shape[-1]:
-        return np.asarray(np.count_nonzero(outputs, axis=-1) * kernel)
-    return np.asarray(layer.size)
+    count = np.asarray(layer.size)
+    # A group's outputs go with its inputs.
+    inputs = liveness.inputs.get(layer.name) if layer.groups == 1 else None
+    for flags in (liveness.outputs.get(layer.name), inputs):
+        if flags is not None:
+            count = count * np.count_nonzero(flags, axis=-1) // flags.shape[-1]
+    return count
 
 
 def channel_masks(given: StructureInput, liveness: Liveness) -> Masks:
     """Return masks that keep live channels whole, of prunable weights and of parameters that lose a channel."""
-    masks = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
-    parameters = dict(given.network.named_parameters())
-    for name, outputs in liveness.outputs.items():
-        keep = torch.from_numpy(outputs)
-        layer = given.layers.get(name)
-        prefix = f"{name}." if name else ""
-        if layer is not None and not (keep.all() and liveness.inputs[name].all()):
-            masks[layer.weight] = _weight_mask(layer, keep, torch.from_numpy(liveness.inputs[name]))
-        affine = ["bias"] if layer is not None else ["weight", "bias"]
-        if not keep.all():
-            masks.update({f"{prefix}{part}": keep.clone() for part in affine if f"{prefix}{part}" in parameters})
-    return masks
-
-
-def _weight_mask(layer: Layer, outputs: Tensor, inputs: Tensor) -> Tensor:
-    columns = math.prod(layer.shape[1:])
-    row = inputs.repeat_interleave(columns // len(inputs)) if layer.groups == 1 else torch.ones(columns).bool()
-    mask = torch.zeros(layer.shape[0], columns, dtype=torch.bool)
-    mask[outputs] = row
-    return mask.view(layer.shape)
+    whole = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
+    return whole | liveness.masks(given.network)
 
 
 def channel_plan(liveness: Liveness) -> ChannelPlan:

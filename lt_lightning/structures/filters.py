@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import ChannelGraph
+from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Numbers
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.base import Structure, StructureInput, StructureResult
-from lt_lightning.structures.channel_choice import ChannelChoice, Coupling, Floats, droppable
+from lt_lightning.structures.channel_choice import ChannelChoice, Coupling, Floats, by_unit, droppable, outputs_first
 
 Score = Literal["l1", "scale"]
 Scope = Literal["layer", "global"]
@@ -62,13 +64,13 @@ class Filters(Structure):
         Raises:
             ValueError: if the network cannot be traced, or has none.
         """
-        graph = ChannelGraph(network, example)
+        graph = TracedNetwork(network, example).graph
         groups = droppable(graph, self.coupling)
         if self.score == "scale":
             for group in groups:
-                apart = self.coupling == "independent"
-                for writers in [(name,) for name in group.writers] if apart else [group.writers]:
-                    _norms_behind(graph, writers)
+                apart = self.coupling == "independent" and group.joined
+                for each in [replace(group, writers=(name,)) for name in group.writers] if apart else [group]:
+                    _scales(graph, each)
 
     def __call__(self, given: StructureInput) -> StructureResult:
         """Structure one round's mask.
@@ -87,15 +89,21 @@ class _FilterChoice(ChannelChoice):
         self._filters = filters
         super().__init__(given, filters.coupling, filters.round_to)
 
-    def rank(self, writers: Sequence[str], scored: Sequence[Layer]) -> Floats:
+    def rank(self, group: ChannelGroup, scored: Sequence[Layer]) -> Floats:
         weights = self.given.weights
         if self._filters.score == "scale":
-            norms = _norms_behind(self.graph, writers)
-            scales: Floats = np.mean([weights[f"{name}.weight"].double().abs().numpy() for name in norms], axis=0)
-            return scales
-        sums = [weights[layer.weight].double().abs().flatten(1).sum(1).numpy() for layer in scored]
-        mean: Floats = np.sum(sums, axis=0) / sum(layer.size // layer.shape[0] for layer in scored)
-        return mean
+            sums, counts = np.zeros(group.channels), np.zeros(group.channels)
+            for name, units in _scales(self.graph, group):
+                scales = weights[name].double().abs().numpy()
+                sums += np.bincount(units[units >= 0], scales[units >= 0], group.channels)
+                counts += np.bincount(units[units >= 0], minlength=group.channels)
+            return np.asarray(sums / counts.clip(min=1))
+        total, size = np.zeros(group.channels), np.zeros(group.channels)
+        for layer in scored:
+            rows = outputs_first(layer, weights[layer.weight]).double().abs().flatten(1).sum(1).numpy()
+            total += by_unit(group, layer, rows)
+            size += by_unit(group, layer, np.full(len(rows), layer.size / len(rows)))
+        return np.asarray(total / size)
 
     def counts(self) -> list[int]:
         """Return how many channels each group keeps.
@@ -123,18 +131,27 @@ class _FilterChoice(ChannelChoice):
         return first(low)
 
 
-def _norms_behind(graph: ChannelGraph, writers: Sequence[str]) -> list[str]:
-    """Return the BatchNorm layers that scale what these layers write: next to them, or anywhere on the same channels.
+def _scales(graph: ChannelGraph, group: ChannelGroup) -> list[tuple[str, Numbers]]:
+    """Return the scales of the BatchNorm layers behind a group's writers, with the unit of each element.
+
+    They are those next to the writers; where there are none, all on the same channels.
 
     Raises:
         ValueError: if there is none.
     """
-    operations = graph.operations
-    own = [index for index, operation in enumerate(operations) if operation.name in writers]
-    norms = [index for index, operation in enumerate(operations) if operation.kind == "norm"]
-    near = [index for index in norms if operations[index].inputs[0] in own]
-    groups = {group for index in own for group, _ in graph.layout(index)}
-    far = [index for index in norms if {group for group, _ in graph.layout(index)} == groups]
-    if not (near or far):
-        raise ValueError(f"score='scale': no BatchNorm scales the channels of {', '.join(writers)}")
-    return list(dict.fromkeys(operations[index].name for index in near or far))
+    units: dict[int, int] = {}
+    ids = []
+    for name in group.writers:
+        part, rows = graph.rows[name], group.rows[name]
+        units |= {int(unit): int(row) for unit, row in zip(graph.unit_of(part), rows, strict=True) if row >= 0}
+        ids.append(part.ids[torch.from_numpy(rows >= 0)])
+    near = [names[0] for names, given in graph.record.normalised if bool(torch.isin(given, torch.cat(ids)).any())]
+    every = [(names[0], graph.record.parts[names[0], 0]) for names, _ in graph.record.normalised]
+    found = [
+        (name, np.array([units.get(int(unit), -1) for unit in graph.unit_of(part)]))
+        for name, part in dict(every).items()
+        if name in near or not near
+    ]
+    if not (scales := [(name, of) for name, of in found if (of >= 0).any()]):
+        raise ValueError(f"score='scale': no BatchNorm scales the channels of {', '.join(group.writers)}")
+    return scales

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import ChannelGraph
+from lt_lightning.network_graph.graph import ChannelGroup
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.layers import Layer
+from lt_lightning.pruning.layers import CONVOLUTIONS, TRANSPOSED, Layer
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.base import Structure, StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import (
@@ -24,8 +25,10 @@ from lt_lightning.structures.channel_choice import (
     Floats,
     RankedGroup,
     WeightScore,
+    by_unit,
     channel_scores,
     droppable,
+    outputs_first,
 )
 
 Norm = Literal["l1", "l2"]
@@ -102,7 +105,7 @@ class Refill(Structure):
         Raises:
             ValueError: if the network cannot be traced, or has none.
         """
-        droppable(ChannelGraph(network, example), self.coupling)
+        droppable(TracedNetwork(network, example).graph, self.coupling)
 
     def __call__(self, given: StructureInput) -> StructureResult:
         """Structure one round's mask.
@@ -131,8 +134,8 @@ class _RefillChoice(ChannelChoice):
 
     # Which channels
 
-    def rank(self, writers: Sequence[str], scored: Sequence[Layer]) -> Floats:
-        scores: Floats = np.sum([self._scores(layer) for layer in scored], axis=0)
+    def rank(self, group: ChannelGroup, scored: Sequence[Layer]) -> Floats:
+        scores: Floats = np.sum([by_unit(group, layer, self._scores(layer)) for layer in scored], axis=0)
         return scores
 
     def _scores(self, layer: Layer) -> Floats:
@@ -142,12 +145,13 @@ class _RefillChoice(ChannelChoice):
             return self._feature_norms[layer.name]
         if score == "l1":
             return self.magnitudes[layer.name]
-        mask = self.given.masks[layer.weight]
+        mask = outputs_first(layer, self.given.masks[layer.weight])
         gradients = self.given.gradients
         if self.options.needs_gradients and gradients is None:
             raise ValueError("score='saliency': needs gradients, and none were given")
-        gradient = gradients[layer.weight] if gradients is not None else None
-        scores: Floats = channel_scores(self.given.weights[layer.weight], mask, score, gradient).numpy()
+        gradient = outputs_first(layer, gradients[layer.weight]) if gradients is not None else None
+        weight = outputs_first(layer, self.given.weights[layer.weight])
+        scores: Floats = channel_scores(weight, mask, score, gradient).numpy()
         return scores
 
     @cached_property
@@ -248,8 +252,11 @@ def feature_norms(given: StructureInput, norm: Norm, count: int) -> dict[str, Fl
         )
     network = _masked_copy(given)
     sums: dict[str, Tensor] = {}
+    modules = dict(network.named_modules())
     for layer in given.prunable:
-        network.get_submodule(layer.name).register_forward_hook(_adding_up(sums, layer.name, norm))
+        if layer.parameter:
+            raise ValueError(f"score='feature_{norm}': {layer.name} has no result of its own to look at")
+        modules[layer.name].register_forward_hook(_adding_up(sums, layer.name, norm))
     dtype = next(network.parameters()).dtype
     with evaluating(network):
         for images, _ in given.batches(count):
@@ -271,7 +278,7 @@ def _masked_copy(given: StructureInput) -> nn.Module:
 def _adding_up(sums: dict[str, Tensor], name: str, norm: Norm) -> Callable[[nn.Module, object, Tensor], None]:
     def add(module: nn.Module, _: object, output: Tensor) -> None:
         sizes = output.abs() if norm == "l1" else output.square()
-        channels = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+        channels = 1 if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)) else output.dim() - 1
         others = [axis for axis in range(output.dim()) if axis != channels]
         total = sizes.sum(others, dtype=torch.float64)
         sums[name] = sums[name] + total if name in sums else total

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import TracedNetwork
-from lt_lightning.network_graph.liveness import Flags
+from lt_lightning.network_graph.graph import Flags
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.structures.base import LayerReport, StructureInput, Unstructured
@@ -169,11 +169,13 @@ def _shuffle_channels(
             continue
         permutation = torch.randperm(group.channels, generator=generator).numpy()
         for name in group.writers:
+            units = group.rows[name]
             flags = np.ones(group.channels, dtype=bool)
             if (channels := plan.outputs.get(name)) is not None:
-                flags[:] = False
-                flags[channels.numpy()] = True
-            kept[name] = flags[permutation]
+                flags[units[units >= 0]] = False
+                flags[units[channels.numpy()][units[channels.numpy()] >= 0]] = True
+            mine = flags[permutation][units] | (units < 0)
+            kept[name] = kept[name] & mine if name in kept else mine
     liveness = graph.propagate(kept)
     names = [traced.layers[name].weight for name in ticket.card["prunable"]]
     whole = {name: torch.ones_like(ticket.masks[name]) for name in names}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.masks import Masks, count_kept, digest, kept, size
 from lt_lightning.storage.files import write_tensors
 from lt_lightning.storage.layout import DENSE, FILE, TICKET, UNSTRUCTURED, RoundFacts, read_rounds, round_folder

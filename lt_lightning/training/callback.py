@@ -23,7 +23,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.criteria import Context
 from lt_lightning.pruning.enforcement import check_masks, collapsed, packed
 from lt_lightning.pruning.layers import full_masks, prunable_layers

@@ -25,7 +25,7 @@ from lt_lightning.execution.smaller_network import cut_point
 from lt_lightning.execution.timing import by_clock
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint

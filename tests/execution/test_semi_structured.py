@@ -18,7 +18,7 @@ from lt_lightning.execution.semi_structured import (
     by_matrix,
     semi_structured_forms,
 )
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.structures.base import StructureInput, StructureResult

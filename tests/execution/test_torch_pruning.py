@@ -16,7 +16,8 @@ from lt_lightning.execution.shrink_masked import shrink_masked
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet, resnet50
 from lt_lightning.models.vgg import VGG
-from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
+from lt_lightning.network_graph.graph import ChannelGraph
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune

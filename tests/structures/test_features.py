@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.execute import execute
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.structures.base import Batches, Structure, StructureInput, Unstructured

@@ -16,7 +16,7 @@ from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import WideResNet, cifar_resnet
 from lt_lightning.models.vgg import VGG
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, kept
 from lt_lightning.pruning.selection import prune

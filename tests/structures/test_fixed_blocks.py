@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lt_lightning.execution.execute import choose_forms, execute
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
 from lt_lightning.pruning.selection import prune

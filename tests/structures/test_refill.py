@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import WideResNet, cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG
-from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
+from lt_lightning.network_graph.graph import ChannelGraph
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept
@@ -350,8 +351,11 @@ def test_executed_weights_are_those_that_influence_the_output(
     for layer in given.layers.values():
         mask = structured.masks.get(layer.weight, torch.ones(layer.shape, dtype=torch.bool))
         live = influence(masked, layer.weight)
-        assert structured.layers[layer.name].executed == int((live & mask).sum())
-        if coupling != "independent":  # where a lone writer may drop a channel that lives on
+        executed = structured.layers[layer.name].executed
+        if coupling == "independent":  # where a layer reads a stream as wide as it is anywhere
+            assert executed >= int((live & mask).sum())
+        else:
+            assert executed == int((live & mask).sum())
             assert int((live & ~mask).sum()) == 0
     assert density(structured.masks) < 1
 
@@ -606,13 +610,13 @@ def test_a_layer_that_fell_back_says_why() -> None:
     given = subject_of(Gated(), torch.zeros(1, 1, 4, 4), 0.5)
     report = Refill(match="filters", round_to=1, coupling="inner")(given).layers["a"]
     assert (report.form, report.density) == ("dense", 1.0)
-    assert report.note == "operation sigmoid turns zeros into other values"
+    assert re.match(r"sigmoid \(test_refill.py:\d+\) turns zeros into other values", report.note)
 
 
 def test_a_network_without_free_channels_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 2, 1))
     given = subject_of(network, torch.zeros(1, 1, 2, 2), 0.5)
-    with pytest.raises(ValueError, match=r"^coupling='stream'.*operation 1 .*; operation 3 "):
+    with pytest.raises(ValueError, match=r"^coupling='stream'.*sigmoid \(1\).*sigmoid \(3\)"):
         Refill()(given)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import LayerReport, StructureInput, StructureResult, Unstructured

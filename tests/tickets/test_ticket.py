@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.network_graph import graph as traced
-from lt_lightning.network_graph.graph import ChannelGraph, TracedNetwork
+from lt_lightning.network_graph.graph import ChannelGraph
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import find_layers
 from lt_lightning.pruning.masks import digest
 from lt_lightning.pruning.selection import prune

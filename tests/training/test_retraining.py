@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.refill import Refill

@@ -78,7 +78,7 @@ class Transfers(Protocol):
         It brings its own values, to which the momentum of the job's dense training does not belong: its schedule alone
         goes back to the rewind point.
         """
-        from lt_lightning.network_graph.graph import TracedNetwork  # slow to import, like all that makes tickets
+        from lt_lightning.network_graph.traced import TracedNetwork  # slow to import, like all that makes tickets
         from lt_lightning.structures.base import Unstructured
         from lt_lightning.tickets.making import structure_ticket
 

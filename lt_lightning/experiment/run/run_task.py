@@ -22,7 +22,7 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.records import Result

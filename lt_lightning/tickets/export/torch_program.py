@@ -7,12 +7,10 @@ import io
 import warnings
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
-from lt_lightning.execution.shrink_channels import Spread, add_into_prefix
 
 
 def block_layers(network: nn.Module) -> list[str]:
@@ -32,22 +30,14 @@ def in_standard_operators(network: nn.Module) -> nn.Module:
     """Return a copy for inference (`for_inference`) without operators of our own.
 
     Layers whose blocks are of single kernel positions run dense, with zeros outside the blocks: no standard operator
-    computes such blocks, and every formulation by several is slower than the dense convolution. Writing into parts of
-    a tensor becomes padding and concatenation, which need no transposed copies in ONNX.
+    computes such blocks, and every formulation by several is slower than the dense convolution.
     """
     standard = for_inference(network)
     swaps: dict[str, nn.Module] = {name: _dense(standard.get_submodule(name)) for name in block_layers(standard)}
-    spreads = {name: module for name, module in standard.named_modules() if isinstance(module, Spread)}
-    swaps |= {name: _PaddedSpread(module) for name, module in spreads.items()}
     for name, module in swaps.items():
         if not name:
             return module.eval()
         standard.set_submodule(name, module.eval())
-    if isinstance(standard, fx.GraphModule):
-        for node in standard.graph.nodes:
-            if node.target is add_into_prefix:
-                node.target = _concatenated_sum
-        standard.recompile()
     return standard
 
 
@@ -64,26 +54,6 @@ def _dense(layer: nn.Module) -> nn.Conv2d | nn.Linear:
         dense = nn.Conv2d(inputs, filters, (height, width), conv.stride, conv.padding, conv.dilation)
     dense.weight, dense.bias = nn.Parameter(weight), conv.bias
     return dense
-
-
-class _PaddedSpread(nn.Module):
-    """Computes `Spread` as a gather from the channels and, behind them, one that is zero."""
-
-    index: Tensor
-
-    def __init__(self, spread: Spread) -> None:
-        super().__init__()
-        sources = torch.full((spread.channels,), len(spread.index))
-        sources[spread.index] = torch.arange(len(spread.index))
-        self.register_buffer("index", sources, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x, (*[0, 0] * (x.dim() - 2), 0, 1)).index_select(1, self.index)
-
-
-def _concatenated_sum(whole: Tensor, first: Tensor) -> Tensor:
-    size = first.shape[1]
-    return torch.cat([whole[:, :size] + first, whole[:, size:]], 1)
 
 
 # Programs of `torch.export`.

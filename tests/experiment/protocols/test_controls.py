@@ -21,7 +21,7 @@ from lt_lightning.experiment.run import run_task as retraining
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import largest_difference
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart

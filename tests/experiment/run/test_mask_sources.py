@@ -15,7 +15,7 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run import scheduler
 from lt_lightning.experiment.run.costs import costs_of
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.results.records import results_of
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket

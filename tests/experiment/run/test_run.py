@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.results.failures import one_line
 from lt_lightning.results.records import Result, find_results
 from lt_lightning.structures.refill import Refill

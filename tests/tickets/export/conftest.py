@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
-from lt_lightning.network_graph.graph import TracedNetwork
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import Structure, StructureInput, Unstructured

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
 
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
-from lt_lightning.execution.shrink_channels import Spread, add_into_prefix
-from lt_lightning.structures.plan import Block
-from lt_lightning.tickets.export.torch_program import block_layers, in_standard_operators
+from lt_lightning.execution.shrink_channels import shrink_channels
+from lt_lightning.network_graph.resizing import Partial
+from lt_lightning.structures.plan import Block, ChannelPlan
+from lt_lightning.tickets.export.torch_program import block_layers, in_standard_operators, to_program
 
 
 def blocks(filters: int, columns: int) -> list[Block]:
@@ -40,21 +41,27 @@ def test_block_layers_become_dense(bias: bool) -> None:
     torch.testing.assert_close(in_standard_operators(network[0])(images), network[0](images), rtol=0, atol=1e-12)
 
 
-def test_writing_into_parts_becomes_concatenation() -> None:
-    graph = fx.Graph()
-    x = graph.placeholder("x")
-    spread = graph.call_module("spread", (x,))
-    first = graph.call_module("first", (x,))
-    graph.output(graph.call_function(add_into_prefix, (spread, first)))
-    modules = nn.ModuleDict({"spread": Spread(torch.tensor([4, 0, 2]).numpy(), 5), "first": nn.Conv2d(3, 2, 1)})
-    network = fx.GraphModule(modules, graph)
-    standard = in_standard_operators(network)
-    assert isinstance(standard, fx.GraphModule)
-    assert not any(isinstance(module, Spread) for module in standard.modules())
-    assert all(node.target is not add_into_prefix for node in standard.graph.nodes)
-    images = torch.randn(2, 3, 4, 4)
-    expected = torch.zeros(2, 5, 4, 4)
-    expected[:, [4, 0, 2]] = images
-    expected[:, :2] += modules["first"](images)
-    for made in (standard, network):
-        torch.testing.assert_close(made(images), expected)
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_layer_that_writes_a_part_of_a_stream_is_a_gather_in_a_program(linear: bool) -> None:
+    class Stream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            of = nn.Linear if linear else nn.Conv2d
+            sizes = () if linear else (1,)
+            self.a, self.b, self.c = of(3, 6, *sizes), of(6, 6, *sizes), of(6, 2, *sizes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.c(x + self.b(x))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    shape = (5, 3) if linear else (3, 4, 4)
+    plan = ChannelPlan({"a": torch.tensor([0, 2, 4, 5]), "b": torch.tensor([1, 4])}, {})
+    small = shrink_channels(Stream(), plan, torch.zeros(1, *shape)).network
+    assert {name for name, module in small.named_modules() if isinstance(module, Partial)} == {"a", "b"}
+    program = to_program(small, shape)
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert "aten.index_select.default" in targets
+    assert "aten.index_copy.default" not in targets
+    images = torch.randn(3, *shape)
+    torch.testing.assert_close(program.module()(images), small(images))

@@ -1,0 +1,214 @@
+"""A network with its layers and channels, and the trial that proves what was understood of them.
+
+Rules can be wrong, and a network's code can read numbers that no rule sees (`x.shape[1]`, a width in a configuration).
+So what the graph says is tried: half of all channels are dropped on a copy with other values, and the smaller network
+must compute what the masked one does, in evaluation and in training. Groups for which it does not are kept whole, with
+the reason.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Flags, NotedSize
+from lt_lightning.network_graph.recording import alone, without_fast_path
+from lt_lightning.network_graph.resizing import resize
+from lt_lightning.pruning.examples import Example, copied, noisy, run, tensors_in, twofold
+from lt_lightning.pruning.layers import Layer, find_layers
+
+_TOLERANCE = 1e-3  # float32 over many layers; a wrong number changes an output by far more
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """A network with its layers and channels, each found once, when it is first looked at.
+
+    They stay what they are while values change in place and nothing else does, as in a search.
+
+    Attributes:
+        network: any module.
+        example: an input batch of the true shape.
+    """
+
+    network: nn.Module
+    example: Example
+
+    @cached_property
+    def layers(self) -> Mapping[str, Layer]:
+        """Every convolution and linear layer, by name; see `find_layers`."""
+        return find_layers(self.network, self.example)
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """The channels of the network; those that could not be dropped in a trial are frozen.
+
+        Raises:
+            ValueError: if the network does not run on the example.
+        """
+        graph = ChannelGraph(self.network, self.example)
+        _Trial(self.network, self.example, graph).freeze_what_fails()
+        return graph
+
+
+class _Trial:
+    """Drops channels of a copy, and compares."""
+
+    def __init__(self, network: nn.Module, example: Example, graph: ChannelGraph) -> None:
+        self.graph = graph
+        self.network = _shaken(alone(network))
+        self.example = noisy(twofold(self.network.eval(), example))
+        self.modes = (False,) if graph.record.notes else (False, True)
+
+    def freeze_what_fails(self) -> None:
+        groups = [group for group in self.graph.groups if not group.frozen and group.channels > 1]
+        if not groups or not self.failure(groups):
+            return
+        fits: list[ChannelGroup] = []
+        for group in groups:  # one after another, since two may fit alone and not together
+            if self._fits([*fits, group], group):
+                fits.append(group)
+
+    def _fits(self, groups: Sequence[ChannelGroup], group: ChannelGroup) -> bool:
+        """Find a way to drop channels of a group beside others, and freeze it if there is none."""
+        why = self.failure(groups)
+        if not why:
+            return True
+        sizes = self._sizes_of(group)
+        for chosen in [sizes, *([size for size in sizes if size != out] for out in sizes)] if sizes else []:
+            self.graph.sizes += chosen
+            if not self.failure(groups):
+                return True
+            self.graph.sizes = [size for size in self.graph.sizes if size not in chosen]
+        self.graph.keep_wide(group)
+        if not self.failure(groups):
+            return True
+        self.graph.keep_wide(group, False)
+        self.graph.freeze(group, why)
+        return False
+
+    def _sizes_of(self, group: ChannelGroup) -> list[NotedSize]:
+        """Return the numbers in the modules around a group's writers that may change with its channels."""
+        found: dict[tuple[str, str], NotedSize] = {}
+        for name in group.writers:
+            part, rows = self.graph.rows[name], group.rows[name] >= 0
+            for module_name in (name, name.rpartition(".")[0]):
+                module = dict(self.network.named_modules()).get(module_name)
+                for attribute, number in vars(module).items() if module is not None else ():
+                    if type(number) is int and _may_scale(module, attribute, number, group.channels):
+                        found[module_name, attribute] = NotedSize(module_name, attribute, part, rows)
+        return list(found.values())
+
+    def failure(self, groups: Sequence[ChannelGroup]) -> str:
+        """Return why dropping half of these groups' channels fails; empty if it does not."""
+        liveness = self.graph.propagate(self._halves(groups))
+        masked, small = copied(self.network), copied(self.network)
+        parameters = dict(masked.named_parameters())
+        with torch.no_grad():
+            for name, mask in liveness.masks(masked).items():
+                parameters[name].mul_(mask.to(parameters[name].device))
+        for training in self.modes:
+            expected = _results(masked.train(training), self.example)
+            try:
+                if not training:
+                    resize(small, self.graph, liveness)
+                got = _results(small.train(training), self.example)
+            except Exception as error:
+                return f"with fewer channels it does not run: {_told(error)}"
+            if len(got) != len(expected) or any(map(_differ, got, expected)):
+                return f"with fewer channels it computes something else in {'training' if training else 'evaluation'}"
+        return ""
+
+    def _halves(self, groups: Sequence[ChannelGroup]) -> dict[str, Flags]:
+        """Return flags of the outputs of layers, of which every other unit is dropped."""
+        kept: dict[str, Flags] = {}
+        for group in groups:
+            units = np.arange(group.channels) % 2 == 0
+            for name in group.writers:
+                rows = group.rows[name]
+                flags = kept.setdefault(name, np.ones(len(rows), dtype=bool))
+                flags[rows >= 0] = units[rows[rows >= 0]]
+        return kept
+
+
+def _may_scale(module: nn.Module | None, attribute: str, number: int, units: int) -> bool:
+    """Whether a number may be one of heads or channels: a multiple of the units, and not the width of one of them."""
+    if type(module).__module__.startswith("torch.nn."):
+        return False  # whose numbers are known
+    of_one_head = re.search(r"head_?(dim|size|width|channels)$|(dim|size|width|channels)_?(per_)?head$", attribute)
+    return number >= units and number % units == 0 and (not of_one_head or attribute.startswith("all"))
+
+
+def _shaken(network: nn.Module) -> nn.Module:
+    """Give a network other values, so that nothing is zero, or too small to see, by chance."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(shape: torch.Size) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.is_floating_point():
+                continue
+            if parameter.dim() > 1:
+                spread = 2 * noise(parameter.shape) - 1
+                parameter.copy_(spread * (3 / max(1, parameter[0].numel())) ** 0.5)
+            else:
+                parameter.copy_(0.5 + noise(parameter.shape))
+        for module in network.modules():
+            if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
+                module.running_mean.copy_(noise(module.running_mean.shape) - 0.5)
+                module.running_var.copy_(0.5 + noise(module.running_var.shape))
+    return network
+
+
+def _results(network: nn.Module, example: Example) -> list[Tensor]:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), without_fast_path(), _NoChance():  # type: ignore[no-untyped-call]
+        torch.manual_seed(0)
+        return list(tensors_in(run(network, example)))
+
+
+class _NoChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Makes what is drawn at random the same whatever its shape: everything stays, or is one half."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation; replace what it draws."""
+        name = func._schema.name.split("::")[-1].rstrip("_")
+        if name == "native_dropout":
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        result = func(*args, **(kwargs or {}))
+        if name == "bernoulli":
+            return result.fill_(1)
+        return (
+            result.fill_(0.5) if name in ("rand", "rand_like", "uniform", "randn", "randn_like", "normal") else result
+        )
+
+
+def _differ(got: Tensor, expected: Tensor) -> bool:
+    if got.shape != expected.shape:
+        return True
+    got, expected = got.double(), expected.double()
+    return (
+        not bool(((got - expected).abs().max() <= _TOLERANCE * expected.abs().max()).item()) if got.numel() else False
+    )
+
+
+def _told(error: Exception) -> str:
+    """Return an error in one line, with the last line of the user's code that it came through."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent), run.__code__.co_filename)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{next(iter(str(error).splitlines()), type(error).__name__)}{place}"
