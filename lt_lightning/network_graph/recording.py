@@ -38,7 +38,7 @@ _HERE = str(Path(__file__).parent)
 _RUN = run.__code__.co_filename
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
     """The channel of every element of a tensor.
 

@@ -1,7 +1,7 @@
 """A network with its layers and channels, and the trial that proves what was understood of them.
 
 Rules can be wrong, and a network's code can read numbers that no rule sees (`x.shape[1]`, a width in a configuration).
-So what the graph says is tried: half of all channels are dropped on a copy with other values, and the smaller network
+So what the graph says is tried: channels are dropped at random on a copy with other values, and the smaller network
 must compute what the masked one does, in evaluation and in training. Groups for which it does not are kept whole, with
 the reason.
 """
@@ -111,8 +111,8 @@ class _Trial:
         return list(found.values())
 
     def failure(self, groups: Sequence[ChannelGroup]) -> str:
-        """Return why dropping half of these groups' channels fails; empty if it does not."""
-        liveness = self.graph.propagate(self._halves(groups))
+        """Return why dropping channels of these groups fails; empty if it does not."""
+        liveness = self.graph.propagate(self._some(groups))
         masked, small = copied(self.network), copied(self.network)
         parameters = dict(masked.named_parameters())
         with torch.no_grad():
@@ -130,11 +130,14 @@ class _Trial:
                 return f"with fewer channels it computes something else in {'training' if training else 'evaluation'}"
         return ""
 
-    def _halves(self, groups: Sequence[ChannelGroup]) -> dict[str, Flags]:
-        """Return flags of the outputs of layers, of which every other unit is dropped."""
+    def _some(self, groups: Sequence[ChannelGroup]) -> dict[str, Flags]:
+        """Return flags of the outputs of layers, of which the first third of the units is dropped, and some others."""
         kept: dict[str, Flags] = {}
-        for group in groups:
-            units = np.arange(group.channels) % 2 == 0
+        for index, group in enumerate(groups):
+            draw = np.random.default_rng([group.channels, index])
+            units = draw.random(group.channels) < 0.8
+            units[: max(1, group.channels // 3)] = False  # of halves, or of every other channel, unequal numbers
+            units[-1] = True
             for name in group.writers:
                 rows = group.rows[name]
                 flags = kept.setdefault(name, np.ones(len(rows), dtype=bool))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph import graph as traced
+from lt_lightning.network_graph import traced
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import find_layers
