@@ -82,14 +82,16 @@ def ratios(
         layers: report of every layer, by name.
         prunable: names of the layers that are pruned.
         masks: the ticket's masks by parameter name; those of other parameters than layer weights count as stored.
-        parameters: number of elements of every parameter of the network, by name.
+        parameters: number of elements of every parameter of the network, by name; one that layers share stands under
+            the name of the first.
     """
     pruned = [layers[name] for name in prunable]
     size = sum(report.size for report in pruned)
     stored = dict(parameters)
     stored |= {name: count_kept(mask) for name, mask in masks.items()}
     for name, report in layers.items():
-        stored[f"{name}.weight" if name else "weight"] = round(report.density * report.size)
+        if (weight := f"{name}.weight" if name else "weight") in parameters:  # else it is that of a layer before
+            stored[weight] = round(report.density * report.size)
     return Ratios(
         sum(report.target for report in pruned) / size,
         sum(report.density * report.size for report in pruned) / size,
@@ -125,15 +127,21 @@ def make_ticket(
         raise ValueError(f"gradients=None: structure {name!r} needs gradients of the loss, summed over some batches")
     structured = structure(given)
     prunable = [layer.name for layer in given.prunable]
-    parameters = {key: parameter.numel() for key, parameter in given.network.named_parameters()}
     facts = {
         **(card or {}),
         "structure": name,
-        **asdict(ratios(structured.layers, prunable, structured.masks, parameters)),
+        **asdict(ratios(structured.layers, prunable, structured.masks, _sizes(given))),
         "prunable": prunable,
         "mask_digest": digest(structured.masks),
     }
     return Ticket(structured.masks, rewind, None, structured.plan, structured.layers, make_card(facts))
+
+
+def _sizes(given: StructureInput) -> dict[str, int]:
+    """Return the size of every parameter, each once: a layer's weight under the layer's name, others under the first."""
+    names = {parameter: name for name, parameter in given.network.named_parameters()}
+    names |= {given.network.get_parameter(layer.weight): layer.weight for layer in given.layers.values()}
+    return {name: parameter.numel() for parameter, name in names.items()}
 
 
 def structure_ticket(
