@@ -18,7 +18,7 @@ from lt_lightning.execution.semi_structured import semi_structured_forms
 from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
 from lt_lightning.execution.timing import Shape, time_layers
-from lt_lightning.pruning.evaluation import evaluating
+from lt_lightning.pruning.evaluation import copied, evaluating
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.structures.executable import computes_two_of_four, why_no_blocks, why_not_held
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, NMPlan, Plan
@@ -234,7 +234,7 @@ def swap_layers(network: nn.Module, plan: BlockPlan | NMPlan, masks: Masks, choi
             compute their blocks alone.
         choice: form of every layer of the plan, see `choose_forms`.
     """
-    swapped = copy.deepcopy(network)
+    swapped = copied(network)
     choice = {name: choice[name] for name in _planned_layers(plan)}
     sources: dict[str, tuple[str, Cut | Gather]] = {}
     computed_alone: set[str] = set()

@@ -5,7 +5,6 @@ Scores come from magnitudes, from the loss at initialisation (SNIP, GraSP), or f
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from lt_lightning.pruning.evaluation import copied
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.pruning.selection import Scope, prune
 
@@ -44,7 +44,7 @@ class Context:
 
     def network(self) -> nn.Module:
         """Return a new copy with the values that are scored; its BatchNorm looks at this process alone."""
-        network = copy.deepcopy(self.source)
+        network = copied(self.source)
         network.load_state_dict(self.state)
         network.zero_grad()
         for module in network.modules():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -30,6 +31,21 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """Return a copy of a network, of whose computed tensors (a weight under `torch.nn.utils.prune`) values alone count.
+
+    Such a tensor, which the next call computes anew, is a part of the last call's graph, and cannot be copied with it.
+
+    >>> pruned = torch.nn.utils.prune.l1_unstructured(nn.Linear(2, 2), "weight", 0.5)
+    >>> type(copied(pruned)).__name__
+    'Linear'
+    """
+    for module in network.modules():
+        computed = {key: each for key, each in vars(module).items() if isinstance(each, Tensor) and not each.is_leaf}
+        vars(module).update({key: each.detach() for key, each in computed.items()})
+    return copy.deepcopy(network)
 
 
 def relative_difference(got: Tensor, expected: Tensor) -> float:

@@ -145,7 +145,7 @@ def full_masks(layers: Iterable[Layer]) -> Masks:
 
 
 def left_out(network: nn.Module, layers: Mapping[str, Layer]) -> list[str]:
-    """Return a line on the weights that belong to no layer, and one on frozen layers; none where there is nothing to say.
+    """Return a line on the weights that belong to no layer, and one on frozen layers, where there are such.
 
     Weights are all parameters with two dimensions or more, of which each is counted once.
 

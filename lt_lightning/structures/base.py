@@ -61,8 +61,8 @@ class StructureInput:
 
     @property
     def prunable(self) -> list[Layer]:
-        """The layers whose weight has a mask, in the order of the network; of tied layers the first."""
-        return [layer for layer in self.layers.values() if layer.weight in self.masks and not layer.tied_to]
+        """The layers whose weight has a mask, in the order of the network; tied layers have one mask, and are all here."""
+        return [layer for layer in self.layers.values() if layer.weight in self.masks]
 
 
 @dataclass(frozen=True)

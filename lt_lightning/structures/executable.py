@@ -65,14 +65,15 @@ def why_not_in_blocks(conv: nn.Conv2d) -> str:
 def why_not_held(blocks: Sequence[Block], filters: int) -> str:
     """Return why no format can hold the blocks of a layer with so many filters; empty if one can.
 
-    >>> why_not_held([Block(torch.tensor([0, 1]), torch.tensor([0])), Block(torch.tensor([1, 2]), torch.tensor([3]))], 4)
+    >>> one, other = (Block(torch.tensor(rows), torch.tensor([0])) for rows in ([0, 1], [1, 2]))
+    >>> why_not_held([one, other], filters=4)
     'blocks share filters: every filter must be in one block'
     """
     sizes = sorted({len(block.rows) for block in blocks})
     if len(sizes) != 1 or sizes[0] == 0:
         return f"blocks of {sizes} filters: must be of one size, at least one"
     rows = torch.cat([block.rows for block in blocks])
-    if len(rows.unique()) < len(rows):
+    if len(set(rows.tolist())) < len(rows):
         return "blocks share filters: every filter must be in one block"
     if (filters - len(rows)) % sizes[0]:
         return f"{filters - len(rows)} of {filters} filters are in no block: must be a multiple of {sizes[0]}"

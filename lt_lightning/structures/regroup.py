@@ -53,9 +53,9 @@ class Regroup(Structure):
         threshold: the paper's. A group keeps the columns of which at least `min_count` survives. The number of
             weights is what comes out of it. A layer without any block is executed dense, and reported so.
 
-    A layer that nothing can compute in blocks stays dense, and its report says why: a grouped (depthwise) convolution, a
-    1-D or 3-D one, one that does not compute PyTorch's own function of a weight of its own, a layer of one row or one
-    column.
+    A layer that nothing can compute in blocks stays dense, and its report says why: a grouped (depthwise) convolution,
+    a 1-D or 3-D one, one that does not compute PyTorch's own function of a weight of its own, a layer of one row or
+    one column.
 
     Attributes:
         granularity: what a column is: one input at one kernel position, or a whole input channel. Of a linear layer

@@ -126,7 +126,7 @@ def make_ticket(
     if structure.needs_gradients and given.gradients is None:
         raise ValueError(f"gradients=None: structure {name!r} needs gradients of the loss, summed over some batches")
     structured = structure(given)
-    prunable = [layer.name for layer in given.prunable]
+    prunable = [layer.name for layer in given.prunable if not layer.tied_to]  # every weight once
     facts = {
         **(card or {}),
         "structure": name,
@@ -138,7 +138,7 @@ def make_ticket(
 
 
 def _sizes(given: StructureInput) -> dict[str, int]:
-    """Return the size of every parameter, each once: a layer's weight under the layer's name, others under the first."""
+    """Return the size of every parameter, each once: under its first name, a layer's weight under the layer's name."""
     names = {parameter: name for name, parameter in given.network.named_parameters()}
     names |= {given.network.get_parameter(layer.weight): layer.weight for layer in given.layers.values()}
     return {name: parameter.numel() for parameter, name in names.items()}
