@@ -34,13 +34,10 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 def copied(network: nn.Module) -> nn.Module:
-    """Return a copy of a network, of whose computed tensors (a weight under `torch.nn.utils.prune`) values alone count.
+    """Return a copy of a network.
 
-    Such a tensor, which the next call computes anew, is a part of the last call's graph, and cannot be copied with it.
-
-    >>> pruned = torch.nn.utils.prune.l1_unstructured(nn.Linear(2, 2), "weight", 0.5)
-    >>> type(copied(pruned)).__name__
-    'Linear'
+    Tensors that it has computed (weights under `torch.nn.utils.prune`) lose the graph that they were computed in, with
+    which they cannot be copied; the next call computes them anew.
     """
     for module in network.modules():
         computed = {key: each for key, each in vars(module).items() if isinstance(each, Tensor) and not each.is_leaf}

@@ -17,8 +17,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from lt_lightning.execution.cost import parameters
 from lt_lightning.execution.compare import compare
+from lt_lightning.execution.cost import parameters
 from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.storage.files import read_json, write_bytes, write_json
 from lt_lightning.structures.plan import BlockPlan, Plan
