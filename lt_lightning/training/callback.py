@@ -59,6 +59,10 @@ class LotteryTicketPruning(MaskedTraining):
     (one-shot pruning) and `rewound` (at `0ep`: pruning at initialisation) every round prunes the whole network
     to its density, and rounds differ in nothing else.
 
+    Only weights of convolution and linear layers are pruned. Those of other layers, computed ones (weight norm), and
+    frozen ones (`requires_grad=False` when the fit begins) are not, and count in no density: they are told with their
+    share. A weight that layers share is pruned once.
+
     With a `sparsifier` a round begins with a training of its own, of the same length and schedule, in the course of
     which the masks come to be. It starts from the weights that `scores_from` names.
 
