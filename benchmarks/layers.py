@@ -193,7 +193,7 @@ def _forms(tickets: Tickets, variant: Variant, density: float, name: str) -> dic
     masked = tickets.masked(variant.structure, density)
     if isinstance(plan, BlockPlan):
         layer = masked.get_submodule(name)
-        possible = forms_of(layer, plan, name) if name in plan.blocks else {}
+        possible = forms_of(masked, plan, name) if name in plan.blocks else {}
         return {form: _Form(module) for form, module in (possible or {DENSE_FORM: layer}).items()}
     shrunk = tickets.whole(variant.structure, density)
     return None if shrunk is None else _smaller(shrunk, masked.get_submodule(name), name)

@@ -6,18 +6,22 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.blocks.input_channels import GroupedChannelConv2d, GroupedChannelLinear
+from lt_lightning.execution.blocks.block_formats import stands_for
+from lt_lightning.execution.blocks.input_channels import Form, GroupedChannelConv2d, GroupedChannelLinear
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
 from lt_lightning.execution.semi_structured import semi_structured_forms
 from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
 from lt_lightning.execution.timing import Shape, time_layers
 from lt_lightning.pruning.evaluation import evaluating
+from lt_lightning.pruning.examples import copied
 from lt_lightning.pruning.masks import Masks
+from lt_lightning.structures.executable import computes_two_of_four, why_no_blocks, why_not_held
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, NMPlan, Plan
 
 Forms = Mapping[str, nn.Module]
@@ -96,48 +100,62 @@ def choose_forms(
     names = list(_planned_layers(plan))
     if isinstance(plan, NMPlan) and (training or not bfloat16 or torch.device(device).type != "cuda"):
         return dict.fromkeys(names, DENSE_FORM)
-    layers = {name: network.get_submodule(name) for name in names}
+    forms = {name: forms_of(network, plan, name) for name in names}
     if batch_size is None:
-        return {name: next(iter(forms_of(layer, plan, name)), DENSE_FORM) for name, layer in layers.items()}
+        return {name: next(iter(of_layer), DENSE_FORM) for name, of_layer in forms.items()}
     fastest = FastestForm(input_shapes(network, names, example), batch_size, training, device, bfloat16)
-    return {name: fastest(name, layer, forms_of(layer, plan, name)) for name, layer in layers.items()}
+    return {name: fastest(name, network.get_submodule(name), of_layer) for name, of_layer in forms.items()}
 
 
-def forms_of(layer: nn.Module, plan: BlockPlan | NMPlan, name: str) -> Forms:
-    """Return the layers that compute only what the plan keeps of a layer, with copies of its values, by form."""
+def forms_of(network: nn.Module, plan: BlockPlan | NMPlan, name: str) -> Forms:
+    """Return the modules that compute only what the plan keeps of a layer, with copies of its values, by form.
+
+    There are none where the layer has to stay what it is, or its blocks fit no format.
+    """
+    layer = network.get_submodule(name)
     match plan:
-        case BlockPlan():
-            return _block_forms(layer, plan.blocks[name], plan.granularity)
+        case BlockPlan(blocks=blocks):
+            possible = not (why_no_blocks(network, name) or why_not_held(blocks[name], len(_weight(layer))))
         case NMPlan():
-            return semi_structured_forms(layer)
+            possible = computes_two_of_four(network, name)
+    return _forms(layer, plan, name) if possible else {}
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _forms(layer: nn.Module, plan: BlockPlan | NMPlan, name: str) -> Forms:
+    if isinstance(plan, NMPlan):
+        return semi_structured_forms(layer)
+    return _block_forms(layer, plan.blocks[name], plan.granularity)
 
 
 def _block_forms(layer: nn.Module, blocks: Sequence[Block], granularity: Granularity) -> Forms:
-    """Return the forms of a layer of blocks; none for blocks that share filters or are of unequal size.
+    """Return the forms of a layer of blocks.
 
-    `blocks` is our block convolution; `grouped` and `loop` are plain PyTorch, for whole input channels.
+    `blocks` is our block convolution; `grouped` and `loop` are plain PyTorch, for whole input channels where every
+    filter is in a block.
     """
-    try:
-        match layer, granularity:
-            case nn.Conv2d(), "kernel_position":
-                return {"blocks": RegroupedConv2d.from_conv(layer, blocks)}
-            case nn.Linear(), "kernel_position":
-                return {"blocks": RegroupedLinear.from_linear(layer, blocks)}
-            case nn.Conv2d(), "input_channel":
-                return {
-                    "grouped": GroupedChannelConv2d.from_conv(layer, blocks),
-                    "loop": GroupedChannelConv2d.from_conv(layer, blocks, form="loop"),
-                    "blocks": RegroupedConv2d.from_conv(layer, _every_position(blocks, layer)),
-                }
-            case nn.Linear(), "input_channel":
-                return {
-                    "grouped": GroupedChannelLinear.from_linear(layer, blocks),
-                    "blocks": RegroupedLinear.from_linear(layer, blocks),
-                }
-            case _:
-                return {}
-    except ValueError:  # blocks that no format can hold
-        return {}
+    columns = sum(len(block.columns) for block in blocks)
+    in_groups = sum(len(block.rows) for block in blocks) == len(_weight(layer)) and columns > 0
+    forms: dict[str, nn.Module] = {}
+    match layer, granularity:
+        case nn.Conv2d(), "kernel_position":
+            forms = {"blocks": RegroupedConv2d.from_conv(layer, blocks)}
+        case nn.Linear(), "kernel_position":
+            forms = {"blocks": RegroupedLinear.from_linear(layer, blocks)}
+        case nn.Conv2d(), "input_channel":
+            if in_groups:
+                forms = {form: GroupedChannelConv2d.from_conv(layer, blocks, form=form) for form in get_args(Form)}
+            forms["blocks"] = RegroupedConv2d.from_conv(layer, _every_position(blocks, layer))
+        case nn.Linear(), "input_channel":
+            if in_groups:
+                forms = {"grouped": GroupedChannelLinear.from_linear(layer, blocks)}
+            forms["blocks"] = RegroupedLinear.from_linear(layer, blocks)
+    return forms
 
 
 def _every_position(blocks: Sequence[Block], conv: nn.Conv2d) -> list[Block]:
@@ -217,7 +235,7 @@ def swap_layers(network: nn.Module, plan: BlockPlan | NMPlan, masks: Masks, choi
             compute their blocks alone.
         choice: form of every layer of the plan, see `choose_forms`.
     """
-    swapped = copy.deepcopy(network)
+    swapped = copied(network)
     choice = {name: choice[name] for name in _planned_layers(plan)}
     sources: dict[str, tuple[str, Cut | Gather]] = {}
     computed_alone: set[str] = set()
@@ -225,7 +243,7 @@ def swap_layers(network: nn.Module, plan: BlockPlan | NMPlan, masks: Masks, choi
         if form == DENSE_FORM:
             continue
         layer = network.get_submodule(name)
-        small = forms_of(layer, plan, name)[form].train(layer.training)
+        small = forms_of(network, plan, name)[form].train(layer.training)
         if name:
             swapped.set_submodule(name, small)
         else:
@@ -246,10 +264,9 @@ def _sources(name: str, layer: nn.Module, plan: BlockPlan, form: str) -> Mapping
         for parameter in probe.parameters():
             # From 1, since a form may hold zeros that stand for nothing.
             parameter.copy_(torch.arange(1, parameter.numel() + 1).view(parameter.shape))
-    marked = forms_of(probe, plan, name)[form]
+    marked = _forms(probe, plan, name)[form]
     prefix = f"{name}." if name else ""
     return {
-        # `conv.weight` is a `weight`: a form may hold its parameters a level deeper.
-        prefix + key: (prefix + key.rpartition(".")[2], Gather(value.detach().cpu().long() - 1))
+        prefix + key: (prefix + stands_for(key), Gather(value.detach().cpu().long() - 1))
         for key, value in marked.named_parameters()
     }

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
 SPARSE = "semi_structured"
-ROWS, COLUMNS = 32, 64  # multiples of which all of PyTorch's kernels take, in half precision
 
 
 class _Compressed:
@@ -90,15 +89,11 @@ def by_matrix(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int,
 
 
 def semi_structured_forms(layer: nn.Module) -> Mapping[str, nn.Module]:
-    """Return the layer that computes in the 2:4 format, with copies of the values, by form; nothing where none does."""
+    """Return what computes a layer of 2:4 weights (`computes_two_of_four`), with copies of its values, by form."""
     match layer:
-        case nn.Linear() if _fits(layer.weight):
+        case nn.Linear():
             return {SPARSE: SemiStructuredLinear(layer)}
-        case nn.Conv2d(kernel_size=(1, 1), padding=(0, 0), groups=1) if _fits(layer.weight):
+        case nn.Conv2d():
             return {SPARSE: SemiStructuredConv1x1(layer)}
         case _:
             return {}
-
-
-def _fits(weight: Tensor) -> bool:
-    return weight.shape[0] % ROWS == 0 and weight.shape[1] % COLUMNS == 0

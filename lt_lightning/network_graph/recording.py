@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lt_lightning.pruning.examples import Example, copied, run, tensors_in, twofold
+from lt_lightning.pruning.examples import Example, copied, run, several, tensors_in
 
 Role = Literal[
     "row",  # an output of a convolution or matrix product
@@ -339,7 +339,7 @@ def record_network(network: nn.Module, example: Example) -> Record:
     """
     record = Record()
     own = alone(network)
-    given = twofold(own.eval(), example)
+    given = several(own.eval(), example)
     for training in (False, True):
         recorder = Recorder(own.train(training), record)
         try:

@@ -14,21 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from lt_lightning.network_graph.compare import difference, first_difference, outputs, tolerance
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Flags, NotedSize
 from lt_lightning.network_graph.recording import alone, without_fast_path
 from lt_lightning.network_graph.resizing import resize
-from lt_lightning.pruning.examples import Example, copied, noisy, run, tensors_in, twofold
+from lt_lightning.pruning.examples import Example, copied, noisy, run, several
 from lt_lightning.pruning.layers import Layer, find_layers
-
-_TOLERANCE = 1e-3  # float32 over many layers; a wrong number changes an output by far more
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class _Trial:
     def __init__(self, network: nn.Module, example: Example, graph: ChannelGraph) -> None:
         self.graph = graph
         self.network = _shaken(alone(network))
-        self.example = noisy(twofold(self.network.eval(), example))
+        self.example = noisy(several(self.network.eval(), example))
         self.modes = (False,) if graph.record.notes else (False, True)
 
     def freeze_what_fails(self) -> None:
@@ -118,16 +115,18 @@ class _Trial:
         with torch.no_grad():
             for name, mask in liveness.masks(masked).items():
                 parameters[name].mul_(mask.to(parameters[name].device))
-        for training in self.modes:
-            expected = _results(masked.train(training), self.example)
+        with without_fast_path():
             try:
-                if not training:
-                    resize(small, self.graph, liveness)
-                got = _results(small.train(training), self.example)
-            except Exception as error:
+                resize(small, self.graph, liveness)
+                for training in self.modes:
+                    expected = outputs(masked, self.example, training)
+                    got = outputs(small, self.example, training)
+                    if difference(got, expected) > tolerance(expected):
+                        first = first_difference(masked, small, self.example, training)
+                        mode = "training" if training else "evaluation"
+                        return f"with fewer channels {first or 'it'} computes something else in {mode}"
+            except Exception as error:  # whatever its code may have against another width
                 return f"with fewer channels it does not run: {_told(error)}"
-            if len(got) != len(expected) or any(map(_differ, got, expected)):
-                return f"with fewer channels it computes something else in {'training' if training else 'evaluation'}"
         return ""
 
     def _some(self, groups: Sequence[ChannelGroup]) -> dict[str, Flags]:
@@ -174,39 +173,6 @@ def _shaken(network: nn.Module) -> nn.Module:
                 module.running_mean.copy_(noise(module.running_mean.shape) - 0.5)
                 module.running_var.copy_(0.5 + noise(module.running_var.shape))
     return network
-
-
-def _results(network: nn.Module, example: Example) -> list[Tensor]:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), without_fast_path(), _NoChance():  # type: ignore[no-untyped-call]
-        torch.manual_seed(0)
-        return list(tensors_in(run(network, example)))
-
-
-class _NoChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Makes what is drawn at random the same whatever its shape: everything stays, or is one half."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run an operation; replace what it draws."""
-        name = func._schema.name.split("::")[-1].rstrip("_")
-        if name == "native_dropout":
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        result = func(*args, **(kwargs or {}))
-        if name == "bernoulli":
-            return result.fill_(1)
-        return (
-            result.fill_(0.5) if name in ("rand", "rand_like", "uniform", "randn", "randn_like", "normal") else result
-        )
-
-
-def _differ(got: Tensor, expected: Tensor) -> bool:
-    if got.shape != expected.shape:
-        return True
-    got, expected = got.double(), expected.double()
-    return (
-        not bool(((got - expected).abs().max() <= _TOLERANCE * expected.abs().max()).item()) if got.numel() else False
-    )
 
 
 def _told(error: Exception) -> str:

@@ -5,7 +5,6 @@ Scores come from magnitudes, from the loss at initialisation (SNIP, GraSP), or f
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from lt_lightning.pruning.examples import copied
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.pruning.selection import Scope, prune
 
@@ -44,7 +44,7 @@ class Context:
 
     def network(self) -> nn.Module:
         """Return a new copy with the values that are scored; its BatchNorm looks at this process alone."""
-        network = copy.deepcopy(self.source)
+        network = copied(self.source)
         network.load_state_dict(self.state)
         network.zero_grad()
         for module in network.modules():
@@ -136,7 +136,7 @@ class SNIP(Criterion):
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
         network = _masked(context, masks)
         _add_gradients(network, self.loss or F.cross_entropy, context.batches(self.batches))
-        parameters = dict(network.named_parameters())
+        parameters = dict(network.named_parameters(remove_duplicate=False))
         return {name: (_gradient(parameters[name]) * parameters[name]).abs().detach().cpu() for name in masks}
 
 
@@ -178,7 +178,7 @@ class GraSP(Criterion):
             gradients = torch.autograd.grad(loss, trained, create_graph=True, materialize_grads=True)
             product = sum(((g * v).sum() for g, v in zip(gradients, flow, strict=True)), torch.zeros_like(loss))
             product.backward()  # type: ignore[no-untyped-call]
-        parameters = dict(network.named_parameters())
+        parameters = dict(network.named_parameters(remove_duplicate=False))
         return {name: (_gradient(parameters[name]) * parameters[name]).detach().cpu() for name in masks}
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -268,7 +268,7 @@ def absolute(network: nn.Module) -> nn.Module:
 
 def flow(network: nn.Module, masks: Masks, inputs: Tensor) -> dict[str, Tensor]:
     """Score every weight that has a mask, on the CPU, in a network of absolute values; the pruned ones get 0."""
-    parameters = dict(network.named_parameters())
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     masked = {
         name: (parameters[name] * mask.to(parameters[name].device)).detach().requires_grad_()
         for name, mask in masks.items()

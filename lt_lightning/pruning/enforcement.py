@@ -28,7 +28,7 @@ class EnforcedMasks:
         Raises:
             ValueError: if a mask's parameter is missing or has another shape.
         """
-        parameters = dict(network.named_parameters())
+        parameters = dict(network.named_parameters(remove_duplicate=False))
         for name, mask in masks.items():
             if name not in parameters:
                 raise ValueError(f"the network has no parameter {name!r}, and there is a mask for it")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One batch: a tensor, a tuple of arguments, or a dict of named arguments."""
+_SAMPLES = 4
 
 
 def run(network: nn.Module, example: Example) -> Any:
@@ -72,30 +73,33 @@ def map_tensors(values: Any, change: Any) -> Any:
             return values
 
 
-def twofold(network: nn.Module, example: Example) -> Example:
-    """Return a batch of at least two samples, since statistics over a batch of one are nothing.
+def several(network: nn.Module, example: Example) -> Example:
+    """Return a batch of at least four samples.
 
-    The samples are the example's, repeated, if all of its tensors have one sample and the network runs on two; else it
-    is returned as it is.
+    With two, a normalisation over a batch with one position makes +1 and -1 of any difference, however small, so that
+    rounding decides. The samples are the example's, repeated, if the network runs on them; else the example is returned
+    as it is.
 
     Args:
         network: network in evaluation mode.
         example: an input batch.
     """
-    if any(tensor.dim() == 0 or len(tensor) != 1 for tensor in tensors_in(example)):
+    sizes = {len(tensor) if tensor.dim() else 0 for tensor in tensors_in(example)}
+    if len(sizes) != 1 or not 0 < (samples := sizes.pop()) < _SAMPLES:
         return example
-    doubled: Example = map_tensors(example, lambda tensor: torch.cat([tensor, tensor]))
+    times = -(-_SAMPLES // samples)
+    repeated: Example = map_tensors(example, lambda tensor: torch.cat([tensor] * times))
     try:
         with torch.no_grad():
-            run(network, doubled)
+            run(network, repeated)
     except Exception:  # whatever a network may say to a batch that it is not made for
         return example
-    return doubled
+    return repeated
 
 
-def noisy(example: Example, seed: int = 0) -> Example:
+def noisy(example: Example) -> Example:
     """Return a batch like the example, with normal noise for its values; whole numbers, such as token ids, stay."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def noise(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -36,6 +36,8 @@ class Layer:
         roles: those of `ROLES` that the layer has.
         output_dim: dimension of the weight that has the outputs.
         parameter: name of the weight, if it is another than the module's `weight`.
+        tied_to: name of the layer before it whose weight is its own, too; empty if there is none.
+        frozen: whether its weight is not trained (`requires_grad=False`).
     """
 
     name: str
@@ -45,18 +47,28 @@ class Layer:
     roles: frozenset[str] = frozenset()
     output_dim: int = 0
     parameter: str = ""
+    tied_to: str = ""
+    frozen: bool = False
 
     @cached_property
     def weight(self) -> str:
-        """Name of the weight parameter."""
-        if self.parameter:
-            return self.parameter
-        return f"{self.name}.weight" if self.name else "weight"
+        """Name of the weight parameter; tied layers have one name for it, by the first of them."""
+        return self.parameter or (f"{self.name}.weight" if self.name else "weight")
 
     @cached_property
     def size(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
+
+
+def weight_of(layer: str, parameters: Container[str]) -> str:
+    """Return the name of a layer's weight among those of parameters, or of masks, given the layer's name.
+
+    >>> weight_of("conv", ["conv.weight"]), weight_of("attention.in_proj", ["attention.in_proj_weight"])
+    ('conv.weight', 'attention.in_proj_weight')
+    """
+    names = [f"{layer}.weight", f"{layer}_weight"] if layer else ["weight"]
+    return next((name for name in names if name in parameters), names[0])
 
 
 def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
@@ -65,14 +77,15 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
     Layers are convolutions, transposed ones too, linear layers, the `Conv1D` of transformers, and the two matrices of
     `nn.MultiheadAttention`. The role `stem` is that of the first layer executed, `classifier` that of the last;
     `depthwise` is a convolution with one input channel a group, `linear` any linear layer. Layers that never ran are
-    left out.
+    left out, and those whose weight is computed from other parameters (weight norm, spectral norm,
+    `torch.nn.utils.prune`).
 
     Args:
         network: any module; its state is left as it was.
         example: an input batch of any size.
 
     Raises:
-        ValueError: if no convolution or linear layer ran.
+        ValueError: if no convolution or linear layer with a weight of its own ran.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
     >>> [(layer.name, layer.shape, layer.positions) for layer in find_layers(net, torch.zeros(1, 1, 4, 4)).values()]
@@ -94,13 +107,14 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
     finally:
         for hook in hooks:
             hook.remove()
-    if not layers:
+    known = _with_weights(_with_ends(layers), dict(network.named_parameters(remove_duplicate=False))) if layers else {}
+    if not known:
         raise ValueError(f"the network {type(network).__name__} has no convolution or linear layer to prune")
-    return _with_ends(layers)
+    return known
 
 
 def prunable_layers(layers: Mapping[str, Layer], exempt: Sequence[str]) -> list[Layer]:
-    """Return the layers whose weights are pruned: all but the exempt ones.
+    """Return the layers whose weights are pruned; of tied layers, which have one weight, the first.
 
     Args:
         layers: layers of a network, as `find_layers` returns them.
@@ -115,24 +129,72 @@ def prunable_layers(layers: Mapping[str, Layer], exempt: Sequence[str]) -> list[
                 f"exempt={list(exempt)}: {pattern!r} is neither a role ({', '.join(ROLES)}) nor matches a layer of the "
                 f"network ({', '.join(layers)})"
             )
-    left = [layer for layer in layers.values() if not exempting(layer, exempt)]
+    reasons = why_not_pruned(layers.values(), exempt)
+    left = [layer for layer in layers.values() if not (reasons[layer.name] or layer.tied_to)]
     if not left:
-        raise ValueError(f"exempt={list(exempt)}: leaves no layer of the network to prune ({', '.join(layers)})")
+        told = ", ".join(f"{name} ({', '.join(reasons[name])})" for name in layers)
+        raise ValueError(f"exempt={list(exempt)}: leaves no layer of the network to prune: {told}")
     return left
 
 
-def exempting(layer: Layer, exempt: Sequence[str]) -> list[str]:
-    """Return the roles and patterns by which a layer is exempt from pruning; none for a prunable one.
+def why_not_pruned(layers: Iterable[Layer], exempt: Sequence[str]) -> dict[str, list[str]]:
+    """Return for every layer why it is not pruned: roles and patterns that exempt it, and others; none if it is pruned.
 
-    >>> exempting(Layer("conv1", (4, 1, 3, 3), 1, 4, frozenset({"stem"})), ["stem", "conv*", "classifier"])
-    ['stem', 'conv*']
+    Frozen weights are not pruned, since they could not be trained to make up for it, and a weight that layers share is
+    not pruned if one of them is exempt.
+
+    >>> stem = Layer("conv1", (4, 1, 3, 3), 1, 4, frozenset({"stem"}))
+    >>> why_not_pruned([stem, Layer("fc", (4, 4), 1, 4, frozen=True)], ["stem", "conv*", "classifier"])
+    {'conv1': ['stem', 'conv*'], 'fc': ['frozen']}
     """
-    return [pattern for pattern in exempt if _matches(layer, pattern)]
+    layers = list(layers)
+    matched = {layer.name: [pattern for pattern in exempt if _matches(layer, pattern)] for layer in layers}
+    exempting = {layer.weight: layer.name for layer in layers if matched[layer.name]}
+
+    def others(layer: Layer) -> list[str]:
+        shares = not matched[layer.name] and layer.weight in exempting
+        return ["frozen"] * layer.frozen + [f"its weight is that of {exempting.get(layer.weight)}"] * shares
+
+    return {layer.name: matched[layer.name] + others(layer) for layer in layers}
 
 
 def full_masks(layers: Iterable[Layer]) -> Masks:
     """Return masks that keep every weight of these layers."""
     return {layer.weight: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+
+
+def left_out(network: nn.Module, layers: Mapping[str, Layer]) -> list[str]:
+    """Return a line on the weights that belong to no layer, and one on frozen layers, where there are such.
+
+    Weights are all parameters with two dimensions or more, of which each is counted once.
+
+    Args:
+        network: the network.
+        layers: its layers, as `find_layers` returns them.
+
+    >>> net = nn.ModuleDict({"words": nn.Embedding(2, 4), "head": nn.Linear(4, 6)})
+    >>> left_out(net, {"head": Layer("head", (6, 4), 1, 1)})
+    ['25.0% of the weights belong to no layer that can be pruned and count in no density: words (Embedding) 25.0%']
+    """
+    weights = {name: value for name, value in network.named_parameters() if value.dim() > 1}
+    total = sum(value.numel() for value in weights.values())
+    of_layers = {network.get_parameter(layer.weight): layer for layer in layers.values() if not layer.tied_to}
+    others: dict[str, int] = {}
+    frozen: dict[str, int] = {}
+    for name, value in weights.items():
+        layer = of_layers.get(value)
+        if layer is None:
+            owner = _owner(network, name)
+            others[owner] = others.get(owner, 0) + value.numel()
+        elif layer.frozen:
+            frozen[layer.name] = layer.size
+    lines = {
+        "of the weights belong to no layer that can be pruned and count in no density": others,
+        "of the weights are those of frozen layers (requires_grad=False), which are not pruned": frozen,
+    }
+    return [
+        f"{sum(sizes.values()) / total:.1%} {text}: {_shares(sizes, total)}" for text, sizes in lines.items() if sizes
+    ]
 
 
 def why_not_plain(module: nn.Module) -> str:
@@ -207,6 +269,19 @@ def _full(name: str, part: str) -> str:
     return f"{name}.{part}" if name else part
 
 
+def _with_weights(layers: Mapping[str, Layer], parameters: Mapping[str, Tensor]) -> dict[str, Layer]:
+    """Return the layers that have a weight of their own, and say which of them share it or do not train it."""
+    first: dict[Tensor, Layer] = {}
+    known = {}
+    for name, layer in layers.items():
+        if (weight := parameters.get(layer.weight)) is not None:
+            owner = first.setdefault(weight, layer)
+            layer = replace(layer, frozen=not weight.requires_grad)
+            tied = owner.name != name
+            known[name] = replace(layer, tied_to=owner.name, parameter=owner.weight) if tied else layer
+    return known
+
+
 def _with_ends(layers: dict[str, Layer]) -> dict[str, Layer]:
     first, last = next(iter(layers)), next(reversed(layers))
     ends = {first: {"stem"}}
@@ -216,3 +291,19 @@ def _with_ends(layers: dict[str, Layer]) -> dict[str, Layer]:
 
 def _matches(layer: Layer, pattern: str) -> bool:
     return pattern in layer.roles if pattern in ROLES else fnmatchcase(layer.name, pattern)
+
+
+def _owner(network: nn.Module, parameter: str) -> str:
+    """Return the name of the module that a parameter belongs to, and its class or what is particular about it."""
+    name, _, rest = parameter.partition(".parametrizations.")
+    name = name if rest else name.rpartition(".")[0]
+    module = network.get_submodule(name)
+    computed = isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)) and "weight" not in module._parameters
+    return f"{name or 'the network'} ({'computed weight' if computed else type(module).__name__})"
+
+
+def _shares(sizes: Mapping[str, int], total: int, most: int = 5) -> str:
+    """Return names with their shares, the largest first, and count those that come after `most`."""
+    largest = sorted(sizes.items(), key=lambda item: -item[1])
+    more = f" and {len(largest) - most} more" if len(largest) > most else ""
+    return ", ".join(f"{name} {size / total:.1%}" for name, size in largest[:most]) + more

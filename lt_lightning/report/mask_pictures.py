@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lt_lightning.pruning.layers import weight_of
 from lt_lightning.report.contents import Search
 from lt_lightning.report.figures import GREY, Picture
 from lt_lightning.report.page import Page, chooser, paragraph, side_by_side
@@ -102,7 +103,7 @@ def pictures_of(layer: str, before: Ticket, after: Sequence[Ticket]) -> list[Pic
         before: ticket of the search.
         after: tickets made from it.
     """
-    name = f"{layer}.weight"
+    name = weight_of(layer, before.masks)
     mask = before.masks[name]
     pictures = [_picture(_title(before), classes(mask, mask))]
     for ticket in after:
@@ -180,7 +181,7 @@ def _masks_of(search: Search) -> tuple[int, dict[str, list[Picture]]]:
     tickets = {kind: Ticket.load(folder / "ticket") for kind, folder in folders.items()}
     before = tickets.get(TicketKind(UNSTRUCTURED)) or next(iter(tickets.values()))  # or what the search goes on from
     after = [ticket for kind, ticket in tickets.items() if kind != TicketKind(UNSTRUCTURED)]
-    layers = [name for name in before.card.get("prunable", ()) if f"{name}.weight" in before.masks]
+    layers = [name for name in before.card.get("prunable", ()) if weight_of(name, before.masks) in before.masks]
     step = max(1, math.ceil(len(layers) / LAYERS))
     return number, {layer: pictures_of(layer, before, after) for layer in layers[::-step][::-1]}
 

@@ -62,7 +62,7 @@ class StructureInput:
 
     @property
     def prunable(self) -> list[Layer]:
-        """The layers whose weight has a mask, in the order of the network."""
+        """The layers whose weight has a mask, in the order of the network; those that share a weight share its mask."""
         return [layer for layer in self.layers.values() if layer.weight in self.masks]
 
 

@@ -136,7 +136,8 @@ class ChannelChoice(ABC):
         keys = [tuple(counts) for counts in choices]
         if new := list(dict.fromkeys(key for key in keys if key not in self._executed)):
             liveness = self._liveness(np.array(new))
-            total = sum((executed_weights(layer, liveness) for layer in self.given.prunable), np.zeros(len(new), int))
+            once = [layer for layer in self.given.prunable if not layer.tied_to]
+            total = sum((executed_weights(layer, liveness) for layer in once), np.zeros(len(new), int))
             self._executed |= zip(new, total.tolist(), strict=True)
         return [self._executed[key] for key in keys]
 

@@ -36,7 +36,7 @@ class FixedBlocks(Structure):
     The ticket keeps as many weights as the unstructured masks do: every layer its share, over all layers never more
     than the masks, and less than one step below. A step is one tile for `kernel_position`; for `input_channel` one
     tile in every group of a layer's filters, so that a grouped convolution computes them without padding. A layer
-    keeps at least one step. A grouped (depthwise) convolution stays dense, and so does a layer of one row or column.
+    keeps at least one step. Layers that nothing can compute in blocks stay dense, as with `Regroup`.
 
     Attributes:
         granularity: whether a tile holds its input channels at all kernel positions (`input_channel`) or at one

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.base import LayerReport, StructureInput, StructureResult, retained_magnitude
+from lt_lightning.structures.base import Form, LayerReport, StructureInput, StructureResult, retained_magnitude
+from lt_lightning.structures.executable import why_no_blocks, why_not_held
 from lt_lightning.structures.plan import Block, BlockPlan, Granularity
 
 Values = NDArray[np.float64]
@@ -184,7 +185,9 @@ class Matrix:
 
 def matrices_of(given: StructureInput, granularity: Granularity) -> list[Matrix]:
     """Return the matrices of the prunable layers that can be divided into blocks."""
-    return [Matrix.of(layer, given, granularity) for layer in given.prunable if _why_dense(layer, granularity) is None]
+    return [
+        Matrix.of(layer, given, granularity) for layer in given.prunable if not _why_dense(layer, given, granularity)
+    ]
 
 
 def shared_out(given: StructureInput, matrices: Sequence[Matrix], steps: Sequence[int]) -> list[int]:
@@ -210,7 +213,7 @@ def assembled(
         given: network and masks.
         granularity: what a column of the blocks is.
         divided: matrix of each layer that was divided, with its blocks and a note. A layer without blocks, or with all
-            of its weights in blocks, is executed dense.
+            of its weights in blocks, is executed dense; one whose blocks no format can hold keeps them and runs whole.
     """
     masks = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
     reports = {layer.name: _dense(layer, given, granularity) for layer in given.layers.values()}
@@ -219,19 +222,22 @@ def assembled(
         layer = matrix.layer
         mask = matrix.mask(of_layer)
         count = int(mask.count_nonzero())
-        whole = count in (0, layer.size)
-        if not whole:
+        form: Form = "dense"
+        if count not in (0, layer.size):
             masks[layer.weight] = mask
             blocks[layer.name] = of_layer
+            why = why_not_held(of_layer, matrix.rows)
+            form = "unstructured" if why else "blocks"
+            note = "; ".join(filter(None, [note, f"runs whole: {why}" if why else ""]))
         weight, before = given.weights[layer.weight], given.masks[layer.weight]
         reports[layer.name] = LayerReport(
             size=layer.size,
             target=matrix.target,
-            kept=layer.size if whole else count,
-            executed=layer.size if whole else count,
+            kept=layer.size if form == "dense" else count,
+            executed=count if form == "blocks" else layer.size,
             positions=layer.positions,
-            form="dense" if whole else "blocks",
-            retained_magnitude=1.0 if whole else retained_magnitude(weight, before, mask),
+            form=form,
+            retained_magnitude=1.0 if form == "dense" else retained_magnitude(weight, before, mask),
             note=note,
         )
     return StructureResult(masks, reports, BlockPlan(granularity, blocks) if blocks else None)
@@ -256,14 +262,12 @@ def _shape(layer: Layer, granularity: Granularity) -> tuple[int, int]:
     return rows, inputs if granularity == "input_channel" else layer.size // rows
 
 
-def _why_dense(layer: Layer, granularity: Granularity) -> str | None:
-    """Say why a layer cannot be grouped; None if it can."""
-    if layer.groups > 1:
-        return "grouped convolution: its filters share no inputs"
+def _why_dense(layer: Layer, given: StructureInput, granularity: Granularity) -> str:
+    """Say why a layer cannot be grouped; empty if it can."""
+    if why := why_no_blocks(given.network, layer.name):
+        return why
     rows, columns = _shape(layer, granularity)
-    if min(rows, columns) < 2:
-        return f"a matrix of {rows} x {columns} cannot be grouped"
-    return None
+    return f"a matrix of {rows} x {columns} cannot be grouped" if min(rows, columns) < 2 else ""
 
 
 def _dense(layer: Layer, given: StructureInput, granularity: Granularity) -> LayerReport:
@@ -276,5 +280,5 @@ def _dense(layer: Layer, given: StructureInput, granularity: Granularity) -> Lay
         executed=layer.size,
         positions=layer.positions,
         form="dense",
-        note=(_why_dense(layer, granularity) or "") if prunable else "",
+        note=_why_dense(layer, given, granularity) if prunable else "",
     )

@@ -16,10 +16,8 @@ from lt_lightning.structures.base import (
     StructureResult,
     retained_magnitude,
 )
+from lt_lightning.structures.executable import computes_two_of_four, why_irreplaceable
 from lt_lightning.structures.plan import NMPlan
-
-# Multiples that both of PyTorch's 2:4 kernels (CUTLASS, cuSPARSELt) take in half precision.
-_ROWS, _COLUMNS = 32, 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,8 @@ class NM(Structure):
     know where it will run, so its reports count no weight as skipped: layers with the pattern are reported as
     unstructured ones, which keep that share and run whole.
 
-    A layer whose inputs (of a group) are no multiple of m stays dense.
+    A layer whose inputs (of a group) are no multiple of m stays dense, and so does one that does not compute PyTorch's
+    own function of a weight of its own.
 
     Attributes:
         n: number of weights kept of each m.
@@ -66,19 +65,27 @@ class NM(Structure):
     def __call__(self, given: StructureInput) -> StructureResult:
         """Structure one round's mask."""
         masks = {name: torch.ones_like(mask) for name, mask in given.masks.items()}
+        why_dense = {layer.name: self._why_dense(layer, given.network) for layer in given.layers.values()}
         for layer in given.prunable:
-            if self._fits(layer):
+            if not why_dense[layer.name]:
                 masks[layer.weight] = nm_mask(self._scores(layer, given), self.n, self.m)
-        executable = tuple(layer.name for layer in given.prunable if self._is_executable(layer))
-        reports = {name: self._report(layer, given, masks.get(layer.weight)) for name, layer in given.layers.items()}
+        executable = tuple(layer.name for layer in given.prunable if self._is_executable(layer, given.network))
+        reports = {}
+        for name, layer in given.layers.items():
+            note = why_dense[name] or self._pattern_note(name in executable)
+            reports[name] = self._report(layer, given, masks.get(layer.weight), note, bool(why_dense[name]))
         return StructureResult(masks, reports, NMPlan(self.n, self.m, executable) if executable else None)
 
     def _fits(self, layer: Layer) -> bool:
         return layer.shape[1] % self.m == 0
 
-    def _is_executable(self, layer: Layer) -> bool:
-        matrix = layer.groups == 1 and layer.size == layer.shape[0] * layer.shape[1]
-        return (self.n, self.m) == (2, 4) and matrix and layer.shape[0] % _ROWS == layer.shape[1] % _COLUMNS == 0
+    def _why_dense(self, layer: Layer, network: nn.Module) -> str:
+        if not self._fits(layer):
+            return f"{layer.shape[1]} inputs are no multiple of {self.m}"
+        return why_irreplaceable(network, layer.name)
+
+    def _is_executable(self, layer: Layer, network: nn.Module) -> bool:
+        return (self.n, self.m) == (2, 4) and computes_two_of_four(network, layer.name)
 
     def _scores(self, layer: Layer, given: StructureInput) -> Tensor:
         """Return magnitudes, with those of pruned weights, mostly zero, below all that survive."""
@@ -87,27 +94,24 @@ class NM(Structure):
             raise ValueError(f"{layer.weight}: holds values that are not finite, so none of them can be chosen")
         return magnitude + (magnitude.max() + 1) * given.masks[layer.weight]
 
-    def _report(self, layer: Layer, given: StructureInput, mask: Tensor | None) -> LayerReport:
+    def _report(self, layer: Layer, given: StructureInput, mask: Tensor | None, note: str, dense: bool) -> LayerReport:
         before = given.masks.get(layer.weight)
         if before is None or mask is None:
             return LayerReport(layer.size, layer.size, layer.size, layer.size, layer.positions, "dense")
-        retained = retained_magnitude(given.weights[layer.weight], before, mask)
         return LayerReport(
             size=layer.size,
             target=int(before.count_nonzero()),
             kept=int(mask.count_nonzero()),
             executed=layer.size,
             positions=layer.positions,
-            form="unstructured" if self._fits(layer) else "dense",
-            retained_magnitude=retained,
-            note=self._note(layer),
+            form="dense" if dense else "unstructured",
+            retained_magnitude=retained_magnitude(given.weights[layer.weight], before, mask),
+            note=note,
         )
 
-    def _note(self, layer: Layer) -> str:
-        if not self._fits(layer):
-            return f"{layer.shape[1]} inputs are no multiple of {self.m}"
+    def _pattern_note(self, executable: bool) -> str:
         pattern = f"{self.n}:{self.m}"
-        if self._is_executable(layer):
+        if executable:
             return f"{pattern}: runs sparse on CUDA, in half precision and inference, where that is measured faster"
         return f"{pattern}: runs whole, as no kernel is there for it"
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lt_lightning.pruning.layers import weight_of
+
 Granularity = Literal["kernel_position", "input_channel"]
 
 
@@ -151,7 +153,7 @@ def check_plan(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> None:
     for name, limit, indices in _limits(plan, shapes):
         if len(indices) and (indices.min() < 0 or (limit is not None and indices.max() >= limit)):
             raise ValueError(f"the plan of {name} names channels that the layer does not have")
-    if isinstance(plan, NMPlan) and (odd := [name for name in plan.layers if f"{name}.weight" not in shapes]):
+    if isinstance(plan, NMPlan) and (odd := [name for name in plan.layers if weight_of(name, shapes) not in shapes]):
         raise ValueError(f"the plan names the layer {odd[0]!r}, which the network does not have")
 
 
@@ -159,7 +161,7 @@ def _limits(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> Iterator[
     """Every list of indices of a plan, with its layer and what the indices stay below, if that is known."""
 
     def known(name: str, dimensions: slice) -> int | None:
-        shape = shapes.get(f"{name}.weight")  # a normalisation may have no weight
+        shape = shapes.get(weight_of(name, shapes))  # a normalisation may have no weight
         return None if shape is None else math.prod(shape[dimensions])
 
     if isinstance(plan, BlockPlan):

@@ -53,7 +53,9 @@ class Regroup(Structure):
         threshold: the paper's. A group keeps the columns of which at least `min_count` survives. The number of
             weights is what comes out of it. A layer without any block is executed dense, and reported so.
 
-    A grouped (depthwise) convolution stays dense, and so does a layer of one row or one column.
+    A layer that nothing can compute in blocks stays dense, and its report says why: a grouped (depthwise) convolution,
+    a 1-D or 3-D one, one that does not compute PyTorch's own function of a weight of its own, a layer of one row or
+    one column.
 
     Attributes:
         granularity: what a column is: one input at one kernel position, or a whole input channel. Of a linear layer
@@ -70,7 +72,7 @@ class Regroup(Structure):
         min_columns: least number of columns of a block, for `threshold`. Fewer than 8 do not fill a vector register.
         passes: how often blocks are searched among the weights outside the blocks so far, for `threshold`;
             None until there is none, as in the paper. 1 by default, as in the official code: with more, blocks
-            share rows and their results must be added up. `match` makes one.
+            share rows, and a layer whose blocks do runs whole, as no kernel adds up their results. `match` makes one.
         seed: seed of the clustering.
 
     Raises:

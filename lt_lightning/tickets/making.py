@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lt_lightning.network_graph.traced import TracedNetwork
+from lt_lightning.pruning.layers import weight_of
 from lt_lightning.pruning.masks import Masks, count_kept, digest, kept, size
 from lt_lightning.storage.files import write_tensors
 from lt_lightning.storage.layout import DENSE, FILE, TICKET, UNSTRUCTURED, RoundFacts, read_rounds, round_folder
@@ -82,14 +83,16 @@ def ratios(
         layers: report of every layer, by name.
         prunable: names of the layers that are pruned.
         masks: the ticket's masks by parameter name; those of other parameters than layer weights count as stored.
-        parameters: number of elements of every parameter of the network, by name.
+        parameters: number of elements of every parameter of the network, by name; one that layers share stands under
+            the name of the first.
     """
     pruned = [layers[name] for name in prunable]
     size = sum(report.size for report in pruned)
     stored = dict(parameters)
     stored |= {name: count_kept(mask) for name, mask in masks.items()}
     for name, report in layers.items():
-        stored[f"{name}.weight" if name else "weight"] = round(report.density * report.size)
+        if (weight := weight_of(name, parameters)) in parameters:  # else it is that of a layer before
+            stored[weight] = round(report.density * report.size)
     return Ratios(
         sum(report.target for report in pruned) / size,
         sum(report.density * report.size for report in pruned) / size,
@@ -124,16 +127,22 @@ def make_ticket(
     if structure.needs_gradients and given.gradients is None:
         raise ValueError(f"gradients=None: structure {name!r} needs gradients of the loss, summed over some batches")
     structured = structure(given)
-    prunable = [layer.name for layer in given.prunable]
-    parameters = {key: parameter.numel() for key, parameter in given.network.named_parameters()}
+    prunable = [layer.name for layer in given.prunable if not layer.tied_to]  # every weight once
     facts = {
         **(card or {}),
         "structure": name,
-        **asdict(ratios(structured.layers, prunable, structured.masks, parameters)),
+        **asdict(ratios(structured.layers, prunable, structured.masks, _sizes(given))),
         "prunable": prunable,
         "mask_digest": digest(structured.masks),
     }
     return Ticket(structured.masks, rewind, None, structured.plan, structured.layers, make_card(facts))
+
+
+def _sizes(given: StructureInput) -> dict[str, int]:
+    """Return the size of every parameter, each once: under its first name, a layer's weight under the layer's name."""
+    names = {parameter: name for name, parameter in given.network.named_parameters()}
+    names |= {given.network.get_parameter(layer.weight): layer.weight for layer in given.layers.values()}
+    return {name: parameter.numel() for parameter, name in names.items()}
 
 
 def structure_ticket(

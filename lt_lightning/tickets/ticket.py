@@ -129,7 +129,7 @@ class Ticket:
         _check_fit(network, state)
         network.load_state_dict(dict(state))
         with torch.no_grad():
-            for name, parameter in network.named_parameters():
+            for name, parameter in network.named_parameters(remove_duplicate=False):
                 if name in self.masks:
                     parameter.mul_(self.masks[name].to(parameter.device))
         return network

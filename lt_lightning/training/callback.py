@@ -19,14 +19,14 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.criteria import Context
 from lt_lightning.pruning.enforcement import check_masks, collapsed, packed
-from lt_lightning.pruning.layers import full_masks, prunable_layers
+from lt_lightning.pruning.layers import full_masks, left_out, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept, size
 from lt_lightning.pruning.rewinding import Restart, RewindPoint
 from lt_lightning.pruning.selection import prune, prune_each
@@ -58,6 +58,10 @@ class LotteryTicketPruning(MaskedTraining):
     `scores_from` turns it into other methods. With `trained` every round prunes on from the masks before. With `dense`
     (one-shot pruning) and `rewound` (at `0ep`: pruning at initialisation) every round prunes the whole network
     to its density, and rounds differ in nothing else.
+
+    Only weights of convolution and linear layers are pruned. Those of other layers, computed ones (weight norm), and
+    frozen ones (`requires_grad=False` when the fit begins) are not, and count in no density: they are told with their
+    share. A weight that layers share is pruned once.
 
     With a `sparsifier` a round begins with a training of its own, of the same length and schedule, in the course of
     which the masks come to be. It starts from the weights that `scores_from` names.
@@ -149,6 +153,8 @@ class LotteryTicketPruning(MaskedTraining):
         self.timeline = Timeline(trainer.max_epochs, rewind, self.rounds, trainings)
         self._example = example_input(trainer, pl_module)
         self._traced = TracedNetwork(self.network_of(pl_module), self._example)
+        for line in left_out(self._traced.network, self._traced.layers):
+            rank_zero_info(line)
         if not self.masks:
             self.masks = self._full_masks(self._traced)
         for structure in self.options.structures.values():
@@ -404,8 +410,9 @@ class LotteryTicketPruning(MaskedTraining):
     def _sum_gradients(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if steps_in_epoch(trainer) < steps_per_epoch(trainer) - self.options.gradient_batches:
             return
-        for name, parameter in self.network_of(pl_module).named_parameters():
-            if parameter.grad is not None and name in self.masks:
+        for name in self.masks:
+            parameter = self.network_of(pl_module).get_parameter(name)
+            if parameter.grad is not None:
                 known = self._gradients.get(name)
                 self._gradients[name] = parameter.grad + (0 if known is None else known.to(parameter.device))
 

@@ -51,13 +51,13 @@ def test_a_layer_without_columns() -> None:
 @pytest.mark.parametrize(
     ("blocks", "says"),
     [
-        (_blocks(([0, 1], [0]), ([2], [0])), "blocks of one size"),
+        (_blocks(([0, 1], [0]), ([2], [0])), "must be of one size"),
         (_blocks(([0, 1], [0]), ([1, 2], [1])), "share filters"),
         (_blocks(([0, 1, 2], [0])), "1 of 4 filters are in no block"),
         (_blocks(([0, 4], [0])), "filters 0 to 4 of a layer with 4"),
         (_blocks(([0, 1], [-1]), ([2, 3], [0])), "columns -1 to -1 of a layer with 3"),
         (_blocks(([0, 1], [1, 1]), ([2, 3], [0])), "column twice"),
-        ([], "blocks of one size"),
+        ([], "must be of one size"),
     ],
 )
 def test_what_the_format_cannot_hold(blocks: list[Block], says: str) -> None:

@@ -78,7 +78,7 @@ def test_training_on_blocks_equals_masked_training_from_the_same_momentum(
     names = list(structured.plan.blocks)
     refused = names[0] if refuse else ""  # one layer stays dense, and masked
 
-    forms = {name: forms_of(masked.get_submodule(name), structured.plan, name) for name in names}
+    forms = {name: forms_of(masked, structured.plan, name) for name in names}
     choice = {name: form if form in forms[name] else next(iter(forms[name])) for name in names}
     choice |= {refused: DENSE_FORM} if refuse else {}
     shrunk = swap_layers(masked, structured.plan, structured.masks, choice)

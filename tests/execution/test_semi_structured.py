@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lt_lightning.execution.execute import DENSE_FORM, execute, swap_layers
+from lt_lightning.execution.execute import DENSE_FORM, execute, forms_of, swap_layers
 from lt_lightning.execution.semi_structured import (
     SPARSE,
     SemiStructuredConv1x1,
     SemiStructuredLinear,
     by_matrix,
-    semi_structured_forms,
 )
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
@@ -100,7 +99,7 @@ def test_a_1x1_convolution_is_a_product_with_a_matrix(stride: tuple[int, int], b
     ],
 )
 def test_other_layers_have_no_such_form(layer: nn.Module) -> None:
-    assert semi_structured_forms(layer) == {}
+    assert forms_of(layer, NMPlan(2, 4, ("",)), "") == {}
 
 
 def test_a_single_layer_is_its_own_network() -> None:

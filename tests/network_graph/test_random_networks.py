@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +23,15 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 class Part(nn.Module):
     """A step that keeps the number of channels."""
 
-    def __init__(self, step: Callable[[Part, Tensor], Tensor], **modules: nn.Module | nn.Parameter) -> None:
+    def __init__(self, step: Callable[[Any, Tensor], Any], **modules: nn.Module | nn.Parameter) -> None:
         super().__init__()
         self.step = step
         for name, module in modules.items():
             setattr(self, name, module)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.step(self, x)
+        out: Tensor = self.step(self, x)
+        return out
 
 
 class Standardised(nn.Conv2d):
@@ -42,29 +44,29 @@ def conv(a: int, b: int, kernel: int = 3, groups: int = 1) -> nn.Conv2d:
     return nn.Conv2d(a, b, kernel, padding=kernel // 2, groups=groups)
 
 
-def _swapped(part: Part, x: Tensor) -> Tensor:
+def _swapped(part: Any, x: Tensor) -> Any:
     a, b = part.a(x).chunk(2, 1)
     return torch.cat([b, a.relu()], 1)
 
 
-def _shuffled(part: Part, x: Tensor) -> Tensor:
+def _shuffled(part: Any, x: Tensor) -> Any:
     x = part.a(x)
     return x.view(len(x), 2, -1, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
 
 
-def _gated(part: Part, x: Tensor) -> Tensor:
+def _gated(part: Any, x: Tensor) -> Any:
     squeezed = F.silu(part.a(x.mean((2, 3), keepdim=True)))
     return x * torch.sigmoid(part.b(squeezed))
 
 
-def _dropped_path(part: Part, x: Tensor) -> Tensor:
+def _dropped_path(part: Any, x: Tensor) -> Any:
     y = part.b(F.gelu(part.a(x)))
     if part.training:
         y = y * (torch.rand(len(y), 1, 1, 1, dtype=y.dtype) < 0.5) * 2
     return x + y
 
 
-def _auxiliary(part: Part, x: Tensor) -> Tensor:
+def _auxiliary(part: Any, x: Tensor) -> Any:
     x = F.relu(part.a(x))
     return x + 0.1 * part.b(x).mean() if part.training else x
 
@@ -92,8 +94,9 @@ IMAGES: dict[str, Callable[[int], Part]] = {
     "gate": lambda c: Part(_gated, a=conv(c, 5, 1), b=conv(5, c, 1)),
     "functional": lambda c: Part(
         lambda p, x: F.conv2d(F.leaky_relu(F.conv2d(x, p.w)), p.v, padding=1),
-        w=nn.Parameter(torch.randn(9, c, 1, 1) / c), v=nn.Parameter(torch.randn(c, 9, 3, 3) / 9),
-    ),  # fmt: skip
+        w=nn.Parameter(torch.randn(9, c, 1, 1) / c),
+        v=nn.Parameter(torch.randn(c, 9, 3, 3) / 9),
+    ),
     "standardised": lambda c: Part(lambda p, x: x + p.s(p.a(x)), a=conv(c, 7), s=Standardised(7, c, 1)),
     "stochastic depth": lambda c: Part(_dropped_path, a=conv(c, 8), b=conv(8, c, 1)),
     "auxiliary head": lambda c: Part(_auxiliary, a=conv(c, c), b=conv(c, 3, 1)),
@@ -101,33 +104,36 @@ IMAGES: dict[str, Callable[[int], Part]] = {
         lambda p, x: p.b(torch.cat([x, F.relu(p.a(x)), x[:, ::2]], 1)), a=conv(c, 6), b=conv(c + 6 + c // 2, c, 1)
     ),
     "scale and shift": lambda c: Part(
-        lambda p, x: p.a(x) * p.g + p.b, a=conv(c, c, 1), g=nn.Parameter(torch.rand(c, 1, 1)), b=nn.Parameter(torch.rand(c, 1, 1))
+        lambda p, x: p.a(x) * p.g + p.b,
+        a=conv(c, c, 1),
+        g=nn.Parameter(torch.rand(c, 1, 1)),
+        b=nn.Parameter(torch.rand(c, 1, 1)),
     ),
     "twice": lambda c: Part(lambda p, x: p.a(torch.tanh(p.a(x))), a=conv(c, c, 1)),
     "resized": lambda c: Part(lambda p, x: F.interpolate(F.max_pool2d(p.a(x), 2), scale_factor=2.0), a=conv(c, c)),
     "number added": lambda c: Part(lambda p, x: p.a(x) + 1, a=conv(c, c, 1)),
     "softmax": lambda c: Part(lambda p, x: torch.softmax(p.a(x), 1), a=conv(c, c, 1)),
-}  # fmt: skip
+}
 
 
-def _attended(part: Part, x: Tensor) -> Tensor:
+def _attended(part: Any, x: Tensor) -> Any:
     q, k, v = (each(part.n(x)).unflatten(-1, (-1, 3)).transpose(1, 2) for each in (part.q, part.k, part.v))
     return x + part.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-def _attended_by_hand(part: Part, x: Tensor) -> Tensor:
+def _attended_by_hand(part: Any, x: Tensor) -> Any:
     q, k, v = part.q(x).view(*x.shape[:2], 3, -1, 3).permute(2, 0, 3, 1, 4)
     scores = (q @ k.transpose(-1, -2) / 3**0.5).masked_fill(torch.ones(x.shape[1], x.shape[1]).triu(1) > 0, -1e9)
     return x + part.o((torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2))
 
 
-def _shared_keys(part: Part, x: Tensor) -> Tensor:
+def _shared_keys(part: Any, x: Tensor) -> Any:
     q, k, v = (each(x).unflatten(-1, (-1, 3)).transpose(1, 2) for each in (part.q, part.k, part.v))
     k, v = (each.repeat_interleave(2, 1) for each in (k, v))
     return x + part.o((torch.softmax(torch.einsum("bhtd,bhsd->bhts", q, k), -1) @ v).transpose(1, 2).flatten(2))
 
 
-def _glu(part: Part, x: Tensor) -> Tensor:
+def _glu(part: Any, x: Tensor) -> Any:
     a, b = part.a(x).chunk(2, -1)
     return x + part.b(F.silu(a) * b)
 
@@ -162,7 +168,7 @@ TOKENS: dict[str, Callable[[int], Part]] = {
         lambda p, x: p.b(F.relu(p.a(x.transpose(1, 2)))).transpose(1, 2),
         a=nn.Conv1d(c, 7, 3, padding=1),
         b=nn.Conv1d(7, c, 1),
-    ),  # fmt: skip
+    ),
 }
 
 
@@ -243,7 +249,7 @@ def check(network: nn.Module, seed: int) -> ChannelGraph:
             with torch.no_grad():
                 for parameter in each.parameters():
                     if parameter.grad is not None:
-                        parameter -= 1e-4 * parameter.grad
+                        parameter.sub_(1e-4 * parameter.grad)
     for training in (True, False):
         same_values(masked.train(training), small.train(training), x)
     return graph

@@ -7,11 +7,14 @@ import re
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.flop_counter import FlopCounterMode
 
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.vgg import VGG
-from lt_lightning.pruning.layers import Layer, find_layers, prunable_layers
+from lt_lightning.pruning.enforcement import EnforcedMasks
+from lt_lightning.pruning.layers import Layer, find_layers, left_out, prunable_layers, why_not_pruned
 
 
 class Backwards(nn.Module):
@@ -139,3 +142,112 @@ def test_a_pattern_that_names_nothing_is_refused() -> None:
 def test_nothing_left_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("exempt=['*']: ")):
         prunable_layers(layers_of("a", "b"), ["*"])
+
+
+# Weights that are not pruned: computed, frozen, tied, or those of no layer
+
+
+class Kinds(nn.Module):
+    """A network of layers and of weights that belong to none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2, 8))  # of the module's own
+        self.words = nn.Embedding(5, 8)  # 40
+        self.lstm = nn.LSTM(8, 8, batch_first=True)  # 512
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)  # 192 and 64
+        self.computed = parametrizations.weight_norm(nn.Linear(8, 8))  # 64 and 8 norms
+        self.frozen = nn.Linear(8, 8)  # 64
+        self.hidden = nn.Linear(8, 16)  # 128
+        self.never = nn.Linear(3, 2)  # 6
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 4)  # 64
+        self.frozen.weight.requires_grad_(False)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.lstm(self.words(words))[0] + self.scale.sum(0)
+        x = self.frozen(self.computed(self.attention(x, x, x)[0]))
+        out: Tensor = self.head(self.norm(self.hidden(x)).mean(1))
+        return out
+
+
+def test_weights_of_no_layer_and_frozen_ones_are_told_with_their_shares() -> None:
+    network = Kinds()
+    layers = find_layers(network, torch.tensor([[1, 2, 3]]))
+    assert list(layers) == ["frozen", "hidden", "head"]
+    others = {
+        "lstm (LSTM)": 512, "attention (MultiheadAttention)": 192, "computed (computed weight)": 72,
+        "attention.out_proj (NonDynamicallyQuantizableLinear)": 64, "words (Embedding)": 40,
+        "the network (Kinds)": 16, "never (Linear)": 6,
+    }  # fmt: skip
+    total = sum(others.values()) + 64 + 128 + 64
+    assert total == sum(value.numel() for value in network.parameters() if value.dim() > 1)
+    first, second = left_out(network, layers)
+    assert first.startswith(f"{sum(others.values()) / total:.1%} of the weights belong to no layer ")
+    named = first.partition(": ")[2]
+    expected = [f"{name} {size / total:.1%}" for name, size in list(others.items())[:5]]
+    assert named == f"{', '.join(expected)} and 2 more"
+    assert second.startswith(f"{64 / total:.1%} of the weights are those of frozen layers ")
+    assert second.endswith(f": frozen {64 / total:.1%}")
+
+
+def test_a_network_of_layers_alone_has_nothing_to_tell() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.PReLU(2), nn.Flatten(), nn.Linear(8, 2))
+    assert left_out(network, find_layers(network, torch.zeros(1, 1, 4, 4))) == []
+
+
+def test_frozen_layers_are_not_pruned() -> None:
+    layers = find_layers(Kinds(), torch.tensor([[1, 2, 3]]))
+    assert [layer.name for layer in prunable_layers(layers, ())] == ["hidden", "head"]
+    with pytest.raises(ValueError, match=r"exempt=\['hidden', 'classifier'\]: .*frozen \(frozen\), hidden \(hidden\)"):
+        prunable_layers(layers, ("hidden", "classifier"))
+
+
+def test_computed_ends_are_the_ends_all_the_same() -> None:
+    """A stem with a computed weight is the stem: the layer behind it is none."""
+    network = nn.Sequential(spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    layers = find_layers(network, torch.zeros(1, 4))
+    assert {name: set(layer.roles) for name, layer in layers.items()} == {
+        "1": {"linear"}, "2": {"linear"}, "3": {"linear", "classifier"},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="Sequential has no convolution or linear layer to prune"):
+        find_layers(network[:1], torch.zeros(1, 4))
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and a classifier with the weight of an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.one, self.two = nn.Embedding(6, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 6)
+        self.one.weight = self.two.weight
+        self.head.weight = self.words.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        out: Tensor = self.head(self.one(self.two(self.words(words))).mean(1))
+        return out
+
+
+def test_tied_layers_have_one_weight() -> None:
+    network = Tied()
+    layers = find_layers(network, torch.tensor([[1, 2]]))
+    assert {name: (layer.weight, layer.tied_to) for name, layer in layers.items()} == {
+        "two": ("two.weight", ""),  # it runs first
+        "one": ("two.weight", "two"),
+        "head": ("head.weight", ""),
+    }
+    assert [layer.weight for layer in prunable_layers(layers, ())] == ["two.weight", "head.weight"]
+    assert [layer.weight for layer in prunable_layers(layers, ("one",))] == ["head.weight"]
+    assert why_not_pruned(layers.values(), ("one",)) == {
+        "two": ["its weight is that of one"], "one": ["one"], "head": []
+    }  # fmt: skip
+    assert left_out(network, layers) == []
+
+
+def test_masks_of_tied_weights_are_enforced_by_any_name() -> None:
+    network = Tied()
+    masks = {"head.weight": torch.rand(6, 4) < 0.5, "two.weight": torch.rand(4, 4) < 0.5}
+    EnforcedMasks(network, masks).zero_weights()
+    assert torch.equal(network.words.weight != 0, masks["head.weight"])
+    assert torch.equal(network.one.weight != 0, masks["two.weight"])

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lt_lightning.structures.executable import why_not_held
 from lt_lightning.structures.plan import Block
 
 
@@ -51,21 +52,14 @@ class BlockFormat:
         """
         filters, inputs, height, width = (*shape, 1, 1)[:4]
         taps = height * width
-        sizes = sorted({len(block.rows) for block in blocks})
-        if len(sizes) != 1 or sizes[0] == 0:
-            raise ValueError(f"blocks of {sizes} filters: the block format needs blocks of one size, at least one")
+        if why := why_not_held(blocks, filters):
+            raise ValueError(why)
+        size = len(blocks[0].rows)
         rows = torch.cat([block.rows for block in blocks])
         _check(rows, filters, "filters")
-        uses = torch.bincount(rows, minlength=filters)
-        if int(uses.max()) > 1:
-            raise ValueError("blocks share filters: the block format needs every filter in one block")
-        rest = (uses == 0).nonzero().reshape(-1)
-        if len(rest) % sizes[0]:
-            raise ValueError(
-                f"{len(rest)} of {filters} filters are in no block: the block format needs a multiple of {sizes[0]}"
-            )
+        rest = (torch.bincount(rows, minlength=filters) == 0).nonzero().reshape(-1)
 
-        columns = [block.columns for block in blocks] + [rows.new_empty(0)] * (len(rest) // sizes[0])
+        columns = [block.columns for block in blocks] + [rows.new_empty(0)] * (len(rest) // size)
         starts, channels = [0], []
         for group in columns:
             _check(group, inputs * taps, "columns")
@@ -134,6 +128,31 @@ def dense_weight(packed: Tensor, channels: Tensor, tap_start: Tensor, shape: Seq
 def _check(indices: Tensor, size: int, what: str) -> None:
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < size:
         raise ValueError(f"a block names {what} {int(indices.min())} to {int(indices.max())} of a layer with {size}")
+
+
+# What stands in the place of a dense layer.
+
+
+def stands_for(parameter: str) -> str:
+    """Return which parameter of the dense layer a parameter of its replacement is made from.
+
+    >>> stands_for("conv.packed"), stands_for("bias")
+    ('weight', 'bias')
+    """
+    name = parameter.rpartition(".")[2]  # a replacement may hold its parameters a level deeper
+    return "weight" if name == "packed" else name
+
+
+def freeze_alike(made: nn.Module, layer: nn.Module) -> None:
+    """Freeze the parameters of a replacement whose counterparts in the dense layer are frozen."""
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(layer.get_parameter(stands_for(name)).requires_grad)
+
+
+def in_format_of(x: Tensor, y: Tensor) -> Tensor:
+    """Return a layer's output in the memory format of its input, which code behind it may rely on (`view`)."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return y if channels_last else y.contiguous()
 
 
 # Blocks of whole input channels, padded to equal size: what a grouped convolution can run.

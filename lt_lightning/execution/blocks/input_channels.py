@@ -7,14 +7,15 @@ output, in plain PyTorch: they train, compile and export everywhere. They are fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lt_lightning.execution.blocks.block_formats import ChannelGroups, along
+from lt_lightning.execution.blocks.block_formats import ChannelGroups, along, freeze_alike, in_format_of
+from lt_lightning.structures.executable import why_not_in_blocks
 from lt_lightning.structures.plan import Block
 
 Form = Literal["grouped", "loop"]
@@ -23,25 +24,29 @@ Form = Literal["grouped", "loop"]
 class GroupedChannelConv2d(nn.Module):
     """A convolution whose groups of filters read their own input channels.
 
-    It takes both memory formats; channels_last is faster up to a few hundred channels. The gradient of the input is
-    summed in a fixed order, so it is deterministic on every device.
+    It has the attributes of the convolution that it stands for, and gives back the memory format that it is given;
+    channels_last is faster up to a few hundred channels. The gradient of the input is summed in a fixed order, so it
+    is deterministic on every device.
 
     Attributes:
-        weight: parameter (filters in group order, channels of a group, *kernel).
-        bias: parameter in group order, or None.
+        packed: parameter (filters in group order, channels of a group, *kernel).
+        bias: parameter in the order of the output, or None.
         form: `grouped` or `loop`.
 
     >>> conv = nn.Conv2d(4, 4, 3, bias=False)
     >>> blocks = [Block(torch.tensor([0, 2]), torch.tensor([1])), Block(torch.tensor([1, 3]), torch.tensor([3]))]
     >>> grouped = GroupedChannelConv2d.from_conv(conv, blocks)
-    >>> grouped.weight.shape
-    torch.Size([4, 1, 3, 3])
+    >>> grouped.packed.shape, grouped.weight.shape
+    (torch.Size([4, 1, 3, 3]), torch.Size([4, 4, 3, 3]))
     >>> x = torch.randn(2, 4, 5, 5)
-    >>> torch.allclose(grouped(x), F.conv2d(x, grouped.to_dense_weight()), atol=1e-5)
+    >>> torch.allclose(grouped(x), F.conv2d(x, grouped.weight), atol=1e-5)
     True
     """
 
+    groups: Final = 1
+    padding_mode: Final = "zeros"
     used: Tensor | None
+    rows: Tensor | None
 
     def __init__(
         self,
@@ -72,13 +77,15 @@ class GroupedChannelConv2d(nn.Module):
         super().__init__()
         if form not in get_args(Form):
             raise ValueError(f"form={form!r}: must be one of {', '.join(get_args(Form))}")
-        self.groups = len(groups.rows)
+        self.out_channels, self.in_channels = groups.rows.numel(), groups.inputs
+        self.kernel_size = tuple(weight.shape[2:])
         self.form = form
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.plan = groups
-        self.weight = nn.Parameter(_like(groups.pack(weight.detach()).flatten(0, 1), weight))
+        self.packed = nn.Parameter(_like(groups.pack(weight.detach()).flatten(0, 1), weight))
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         rows = groups.rows.reshape(-1)
-        self.bias = None if bias is None else nn.Parameter(bias.detach()[rows].clone())
+        self.register_buffer("rows", None if is_identity(rows) else rows, persistent=False)
         used = None if groups.used is None else along(groups.used, groups.rows[:, :, None, None, None])
         self.register_buffer("used", used, persistent=False)
         self.gather = _gather(groups)
@@ -92,11 +99,9 @@ class GroupedChannelConv2d(nn.Module):
         Raises:
             ValueError: if the convolution is grouped or does not pad with zeros, or as in `ChannelGroups.of`.
         """
-        if conv.groups != 1:
-            raise ValueError(f"a convolution of {conv.groups} groups cannot be regrouped: its filters share no inputs")
-        if conv.padding_mode != "zeros":
-            raise ValueError(f"padding_mode={conv.padding_mode!r}: only 'zeros' can be regrouped")
-        return cls(
+        if why := why_not_in_blocks(conv):
+            raise ValueError(why)
+        made = cls(
             ChannelGroups.of(blocks, conv.out_channels, conv.in_channels),
             conv.weight,
             conv.bias,
@@ -105,48 +110,45 @@ class GroupedChannelConv2d(nn.Module):
             dilation=conv.dilation,
             form=form,
         )
+        freeze_alike(made, conv)
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, input channels, height, width) to (batch, filters, output height, output width)."""
-        weight = self._masked()
+        weight, bias, groups = self._masked(), _in_group_order(self.bias, self.rows), len(self.plan.rows)
         if self.form == "grouped":
             (gathered,) = pick_channels(x, self.gather, 1)
-            y = self._convolve(gathered, weight, self.bias, self.groups)
+            y = self._convolve(gathered, weight, bias, groups)
         else:
-            parts = pick_channels(x, self.gather, self.groups)
-            biases = [None] * self.groups if self.bias is None else self.bias.chunk(self.groups)
+            parts = pick_channels(x, self.gather, groups)
+            biases = [None] * groups if bias is None else bias.chunk(groups)
             y = torch.cat(
                 [
-                    self._convolve(part, own, bias, 1)
-                    for part, own, bias in zip(parts, weight.chunk(self.groups), biases, strict=True)
+                    self._convolve(part, own, of_part, 1)
+                    for part, own, of_part in zip(parts, weight.chunk(groups), biases, strict=True)
                 ],
                 dim=1,
             )
-        if self.permutation is None:
-            return y
-        (y,) = pick_channels(y, self.permutation, 1)
-        return y
+        if self.permutation is not None:
+            (y,) = pick_channels(y, self.permutation, 1)
+        return in_format_of(x, y)
 
-    def to_dense_weight(self) -> Tensor:
-        """Return the weight of the dense convolution that computes the same: (filters, input channels, *kernel)."""
-        packed = self.weight.detach().cpu().reshape(*self.plan.rows.shape, *self.weight.shape[1:])
-        return self.plan.unpack(packed).to(self.weight.device)
-
-    def to_dense_bias(self) -> Tensor | None:
-        """Return the bias in the filters' own order, None without one."""
-        return None if self.bias is None else self.bias.detach()[self.plan.rows.reshape(-1).argsort()]
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the dense convolution that computes the same, a function of `packed`."""
+        return self.plan.unpack(self.packed.reshape(*self.plan.rows.shape, *self.packed.shape[1:]))
 
     def extra_repr(self) -> str:
         """Return the shapes, for `print`."""
         rows, channels = self.plan.rows.shape[1], self.plan.channels.shape[1]
-        blocks = f"{self.groups} x ({rows} filters x {channels} of {self.plan.inputs} channels)"
-        return f"{blocks}, kernel_size={tuple(self.weight.shape[2:])}, form={self.form}"
+        blocks = f"{len(self.plan.rows)} x ({rows} filters x {channels} of {self.plan.inputs} channels)"
+        return f"{blocks}, kernel_size={self.kernel_size}, form={self.form}"
 
     def _masked(self) -> Tensor:
         """Return the weight with its padding at zero, whatever an optimizer has done to it."""
         if self.used is None:
-            return self.weight
-        return (self.weight.view(self.groups, -1, *self.weight.shape[1:]) * self.used).flatten(0, 1)
+            return self.packed
+        return (self.packed.view(len(self.plan.rows), -1, *self.packed.shape[1:]) * self.used).flatten(0, 1)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
@@ -155,15 +157,17 @@ class GroupedChannelConv2d(nn.Module):
 class GroupedChannelLinear(nn.Module):
     """A linear layer whose groups of outputs read their own inputs: a gather and one batched product.
 
+    It has the attributes of the linear layer that it stands for.
+
     Attributes:
-        weight: parameter (groups, inputs of a group, outputs of a group).
-        bias: parameter in group order, or None.
+        packed: parameter (groups, inputs of a group, outputs of a group).
+        bias: parameter in the order of the outputs, or None.
 
     >>> linear = nn.Linear(4, 2)
     >>> blocks = [Block(torch.tensor([1]), torch.tensor([0, 3])), Block(torch.tensor([0]), torch.tensor([1, 2]))]
     >>> grouped = GroupedChannelLinear.from_linear(linear, blocks)
     >>> x = torch.randn(3, 4)
-    >>> torch.allclose(grouped(x), F.linear(x, grouped.to_dense_weight(), linear.bias), atol=1e-6)
+    >>> torch.allclose(grouped(x), F.linear(x, grouped.weight, linear.bias), atol=1e-6)
     True
     """
 
@@ -177,10 +181,11 @@ class GroupedChannelLinear(nn.Module):
     ) -> None:
         """Make the layer from a dense weight (outputs, inputs) and a bias; see `GroupedChannelConv2d`."""
         super().__init__()
+        self.out_features, self.in_features = groups.rows.numel(), groups.inputs
         self.plan = groups
-        self.weight = nn.Parameter(groups.pack(weight.detach()).transpose(1, 2).contiguous())
+        self.packed = nn.Parameter(groups.pack(weight.detach()).transpose(1, 2).contiguous())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         rows = groups.rows.reshape(-1)
-        self.bias = None if bias is None else nn.Parameter(bias.detach()[rows].clone())
         self.register_buffer("used", None if groups.used is None else groups.used[:, :, None], persistent=False)
         self.gather = _gather(groups)
         self.permutation = None if is_identity(rows) else Columns(rows.argsort(), len(rows))
@@ -193,36 +198,38 @@ class GroupedChannelLinear(nn.Module):
         Raises:
             ValueError: as in `ChannelGroups.of`.
         """
-        groups = ChannelGroups.of(blocks, linear.out_features, linear.in_features)
-        return cls(groups, linear.weight, linear.bias)
+        made = cls(ChannelGroups.of(blocks, linear.out_features, linear.in_features), linear.weight, linear.bias)
+        freeze_alike(made, linear)
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        weight = self.weight if self.used is None else self.weight * self.used
+        weight = self.packed if self.used is None else self.packed * self.used
         groups, columns, _ = weight.shape
         matrix = x.reshape(-1, x.shape[-1])
         if self.gather is not None:
             (matrix,) = self.gather(matrix)
         parts = matrix.view(-1, groups, columns).transpose(0, 1)
         y = torch.bmm(parts, weight).transpose(0, 1).flatten(1)
-        if self.bias is not None:
-            y = y + self.bias
         if self.permutation is not None:
             (y,) = self.permutation(y)
+        if self.bias is not None:
+            y = y + self.bias
         return y.reshape(*x.shape[:-1], -1)
 
-    def to_dense_weight(self) -> Tensor:
-        """Return the weight of the dense layer that computes the same: (outputs, inputs)."""
-        return self.plan.unpack(self.weight.detach().cpu().transpose(1, 2)).to(self.weight.device)
-
-    def to_dense_bias(self) -> Tensor | None:
-        """Return the bias in the order of the dense layer's outputs, None without one."""
-        return None if self.bias is None else self.bias.detach()[self.plan.rows.reshape(-1).argsort()]
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the dense layer that computes the same (outputs, inputs), a function of `packed`."""
+        return self.plan.unpack(self.packed.transpose(1, 2))
 
     def extra_repr(self) -> str:
         """Return the shapes, for `print`."""
-        groups, columns, rows = self.weight.shape
+        groups, columns, rows = self.packed.shape
         return f"{groups} x ({rows} outputs x {columns} of {self.plan.inputs} inputs)"
+
+
+def _in_group_order(bias: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    return bias if bias is None or rows is None else bias[rows]
 
 
 def _gather(groups: ChannelGroups) -> Columns | None:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.blocks.block_formats import BlockFormat
+from lt_lightning.execution.blocks.block_formats import BlockFormat, freeze_alike, in_format_of
 from lt_lightning.execution.blocks.operators import block_conv2d
+from lt_lightning.structures.executable import why_not_in_blocks
 from lt_lightning.structures.plan import Block
 
 
 class RegroupedConv2d(nn.Module):
     """A convolution that computes its blocks: the same function as the dense one with zeros outside of them.
 
+    It has the attributes of the convolution that it stands for, and gives back the memory format that it is given;
+    channels_last is faster.
+
     Attributes:
-        weight: parameter (columns, R), see `BlockFormat`.
+        packed: parameter (columns, R), see `BlockFormat`.
         bias: parameter in the order of the output, or None.
         rows: buffer of the filters in the order of the groups.
     """
+
+    groups: Final = 1
+    padding_mode: Final = "zeros"
 
     rows: Tensor
     tap_start: Tensor
@@ -50,7 +58,9 @@ class RegroupedConv2d(nn.Module):
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
-        self.weight = nn.Parameter(weight)
+        self.out_channels, self.in_channels = self.shape[:2]
+        self.kernel_size = self.shape[2:]
+        self.packed = nn.Parameter(weight)
         self.bias = None if bias is None else nn.Parameter(bias)
         for name in ("rows", "tap_start", "channels"):
             self.register_buffer(name, getattr(layout, name).to(weight.device))
@@ -63,11 +73,11 @@ class RegroupedConv2d(nn.Module):
             ValueError: if the convolution is grouped or does not pad with zeros evenly, or if the format cannot hold
                 the blocks (`BlockFormat.from_blocks`).
         """
-        if conv.groups != 1:
-            raise ValueError(f"groups={conv.groups}: a regrouped convolution needs groups=1")
+        if why := why_not_in_blocks(conv):
+            raise ValueError(why)
         layout = BlockFormat.from_blocks(blocks, conv.weight.shape)
         weight, bias = _copied(layout, conv)
-        return cls(
+        made = cls(
             layout,
             weight,
             bias,
@@ -75,20 +85,24 @@ class RegroupedConv2d(nn.Module):
             padding=_padding(conv),
             dilation=_pair(conv.dilation),
         )
+        freeze_alike(made, conv)
+        return made
 
     @property
     def layout(self) -> BlockFormat:
         """The blocks."""
         return BlockFormat(self.shape, self.rows, self.tap_start, self.channels)
 
-    def to_dense_weight(self) -> Tensor:
-        """Return the dense weight, filters in their own order, zero outside the blocks."""
-        return self.layout.unpack(self.weight)
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, filters in their own order, zero outside the blocks, a function of `packed`."""
+        return self.layout.unpack(self.packed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, c, h, w) to (n, filters, oh, ow), channels_last."""
+        """Map (n, c, h, w) to (n, filters, oh, ow)."""
         windows = (self.shape[2:], self.stride, self.padding, self.dilation)
-        y: Tensor = block_conv2d(_autocast(x), self.weight, self.channels, self.tap_start, *windows, self.rows)
+        y: Tensor = block_conv2d(_autocast(x), self.packed, self.channels, self.tap_start, *windows, self.rows)
+        y = in_format_of(x, y)
         return y if self.bias is None else y + self.bias.to(y.dtype).reshape(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
@@ -105,6 +119,8 @@ class RegroupedConv2d(nn.Module):
 class RegroupedLinear(nn.Module):
     """A linear layer that computes its blocks: a 1 x 1 convolution of images of one pixel.
 
+    It has the attributes of the linear layer that it stands for.
+
     Attributes:
         conv: convolution that has the parameters.
     """
@@ -112,6 +128,7 @@ class RegroupedLinear(nn.Module):
     def __init__(self, conv: RegroupedConv2d) -> None:
         super().__init__()
         self.conv = conv
+        self.out_features, self.in_features = conv.shape[:2]
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, blocks: Sequence[Block]) -> RegroupedLinear:
@@ -121,11 +138,19 @@ class RegroupedLinear(nn.Module):
             ValueError: if the format cannot hold the blocks (`BlockFormat.from_blocks`).
         """
         layout = BlockFormat.from_blocks(blocks, linear.weight.shape)
-        return cls(RegroupedConv2d(layout, *_copied(layout, linear)))
+        made = cls(RegroupedConv2d(layout, *_copied(layout, linear)))
+        freeze_alike(made, linear)
+        return made
 
-    def to_dense_weight(self) -> Tensor:
-        """Return the dense weight (outputs, inputs), zero outside the blocks."""
-        return self.conv.to_dense_weight().flatten(1)
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight (outputs, inputs), zero outside the blocks, a function of the packed one."""
+        return self.conv.weight.flatten(1)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, None without one."""
+        return self.conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
@@ -148,14 +173,10 @@ def _autocast(x: Tensor) -> Tensor:
 
 def _padding(conv: nn.Conv2d) -> tuple[int, int]:
     """Return the number of zeros at every side, in height and width."""
-    if conv.padding_mode != "zeros":
-        raise ValueError(f"padding_mode={conv.padding_mode!r}: a regrouped convolution needs 'zeros'")
     if conv.padding == "valid":
         return (0, 0)
     if conv.padding == "same":
         total = [distance * (size - 1) for distance, size in zip(conv.dilation, conv.kernel_size, strict=True)]
-        if any(both % 2 for both in total):
-            raise ValueError(f"padding='same' with kernel_size={conv.kernel_size} pads unevenly: needs odd sizes")
         return (total[0] // 2, total[1] // 2)
     assert not isinstance(conv.padding, str)
     return _pair(conv.padding)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from lt_lightning.pruning.layers import weight_of
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
@@ -117,7 +118,7 @@ def _pictures(entry: Entry) -> dict[str, Any]:
     before, after = entry.ticket, []
     if entry.ticket.plan is not None and entry.made_from is not None:
         source = Ticket.load(entry.made_from / "ticket")
-        names = [f"{layer}.weight" for layer in entry.ticket.card["prunable"]]
+        names = [weight_of(layer, entry.ticket.masks) for layer in entry.ticket.card["prunable"]]
         masks = {name: entry.ticket.masks[name] for name in names}
         # A ticket of another network may have other layers, or layers of other shapes.
         if all(name in source.masks and source.masks[name].shape == mask.shape for name, mask in masks.items()):

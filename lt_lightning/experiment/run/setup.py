@@ -17,7 +17,7 @@ from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.pruning.layers import Layer, exempting, find_layers
+from lt_lightning.pruning.layers import Layer, find_layers, left_out, why_not_pruned
 
 NOT_SHOWN = ("published", "labels")  # figures of others and names, on which no result depends
 
@@ -27,9 +27,9 @@ class PrunedLayer(NamedTuple):
 
     Attributes:
         layer: the layer.
-        weights: number of its weights.
+        weights: number of its weights; 0 if they are another layer's, too, which stands before it.
         operations: number of its multiply-adds for one sample.
-        reasons: roles and patterns by which it is exempt from pruning.
+        reasons: why it is not pruned, by `why_not_pruned`; none if it is.
     """
 
     layer: Layer
@@ -64,12 +64,16 @@ def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
     for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     exempt = experiment.exempt
-    rows = pruned_layers(find_layers(experiment.network_to_look_at(), experiment.example).values(), exempt)
+    network = experiment.network_to_look_at()
+    layers = find_layers(network, experiment.example)
+    rows = pruned_layers(layers.values(), exempt)
     if console.is_interactive and not _in_sweep():
         console.print(configuration_table(experiment.config))
         console.print(layers_table(rows, exempt))
     else:
         console.print(layers_line(rows, exempt), markup=False, highlight=False, soft_wrap=True)
+    for line in left_out(network, layers):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def configuration_lines(experiment: Experiment) -> list[str]:
@@ -122,11 +126,12 @@ def pruned_layers(layers: Iterable[Layer], exempt: Sequence[str]) -> list[Pruned
         layers: layers that `find_layers` returns.
         exempt: roles and patterns of the layers that are not pruned.
     """
-    rows = []
-    for layer in layers:
-        weights = layer.size
-        rows.append(PrunedLayer(layer, weights, weights * layer.positions, exempting(layer, exempt)))
-    return rows
+    layers = list(layers)
+    reasons = why_not_pruned(layers, exempt)
+    return [
+        PrunedLayer(layer, 0 if layer.tied_to else layer.size, layer.size * layer.positions, reasons[layer.name])
+        for layer in layers
+    ]
 
 
 def layers_table(rows: Sequence[PrunedLayer], exempt: Sequence[str]) -> Table:

@@ -95,7 +95,7 @@ def _within(name: str, packages: Sequence[str]) -> bool:
 
 # The two files.
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS, RECIPE = "network.safetensors", "network.json"
 
 
@@ -179,8 +179,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
     schema = recipe.get("schema") if isinstance(recipe, dict) else None
     if type(schema) is not int:
         raise ValueError(f"{folder / RECIPE} is no recipe of a network: it has no schema version")
-    if schema > SCHEMA:
-        raise ValueError(f"{folder / RECIPE} has the schema {schema}; this version reads up to {SCHEMA}: upgrade")
+    if schema != SCHEMA:
+        remedy = "upgrade" if schema > SCHEMA else "export the ticket again"
+        raise ValueError(f"{folder / RECIPE} has the schema {schema}; this version reads {SCHEMA} alone: {remedy}")
     weights = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(weights).hexdigest() != recipe.get("weights"):
         raise ValueError(f"{folder / WEIGHTS} is damaged or was altered: its content does not match {RECIPE}")

@@ -45,7 +45,7 @@ def _dense(layer: nn.Module) -> nn.Conv2d | nn.Linear:
     """Return the ordinary layer that computes what one of ours does."""
     conv = layer.conv if isinstance(layer, RegroupedLinear) else layer
     assert isinstance(conv, RegroupedConv2d)
-    weight = conv.to_dense_weight().detach()
+    weight = conv.weight.detach()
     filters, inputs, height, width = conv.shape
     dense: nn.Conv2d | nn.Linear
     if isinstance(layer, RegroupedLinear):

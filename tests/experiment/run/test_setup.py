@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
@@ -85,6 +86,27 @@ def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[.
         assert "7 of 9 layers are pruned" in text or "layers are pruned" in text
         assert "\x1b" not in text
         assert "[2/2 epochs, " in text
+
+
+def test_frozen_layers_are_told_with_their_share(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job.of(composed("model.width=8"))
+    experiment = built(job)
+    network = experiment.network_to_look_at()
+    layers = find_layers(network, experiment.example)
+    frozen = list(layers.values())[3]
+    network.get_parameter(frozen.weight).requires_grad_(False)
+    monkeypatch.setattr(Experiment, "network_to_look_at", lambda _: network)
+    share = frozen.size / sum(layer.size for layer in layers.values())
+    for terminal in (False, True):
+        console = Console(file=io.StringIO(), width=200, force_terminal=terminal, no_color=True)
+        show_setup(job, experiment, console)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert f": {frozen.name} {share:.1%}\n" in text
+        assert f"{share:.1%} of the weights are those of frozen layers" in text
+        assert f"{len(layers) - 3} of {len(layers)} layers are pruned" in text
+    assert "no: frozen" in text
 
 
 def test_a_terminal_gets_the_table_and_bars(composed: Callable[..., DictConfig]) -> None:

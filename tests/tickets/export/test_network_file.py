@@ -70,7 +70,8 @@ def test_a_missing_file(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        (lambda recipe: recipe.update(schema=99), "schema 99; this version reads up to 1: upgrade"),
+        (lambda recipe: recipe.update(schema=99), "schema 99; this version reads 2 alone: upgrade"),
+        (lambda recipe: recipe.update(schema=1), "schema 1; this version reads 2 alone: export the ticket again"),
         (lambda recipe: recipe.pop("schema"), "no recipe of a network: it has no schema version"),
         (lambda recipe: recipe.pop("model"), "makes no network that fits network.safetensors: 'model'"),
         (lambda recipe: recipe["model"].update(width=16), "makes no network that fits network.safetensors"),
