@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio
@@ -81,8 +80,7 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
 
 def _check_same(network: nn.Module, small: nn.Module, experiment: Experiment) -> None:
     """Check that the network that is timed computes the same function as the masked one."""
-    images = torch.randn(4, *experiment.shape, generator=torch.Generator().manual_seed(0))
-    if (difference := largest_difference(network, small, images)) > 1e-3:
+    if (difference := largest_difference(network, small, experiment.data.random_inputs(4))) > 1e-3:
         raise RuntimeError(f"the network that executes the ticket differs from the masked one by {difference:.1e}")
 
 
