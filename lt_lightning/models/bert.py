@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,8 @@ from lt_lightning.models.common import positive
 
 class Bert(nn.Module):
     """`BertForSequenceClassification` of a configuration; with BERT-base's sizes it has 109.5 million parameters.
+
+    Initial values spread as BERT-base's do, and at other widths so that what a layer gives spreads alike.
 
     Args:
         classes: number of outputs.
@@ -57,6 +60,7 @@ class Bert(nn.Module):
             num_attention_heads=heads,
             hidden_size=heads * width,
             intermediate_size=expansion * heads * width,
+            initializer_range=0.02 * math.sqrt(768 / (heads * width)),
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             use_cache=False,

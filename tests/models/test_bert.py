@@ -69,6 +69,14 @@ def test_a_seed_makes_the_same_values_and_every_parameter_is_trained() -> None:
     assert first.model.bert.embeddings.word_embeddings.weight.grad[0].any()  # no token is padding
 
 
+@pytest.mark.parametrize(("heads", "width"), [(12, 64), (2, 24)])
+def test_initial_values_keep_the_spread_of_what_a_layer_gives(heads: int, width: int) -> None:
+    """Of BERT-base it is that of inputs of spread 1 times 0.02 sqrt(768), at every width."""
+    layer = make(depth=1, heads=heads, width=width).model.bert.encoder.layer[0].intermediate.dense
+    given = layer(torch.randn(200, heads * width))
+    assert float(given.std()) == pytest.approx(0.02 * 768**0.5, rel=0.05)
+
+
 def test_bert_base_has_the_published_size() -> None:
     """109,482,240 without classifier and with two kinds of segments (bert-base-uncased)."""
     with torch.device("meta"):
