@@ -54,7 +54,7 @@ def test_refilled_tickets_drop_heads_and_hidden_units(preset: str, composed: Com
     """A search, refill within the blocks (`coupling=inner`), retraining as the smaller network, and its time."""
     if preset == "digits_bert":
         pytest.importorskip("transformers")
-    shorter = ("trainer.max_epochs=6", "pruning.rounds=2", "retrain_rounds=[2]", "measure.samples=3", "structure=[]")
+    shorter = ("trainer.max_epochs=10", "pruning.rounds=2", "retrain_rounds=[2]", "measure.samples=3", "structure=[]")
     config = composed(f"experiment={preset}", *shorter, "trainer.accelerator=cpu", "report=false")
     results = {(result.round, result.structure): result for result in run_of(config)}
     assert set(results) == {(0, "dense"), (1, "unstructured"), (2, "unstructured"), (2, "refill")}
