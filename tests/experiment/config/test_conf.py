@@ -16,15 +16,11 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if len(path.parts) > 1]
 # What a choice needs, where the defaults of the main job do not fit it.
 NEEDED = {
-    "data/digit_tokens.yaml": ["model=bert_small", "structure=[regroup]"],
-    "model/bert_base.yaml": ["data=digit_tokens", "model.depth=1", "structure=[regroup]"],
-    "model/bert_small.yaml": ["data=digit_tokens", "structure=[regroup]"],
-    "model/vit_small.yaml": ["structure=[regroup]"],
-    "model/vit_base.yaml": ["data=imagenet", "model.depth=1", "structure=[regroup]"],
+    "data/digit_tokens.yaml": ["model=bert_small"],
+    "model/bert_base.yaml": ["data=digit_tokens", "model.depth=1"],
+    "model/bert_small.yaml": ["data=digit_tokens"],
+    "model/vit_base.yaml": ["data=imagenet", "model.depth=1"],
 }
-# Refill does not know attention yet.
-REFUSED = pytest.mark.xfail(raises=ValueError, strict=True)
-MARKS = {"experiment/digits_bert.yaml": REFUSED, "experiment/digits_vit.yaml": REFUSED}
 
 
 def test_nothing_but_the_root_files_and_groups() -> None:
@@ -32,7 +28,7 @@ def test_nothing_but_the_root_files_and_groups() -> None:
     assert [path for path in flat if len(path.parts) != 2] == [Path("run.yaml"), Path("stability.yaml")]
 
 
-@pytest.mark.parametrize("path", [pytest.param(p, marks=MARKS.get(str(p), ()), id=str(p)) for p in OPTIONS])
+@pytest.mark.parametrize("path", OPTIONS, ids=str)
 def test_option_composes_and_builds(path: Path, composed: Callable[..., DictConfig]) -> None:
     group, choice = path.parent.as_posix(), path.stem
     override = f"{group}=[{choice}]" if group == "structure" else f"{group}={choice}"

@@ -199,8 +199,6 @@ SIZES = {
     "imagenet": ("dataset.classes=2", "data.validation=0.1", "data.workers=0"),
 }
 QUICK = ("cifar10_vgg16", "cifar100_vgg16_group_aware")
-# Refill does not know attention yet.
-MARKS = dict.fromkeys(("digits_bert", "digits_vit"), pytest.mark.xfail(raises=ValueError, strict=True))
 
 
 def smoke(name: str, data: Path) -> list[str]:
@@ -208,11 +206,9 @@ def smoke(name: str, data: Path) -> list[str]:
     return [f"experiment={name}", "scale=smoke", f"paths.data={data}", *sizes]
 
 
-def marks_of(name: str) -> list[pytest.MarkDecorator]:
-    return [*([] if name in QUICK else [pytest.mark.slow]), *([MARKS[name]] if name in MARKS else [])]
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in FILES])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
+)
 def test_preset_runs_from_end_to_end(
     name: str,
     composed: Compose,

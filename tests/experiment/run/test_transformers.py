@@ -48,7 +48,6 @@ def test_a_search_without_structure(preset: str, composed: Compose, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(raises=ValueError, strict=True)  # refill does not know attention yet
 @pytest.mark.parametrize("preset", PRESETS)
 def test_refilled_tickets_drop_heads_and_hidden_units(preset: str, composed: Compose, tmp_path: Path) -> None:
     """A search, refill within the blocks (`coupling=inner`), retraining as the smaller network, and its time."""
