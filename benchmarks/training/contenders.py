@@ -191,8 +191,8 @@ def _fit(run: Run, pause: Pause, callbacks: Sequence[pl.Callback], network: nn.M
 def classifier_of(task: Task, network: nn.Module | None = None) -> ImageClassifier:
     """Return our classifier of a task's network, or of one made from it."""
     classifier = ImageClassifier(
-        _compiled(task) if network is None else network, CLASSES, LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY,
-        schedule=Constant(), channels_last=task.setting.channels_last,
+        _compiled(task) if network is None else network, CLASSES, LEARNING_RATE, momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY, schedule=Constant(), channels_last=task.setting.channels_last,
     )  # fmt: skip
     classifier.example_input_array = task.example
     return classifier

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lt_lightning.data.augment import Augment
 from lt_lightning.data.cifar import Cifar10
-from lt_lightning.data.module import Loader, Pairs, TensorData
+from lt_lightning.data.module import Loader
+from lt_lightning.data.tensors import Pairs, TensorData
 from lt_lightning.execution.machine import Compile
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
@@ -145,7 +146,7 @@ class Images(TensorData):
         whole = self.parts["train"]
         count = (self.task.warm_up if epoch == 0 else self.task.steps) * self.batch_size
         try:
-            self.parts["train"] = Pairs(whole.images[:count], whole.labels[:count])
+            self.parts["train"] = Pairs(whole.inputs[:count], whole.labels[:count])
             loader = self._loader("train")
         finally:
             self.parts["train"] = whole

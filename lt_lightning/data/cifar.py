@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lt_lightning.data.dataset_files import Files, bad, find
-from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.data.tensors import Pairs, TensorData
 
 PIXELS: Final = 3 * 32 * 32
 SITE: Final = "https://www.cs.toronto.edu/~kriz"
@@ -42,7 +42,7 @@ class _Cifar(TensorData):
     def _read_all(self, names: Sequence[str], records: int) -> Pairs:
         folder = find(self.root, self.files)
         pairs = [read_records(folder / name, records, self.label_bytes, self.classes) for name in names]
-        return Pairs(torch.cat([pair.images for pair in pairs]), torch.cat([pair.labels for pair in pairs]))
+        return Pairs(torch.cat([pair.inputs for pair in pairs]), torch.cat([pair.labels for pair in pairs]))
 
 
 class Cifar10(_Cifar):

@@ -32,12 +32,12 @@ class ImageNet(ImageData):
     part of a picture, an eighth to all of it, stretched and mirrored at random; otherwise it is the middle.
 
     Args:
-        root: see `ImageData`; the pictures are in `imagenet` below it.
-        batch_size: see `ImageData`.
+        root: see `LabelledData`; the pictures are in `imagenet` below it.
+        batch_size: see `LabelledData`.
         classes: number of folders that there must be.
         size: height and width that the pictures are brought to.
         workers: number of processes that decode pictures, for each training process; 0 decodes in that process.
-        options: see `ImageData`.
+        options: see `LabelledData`.
 
     Raises:
         ValueError: if an argument is out of its range.

@@ -1,42 +1,26 @@
-"""What all data modules share (`ImageData`), and those whose set is kept in memory (`TensorData`)."""
+"""What all data modules share (`LabelledData`), and those of images (`ImageData`)."""
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, Protocol, TypedDict
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lt_lightning.data.augment import Augment, normalise
 from lt_lightning.data.dataset_files import Files, digest_of, fetch
-from lt_lightning.data.order import AUGMENTATION, Order, generator, split
+from lt_lightning.data.order import Order, generator, split
 
 Part = Literal["train", "validation", "test", "plain"]  # plain: train without augmentation
 Batch = tuple[Tensor, Tensor]
 
-NO_AUGMENTATION: Final = Augment()
-
-
-class Pairs(NamedTuple):
-    """A part of a data set.
-
-    Attributes:
-        images: (N, channels, size, size) uint8.
-        labels: (N,) int64.
-    """
-
-    images: Tensor
-    labels: Tensor
-
 
 class Loader(Iterable[Batch], Sized, Protocol):
-    """Yields (float32 images, int64 labels) and has a length; `sampler.set_epoch` sets the epoch.
+    """Yields (inputs, int64 labels) and has a length; `sampler.set_epoch` sets the epoch.
 
     With its state (builtins and tensors) another one goes on after the batch that this one yielded last.
     """
@@ -51,7 +35,7 @@ class Loader(Iterable[Batch], Sized, Protocol):
 
 
 class Options(TypedDict, total=False):
-    """The arguments of `ImageData` that have a default, for the constructors of its subclasses."""
+    """The arguments of `LabelledData` that have a default, for the constructors of its subclasses."""
 
     eval_batch_size: int
     seed: int
@@ -59,8 +43,8 @@ class Options(TypedDict, total=False):
     limit: float
 
 
-class ImageData(pl.LightningDataModule, ABC):
-    """Images with class labels, divided into training, validation and test part.
+class LabelledData(pl.LightningDataModule, ABC):
+    """Samples with class labels, divided into training, validation and test part.
 
     One module can serve many trainers after each other; it reads its files once.
 
@@ -69,20 +53,16 @@ class ImageData(pl.LightningDataModule, ABC):
             division.
         name: name of the data set, as in `conf/data`.
         classes: number of classes; labels are 0 to `classes - 1`.
-        channels: number of channels of an image.
-        size: height and width of an image, in pixels.
-        mean: mean of the training pixels scaled to [0, 1], by channel.
-        std: their standard deviation, likewise.
         files: files that are read below `root`; None if none are.
         operational: arguments that do not change what is computed.
 
     Args:
         root: folder of the data sets.
-        batch_size: number of training images of one step, shared evenly by all processes.
-        eval_batch_size: largest number of images of one validation or test step of one process.
+        batch_size: number of training samples of one step, shared evenly by all processes.
+        eval_batch_size: largest number of samples of one validation or test step of one process.
         seed: seed of the division, the order and the augmentation.
-        validation: number of training images to hold out for validation, or their share (float).
-        limit: share of the remaining training images to use, in (0, 1], or their number above 1, for quick trials.
+        validation: number of training samples to hold out for validation, or their share (float).
+        limit: share of the remaining training samples to use, in (0, 1], or their number above 1, for quick trials.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -90,10 +70,6 @@ class ImageData(pl.LightningDataModule, ABC):
 
     name: str
     classes: int
-    channels: int
-    size: int
-    mean: ClassVar[tuple[float, ...]]
-    std: ClassVar[tuple[float, ...]]
     files: ClassVar[Files | None]
     operational: ClassVar[tuple[str, ...]] = ("root", "eval_batch_size")
 
@@ -116,7 +92,7 @@ class ImageData(pl.LightningDataModule, ABC):
         if validation < 1 if isinstance(validation, int) else not 0 < validation < 1:
             raise ValueError(f"validation={validation}: must be a count of at least 1 or a share in (0, 1)")
         if not 0 < limit <= 1 and not (isinstance(limit, int) and limit > 1):
-            raise ValueError(f"limit={limit}: must be a share in (0, 1], or a whole number of images above 1")
+            raise ValueError(f"limit={limit}: must be a share in (0, 1], or a whole number of samples above 1")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -146,19 +122,19 @@ class ImageData(pl.LightningDataModule, ABC):
         self._load()
 
     def train_dataloader(self) -> Loader:
-        """Return the loader of training images: shuffled and augmented, full batches only."""
+        """Return the loader of training samples: shuffled and augmented, full batches only."""
         return self._loader("train")
 
     def val_dataloader(self) -> Loader:
-        """Return the loader of each held-out training image once."""
+        """Return the loader of each held-out training sample once."""
         return self._loader("validation")
 
     def test_dataloader(self) -> Loader:
-        """Return the loader of each test image once."""
+        """Return the loader of each test sample once."""
         return self._loader("test")
 
     def plain_batches(self, count: int) -> list[Batch]:
-        """Return training images without augmentation, in whole batches of a step, shuffled; at most all there are.
+        """Return training samples without augmentation, in whole batches of a step, shuffled; at most all there are.
 
         They are the same at every call, in every process, however many there are, and without a trainer, too.
         """
@@ -166,7 +142,7 @@ class ImageData(pl.LightningDataModule, ABC):
         return list(islice(self._loader("plain"), count))
 
     def digest(self) -> str:
-        """Return hexadecimal digits that other images or labels change; see `digest_of` for what counts.
+        """Return hexadecimal digits that other samples or labels change; see `digest_of` for what counts.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -176,16 +152,25 @@ class ImageData(pl.LightningDataModule, ABC):
         return "" if self.files is None else digest_of(self.root, self.files)
 
     @property
+    @abstractmethod
+    def example(self) -> Tensor:
+        """An input of the network, of the true shape and type: zeros, for a batch of one sample."""
+
+    @abstractmethod
+    def random_inputs(self, count: int) -> Tensor:
+        """Return random inputs of the network for so many samples, the same at every call."""
+
+    @property
     def device(self) -> torch.device:
         """The device of the trainer; the CPU without one."""
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _split(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return the indices of the training and the validation part of `count` images."""
+        """Return the indices of the training and the validation part of `count` samples."""
         return split(count, self.validation, self.seed, self.limit)
 
     def _order(self, part: Part, count: int) -> Order:
-        """Return the order in which this process goes through a part of `count` images."""
+        """Return the order in which this process goes through a part of `count` samples."""
         train = part in ("train", "plain")
         trainer = None if part == "plain" else self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
@@ -194,10 +179,6 @@ class ImageData(pl.LightningDataModule, ABC):
         size = self.batch_size // world_size if train else self.eval_batch_size
         seed = self.order_seed
         return Order(count, size, shuffle=train, drop_last=train, seed=seed, rank=rank, world_size=world_size)
-
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation, on the device."""
-        return torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)
 
     @abstractmethod
     def _load(self) -> None:
@@ -208,120 +189,30 @@ class ImageData(pl.LightningDataModule, ABC):
         """Return a loader of one part for this process."""
 
 
-class TensorData(ImageData):
-    """A set that is kept as uint8 tensors on the training device, and augmented there.
+class ImageData(LabelledData):
+    """Images with class labels.
 
     Attributes:
-        parts: the images and labels of each part, on the device; empty before `setup`.
-
-    Args:
-        root: see `ImageData`.
-        batch_size: see `ImageData`.
-        augment: augmentation of the training images.
-        options: see `ImageData`.
-
-    Raises:
-        ValueError: if an argument is out of its range.
+        channels: number of channels of an image.
+        size: height and width of an image, in pixels.
+        mean: mean of the training pixels scaled to [0, 1], by channel.
+        std: their standard deviation, likewise.
     """
 
-    def __init__(
-        self, root: str | Path, batch_size: int, *, augment: Augment = NO_AUGMENTATION, **options: Unpack[Options]
-    ) -> None:
-        super().__init__(root, batch_size, **options)
-        self.augment = augment
-        self.parts: dict[Part, Pairs] = {}
+    channels: int
+    size: int
+    mean: ClassVar[tuple[float, ...]]
+    std: ClassVar[tuple[float, ...]]
 
-    def digest(self) -> str:
-        """Return hexadecimal digits that another image or label changes, of those that this division uses."""
-        self.setup()
-        digest = hashlib.sha256()
-        for part in self.parts.values():
-            for values in part:
-                digest.update(values.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+    @property
+    def example(self) -> Tensor:
+        """Zeros of shape (1, channels, size, size)."""
+        return torch.zeros(1, self.channels, self.size, self.size)
 
-    def _load(self) -> None:
-        if not self.parts:
-            (images, labels), test = self._read()
-            train, held_out = self._split(len(images))
-            self.parts = {
-                "train": Pairs(images[train], labels[train]),
-                "validation": Pairs(images[held_out], labels[held_out]),
-                "test": test,
-            }
-        for part, (images, labels) in self.parts.items():
-            self.parts[part] = Pairs(images.to(self.device), labels.to(self.device))
+    def random_inputs(self, count: int) -> Tensor:
+        """Return random images (count, channels, size, size), the same at every call."""
+        return torch.randn(count, *self.example.shape[1:], generator=generator(0))
 
-    def _loader(self, part: Part) -> TensorLoader:
-        images, labels = self.parts["train" if part == "plain" else part]
-        augment = self.augment if part == "train" else NO_AUGMENTATION
-        mean, std = self._statistics()
-
-        order = self._order(part, len(images))
-
-        def transform(batch: Tensor, generator: torch.Generator) -> Tensor:
-            return normalise(augment(batch, generator, order.rank, order.world_size), mean, std)
-
-        return TensorLoader(images, labels, order, transform)
-
-    @abstractmethod
-    def _read(self) -> tuple[Pairs, Pairs]:
-        """Return the images for training and validation, and those for test."""
-
-
-# The loader of a set in memory: no workers, no copies, no waiting for the device.
-
-Transform = Callable[[Tensor, torch.Generator], Tensor]
-
-
-class TensorLoader:
-    """Yields (images, labels) of a set kept as tensors. Lightning takes it as it is: it is no `DataLoader`.
-
-    What it yields is a function of the data, the transform and the order. The order is the same on every device;
-    random augmentation is the same on every device of one kind. All processes have the same generator, so that each
-    can draw for the whole batch of a step and take its part. It has state, so that a training goes on within an epoch.
-
-    Args:
-        images: images (N, C, H, W) uint8.
-        labels: labels (N,) int64, on the same device.
-        order: order of the N samples; its `set_epoch` chooses the epoch.
-        transform: function from a batch of uint8 images and a generator on their device to float32 images.
-    """
-
-    batch_sampler = None  # Lightning reads it of every loader that has a sampler
-
-    def __init__(self, images: Tensor, labels: Tensor, order: Order, transform: Transform) -> None:
-        self.images = images
-        self.labels = labels
-        self.sampler = order
-        self.transform = transform
-        self._random = generator(0, device=images.device)
-        self._given = 0
-        self._resume: dict[str, Any] | None = None
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch, or the rest of one; which epoch it is, is read when the first batch is taken."""
-        order = self.sampler
-        random = generator(order.seed, AUGMENTATION, order.epoch, device=self.images.device)
-        first = 0
-        if self._resume is not None and self._resume["epoch"] == order.epoch:
-            first = self._resume["batches"]
-            random.set_state(self._resume["random"])
-        self._resume = None
-        self._random = random
-        for number, chosen in enumerate(order.batches(self.images.device)[first:], first + 1):
-            images = self.transform(self.images.index_select(0, chosen), random)
-            self._given = number
-            yield images, self.labels.index_select(0, chosen)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what has been yielded: epoch, number of its batches, and the state of the augmentation after them."""
-        return {"epoch": self.sampler.epoch, "batches": self._given, "random": self._random.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration go on there, if it is of that epoch."""
-        self._resume = state
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation, on the device."""
+        return torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)

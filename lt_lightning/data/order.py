@@ -50,7 +50,7 @@ def split(count: int, validation: int | float, seed: int, limit: float = 1.0) ->
     """
     held_out = validation if isinstance(validation, int) else round(validation * count)
     if not 0 < held_out < count:
-        raise ValueError(f"validation={validation}: must hold out 1 to {count - 1} of {count} images, not {held_out}")
+        raise ValueError(f"validation={validation}: must hold out 1 to {count - 1} of {count} samples, not {held_out}")
     shuffled = torch.randperm(count, generator=generator(seed, SPLIT))
     train = shuffled[held_out:]
     kept = int(limit) if limit > 1 else max(1, round(limit * len(train)))
@@ -96,12 +96,12 @@ class Order:
     def __post_init__(self) -> None:
         if not self.drop_last and self.count < len(self) * self.world_size:
             raise ValueError(
-                f"eval_batch_size={self.batch_size}: {self.count} images cannot be shared by {self.world_size} "
+                f"eval_batch_size={self.batch_size}: {self.count} samples cannot be shared by {self.world_size} "
                 f"processes in {len(self)} batches each; choose a larger one or fewer processes"
             )
         if len(self) == 0:
             raise ValueError(
-                f"batch_size={self.batch_size * self.world_size}: {self.count} training images make no full "
+                f"batch_size={self.batch_size * self.world_size}: {self.count} training samples make no full "
                 f"batch; at most {self.count // self.world_size * self.world_size} is possible"
             )
 

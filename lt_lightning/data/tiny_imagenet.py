@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from lt_lightning.data.augment import Augment
 from lt_lightning.data.dataset_files import Files, bad, find, read_image, read_text
-from lt_lightning.data.module import NO_AUGMENTATION, Options, Pairs, TensorData
+from lt_lightning.data.module import Options
+from lt_lightning.data.tensors import NO_AUGMENTATION, Pairs, TensorData
 
 SIZE: Final = 64
 
@@ -27,11 +28,11 @@ class TinyImageNet(TensorData):
     `train`. The pictures are decoded once in each process, which takes half a minute for all 110,000.
 
     Args:
-        root: see `ImageData`.
-        batch_size: see `ImageData`.
+        root: see `LabelledData`.
+        batch_size: see `LabelledData`.
         classes: number of classes that `wnids.txt` must name.
         augment: augmentation of the training images.
-        options: see `ImageData`.
+        options: see `LabelledData`.
     """
 
     name = "tiny_imagenet"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lt_lightning.data.module import ImageData
-from lt_lightning.experiment.config.checks import check_options, naming
+from lt_lightning.data.module import LabelledData
+from lt_lightning.experiment.config.checks import check_options, naming, shown
+from lt_lightning.experiment.config.options import Dataset
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.structures.base import Structure
@@ -45,7 +46,7 @@ class Experiment:
 
     config: DictConfig
     root: Path
-    data: ImageData
+    data: LabelledData
     structures: Mapping[str, Structure]
     search_folder: Path
     devices: tuple[str, ...]
@@ -59,11 +60,12 @@ class Experiment:
         """
         check_options(config)
         quieten()
-        data: ImageData = instantiate(config.data)
-        for key in ("classes", "channels", "size"):
-            if config.dataset[key] != (true := getattr(data, key)):
+        data: LabelledData = instantiate(config.data)
+        for key in (each.name for each in fields(Dataset)):
+            given, true = config.dataset.get(key), getattr(data, key, None)
+            if given != true:
                 raise ValueError(
-                    f"dataset.{key}={config.dataset[key]}, but the data set {config.labels.data} has {true}"
+                    f"dataset.{key}={shown(given)}, but the data set {config.labels.data} has {shown(true)}"
                 )
         structures = {name: instantiate(node) for name, node in config.structure.items()}
         root, folder = Path(config.paths.root), search_folder(config)
@@ -105,13 +107,13 @@ class Experiment:
 
     @property
     def example(self) -> Tensor:
-        """An input of the true shape: zeros of shape (1, channels, height, width)."""
-        return torch.zeros(1, *self.shape)
+        """An input of the true shape and type: zeros, for a batch of one sample."""
+        return self.data.example
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of one image: channels, height, width."""
-        return self.data.channels, self.data.size, self.data.size
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.example.shape[1:])
 
     def network(self, seed: int, width: int | None = None) -> nn.Module:
         """Return the dense network at its initial values, and leave the random generators where these values end.

@@ -1,1 +1,1 @@
-"""Image classifiers, one file a family: plain modules of (classes, channels), any image size, traceable by torch.fx."""
+"""Classifiers of images and of token sequences, one file a family: plain modules of (classes, channels, ...)."""

@@ -228,7 +228,7 @@ class SynFlow(Criterion):
             left; 100 in the paper.
 
     Raises:
-        ValueError: if there are no steps.
+        ValueError: if there are no steps; when it scores, if the network reads token ids.
     """
 
     steps: int = 100
@@ -243,6 +243,11 @@ class SynFlow(Criterion):
         return True
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
+        if not context.example.is_floating_point():
+            raise ValueError(
+                f"criterion={type(self).__name__}: needs an input of ones, and this network reads "
+                f"{context.example.dtype}; choose another criterion"
+            )
         network = absolute(context.network())
         ones = torch.ones_like(context.example[:1], dtype=torch.float64)
         start = density(masks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,7 @@ Score = Literal[WeightScore, FeatureScore]
 Match = Literal["executed", "filters"]
 
 _MOST_PAIRED = 12
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,13 @@ class _RefillChoice(ChannelChoice):
     def _counts_for(self, target: int) -> list[int]:
         """Return counts proportional to the root of the density that execute at most, and nearly, `target` weights.
 
-        A layer executes (kept outputs) x (kept inputs) weights, so the root of the density on either side.
+        A layer executes (kept outputs) x (kept inputs) weights, so the root of the density on either side. No group
+        keeps fewer than half of the paper's own count: where other layers must be kept whole, those that need not be
+        would otherwise pay for them, down to a channel each.
         """
+        if (least := self.executed(self._scaled(0.0))) > target:
+            self._warn(least, target)
+            return self._scaled(0.0)
         low, high = 0.0, 1 / math.sqrt(max(min(group.density for group in self.groups), 1e-12))
         for _ in range(10):
             factors = np.linspace(low, high, 9)
@@ -188,7 +195,21 @@ class _RefillChoice(ChannelChoice):
         return self._filled_up(self._scaled(low), target)
 
     def _scaled(self, factor: float) -> list[int]:
-        return [group.rounded(factor * math.sqrt(group.density) * group.channels) for group in self.groups]
+        """Return counts of this multiple of the root of the density, but not below half of the density itself."""
+        shares = [max(factor * math.sqrt(group.density), group.density / 2) for group in self.groups]
+        return [group.rounded(share * group.channels) for group, share in zip(self.groups, shares, strict=True)]
+
+    def _warn(self, executed: int, target: int) -> None:
+        """Say that more is executed than the mask keeps, and which layers are the reason."""
+        size = sum(layer.size for layer in self.given.prunable if not layer.tied_to)
+        whole = [f"{name} ({why})" for name, why in self._frozen.items() if why and self._is_prunable(name)]
+        reason = f": kept whole are {', '.join(whole[:_MOST_NAMED])}" if whole else ""
+        more = f" and {len(whole) - _MOST_NAMED} more" if len(whole) > _MOST_NAMED else ""
+        warnings.warn(
+            f"refill executes {executed / size:.1%} of the prunable weights, where the mask keeps {target / size:.1%}"
+            f"{reason}{more}",
+            stacklevel=2,
+        )
 
     def _filled_up(self, counts: list[int], target: int) -> list[int]:
         """Spend what rounding left of the target: groups go up a step, in small networks one against another.

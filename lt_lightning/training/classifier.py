@@ -1,4 +1,4 @@
-"""The LightningModule that trains, validates and tests any image classifier."""
+"""The LightningModule that trains, validates and tests any classifier of images or token sequences."""
 
 from __future__ import annotations
 
@@ -64,28 +64,30 @@ class EpochMean(Metric):
 
 Batch = tuple[Tensor, Tensor]
 Decay = Literal["all", "weights"]
+Optimizer = Literal["sgd", "adamw"]
 
 PAPER_SCHEDULE = Milestones(shares=(0.5, 0.75))
 
 
 class ImageClassifier(pl.LightningModule):
-    """Train a network by SGD with momentum on cross-entropy, and measure its accuracy.
+    """Train a network on cross-entropy, by SGD with momentum or AdamW, and measure its accuracy.
 
-    A batch is images (n, channels, h, w), float, and labels (n,), int64. Logged, as means over an epoch: `lr`,
-    `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`, `test/accuracy` (accuracy in [0, 1]).
-    Nothing in a step waits for the device.
+    A batch is inputs, images (n, channels, h, w), float, or token ids (n, length), and labels (n,), int64. Logged, as
+    means over an epoch: `lr`, `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`,
+    `test/accuracy` (accuracy in [0, 1]). Nothing in a step waits for the device.
 
     The schedule spans the fit as `trainer.max_epochs` stands when the optimizer is made: one training. Whoever
     repeats trainings within a fit restores the state of optimizer and scheduler at the beginning of each.
 
     Args:
-        network: network from images to logits (n, classes). It becomes the attribute `network`: parameters are
+        network: network from inputs to logits (n, classes). It becomes the attribute `network`: parameters are
             `network.*`.
         classes: number of classes.
         learning_rate: base rate, which `schedule` multiplies.
-        momentum: momentum of SGD, in [0, 1).
-        nesterov: whether momentum has Nesterov's form.
-        weight_decay: weight decay of SGD, added to the gradient.
+        optimizer: `sgd`, or `adamw` (Loshchilov and Hutter, ICLR 2019), which transformers need.
+        momentum: momentum of SGD, or what AdamW averages gradients with (its first beta), in [0, 1).
+        nesterov: whether SGD's momentum has Nesterov's form.
+        weight_decay: weight decay; SGD adds it to the gradient, AdamW shrinks the weights by it.
         decay: which parameters decay: `all`, or `weights`, those of two dimensions and more, which leaves out biases
             and normalisation.
         schedule: schedule of the learning rate; None: the paper's milestones at half and three quarters.
@@ -105,6 +107,7 @@ class ImageClassifier(pl.LightningModule):
         network: nn.Module,
         classes: int,
         learning_rate: float = 0.1,
+        optimizer: Optimizer = "sgd",
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 1e-4,
@@ -119,10 +122,14 @@ class ImageClassifier(pl.LightningModule):
             raise ValueError(f"classes={classes}: must be 2 or more")
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate={learning_rate}: must be positive")
+        if optimizer not in get_args(Optimizer):
+            raise ValueError(f"optimizer={optimizer!r}: must be one of {', '.join(get_args(Optimizer))}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: must be in [0, 1)")
         if nesterov and momentum == 0:
             raise ValueError(f"nesterov={nesterov}: needs a positive momentum")
+        if nesterov and optimizer != "sgd":
+            raise ValueError(f"nesterov={nesterov}: needs optimizer='sgd', and it is {optimizer!r}")
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay={weight_decay}: must be 0 or more")
         if decay not in get_args(Decay):
@@ -132,6 +139,7 @@ class ImageClassifier(pl.LightningModule):
         self.network = network
         self.classes = classes
         self.learning_rate = learning_rate
+        self.optimizer = optimizer
         self.momentum = momentum
         self.nesterov = nesterov
         self.weight_decay = weight_decay
@@ -160,16 +168,18 @@ class ImageClassifier(pl.LightningModule):
                 f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) adds to them; use True or False"
             )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (n, classes) of images (n, channels, h, w).
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits (n, classes) of images (n, channels, h, w) or token ids (n, length).
 
         Raises:
             ValueError: if the network gives another shape.
         """
-        logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
-        if logits.shape != (len(images), self.classes):
+        if inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=self.memory_format)
+        logits: Tensor = self.network(inputs)
+        if logits.shape != (len(inputs), self.classes):
             raise ValueError(
-                f"classes={self.classes}: the network gives {tuple(logits.shape)} for {len(images)} images"
+                f"classes={self.classes}: the network gives {tuple(logits.shape)} for {len(inputs)} samples"
             )
         return logits
 
@@ -182,8 +192,8 @@ class ImageClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch."""
-        images, labels = batch
-        logits = self(images)
+        inputs, labels = batch
+        logits = self(inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self._measure("train", loss, logits, labels)
         if batch_idx == 0:
@@ -213,8 +223,8 @@ class ImageClassifier(pl.LightningModule):
         self._evaluate("test", batch)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        images, labels = batch
-        logits = self(images)
+        inputs, labels = batch
+        logits = self(inputs)
         self._measure(stage, F.cross_entropy(logits, labels), logits, labels)
 
     @torch.no_grad()
@@ -228,7 +238,7 @@ class ImageClassifier(pl.LightningModule):
                 self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, batch_size=count)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return SGD, and its schedule, which goes step by step over one training.
+        """Return the optimizer, and its schedule, which goes step by step over one training.
 
         Raises:
             ValueError: if the training has no end, or the schedule does not fit into it.
@@ -242,17 +252,20 @@ class ImageClassifier(pl.LightningModule):
         def factor(step: int) -> float:
             return self.schedule(step, total_steps, steps_per_epoch)
 
-        optimizer = torch.optim.SGD(
-            self._parameter_groups(),
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            # One kernel for all parameters; where there is none, PyTorch's own choice.
-            fused=True if self.device.type in ("cpu", "cuda") else None,
-        )
+        optimizer = self._make_optimizer()
         # LambdaLR keeps nothing of a plain function in its state, so checkpoints load weights-only.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        groups = self._parameter_groups()
+        # One kernel for all parameters; where there is none, PyTorch's own choice.
+        fused = True if self.device.type in ("cpu", "cuda") else None
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(self.momentum, 0.999), fused=fused)
+        return torch.optim.SGD(
+            groups, lr=self.learning_rate, momentum=self.momentum, nesterov=self.nesterov, fused=fused
+        )
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]

@@ -188,4 +188,5 @@ def _example(pl_module: pl.LightningModule, network: nn.Module) -> Tensor:
             "with execution='masked'"
         )
     parameter = next(network.parameters())
-    return example[:1].to(parameter.device, parameter.dtype)
+    one: Tensor = example[:1].to(parameter.device)
+    return one.to(parameter.dtype) if one.is_floating_point() else one

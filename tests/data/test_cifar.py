@@ -61,11 +61,11 @@ def test_files_are_read_exactly(
     data = kind(tmp_path, 2, validation=sizes[1])
     data.setup()
     parts = data.parts.values()
-    assert tuple(len(part.images) for part in parts) == sizes
+    assert tuple(len(part.inputs) for part in parts) == sizes
     found = {
         image.numpy().tobytes(): int(label)
         for part in parts
-        for image, label in zip(part.images, part.labels, strict=True)
+        for image, label in zip(part.inputs, part.labels, strict=True)
     }
     assert found == label_of
 
@@ -78,7 +78,7 @@ def test_planes_are_red_green_blue_and_rows_come_first(tmp_path: Path) -> None:
     path.write_bytes((b"\x05" + pixels.tobytes()) * 3)
     data = Small10(tmp_path, 2, validation=5)
     data.setup()
-    image = data.parts["test"].images[0]
+    image = data.parts["test"].inputs[0]
     assert (int(image[0, 0, 1]), int(image[1, 2, 0]), int(image[2, 31, 31]), int(image.sum())) == (10, 20, 30, 60)
 
 
@@ -114,11 +114,11 @@ def test_the_real_files() -> None:
     data = Cifar10(os.environ["LT_DATA"], 128, validation=5000)
     data.setup()
     train, held_out, test = data.parts.values()
-    assert (len(train.images), len(held_out.images)) == (45_000, 5_000)
+    assert (len(train.inputs), len(held_out.inputs)) == (45_000, 5_000)
     assert (train.labels.bincount() + held_out.labels.bincount()).tolist() == [5_000] * 10
     assert test.labels.bincount().tolist() == [1_000] * 10
     assert test.labels[:5].tolist() == [3, 8, 8, 0, 6]  # as published: cat, ship, ship, aeroplane, frog
     for channel in range(3):
-        pixels = train.images[:, channel].double() / 255
+        pixels = train.inputs[:, channel].double() / 255
         assert float(pixels.mean()) == pytest.approx(data.mean[channel], abs=2e-3)
         assert float(pixels.std()) == pytest.approx(data.std[channel], abs=2e-3)

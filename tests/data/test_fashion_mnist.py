@@ -45,11 +45,11 @@ def test_files_are_read_exactly(tmp_path: Path) -> None:
     data = FashionMnist(tmp_path, 2, validation=3, seed=1)
     data.setup()
     used, held_out, tested = data.parts.values()
-    assert (len(used.images), len(held_out.images)) == (9, 3)
-    pairs = zip(torch.cat([used.images, held_out.images]), torch.cat([used.labels, held_out.labels]), strict=True)
+    assert (len(used.inputs), len(held_out.inputs)) == (9, 3)
+    pairs = zip(torch.cat([used.inputs, held_out.inputs]), torch.cat([used.labels, held_out.labels]), strict=True)
     found = {image.numpy().tobytes(): int(label) for image, label in pairs}
     assert found == {image.tobytes(): number % 10 for number, image in enumerate(train)}
-    np.testing.assert_array_equal(tested.images[:, 0].numpy(), test)
+    np.testing.assert_array_equal(tested.inputs[:, 0].numpy(), test)
     assert tested.labels.tolist() == [9, 8, 7, 6, 5]
 
 
@@ -93,10 +93,10 @@ def test_the_real_files() -> None:
     data = FashionMnist(os.environ["LT_DATA"], 128, validation=6000)
     data.setup()
     train, held_out, test = data.parts.values()
-    assert (len(train.images), len(held_out.images)) == (54_000, 6_000)
+    assert (len(train.inputs), len(held_out.inputs)) == (54_000, 6_000)
     assert (train.labels.bincount() + held_out.labels.bincount()).tolist() == [6_000] * 10
     assert test.labels.bincount().tolist() == [1_000] * 10
     assert test.labels[:5].tolist() == [9, 2, 1, 1, 6]  # as published
-    pixels = torch.cat([train.images, held_out.images]).double() / 255
+    pixels = torch.cat([train.inputs, held_out.inputs]).double() / 255
     assert float(pixels.mean()) == pytest.approx(data.mean[0], abs=5e-5)
     assert float(pixels.std()) == pytest.approx(data.std[0], abs=5e-5)

@@ -16,8 +16,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lt_lightning.data.augment import Augment, normalise
-from lt_lightning.data.digits import Digits
-from lt_lightning.data.module import Batch, ImageData, Pairs, TensorData
+from lt_lightning.data.digits import Digits, DigitTokens
+from lt_lightning.data.module import Batch, ImageData, LabelledData
+from lt_lightning.data.tensors import Pairs, TensorData, TokenData
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 
@@ -36,12 +37,43 @@ def rows(loader: Any) -> set[tuple[float, ...]]:
 def test_digits_have_fixed_parts() -> None:
     data = digits()
     train, held_out, test = data.parts.values()
-    assert (len(train.images), len(held_out.images), len(test.images)) == (1257, 180, 360)
+    assert (len(train.inputs), len(held_out.inputs), len(test.inputs)) == (1257, 180, 360)
     assert test.labels.bincount().tolist() == [36] * 10
-    everything = torch.cat([train.images, held_out.images, test.images])
+    everything = torch.cat([train.inputs, held_out.inputs, test.inputs])
     assert everything.dtype == torch.uint8
     published = (torch.from_numpy(load_digits().images) * (255 / 16)).round().to(torch.uint8)
     assert sorted(everything.flatten(1).tolist()) == sorted(published.flatten(1).tolist())
+
+
+def test_tokens_are_the_grey_levels_of_the_same_digits() -> None:
+    """scikit-learn's whole numbers from 0 to 16, row by row, in the parts that the images have."""
+    tokens, images = DigitTokens("unused", 64, validation=180, seed=1), digits(seed=1)
+    tokens.setup()
+    published = {tuple(map(int, row)) for row in load_digits().data}
+    for part, (ids, labels) in tokens.parts.items():
+        assert {tuple(row) for row in ids.tolist()} <= published
+        assert torch.equal(labels, images.parts[part].labels)
+        assert torch.equal((ids * (255 / 16)).round(), images.parts[part].inputs.flatten(1).float())
+    assert {int(ids.max()) + 1 for ids, _ in tokens.parts.values()} == {tokens.vocabulary}
+    for given, labels in (*tokens.train_dataloader(), *tokens.val_dataloader(), *tokens.plain_batches(1)):
+        assert (given.dtype, labels.dtype, given.shape[1]) == (torch.int64, torch.int64, 64)
+    assert rows(tokens.test_dataloader()) == {tuple(row) for row in tokens.parts["test"].inputs.tolist()}
+
+
+def test_the_digest_of_tokens_follows_every_id() -> None:
+    tokens = DigitTokens("unused", 64, validation=180)
+    tokens.setup()
+    before = tokens.digest()
+    assert before == tokens.digest() == DigitTokens("unused", 8, validation=180).digest()
+    tokens.parts["train"].inputs[3, 5] += 1
+    assert tokens.digest() != before
+
+
+def test_an_id_outside_of_the_vocabulary_is_refused() -> None:
+    tokens = DigitTokens("unused", 64, validation=180)
+    tokens.vocabulary = 16
+    with pytest.raises(ValueError, match=r"^vocabulary=16: .* 16$"):
+        tokens.setup()
 
 
 def test_labels_stay_with_their_images() -> None:
@@ -52,14 +84,14 @@ def test_labels_stay_with_their_images() -> None:
         for image, target in zip(published.images, published.target, strict=True)
     }
     for part in data.parts.values():
-        assert [label[tuple(image)] for image in part.images.flatten(1).tolist()] == part.labels.tolist()
+        assert [label[tuple(image)] for image in part.inputs.flatten(1).tolist()] == part.labels.tolist()
 
 
 def test_the_seed_changes_the_division_but_not_the_test_set() -> None:
     first, again, other = digits(seed=1), digits(seed=1), digits(seed=2)
-    assert torch.equal(first.parts["validation"].images, again.parts["validation"].images)
-    assert not torch.equal(first.parts["validation"].images, other.parts["validation"].images)
-    assert torch.equal(first.parts["test"].images, other.parts["test"].images)
+    assert torch.equal(first.parts["validation"].inputs, again.parts["validation"].inputs)
+    assert not torch.equal(first.parts["validation"].inputs, other.parts["validation"].inputs)
+    assert torch.equal(first.parts["test"].inputs, other.parts["test"].inputs)
 
 
 def test_the_seed_changes_the_order_and_the_augmentation() -> None:
@@ -75,7 +107,7 @@ def test_the_order_seed_changes_order_and_augmentation_of_the_same_division() ->
     plain, other = digits(seed=1), digits(seed=1)
     other.order_seed = 2
     assert rows(plain.train_dataloader()) & rows(other.train_dataloader())
-    assert torch.equal(plain.parts["train"].images, other.parts["train"].images)
+    assert torch.equal(plain.parts["train"].inputs, other.parts["train"].inputs)
     batches = [next(iter(data.train_dataloader()))[0] for data in (plain, other)]
     assert not torch.equal(*batches)
     seeded = digits(seed=2)
@@ -95,8 +127,8 @@ def test_only_training_images_are_augmented_and_all_are_normalised() -> None:
 
 def test_limit_shortens_training_only() -> None:
     data = digits(limit=0.5)
-    assert len(data.parts["train"].images) == 628
-    assert (len(data.parts["validation"].images), len(data.parts["test"].images)) == (180, 360)
+    assert len(data.parts["train"].inputs) == 628
+    assert (len(data.parts["validation"].inputs), len(data.parts["test"].inputs)) == (180, 360)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +155,7 @@ def test_a_validation_part_that_leaves_nothing_is_refused() -> None:
 
 
 def test_a_batch_larger_than_the_training_part_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^batch_size=64: 13 training images make no full batch"):
+    with pytest.raises(ValueError, match=r"^batch_size=64: 13 training samples make no full batch"):
         digits(limit=0.01).train_dataloader()
 
 
@@ -132,7 +164,7 @@ def test_plain_batches_are_training_images_as_they_are_whoever_asks() -> None:
     first = data.plain_batches(3)
     assert [images.shape for images, _ in first] == [(64, 1, 8, 8)] * 3
     assert [len(data.plain_batches(1000)), len(data.train_dataloader())] == [19, 19]  # as many as there are
-    wanted = rows([(normalise(data.parts["train"].images, torch.tensor(data.mean), torch.tensor(data.std)), None)])
+    wanted = rows([(normalise(data.parts["train"].inputs, torch.tensor(data.mean), torch.tensor(data.std)), None)])
     assert rows(first) <= wanted
     assert not rows(data.train_dataloader()) <= wanted
     assert len(set(first[0][1].tolist())) == 10  # shuffled, also where files are not
@@ -233,14 +265,22 @@ def test_batches_are_made_on_the_device_without_waiting_for_it(tmp_path: Path) -
 def test_each_configuration_describes_its_data_set(path: Path, tmp_path: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n")
     config = OmegaConf.merge({"seed": 7, "paths": {"data": str(tmp_path)}}, OmegaConf.load(path))
-    data = instantiate(config.data)
-    assert isinstance(data, ImageData)
+    data: LabelledData = instantiate(config.data)
     assert data.name == path.stem
-    assert {"classes": data.classes, "channels": data.channels, "size": data.size} == config.dataset
     assert (data.root, data.seed) == (tmp_path, 7)
-    assert len(data.mean) == len(data.std) == data.channels
+    if isinstance(data, ImageData):
+        assert config.dataset == {"classes": data.classes, "channels": data.channels, "size": data.size}
+        assert len(data.mean) == len(data.std) == data.channels
+        shape, dtype = [data.channels, data.size, data.size], torch.float32
+    else:
+        assert isinstance(data, TokenData)
+        assert config.dataset == {"classes": data.classes, "vocabulary": data.vocabulary, "length": data.length}
+        shape, dtype = [data.length], torch.int64
+    for count, inputs in ((1, data.example), (3, data.random_inputs(3))):
+        assert ([*inputs.shape], inputs.dtype) == ([count, *shape], dtype)
+    assert torch.equal(data.random_inputs(3), data.random_inputs(3))
 
 
 def test_there_is_a_configuration_for_each_data_set() -> None:
     names = {path.stem for path in CONF.glob("*.yaml")}
-    assert names == {"digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet"}
+    assert names == {"digits", "digit_tokens", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet"}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lt_lightning.data.augment import Augment
 from lt_lightning.data.digits import Digits
-from lt_lightning.data.module import TensorLoader
 from lt_lightning.data.order import Order
+from lt_lightning.data.tensors import TensorLoader
 
 COUNT = 50
 

@@ -45,11 +45,11 @@ def test_pictures_are_decoded_and_classes_numbered_by_name(tmp_path: Path) -> No
     write(tmp_path)
     data = loaded(tmp_path)
     parts = data.parts.values()
-    assert [len(part.images) for part in parts] == [9, 3, 6]
+    assert [len(part.inputs) for part in parts] == [9, 3, 6]
     assert data.parts["test"].labels.tolist() == [0, 0, 1, 1, 2, 2]
     grey = 0
     for part in parts:
-        for image, label in zip(part.images, part.labels, strict=True):
+        for image, label in zip(part.inputs, part.labels, strict=True):
             expected = SHADE[f"n0{int(label) + 1}"]
             blue = int(image[2, 5, 5])
             grey += blue < 250
@@ -64,7 +64,7 @@ def test_rows_and_columns_are_not_exchanged(tmp_path: Path) -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:16] = 255  # the upper quarter is white
     Image.fromarray(pixels).save(folder / "val" / "images" / "val_n010.JPEG")
-    image = loaded(tmp_path).parts["test"].images[0]
+    image = loaded(tmp_path).parts["test"].inputs[0]
     assert int(image[:, :8].min()) > 200
     assert int(image[:, 24:].max()) < 50
 
@@ -74,7 +74,7 @@ def test_a_choice_of_classes_leaves_the_others_out(tmp_path: Path) -> None:
     (folder / "wnids.txt").write_text("n03\nn01\n")
     data = loaded(tmp_path, classes=2)
     assert data.parts["test"].labels.tolist() == [0, 0, 1, 1]
-    assert abs(int(data.parts["test"].images[2, 0, 0, 0]) - SHADE["n03"]) < 4
+    assert abs(int(data.parts["test"].inputs[2, 0, 0, 0]) - SHADE["n03"]) < 4
 
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
@@ -125,5 +125,5 @@ def test_real_pictures() -> None:
     train, held_out, test = data.parts.values()
     assert (train.labels.bincount() + held_out.labels.bincount()).tolist() == [500] * classes
     assert test.labels.bincount().tolist() == [50] * classes
-    grey = (test.images[:, 0] == test.images[:, 2]).flatten(1).all(1)
+    grey = (test.inputs[:, 0] == test.inputs[:, 2]).flatten(1).all(1)
     assert 0 < int(grey.sum()) < 0.05 * len(grey)

@@ -37,7 +37,8 @@ class Part(nn.Module):
 class Standardised(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return self._conv_forward(x, w / (w.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-5), self.bias)
+        out: Tensor = self._conv_forward(x, w / (w.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-5), self.bias)
+        return out
 
 
 def conv(a: int, b: int, kernel: int = 3, groups: int = 1) -> nn.Conv2d:

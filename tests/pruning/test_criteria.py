@@ -260,3 +260,10 @@ def test_the_state_is_scored_and_not_the_network() -> None:
 def test_impossible_options_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         make()
+
+
+def test_synflow_refuses_token_ids_of_which_there_are_no_ones() -> None:
+    network = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
+    context = context_of(network, example=torch.zeros(1, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"^criterion=SynFlow: .*torch\.int64"):
+        SynFlow()(weights_of(network), full(network), context)

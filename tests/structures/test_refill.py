@@ -620,6 +620,26 @@ def test_a_network_without_free_channels_is_refused() -> None:
         Refill()(given)
 
 
+def test_free_layers_do_not_pay_for_those_that_are_kept_whole() -> None:
+    class MostlyFixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.wide, self.narrow = nn.Conv2d(1, 64, 1), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 10, 1)
+            self.last = nn.Conv2d(10, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.softmax(self.wide(torch.softmax(self.stem(x), 1)), 1)
+            return self.last(F.relu(self.narrow(x))).mean((2, 3))  # type: ignore[no-any-return]
+
+    given = subject_of(MostlyFixed(), torch.zeros(1, 1, 5, 5), 0.3)
+    with pytest.warns(UserWarning, match=r"wide \(softmax over channels.*test_refill.py:\d+") as told:
+        plan = Refill(round_to=1)(given).plan
+    assert len(told) == 1
+    assert isinstance(plan, ChannelPlan)
+    kept_share = given.masks["narrow.weight"].double().mean()
+    assert len(plan.outputs["narrow"]) == math.ceil(kept_share * 10 / 2)
+
+
 def test_saliency_without_gradients_is_refused() -> None:
     given = subject_of(make("vgg"), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
     with pytest.raises(ValueError, match=r"^score='saliency': "):

@@ -158,6 +158,39 @@ def optimizer_of(model: ImageClassifier, tmp_path: Path) -> torch.optim.Optimize
     return fitted.optimizers[0]
 
 
+def test_token_ids_reach_the_network_as_they_are_and_adamw_steps_as_by_hand(tmp_path: Path) -> None:
+    """Loshchilov and Hutter's algorithm 2 spelt out, on a bag of tokens whose gradient is known in closed form."""
+    torch.manual_seed(0)
+    embedding = nn.Embedding(5, CLASSES, dtype=torch.float64)
+    table = embedding.weight.detach().clone()
+    ids, labels = torch.randint(5, (6, 7)), torch.tensor([0, 1, 2, 3, 0, 1])
+    bags = F.one_hot(ids, 5).double().mean(1)  # how often each token stands in a sample
+
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = embedding
+
+        def forward(self, ids: Tensor) -> Tensor:
+            assert ids.dtype == torch.int64
+            logits: Tensor = self.embedding(ids).mean(1)
+            return logits
+
+    model = ImageClassifier(
+        Bag(), CLASSES, 0.01, "adamw", weight_decay=0.1, decay="weights", schedule=Cosine(warmup_epochs=2)
+    )
+    trainer(tmp_path, 4).fit(model, DataLoader(TensorDataset(ids, labels), batch_size=6))
+
+    first, second = torch.zeros_like(table), torch.zeros_like(table)
+    for step, factor in enumerate((0.5, 1.0, 1.0, 0.5), 1):  # half a cosine over the last two of four steps
+        gradient = bags.T @ ((bags @ table).softmax(1) - F.one_hot(labels, CLASSES)) / 6
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        average, spread = first / (1 - 0.9**step), second / (1 - 0.999**step)
+        table = table - 0.01 * factor * (average / (spread.sqrt() + 1e-8) + 0.1 * table)
+    assert torch.allclose(model.network.get_parameter("embedding.weight").detach(), table, atol=1e-12)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 5e-4])
 def test_groups_of_decay(tmp_path: Path, weight_decay: float) -> None:
     everything = optimizer_of(ImageClassifier(network(), CLASSES, weight_decay=weight_decay), tmp_path)
@@ -375,6 +408,8 @@ def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path: Path, poison
         ({"learning_rate": math.nan}, "learning_rate=nan"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"momentum": 0, "nesterov": True}, "nesterov=True"),
+        ({"optimizer": "adamw", "nesterov": True}, "nesterov=True: .*'adamw'"),
+        ({"optimizer": "adam"}, "optimizer='adam': .* sgd, adamw"),
         ({"weight_decay": -1e-4}, "weight_decay=-0.0001"),
         ({"decay": "none"}, "decay='none': .* all, weights"),
         ({"label_smoothing": 1}, "label_smoothing=1"),
@@ -390,7 +425,7 @@ def test_refuses(arguments: dict[str, Any], message: str) -> None:
     [
         (
             lambda path: trainer(path).fit(ImageClassifier(network(), CLASSES + 1), batches()),
-            r"^classes=5: the network gives \(8, 4\) for 8 images",
+            r"^classes=5: the network gives \(8, 4\) for 8 samples",
         ),
         (
             lambda path: trainer(path, -1).fit(ImageClassifier(network(), CLASSES), batches()),
@@ -421,6 +456,15 @@ def test_configuration(schedule: str) -> None:
     assert model.network is net
     assert model.classes == CLASSES
     default = ImageClassifier(net, CLASSES)
-    for name in ("learning_rate", "momentum", "nesterov", "weight_decay", "decay", "label_smoothing", "memory_format"):
+    for name in (
+        "learning_rate",
+        "optimizer",
+        "momentum",
+        "nesterov",
+        "weight_decay",
+        "decay",
+        "label_smoothing",
+        "memory_format",
+    ):
         assert getattr(model, name) == getattr(default, name)
     assert type(model.schedule).__name__.lower() == schedule.replace("_", "")

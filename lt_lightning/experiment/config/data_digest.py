@@ -20,12 +20,12 @@ from lt_lightning.experiment.config.checks import naming, shown
 from lt_lightning.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from lt_lightning.data.module import ImageData
+    from lt_lightning.data.module import LabelledData
 
 FILE = "data.json"
 
 
-def record_data(search: Path, config: DictConfig, data: ImageData) -> None:
+def record_data(search: Path, config: DictConfig, data: LabelledData) -> None:
     """Keep the digest of the data beside a search that begins; if it has begun before, check the data.
 
     Raises:
@@ -40,7 +40,7 @@ def record_data(search: Path, config: DictConfig, data: ImageData) -> None:
     _write(search, config, {"digest": digest, "stamps": [], **files})
 
 
-def check_data(search: Path, config: DictConfig, data: ImageData | None = None) -> None:
+def check_data(search: Path, config: DictConfig, data: LabelledData | None = None) -> None:
     """Compare the data with those that a search was trained on.
 
     Args:

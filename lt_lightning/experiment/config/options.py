@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lt_lightning.experiment.config.checks import describe, naming, shown
 from lt_lightning.results.verdict import Rule
@@ -117,8 +117,10 @@ class Dataset:
     """What the network is made for."""
 
     classes: int = option(MISSING, "number of classes", at_least(1))
-    channels: int = option(MISSING, "channels of an image", at_least(1))
-    size: int = option(MISSING, "height and width of an image, in pixels", at_least(1))
+    channels: int | None = option(None, "channels of an image", at_least(1))
+    size: int | None = option(None, "height and width of an image, in pixels", at_least(1))
+    vocabulary: int | None = option(None, "number of different tokens", at_least(1))
+    length: int | None = option(None, "number of tokens of a sequence", at_least(1))
 
 
 @dataclass(frozen=True)
@@ -291,7 +293,10 @@ def options_of(config: DictConfig) -> JobOptions:
     Raises:
         ValueError: naming the key, its value and what is allowed.
     """
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    try:
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except InterpolationKeyError as error:
+        raise ValueError(_unresolved(error, config)) from None
     options = read(JobOptions, values)
     for key, kind in (("pruning", Rounds), ("trainer", Training)):
         known = {each.name for each in fields(kind)}
@@ -365,6 +370,15 @@ def register() -> None:
     """Make the defaults known to Hydra under the names that `conf/run.yaml` and `conf/stability.yaml` begin with."""
     ConfigStore.instance().store("job", defaults_of(JobOptions))
     ConfigStore.instance().store("stability_job", {"stability": defaults_of(Stability)})
+
+
+def _unresolved(error: InterpolationKeyError, config: DictConfig) -> str:
+    """Return one line about a key that takes the value of another one, which there is not."""
+    missing = str(error).split("'")[1]
+    node = missing.rpartition(".")[0]
+    there = OmegaConf.select(config, node) if node else config
+    known = f"; {node or 'there'} has {', '.join(map(str, there))}" if isinstance(there, DictConfig) else ""
+    return f"{error.full_key}=${{{missing}}}: there is no {missing}{known}"
 
 
 def _explained(kind: type[Any], error: OmegaConfBaseException, values: Mapping[str, Any], key: str) -> str:

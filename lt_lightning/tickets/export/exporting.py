@@ -85,12 +85,15 @@ def _read_config(path: Path) -> tuple[dict[str, Any], tuple[int, ...], dict[str,
     """Return the configuration of the network, the shape of an image, and the configuration of the data module."""
     try:
         whole: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        dataset = whole["dataset"]
-        shape = (int(dataset["channels"]), int(dataset["size"]), int(dataset["size"]))
-        return whole["model"], shape, whole["data"]
+        model, dataset, data = whole["model"], whole["dataset"], whole["data"]
+        tokens = "vocabulary" in dataset
+        shape = () if tokens else (int(dataset["channels"]), int(dataset["size"]), int(dataset["size"]))
     except Exception as error:  # whatever the parsers stumble over
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} is damaged or no configuration of a search: {reason}") from None
+    if tokens:
+        raise ValueError(f"{path}: dataset.vocabulary={dataset['vocabulary']}: only networks of images are exported")
+    return model, shape, data
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,18 @@ def test_what_is_missing_is_named(job: DictConfig) -> None:
         options_of(config)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("model=bert_small",), "model.vocabulary=${dataset.vocabulary}: .* classes, channels, size$"),
+        (("data=digit_tokens",), "model.channels=${dataset.channels}: .* classes, vocabulary, length$"),
+    ],
+)
+def test_a_network_for_other_data_is_refused(overrides: tuple[str, ...], told: str, composed: Compose) -> None:
+    with pytest.raises(ValueError, match=f"^{told.replace('$', re.escape('$'), 1)}"):
+        options_of(composed(*overrides))
+
+
 def test_a_job_is_composed_with_the_defaults(job: DictConfig) -> None:
     for key, default in defaults_of(JobOptions).items():
         if key not in ("structure", "measure", "labels", "threads"):  # of which groups say more

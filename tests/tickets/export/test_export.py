@@ -228,6 +228,9 @@ def test_what_is_no_finished_ticket_is_refused(export: Export, tmp_path: Path) -
     (tmp_path / "a" / "config.yaml").write_text("model: [")
     with pytest.raises(ValueError, match="is damaged or no configuration of a search"):
         export_ticket(alone, tmp_path / "out")
+    (tmp_path / "a" / "config.yaml").write_text("{model: {}, data: {}, dataset: {vocabulary: 17, length: 64}}")
+    with pytest.raises(ValueError, match=r"dataset\.vocabulary=17: "):
+        export_ticket(alone, tmp_path / "out")
     ticket = Ticket.load(source / "ticket")
     Ticket(ticket.masks, ticket.rewind, None, ticket.plan, ticket.layers, ticket.card).save(alone / "ticket")
     with pytest.raises(ValueError, match="is not trained yet: there are no weights to export"):
