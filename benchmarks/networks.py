@@ -22,7 +22,7 @@ from benchmarks.network_costs import (
     training_difference,
 )
 from benchmarks.variants import Effort, Executed, Tickets, Variant
-from lt_lightning.execution.cost import Engine, Setting, flops, network_call, parameters, random_images
+from lt_lightning.execution.cost import Engine, Setting, flops, inputs_like, network_call, parameters
 from lt_lightning.execution.machine import tensor_float32
 from lt_lightning.execution.timing import interleaved, stopwatch
 from lt_lightning.pruning.evaluation import relative_difference
@@ -189,7 +189,7 @@ def _checked_call(
     one: _Contender, setting: Setting, tickets: Tickets, device: str
 ) -> tuple[Callable[[], object], float]:
     """Return the function to be timed, which has run once, and its result's difference to the masked network's."""
-    images = random_images(setting, tuple(tickets.example.shape[1:]), device)
+    images = inputs_like(tickets.example, setting, device)
     call: Callable[[], object]
     if setting.engine == "onnx":
         call = onnx_call(one.executed.network, images, torch.get_num_threads())
@@ -235,7 +235,7 @@ def _saved_megabytes(network: nn.Module, setting: Setting, tickets: Tickets, dev
     if not setting.training:
         return nan
     trained = copy.deepcopy(network).train()
-    images = random_images(replace(setting, batch_size=3), tuple(tickets.example.shape[1:]), device)
+    images = inputs_like(tickets.example, replace(setting, batch_size=3), device)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bfloat16):
         two, three = (saved_bytes(trained, images[:count]) for count in (2, 3))
     return (two + (setting.batch_size - 2) * (three - two)) / 1e6

@@ -68,13 +68,18 @@ class Setting:
         return ", ".join(how + ["channels last"] * self.channels_last)
 
 
-def random_images(setting: Setting, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """Return images for a setting, always the same; random, as some hardware is faster on zeros than on data."""
+def inputs_like(example: Tensor, setting: Setting, device: torch.device | str = "cpu") -> Tensor:
+    """Return inputs of the example's shape for a setting, always the same.
+
+    Images are random, as some hardware is faster on zeros than on data; token ids are the example's.
+    """
+    if not example.is_floating_point():
+        return example[:1].repeat(setting.batch_size, *[1] * (example.dim() - 1)).to(device)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn((setting.batch_size, *shape), generator=generator).to(device)
+    inputs = torch.randn((setting.batch_size, *example.shape[1:]), generator=generator).to(device)
     if setting.bfloat16 and not setting.training:
-        images = images.bfloat16()
-    return images.contiguous(memory_format=_format(setting))
+        inputs = inputs.bfloat16()
+    return inputs.contiguous(memory_format=_format(setting)) if inputs.dim() == 4 else inputs
 
 
 def network_call(
@@ -89,7 +94,7 @@ def network_call(
     Args:
         network: network on the device of the images. Its mode, memory format and type change, and its values in
             training steps.
-        images: images from `random_images`.
+        images: images from `inputs_like`.
         setting: what to measure; its engine is not `onnx`.
         masks: masks that every training step enforces.
         learning_rate: learning rate of the training step.
@@ -149,7 +154,7 @@ def _format(setting: Setting) -> torch.memory_format:
 def time_ratio(
     dense: nn.Module,
     small: nn.Module,
-    shape: tuple[int, ...],
+    example: Tensor,
     setting: Setting,
     device: torch.device | str = "cpu",
     samples: int = 7,
@@ -160,13 +165,13 @@ def time_ratio(
     Args:
         dense: the full network; both are left as they were.
         small: the network to compare.
-        shape: shape of one image.
+        example: an input batch of the true shape and type.
         setting: what to measure.
         device: device to measure on.
         samples: see `interleaved`, like `slot`.
         slot: likewise.
     """
-    images = random_images(setting, shape, device)
+    images = inputs_like(example, setting, device)
     calls: Mapping[str, Callable[[], Tensor]] = {
         name: network_call(copy.deepcopy(network).to(device), images, setting)
         for name, network in (("dense", dense), ("small", small))
@@ -183,7 +188,7 @@ Mark = Any  # a moment: seconds of a clock, or an event of a device
 def layer_seconds(
     networks: Mapping[str, nn.Module],
     layers: Iterable[str],
-    shape: tuple[int, ...],
+    example: Tensor,
     setting: Setting,
     device: torch.device | str = "cpu",
     passes: int = 5,
@@ -195,7 +200,7 @@ def layer_seconds(
     Args:
         networks: networks by name; they are left as they were.
         layers: names of submodules; one that a network lacks, or that is not called, has no time there.
-        shape: shape of one image.
+        example: an input batch of the true shape and type.
         setting: a setting of inference, eager.
         device: device to measure on.
         passes: number of passes of every network, besides one to warm up.
@@ -204,11 +209,11 @@ def layer_seconds(
         Seconds by layer and network.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
-    >>> seconds = layer_seconds({"a": net}, ["0", "gone"], (1, 8, 8), Setting(2, training=False))
+    >>> seconds = layer_seconds({"a": net}, ["0", "gone"], torch.zeros(1, 1, 8, 8), Setting(2, training=False))
     >>> {name: list(each) for name, each in seconds.items()}
     {'0': ['a'], 'gone': []}
     """
-    images = random_images(setting, shape, device)
+    images = inputs_like(example, setting, device)
     names = list(layers)
     mark, between = _clock(device)
     runs = {}

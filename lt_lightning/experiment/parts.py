@@ -110,11 +110,6 @@ class Experiment:
         """An input of the true shape and type: zeros, for a batch of one sample."""
         return self.data.example
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return tuple(self.example.shape[1:])
-
     def network(self, seed: int, width: int | None = None) -> nn.Module:
         """Return the dense network at its initial values, and leave the random generators where these values end.
 

@@ -22,7 +22,7 @@ from benchmarks.network_costs import (
     share_of_ideal,
     training_difference,
 )
-from lt_lightning.execution.cost import Setting, random_images
+from lt_lightning.execution.cost import Setting, inputs_like
 from lt_lightning.pruning.evaluation import largest_difference
 
 Make = Callable[[], nn.Module]
@@ -100,7 +100,7 @@ def test_wrong_gradients_are_seen_in_training_alone(conv_net: Make) -> None:
     wrong = copy.deepcopy(right)
     wrong.set_submodule("3", WrongGradient(4, 6, 3, padding=1, bias=False))
     wrong.load_state_dict(right.state_dict())
-    images = random_images(Setting(8, True), (1, 6, 6))
+    images = inputs_like(torch.zeros(1, 1, 6, 6), Setting(8, True))
     assert largest_difference(right, wrong, images) < 1e-6
     same = training_difference(right, {}, copy.deepcopy(right), {}, images, Setting(8, True))
     other = training_difference(right, {}, wrong, {}, images, Setting(8, True))

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lt_lightning.execution.cost import (
     Setting,
     flops,
+    inputs_like,
     layer_seconds,
     network_call,
     parameters,
-    random_images,
     time_ratio,
 )
 from lt_lightning.execution.timing import by_clock
@@ -42,14 +42,16 @@ def test_a_much_smaller_network_is_faster(training: bool, bfloat16: bool, monkey
         for width in (128, 8)
     )
     setting = Setting(8, training, bfloat16=bfloat16)
-    assert time_ratio(dense, small, (3, 16, 16), setting, samples=3, slot=0.005) < 1  # 256 times fewer operations
+    assert (
+        time_ratio(dense, small, torch.zeros(1, 3, 16, 16), setting, samples=3, slot=0.005) < 1
+    )  # 256 times fewer operations
 
 
 def test_ratios_leave_the_networks_alone() -> None:
     dense = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     before = {name: value.clone() for name, value in dense.state_dict().items()}
     for training in (False, True):
-        assert time_ratio(dense, dense, (1, 8, 8), Setting(4, training), samples=3, slot=0.001) > 0
+        assert time_ratio(dense, dense, torch.zeros(1, 1, 8, 8), Setting(4, training), samples=3, slot=0.001) > 0
     assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
 
 
@@ -58,11 +60,22 @@ def test_ratios_leave_the_networks_alone() -> None:
 def test_inference_gives_the_networks_logits(conv_net: Make, bfloat16: bool, channels_last: bool) -> None:
     network = conv_net().eval()
     setting = Setting(4, False, bfloat16, channels_last=channels_last)
-    images = random_images(setting, (1, 6, 6))
+    images = inputs_like(torch.zeros(1, 1, 6, 6), setting)
     expected = network(images.float())
     logits = network_call(copy.deepcopy(network), images, setting)()
     assert logits.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
     assert relative_difference(logits, expected) < (3e-2 if bfloat16 else 1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_of_token_ids_is_timed(training: bool) -> None:
+    """In bfloat16, too, where ids stay what they are."""
+    network = nn.Sequential(nn.Embedding(5, 8), nn.Flatten(), nn.Linear(6 * 8, 3))
+    example, setting = torch.arange(6)[None] % 5, Setting(4, training, bfloat16=True)
+    assert torch.equal(inputs_like(example, setting), example.repeat(4, 1))
+    assert time_ratio(network, network, example, setting, samples=3, slot=0.001) > 0
+    if not training:
+        assert layer_seconds({"a": network}, ["2"], example, setting)["2"]["a"] > 0
 
 
 def test_a_training_step_is_sgd_on_held_masks(conv_net: Make) -> None:
@@ -70,7 +83,7 @@ def test_a_training_step_is_sgd_on_held_masks(conv_net: Make) -> None:
     masks = {"3.weight": torch.rand(6, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5}
     EnforcedMasks(network, masks).zero_weights()
     before = network[3].weight.detach().clone()  # type: ignore[index]
-    step = network_call(network, random_images(Setting(4, True), (1, 6, 6)), Setting(4, True), masks)
+    step = network_call(network, inputs_like(torch.zeros(1, 1, 6, 6), Setting(4, True)), Setting(4, True), masks)
     first, second = float(step()), float(step())
     after = network[3].weight.detach()  # type: ignore[index]
     assert second < first
@@ -92,7 +105,7 @@ def test_every_compiled_network_is_compiled(conv_net: Make, monkeypatch: pytest.
     for width in range(1, 13):
         network = nn.Sequential(nn.Conv2d(1, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         setting = Setting(2, False, engine="compile")
-        call = network_call(network, random_images(setting, (1, 6, 6)), setting)
+        call = network_call(network, inputs_like(torch.zeros(1, 1, 6, 6), setting), setting)
         for _ in range(2):
             call()
     assert len(compiled) == 12
@@ -116,7 +129,11 @@ def test_each_layer_has_its_own_time_in_each_network() -> None:
     slow = nn.Sequential(Sleep(0.02), nn.Identity(), Sleep(0.01))
     fast = nn.Sequential(Sleep(0.002), nn.Identity())
     times = layer_seconds(
-        {"dense": slow, "ticket": fast}, ["0", "2", "other"], (1, 4, 4), Setting(2, training=False), passes=3
+        {"dense": slow, "ticket": fast},
+        ["0", "2", "other"],
+        torch.zeros(1, 1, 4, 4),
+        Setting(2, training=False),
+        passes=3,
     )
     assert list(times) == ["0", "2", "other"]
     assert times["0"]["dense"] >= 0.02

@@ -64,10 +64,10 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
             small, choice = made.network, dict(made.choice)
             compare(network, small, experiment.example)
         setting = Setting(options.batch_size, training, bfloat16)
-        ratios.append(time_ratio(dense, small, experiment.shape, setting, device, options.samples, options.slot))
+        ratios.append(time_ratio(dense, small, experiment.example, setting, device, options.samples, options.slot))
         if not training:
             networks = {"dense": dense, "ticket": small}
-            seconds = layer_seconds(networks, ticket.layers, experiment.shape, setting, device)
+            seconds = layer_seconds(networks, ticket.layers, experiment.example, setting, device)
             times = {
                 "batch_size": options.batch_size, "bfloat16": bfloat16, "device": device, "seconds": seconds,
                 "choice": choice,
