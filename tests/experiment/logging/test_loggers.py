@@ -23,13 +23,12 @@ from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_of
+from tests.runs import BOTH, SMALL, run_of
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 OPTIONS = (
-    "model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=2",
-    "structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4", "retrain_rounds=[2]",
-    "controls=[reinit]", "measure.samples=1", "measure.slot=0.001", "logger=[wandb,tensorboard]",
+    *SMALL, *BOTH, "pruning.rounds=2", "retrain_rounds=[2]", "controls=[reinit]", "logger=[wandb,tensorboard]",
+    "measure={samples:1,slot:0.001}",
 )  # fmt: skip
 BLUE, WHITE = (0, 114, 178), (255, 255, 255)
 

@@ -22,7 +22,7 @@ from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.results.status import state_of
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.agreement import DisagreementError
-from tests.toys import run_of
+from tests.runs import run_of
 
 Compose = Callable[..., DictConfig]
 # No step may be so large that it magnifies rounding: what is compared are two ways to add the same numbers.

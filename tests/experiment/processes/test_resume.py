@@ -18,7 +18,7 @@ from lt_lightning.experiment.run import scheduler as device_processes
 from lt_lightning.experiment.run.checkpoints import KEY, STEPS, Stopped
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.processes import ProcessDiedError
-from tests.toys import run_of
+from tests.runs import run_of
 
 Compose = Callable[..., DictConfig]
 
