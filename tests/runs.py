@@ -13,6 +13,7 @@ SMALL = (
     "model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=1",
     "measure=null",
 )  # fmt: skip
+MEASURED = "measure={batch_size:64,samples:2,slot:0.001}"
 REFILL = ("structure=[refill]", "structure.refill.round_to=2")
 BOTH = ("structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4")
 

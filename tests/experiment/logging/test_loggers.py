@@ -23,12 +23,12 @@ from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
-from tests.runs import BOTH, SMALL, run_of
+from tests.runs import BOTH, MEASURED, SMALL, run_of
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 OPTIONS = (
     *SMALL, *BOTH, "pruning.rounds=2", "retrain_rounds=[2]", "controls=[reinit]", "logger=[wandb,tensorboard]",
-    "measure={samples:1,slot:0.001}",
+    MEASURED,
 )  # fmt: skip
 BLUE, WHITE = (0, 114, 178), (255, 255, 255)
 

@@ -85,7 +85,7 @@ def _wait_until(condition: object) -> None:
 @pytest.mark.parametrize(("key", "value"), [("LOCAL_RANK", "0"), ("SLURM_NTASKS", "2")])
 def test_refuses_to_be_started_several_times(key: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(key, value)
-    with pytest.raises(ValueError, match=rf"{key}={value} in the environment.*start it once"):
+    with pytest.raises(ValueError, match=f"{key}={value} "):
         launch("tasks:add_ranks", {}, TWO, 1)
 
 

@@ -15,7 +15,7 @@ from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.execute import FastestForm
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
-from tests.runs import REFILL, SMALL, run_of
+from tests.runs import MEASURED, REFILL, SMALL, run_of
 
 OPTIONS = (*SMALL, *REFILL, "trainer.max_epochs=3", "trainer.precision=64-true")
 
@@ -76,7 +76,7 @@ def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
     monkeypatch.setattr("lt_lightning.execution.execute.FastestForm", watched)
     monkeypatch.setattr("lt_lightning.experiment.run.outcome.time_ratio", time_ratio)
     structured = ("structure=[regroup]", "structure.regroup.group_size=4", f"trainer.precision={precision}")
-    run_of(composed(*SMALL, *structured, "measure={samples:1}"))
+    run_of(composed(*SMALL, *structured, MEASURED))
     assert measured == [(True, bfloat16), (False, bfloat16), (True, bfloat16)]  # for the training; for both times
     assert [(setting.training, setting.bfloat16) for setting in timed] == [(False, bfloat16), (True, bfloat16)]
 

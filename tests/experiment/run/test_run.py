@@ -23,7 +23,7 @@ from lt_lightning.results.records import Result, find_results
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
-from tests.runs import BOTH, REFILL, SMALL, run_of
+from tests.runs import BOTH, MEASURED, REFILL, SMALL, run_of
 
 Compose = Callable[..., DictConfig]
 
@@ -31,7 +31,7 @@ Compose = Callable[..., DictConfig]
 def test_a_job_leaves_tickets_results_and_table(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = run_of(composed(*SMALL, *BOTH, "pruning.rounds=2", "measure={samples:2,slot:0.001}"))
+    results = run_of(composed(*SMALL, *BOTH, "pruning.rounds=2", MEASURED))
     root = tmp_path / "runs"
 
     wanted = {(0, "dense")} | {(n, s) for n in (1, 2) for s in ("unstructured", "refill", "regroup")}

@@ -103,7 +103,7 @@ def test_a_failed_retraining_stops_no_other_and_is_tried_again(
     tasks = Job.of(config).tasks
     with monkeypatch.context() as patch:
         failing("refill", RuntimeError("out of luck\nand more"), patch)
-        with pytest.raises(ExceptionGroup, match="2 of 5 tasks failed") as caught:
+        with pytest.raises(ExceptionGroup, match="2 of 5") as caught:
             run_of(config)
     assert [str(error) for error in caught.value.exceptions] == ["out of luck\nand more"] * 2
     printed = capsys.readouterr().out
@@ -161,7 +161,7 @@ def test_a_torn_result_is_made_again(composed: Compose, tmp_path: Path) -> None:
     for task in Job.of(config).tasks[1:]:
         (task.folder / "result.json").write_bytes((task.folder / "result.json").read_bytes()[:40])
         (task.folder / ".result.json.abc.partial").write_bytes(b"{")
-    with pytest.warns(UserWarning, match="counts as missing"):
+    with pytest.warns(UserWarning, match=r"result\.json"):
         again = run_of(config)
     assert [(r.place, r.accuracy) for r in again] == [(r.place, r.accuracy) for r in first]
     assert not list((tmp_path / "runs").rglob(".*.partial"))
