@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.network_graph.traced import TracedNetwork
-from lt_lightning.results.failures import one_line
 from lt_lightning.results.records import Result, find_results
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import structure_ticket
@@ -148,69 +146,6 @@ def test_feature_maps_score_the_same_whenever_the_ticket_is_made(composed: Compo
     assert by_weights.card["mask_digest"] != after.card["mask_digest"]
 
 
-@pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
-def test_loggers_record_the_job(logger: str, composed: Compose, tmp_path: Path) -> None:
-    run_of(composed(*SMALL, *REFILL, f"logger={logger}"))
-    metrics = next((tmp_path / "runs").glob("digits-*/metrics.csv"))
-    with metrics.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["round"] for row in rows] == ["0.0", "0.0", "1.0"]
-    assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
-    if logger == "tensorboard":
-        assert list((tmp_path / "runs" / "tensorboard").rglob("events.*"))
-    else:
-        import wandb
-
-        assert wandb.run is None  # closed, so that the next job does not go on in it
-        search, retraining = sorted((tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb"))
-        _check_record(search, b"search", (b"round_00-dense", b"round_01-unstructured"))
-        _check_record(retraining, b"retrain", (b"round_01-refill",))
-
-
-def _check_record(path: Path, job_type: bytes, tickets: tuple[bytes, ...]) -> None:
-    """What stands in W&B's offline record, a log of protocol buffers with plain strings in it."""
-    content = path.read_bytes()
-    assert job_type in content
-    assert b"val/accuracy" in content
-    assert b"train_seconds" in content
-    assert b"learning_rate" in content  # the configuration
-    assert all(ticket in content for ticket in tickets)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["pruning.rate=1.5"], "pruning.rate=1.5"),
-        (["pruning.rounds=-1"], "pruning.rounds=-1"),
-        (["pruning.rewind=soon"], "pruning.rewind='soon'"),
-        (["pruning.scope=everywhere"], "pruning.scope='everywhere'"),
-        (["pruning.mode=all"], "pruning.mode='all'"),
-        (["pruning.next_round_from=regroup"], "pruning.next_round_from='regroup'"),
-        (["retrain_rounds=[2]"], "retrain_rounds"),
-        (["threads=0"], "threads=0"),
-        (["dataset.classes=7"], "dataset.classes=7"),
-        (["structure.refill.extra=2"], "structure.refill.extra=2"),
-        (["structure.refill.coupling=loose"], "structure.refill.coupling='loose'"),
-        (["classifier.learning_rate=-1"], "learning_rate"),
-        (["data.batch_size=0"], "batch_size"),
-        (["trainer.max_epochs=0"], "max_epochs"),
-        (["pruning.rewind=2ep"], "pruning.rewind=2ep"),
-        (["pruning.rounds=60"], "pruning.rounds=60"),
-        (["pruning.exempt=[nowhere]"], "nowhere"),
-    ],
-    ids=str,
-)
-def test_bad_configuration_stops_before_training_and_names_the_key(
-    overrides: list[str], message: str, composed: Compose, tmp_path: Path
-) -> None:
-    with pytest.raises((ValueError, InstantiationException)) as caught:
-        run_of(composed(*SMALL, *BOTH, *overrides))
-    line = one_line(caught.value)
-    assert message in line
-    assert "\n" not in line
-    assert not list((tmp_path / "runs").rglob("*.safetensors"))
-
-
 def test_diverging_training_stops_and_leaves_no_result(composed: Compose, tmp_path: Path) -> None:
     import wandb
 
@@ -222,7 +157,7 @@ def test_diverging_training_stops_and_leaves_no_result(composed: Compose, tmp_pa
 
 def test_search_on_digits_finds_tickets_that_match_the_dense_network(composed: Compose) -> None:
     """The main job in small. 360 test images: a point is about twice the standard error of a difference."""
-    results = run_of(composed(*SMALL, "model.width=16", "data.limit=null", "trainer.max_epochs=8"))
+    results = run_of(composed(*SMALL, "model.width=16", "data.limit=1", "trainer.max_epochs=8"))
     dense = results[0].accuracy
     assert dense > 0.97
     winners = [result for result in results if result.round == 1]
