@@ -130,6 +130,7 @@ CONFIGS: dict[str, list[str]] = {
     "pruning.criterion=magnitude": ["pruning.criterion='magnitude'", "_target_", "Criterion"],
     "pruning.criterion._target_=lt_lightning.Magic": ["pruning.criterion._target_=lt_lightning.Magic"],
     "pruning.next_round_from=refill": ["pruning.next_round_from='refill'", "unstructured"],
+    "structure=[regroup] pruning.next_round_from=regroup": ["pruning.next_round_from='regroup'"],
     "pruning.monitor=val/beauty": ["monitor='val/beauty'", "val/accuracy"],
     # training
     "trainer.max_epochs=0": [],

@@ -82,7 +82,7 @@ def test_a_waiting_process_takes_over_from_one_that_is_killed(start: Start, tmp_
     second.send_signal(signal.SIGKILL)  # enough is seen; forty epochs would take too long
     assert second.wait() == -signal.SIGKILL
     assert find_results(root) == []
-    assert kinds(tasks_under(root))["search of 1 round"] == "missing"
+    assert kinds(tasks_under(root))["search of 1 rounds"] == "missing"
 
 
 def failing(structure: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
