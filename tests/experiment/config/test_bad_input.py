@@ -130,7 +130,7 @@ CONFIGS: dict[str, list[str]] = {
     "pruning.criterion=magnitude": ["pruning.criterion='magnitude'", "_target_", "Criterion"],
     "pruning.criterion._target_=lt_lightning.Magic": ["pruning.criterion._target_=lt_lightning.Magic"],
     "pruning.next_round_from=refill": ["pruning.next_round_from='refill'", "unstructured"],
-    "structure=[regroup] pruning.next_round_from=regroup": ["pruning.next_round_from='regroup'"],
+    "structure=[refill,regroup] pruning.next_round_from=regroup": ["pruning.next_round_from='regroup'"],
     "pruning.monitor=val/beauty": ["monitor='val/beauty'", "val/accuracy"],
     # training
     "trainer.max_epochs=0": [],
@@ -147,7 +147,7 @@ CONFIGS: dict[str, list[str]] = {
     # data and network
     "dataset.classes=7": ["dataset.classes=7", "10"],
     "data.batch_size=0": [],
-    "data.batch_size=5000": ["data.batch_size=5000", "251"],
+    "data.batch_size=5000": ["data.batch_size=5000", "377"],
     "data.validation=99999": ["data.validation=99999", "1436"],
     "data.limit=0": [],
     "data.augment=null": ["data.augment=null", "Augment"],
