@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,10 @@ from lt_lightning.experiment.config import options
 
 Compose = Callable[..., DictConfig]
 options.register()
+if torch.backends.cpu.get_cpu_capability() == "AVX2":
+    # There, oneDNN writes past a buffer in the backward pass of a strided 1x1 convolution of fewer than 8 channels in
+    # channels_last (uxlfoundation/oneDNN, issue 6035): smaller networks of width 8 have such ones.
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
 
 
 @pytest.fixture(autouse=True)

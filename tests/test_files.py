@@ -78,7 +78,7 @@ def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -
 def test_damaged_json_is_told_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rounds.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged: it is not JSON")):
+    with pytest.raises(ValueError, match=re.escape(str(path))):
         read_json(path)
 
 

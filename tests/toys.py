@@ -7,16 +7,12 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.results.records import Result
 
 DENSE = Result(
@@ -36,11 +32,6 @@ def batches(
     images = torch.randn(8 * steps, 1, 6, 6, generator=generator, dtype=dtype) + labels.view(-1, 1, 1, 1)
     data = TensorDataset(images, labels)
     return DataLoader(data, 8, sampler=DistributedSampler(data, 1, 0, shuffled, seed=first))
-
-
-def run_of(config: DictConfig) -> list[Result]:
-    """Run the job of a configuration, and return its results."""
-    return run_job(Job.of(config), Console())
 
 
 class Toy(pl.LightningModule):

@@ -118,9 +118,9 @@ def test_whoever_trains_something_else_is_refused(monkeypatch: pytest.MonkeyPatc
         dense(run, pause)
 
     monkeypatch.setattr(module, "CONTENDERS", {**CONTENDERS, "dense": changed})
-    with pytest.raises(RuntimeError, match="the losses of dense differ from those of bare by"):
+    with pytest.raises(RuntimeError, match=r"\bdense\b.*\bbare\b"):
         contest(task(), ["bare", "dense"], 2)
-    with pytest.raises(ValueError, match="contender='fast' is not one of bare, dense"):
+    with pytest.raises(ValueError, match=r"^contender='fast' .*bare, dense"):
         contest(task(), ["fast"], 2)
 
 
@@ -143,9 +143,9 @@ def test_on_a_gpu(engine: Any) -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="engine='graphs' needs CUDA, and the device is 'cpu'"):
+    with pytest.raises(ValueError, match=r"^engine='graphs' .*'cpu'"):
         Setting(4, engine="graphs")
-    with pytest.raises(ValueError, match="engine='fast' is not one of eager, compile, graphs"):
+    with pytest.raises(ValueError, match=r"^engine='fast' .*eager, compile, graphs"):
         Setting(4, engine="fast")  # type: ignore[arg-type]
 
 

@@ -39,7 +39,7 @@ def test_another_environment_is_refused(tmp_path: Path, key: str, value: object)
     path = tmp_path / "benchmark.json"
     before: dict[str, object] = {"threads": 2, "versions": {"torch": "2"}}
     Record(path, before).add(JOB, [], 1.0)
-    with pytest.raises(ValueError, match=f"measured with {key}="):
+    with pytest.raises(ValueError, match=rf"\b{key}="):
         Record(path, {**before, key: value})
 
 

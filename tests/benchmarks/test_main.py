@@ -50,7 +50,7 @@ def test_a_killed_benchmark_keeps_what_it_has_and_goes_on(tmp_path: Path, capsys
 def test_what_is_wrong_ends_in_one_line(tmp_path: Path) -> None:
     output = tmp_path / "benchmark.json"
     write_json(output, {"environment": {"threads": 7}, "jobs": []})
-    with pytest.raises(SystemExit, match=r"^error: .* was measured with \w+=.*: name another file$"):
+    with pytest.raises(SystemExit, match=r"^error: .*\b\w+=.*$"):
         main([*TINY, "--output", str(output)])
     with pytest.raises(SystemExit, match="2"):
         main(["--density", "1.5"])

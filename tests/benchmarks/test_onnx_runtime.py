@@ -46,7 +46,7 @@ def test_threads_are_those_asked_for() -> None:
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "EXTRA", ("torch", "no_such_package_"))
-    told = r"ONNX needs no_such_package_: pip install 'lt-lightning\[export\]'"
+    told = r"no_such_package_: .* 'lt-lightning\[export\]'"
     with pytest.raises(ImportError, match=told):
         onnx_call(nn.Flatten(), torch.zeros(1, 1, 2, 2), 1)
     with pytest.raises(ImportError, match=told):

@@ -59,7 +59,7 @@ def test_shares_of_a_step_lie_between_what_was_measured() -> None:
     )
     with pytest.raises(ValueError, match=r"density=1\.5"):
         step_share(1.5, measured)
-    with pytest.raises(ValueError, match="rewind=4: must be an epoch of a training of 4"):
+    with pytest.raises(ValueError, match=r"^rewind=4: "):
         Search(2, 4, 4)
 
 

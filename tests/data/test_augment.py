@@ -97,5 +97,5 @@ def test_augment_without_crop_or_flip_changes_nothing() -> None:
 
 
 def test_a_negative_pad_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^pad=-1: must be at least 0"):
+    with pytest.raises(ValueError, match=r"^pad=-1: "):
         Augment(pad=-1)

@@ -85,10 +85,10 @@ def test_planes_are_red_green_blue_and_rows_come_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda body: body[:-1], "has 12291 bytes, not the 12292 of 4 records"),
-        (lambda body: body[: 3 * 3073], "has 9219 bytes, not the 12292 of 4 records"),
-        (lambda body: b"", "has 0 bytes"),
-        (lambda body: body[:3073] + b"\x0a" + body[3074:], "holds the label 10; the last class is 9"),
+        (lambda body: body[:-1], "12291 .*12292 .*4"),
+        (lambda body: body[: 3 * 3073], "9219 .*12292 .*4"),
+        (lambda body: b"", "0 bytes"),
+        (lambda body: body[:3073] + b"\x0a" + body[3074:], "10.*9"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, change: Callable[[bytes], bytes], problem: str) -> None:
@@ -105,7 +105,7 @@ def test_the_fine_label_is_checked(tmp_path: Path) -> None:
     write100(tmp_path)
     path = tmp_path / "cifar-100-binary" / "test.bin"
     path.write_bytes(b"\x00\x64" + path.read_bytes()[2:])
-    with pytest.raises(ValueError, match="holds the label 100; the last class is 99"):
+    with pytest.raises(ValueError, match=r"\b100\b.*\b99\b"):
         Small100(tmp_path, 2, validation=2).setup()
 
 

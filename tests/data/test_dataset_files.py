@@ -185,7 +185,7 @@ def test_a_page_that_is_gone_says_so(server: Server, tmp_path: Path) -> None:
 
 def test_an_archive_without_the_files_leaves_nothing(server: Server, tmp_path: Path) -> None:
     archive = tar_gz({"set/one.bin": b"1"})
-    with pytest.raises(FileNotFoundError, match=r"put two\.bin into"):
+    with pytest.raises(FileNotFoundError, match=r"\btwo\.bin\b"):
         fetch(tmp_path, Files("set", ("one.bin", "two.bin"), dict([server.put("set.tar.gz", archive)])))
     assert not list(tmp_path.rglob("two.bin"))
     assert not list(tmp_path.glob(".*"))
@@ -207,7 +207,7 @@ def test_a_killed_download_does_not_count(server: Server, tmp_path: Path) -> Non
     child.wait()
     server.released.set()
     assert [path for path in tmp_path.rglob("*") if path.is_file()]  # half of the archive is left, under another name
-    with pytest.raises(FileNotFoundError, match=r"put one\.bin into"):
+    with pytest.raises(FileNotFoundError, match=r"\bone\.bin\b"):
         find(tmp_path, files)
     server.stalled.clear()
     fetch(tmp_path, files)
@@ -230,7 +230,7 @@ def test_an_interrupt_while_entries_are_moved_leaves_whole_entries_only(
     with pytest.raises(KeyboardInterrupt):
         fetch(tmp_path, files)
     assert tree(tmp_path) == {"set/one.bin": b"1"}
-    with pytest.raises(FileNotFoundError, match=r"put two\.bin into"):
+    with pytest.raises(FileNotFoundError, match=r"\btwo\.bin\b"):
         find(tmp_path, files)
     monkeypatch.undo()
     fetch(tmp_path, files)
@@ -253,7 +253,7 @@ def test_gzip_files_are_read_whole_or_refused(tmp_path: Path) -> None:
     corrupt[len(packed) // 2] ^= 0xFF
     for content in (packed[:-9], packed[: len(packed) // 2], b"no gzip file", bytes(corrupt)):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"^.*a\.gz is not a whole gzip file") as error:
+        with pytest.raises(ValueError, match=rf"^{tmp_path}.*a\.gz ") as error:
             read_gzip(path)
         assert "\n" not in str(error.value)
 
@@ -266,5 +266,5 @@ def test_pictures_become_rgb_or_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[:-20], whole[: len(whole) // 2], b"no picture", b""):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"^.*grey\.JPEG is not a whole picture"):
+        with pytest.raises(ValueError, match=rf"^{tmp_path}.*grey\.JPEG "):
             read_image(path)

@@ -60,14 +60,14 @@ def with_magic(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "change", "problem"),
     [
-        ("train-images-idx3", lambda body: body[:-1], "has 9423 bytes, not the 9424"),
-        ("train-images-idx3", lambda body: body + b"x", "has 9425 bytes, not the 9424"),
-        ("t10k-images-idx3", with_magic, "is no idx file"),
-        ("t10k-images-idx3", lambda body: body[:7], "less than the header"),
-        ("t10k-images-idx3", lambda body: struct.pack(">IIII", 2051, 5, 14, 56) + body[16:], "is no idx file"),
-        ("train-labels-idx1", lambda body: labels_file([1] * 11), "holds 11 labels for 12 images"),
-        ("t10k-labels-idx1", lambda body: labels_file([1, 2, 3, 4, 10]), "holds the label 10; the last class is 9"),
-        ("t10k-labels-idx1", lambda body: labels_file([]), "is no idx file"),
+        ("train-images-idx3", lambda body: body[:-1], "9423 .*9424"),
+        ("train-images-idx3", lambda body: body + b"x", "9425 .*9424"),
+        ("t10k-images-idx3", with_magic, "0x00000804"),
+        ("t10k-images-idx3", lambda body: body[:7], "7 bytes"),
+        ("t10k-images-idx3", lambda body: struct.pack(">IIII", 2051, 5, 14, 56) + body[16:], "0x00000803"),
+        ("train-labels-idx1", lambda body: labels_file([1] * 11), "11 .*12"),
+        ("t10k-labels-idx1", lambda body: labels_file([1, 2, 3, 4, 10]), "10.*9"),
+        ("t10k-labels-idx1", lambda body: labels_file([]), "0x00000801"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, change: Callable[[bytes], bytes], problem: str) -> None:
@@ -84,7 +84,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is not a whole gzip file"):
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz "):
         FashionMnist(tmp_path, 2, validation=3).setup()
 
 

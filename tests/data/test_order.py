@@ -41,7 +41,7 @@ def test_limit_takes_a_share_of_training_and_leaves_validation() -> None:
 
 @pytest.mark.parametrize("validation", [50, 80, 0.001, 0.999])
 def test_split_refuses_an_empty_part(validation: float) -> None:
-    with pytest.raises(ValueError, match=rf"^validation={validation}: .* 1 to 49 of 50 samples"):
+    with pytest.raises(ValueError, match=rf"^validation={validation}: .*\b49\b.*\b50\b"):
         split(50, validation, seed=0)
 
 
@@ -82,7 +82,7 @@ def test_training_gives_every_rank_as_many_full_batches_as_possible(
     count: int, batch_size: int, world_size: int, epoch: int
 ) -> None:
     if count < batch_size * world_size:
-        told = rf"^batch_size={batch_size * world_size}: {count} training samples make no full batch"
+        told = rf"^batch_size={batch_size * world_size}: .*\b{count}\b"
         with pytest.raises(ValueError, match=told):
             every_rank(count, batch_size, world_size, train=True)
         return

@@ -22,7 +22,8 @@ class Scripted:
 
     def __init__(self, context: ForkServerContext, log: Path, options: tuple[str, ...], delay: float | None) -> None:
         self._log = log
-        log.unlink(missing_ok=True)
+        if log.is_file():  # not a terminal
+            log.unlink()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         run: Any = import_module("children").run_script
         self._process = context.Process(target=run, args=(str(SCRIPT), options, environment, str(log), delay))

@@ -222,14 +222,14 @@ def test_stem_divides_the_image(stem: str, expected: tuple[int, int]) -> None:
     [
         (lambda: cifar_resnet(10, 10), "depth=10: must be 6n \\+ 2"),
         (lambda: cifar_resnet(2, 10), "depth=2: must be 6n \\+ 2"),
-        (lambda: cifar_resnet(8, 10, width=0), "width=0: must be a positive whole number"),
-        (lambda: cifar_resnet(8, 10, stem="vit"), "stem='vit': must be one of cifar, stride2, imagenet"),  # type: ignore[arg-type]
-        (lambda: WideResNet(30, 2, 10), "depth=30: must be 6n \\+ 4"),
+        (lambda: cifar_resnet(8, 10, width=0), "width=0: "),
+        (lambda: cifar_resnet(8, 10, stem="vit"), "stem='vit': .*cifar, stride2, imagenet"),  # type: ignore[arg-type]
+        (lambda: WideResNet(30, 2, 10), r"depth=30: .*6n \+ 4"),
         (lambda: WideResNet(28, 0, 10), "widen=0"),
-        (lambda: VGG(15, 10), "depth=15: must be one of 11, 13, 16, 19"),
+        (lambda: VGG(15, 10), "depth=15: .*11, 13, 16, 19"),
         (lambda: VGG(16, 10, channels=0), "channels=0"),
         (lambda: MobileNet(0), "classes=0"),
-        (lambda: MobileNet(10, width=1.5), "width=1.5: must be a positive whole number"),  # type: ignore[arg-type]
+        (lambda: MobileNet(10, width=1.5), r"width=1\.5: "),  # type: ignore[arg-type]
     ],
 )
 def test_refuses(make: Callable[[], nn.Module], message: str) -> None:

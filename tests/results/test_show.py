@@ -59,7 +59,7 @@ def test_a_damaged_result_counts_as_missing_with_a_warning(content: str, tmp_pat
     for result in (DENSE, REFILL):
         result.save(tmp_path / result.place)
     (tmp_path / REFILL.place / "result.json").write_bytes(content.encode("latin-1"))
-    with pytest.warns(UserWarning, match=r"r.result\.json counts as missing"):
+    with pytest.warns(UserWarning, match=r"r.result\.json"):
         assert find_results(tmp_path) == [DENSE]
 
 

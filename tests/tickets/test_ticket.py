@@ -212,7 +212,7 @@ def test_every_truncation_is_refused(saved: tuple[Path, Ticket]) -> None:
     path, _ = saved
     whole = path.read_bytes()
     for length in [*range(0, len(whole), 37), len(whole) - 1]:
-        with pytest.raises(ValueError, match="is damaged or no ticket"):
+        with pytest.raises(ValueError, match=f"^{path.parent}/"):
             load_bytes(whole[:length], path.parent)
 
 
@@ -229,14 +229,14 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda card: card.update(schema=1), "has the schema 1, and this version reads 2 alone: make the ticket again"),
-        (lambda card: card.update(schema=3), "has the schema 3, and this version reads 2 alone: upgrade"),
-        (lambda card: card.update(schema=10**4000), "has the schema 1000"),
-        (lambda card: card.update(schema="new"), "is no ticket: its card has no schema version"),
-        (lambda card: card.pop("schema"), "is no ticket: its card has no schema version"),
-        (lambda card: card.update(round=3), "is damaged or was altered"),
-        (lambda card: card.pop("digest"), "is damaged or was altered"),
-        (lambda card: card["layers"].clear(), "is damaged or was altered"),
+        (lambda card: card.update(schema=1), "schema 1, "),
+        (lambda card: card.update(schema=3), "schema 3, "),
+        (lambda card: card.update(schema=10**4000), "schema 1000"),
+        (lambda card: card.update(schema="new"), "schema version"),
+        (lambda card: card.pop("schema"), "schema version"),
+        (lambda card: card.update(round=3), "digest"),
+        (lambda card: card.pop("digest"), "digest"),
+        (lambda card: card["layers"].clear(), "digest"),
     ],
 )
 def test_an_altered_card_is_refused(
@@ -259,7 +259,7 @@ def test_an_altered_value_is_refused(conv_net: Make, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged or was altered: its content does not match its digest"):
+    with pytest.raises(ValueError, match="digest"):
         Ticket.load(path)
 
 
@@ -273,20 +273,20 @@ class Bomb:
 def test_other_files_are_no_tickets_and_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "t.safetensors"
-    with pytest.raises(FileNotFoundError, match=re.escape(f"there is no ticket at {path}")):
+    with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
         Ticket.load(tmp_path / "t")
     save_file({"weight": torch.ones(2)}, path)
-    with pytest.raises(ValueError, match="is damaged or no ticket"):
+    with pytest.raises(ValueError, match=re.escape(str(path))):
         Ticket.load(path)
     save_file({"weight": torch.ones(2)}, path, metadata={"card": "[1]"})
-    with pytest.raises(ValueError, match="is no ticket: its card has no schema version"):
+    with pytest.raises(ValueError, match="schema version"):
         Ticket.load(path)
     for content in (pickle.dumps(Bomb()), b"", b"text"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="is damaged or no ticket"):
+        with pytest.raises(ValueError, match=re.escape(str(path))):
             Ticket.load(path)
     torch.save({"a": Bomb()}, path)
-    with pytest.raises(ValueError, match="is damaged or no ticket"):
+    with pytest.raises(ValueError, match=re.escape(str(path))):
         Ticket.load(path)
     assert not (tmp_path / "exploded").exists()
 
@@ -313,7 +313,7 @@ def test_applying_puts_values_in_and_pruned_weights_at_zero(conv_net: Make, tmp_
 
 
 def test_an_untrained_ticket_has_no_trained_values(conv_net: Make) -> None:
-    with pytest.raises(ValueError, match="the ticket holds no trained weights"):
+    with pytest.raises(ValueError, match="trained"):
         ticket_of(conv_net(), trained=False).apply(conv_net(), "trained")
 
 
@@ -321,7 +321,7 @@ def test_a_ticket_for_another_network_names_what_differs(conv_net: Make) -> None
     ticket = ticket_of(conv_net())
     other = nn.Sequential(nn.Conv2d(1, 4, 5, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3))
     before = {name: value.clone() for name, value in other.state_dict().items()}
-    with pytest.raises(ValueError, match="the ticket is for another network than Sequential") as told:
+    with pytest.raises(ValueError, match=r"\bSequential\b") as told:
         ticket.apply(other)
     for part in (
         "it misses 3.bias",
@@ -400,11 +400,11 @@ def test_a_network_that_is_known_is_not_looked_at_again(monkeypatch: pytest.Monk
 
 def test_structuring_an_untrained_ticket_is_refused(conv_net: Make) -> None:
     traced = TracedNetwork(conv_net(), torch.zeros(1, 1, 6, 6))
-    with pytest.raises(ValueError, match="structure 'refill' scores trained weights, and the ticket holds none"):
+    with pytest.raises(ValueError, match=r"'refill' .*trained"):
         structure_ticket(ticket_of(conv_net(), trained=False), "refill", Refill(), traced)
 
 
 def test_structuring_by_saliency_needs_gradients(conv_net: Make) -> None:
     traced = TracedNetwork(conv_net(), torch.zeros(1, 1, 6, 6))
-    with pytest.raises(ValueError, match="gradients=None: structure 'refill' needs gradients"):
+    with pytest.raises(ValueError, match=r"^gradients=None: .*'refill'"):
         structure_ticket(ticket_of(conv_net()), "refill", Refill(score="saliency"), traced)

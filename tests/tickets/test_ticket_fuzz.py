@@ -188,7 +188,7 @@ def test_a_large_file_that_is_no_ticket_is_refused_unread(tmp_path: Path) -> Non
     path.write_bytes(with_header(header, b""))
     with path.open("r+b") as file:
         file.truncate(8 + len(header) + (1 << 32))
-    with watched(), pytest.raises(ValueError, match="it has no card"):
+    with watched(), pytest.raises(ValueError, match=f"^{path} .*card"):
         Ticket.load(path)
 
 
@@ -375,22 +375,22 @@ def mapped(value: Json, change: Callable[[int], Any]) -> Json:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda c, t: set_in(c, "shapes", {**c["shapes"], "0.weight": [3, 1, 9]}), "the mask of 0.weight has no value"),
+        (lambda c, t: set_in(c, "shapes", {**c["shapes"], "0.weight": [3, 1, 9]}), "0.weight"),
         (lambda c, t: set_in(c, "shapes", {**c["shapes"], "0.weight": [1 << 40, 1 << 40]}), "a mask of shape"),
-        (lambda c, t: set_in(c, "shapes", {"0.weight": [3, 1, 3, 3]}), "2.weight is in one of them alone"),
-        (lambda c, t: set_in(c, "mask_digest", "0" * 64), "its masks are not those that its card tells of"),
-        (lambda c, t: t["mask/0.weight"].bitwise_not_(), "its masks are not those that its card tells of"),
+        (lambda c, t: set_in(c, "shapes", {"0.weight": [3, 1, 3, 3]}), "2.weight"),
+        (lambda c, t: set_in(c, "mask_digest", "0" * 64), "masks"),
+        (lambda c, t: t["mask/0.weight"].bitwise_not_(), "masks"),
         (lambda c, t: t.pop("rewind/2.weight"), "2.weight"),
         (lambda c, t: t.update({"extra": torch.ones(1)}), "extra"),
-        (lambda c, t: c["layers"]["0"].update(form="nothing"), "a layer's report cannot be true"),
-        (lambda c, t: c["layers"]["0"].update(size=-1), "a layer's report cannot be true"),
-        (lambda c, t: c["layers"]["0"].update(size=0), "a layer's report cannot be true"),
-        (lambda c, t: c["plan"].update(kind="weights"), "there is no plan of the kind 'weights'"),
-        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + 99)), "that the layer does not"),
-        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: -index - 1)), "that the layer does not"),
-        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + 0.5)), "no lists of whole numbers"),
-        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index > 0)), "no lists of whole numbers"),
-        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: [index])), "no lists of whole numbers"),
+        (lambda c, t: c["layers"]["0"].update(form="nothing"), "form='nothing'"),
+        (lambda c, t: c["layers"]["0"].update(size=-1), "size=-1"),
+        (lambda c, t: c["layers"]["0"].update(size=0), "size=0"),
+        (lambda c, t: c["plan"].update(kind="weights"), "'weights'"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + 99)), "plan of "),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: -index - 1)), "plan of "),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + 0.5)), "indices"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index > 0)), "indices"),
+        (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: [index])), "indices"),
         (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + (1 << 64))), "verflow"),
     ],
 )
@@ -401,7 +401,7 @@ def test_forged_parts_that_do_not_fit(
 ) -> None:
     content, _, path = whole
     path.write_bytes(forged(content, change))
-    with watched(), pytest.raises(ValueError, match="is damaged or no ticket") as caught:
+    with watched(), pytest.raises(ValueError, match=f"^{path} ") as caught:
         Ticket.load(path)
     assert told in str(caught.value)
     assert str(caught.value).isprintable()
@@ -415,7 +415,7 @@ def test_card_and_tensors_of_different_tickets(tmp_path: Path) -> None:
     card = json.loads(header_of(other)[0])["__metadata__"]
     path = tmp_path / "mixed.safetensors"
     assert loaded(path, save(load(one), metadata=card)) is None
-    with pytest.raises(ValueError, match="its content does not match its digest"):
+    with pytest.raises(ValueError, match="digest"):
         Ticket.load(path)
 
 

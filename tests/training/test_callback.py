@@ -498,7 +498,7 @@ def test_batches_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return super().training_step(batch[:2], batch_idx)
 
-    with pytest.raises(ValueError, match=r"a training batch is a list, and .* needs pairs \(inputs, targets\)"):
+    with pytest.raises(ValueError, match=r"\blist\b.*\(inputs, targets\)"):
         search(tmp_path, Triples(), criterion=SNIP(1), rounds=1)
 
 
@@ -688,52 +688,53 @@ class Unvalidated(Toy):
         return []
 
 
-REFUSED: list[tuple[type[Toy], dict[str, Any], dict[str, Any], str]] = [
-    (Toy, {"rewind": "3ep"}, {}, "rewind=3ep: must lie before the end of a training of 3 epochs (15 steps)"),
-    (Toy, {"rewind": "15it"}, {}, "rewind=15it: must lie before the end of a training of 3 epochs (15 steps)"),
-    (Toy, {"rounds": 60}, {}, f"rounds=60 at rate=0.2: would leave none of {PRUNABLE} weights"),
-    (Toy, {"exempt": ("stam",)}, {}, "'stam'"),
-    (Toy, {"exempt": ("*",)}, {}, "exempt=['*']"),
-    (Layerless, {}, {}, "Sequential has no convolution or linear layer to prune"),
-    (Toy, {"network": "backbone"}, {}, "network='backbone': is no submodule of Toy (it has network)"),
-    (Toy, {}, {"max_epochs": -1}, "Trainer(max_epochs=-1, max_steps=-1)"),
-    (Toy, {}, {"max_epochs": 3, "max_steps": 9}, "Trainer(max_epochs=3, max_steps=9)"),
-    (Toy, {}, {"limit_val_batches": 0}, "monitor='val/accuracy': needs a validation"),
+REFUSED: list[tuple[type[Toy], dict[str, Any], dict[str, Any], list[str]]] = [
+    (Toy, {"rewind": "3ep"}, {}, ["rewind=3ep: ", "3 epochs", "15 steps"]),
+    (Toy, {"rewind": "15it"}, {}, ["rewind=15it: ", "3 epochs", "15 steps"]),
+    (Toy, {"rounds": 60}, {}, ["rounds=60", "rate=0.2", str(PRUNABLE)]),
+    (Toy, {"exempt": ("stam",)}, {}, ["exempt", "'stam'"]),
+    (Toy, {"exempt": ("*",)}, {}, ["exempt=['*']"]),
+    (Layerless, {}, {}, ["Sequential"]),
+    (Toy, {"network": "backbone"}, {}, ["network='backbone': ", "Toy", "network)"]),
+    (Toy, {}, {"max_epochs": -1}, ["Trainer(max_epochs=-1, max_steps=-1)"]),
+    (Toy, {}, {"max_epochs": 3, "max_steps": 9}, ["Trainer(max_epochs=3, max_steps=9)"]),
+    (Toy, {}, {"limit_val_batches": 0}, ["monitor='val/accuracy': "]),
     (
         Toy,
         {"monitor": "val/acc"},
         {},
-        "monitor='val/acc': is not logged by the validation, which logs train/loss, val/acc",
+        ["monitor='val/acc': ", "train/loss", "val/accuracy"],
     ),
-    (Endless, {}, {}, "the training data have no length: set limit_train_batches of the Trainer"),
-    (Dictionaries, {}, {}, "example_input_array=None"),
+    (Endless, {}, {}, ["limit_train_batches"]),
+    (Dictionaries, {}, {}, ["example_input_array=None"]),
 ]
 
 
-@pytest.mark.parametrize(("module", "options", "trainer", "message"), REFUSED)
+@pytest.mark.parametrize(("module", "options", "trainer", "named"), REFUSED)
 def test_bad_fits_are_refused_before_a_round_ends(
-    tmp_path: Path, module: type[Toy], options: dict[str, Any], trainer: dict[str, Any], message: str
+    tmp_path: Path, module: type[Toy], options: dict[str, Any], trainer: dict[str, Any], named: list[str]
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+    with pytest.raises(ValueError, match=re.escape(named[0])) as refused:
         search(tmp_path, module(), trainer=trainer, **options)
+    assert [part for part in named if part not in str(refused.value)] == []
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "tickets").exists()
 
 
 def test_early_stopping_is_refused(tmp_path: Path) -> None:
     pruning = LotteryTicketPruning(rounds=1, directory=tmp_path / "tickets")
-    with pytest.raises(ValueError, match="EarlyStopping would end all rounds at once: remove it"):
+    with pytest.raises(ValueError, match="EarlyStopping"):
         trainer_of(tmp_path, [EarlyStopping("val/loss"), pruning]).fit(Toy())
 
 
 def test_one_cycle_cannot_be_overrun(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^rewind=3it: lies within an epoch, and OneCycleLR"):
+    with pytest.raises(ValueError, match=r"^rewind=3it: .*OneCycleLR"):
         search(tmp_path, Toy(schedule="one cycle"), rewind="3it")
 
 
 def test_a_diverged_monitor_stops_the_search_before_the_round_is_saved(tmp_path: Path) -> None:
     scores = [0.5, 0.5, 0.5, 0.5, math.nan]
-    with pytest.raises(FloatingPointError, match=r"^monitor='val/score': is nan in epoch 4"):
+    with pytest.raises(FloatingPointError, match=r"^monitor='val/score': .*\bnan\b.*\b4\b"):
         search(tmp_path, Toy(scores=scores), monitor="val/score")
     assert Ticket.load(tmp_path / "tickets" / "round_00" / "dense" / "ticket").trained is not None
     assert Ticket.load(tmp_path / "tickets" / "round_01" / "unstructured" / "ticket").trained is None
@@ -753,7 +754,7 @@ def test_an_optimizer_that_moves_zeros_is_found_out(tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             return Restless(self.parameters(), lr=0.1)
 
-    with pytest.raises(ValueError, match=r"the weight of 3\.weight is not zero at 139 of 139 pruned places"):
+    with pytest.raises(ValueError, match=r"\b3\.weight\b.*\b139 of 139\b"):
         search(tmp_path, Noisy())
 
 
@@ -764,5 +765,5 @@ def test_layer_collapse_is_told(tmp_path: Path) -> None:
             module.network.get_parameter("6.weight").mul_(1e-9)
         return module
 
-    with pytest.warns(UserWarning, match=r"round 1: no weight is left in 6\.weight \(layer collapse\)"):
+    with pytest.warns(UserWarning, match=r"round 1: .*\b6\.weight\b"):
         search(tmp_path, small(), rounds=1, rate=0.5, trainer={"max_epochs": 1, "gradient_clip_val": 1e-12})

@@ -146,29 +146,29 @@ class Rogue(pl.Callback):
             self.spoil(self.callback, pl_module.network, trainer.optimizers[0])
 
 
-LARGEST = "is not zero at 3 of {pruned} pruned places, the largest is -0.5"
-SPOILT: dict[str, tuple[str, Callable[..., None], str]] = {
-    **{f"{name} weight": (name, spoil_weight, f"the weight of {NAME} {LARGEST}") for name in OPTIMIZERS},
+LARGEST = ("3 of {pruned} ", "-0.5")
+SPOILT: dict[str, tuple[str, Callable[..., None], tuple[str, ...]]] = {
+    **{f"{name} weight": (name, spoil_weight, ("weight of", NAME, *LARGEST)) for name in OPTIMIZERS},
     **{
-        f"{name} {key}": (name, spoil_average(key), f"'s {key} of {NAME} {LARGEST}")
+        f"{name} {key}": (name, spoil_average(key), (f"{key} of", NAME, *LARGEST))
         for name, keys in AVERAGES.items()
         for key in keys
     },
-    "enforced mask": ("sgd", spoil_enforced_mask, f"the enforced mask of {NAME} has changed in 3 of 216 weights"),
-    "applied mask": ("sgd", spoil_applied_mask, f"the applied mask of {NAME} has changed in 3 of 216 weights"),
-    "round's mask": ("sgd", spoil_rounds_mask, f"the round's mask of {NAME} has changed in {{pruned}} of 216 weights"),
+    "enforced mask": ("sgd", spoil_enforced_mask, ("enforced", NAME, "3 of 216")),
+    "applied mask": ("sgd", spoil_applied_mask, ("applied", NAME, "3 of 216")),
+    "round's mask": ("sgd", spoil_rounds_mask, ("round's", NAME, "{pruned} of 216")),
 }
 
 
 @pytest.mark.parametrize("case", SPOILT)
 def test_what_is_spoilt_during_a_fit_stops_it(case: str, tmp_path: Path) -> None:
-    name, spoil, message = SPOILT[case]
+    name, spoil, parts = SPOILT[case]
     pruning = pruning_in(tmp_path)
     rogue = Rogue(pruning, spoil, epoch=EPOCHS)  # the first epoch of round 1
     with pytest.raises(ValueError, match="mask integrity: ") as caught:
         trainer_of([pruning, rogue]).fit(Toy(OPTIMIZERS[name]))
     pruned = int((~ticket(tmp_path, 1).masks[NAME]).sum())
-    assert message.format(pruned=pruned) in str(caught.value)
+    assert [part for part in parts if part.format(pruned=pruned) not in str(caught.value)] == []
     assert "\n" not in str(caught.value)
     assert ticket(tmp_path, 0, "dense").trained is not None  # what was finished is there
     assert ticket(tmp_path, 1).trained is None  # what was spoilt is not
@@ -187,7 +187,7 @@ def test_a_gradient_that_comes_back_in_a_step(name: str, tmp_path: Path) -> None
                 spoil_gradient(pruning, pl_module.get_submodule("network"), optimizer)
 
     pruning = pruning_in(tmp_path)
-    with pytest.raises(ValueError, match=f"the gradient of {NAME} is not zero at 3 of .*, the largest is -0.5"):
+    with pytest.raises(ValueError, match=rf"gradient of {NAME}\b.*\b3 of .*-0\.5"):
         trainer_of([pruning, Noise()]).fit(Toy(OPTIMIZERS[name]))
     assert ticket(tmp_path, 1).trained is None
 
@@ -198,7 +198,7 @@ def test_no_checkpoint_of_what_was_spoilt(spoil: Callable[..., None], tmp_path: 
     pruning = pruning_in(tmp_path)
     rogue = Rogue(pruning, spoil, epoch=EPOCHS, at_end=True)
     keep = ModelCheckpoint(tmp_path / "ck", filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
-    with pytest.raises(ValueError, match=f"mask integrity: .* of {NAME} "):
+    with pytest.raises(ValueError, match=rf"^mask integrity: .*\b{NAME}\b"):
         trainer_of([pruning, rogue, keep], enable_checkpointing=True).fit(Toy())
     assert sorted(path.stem for path in (tmp_path / "ck").iterdir()) == ["epoch=0", "epoch=1"]
 
@@ -215,7 +215,7 @@ def test_no_checkpoint_within_an_epoch_of_gradients_that_came_back(tmp_path: Pat
     keep = ModelCheckpoint(
         tmp_path / "ck", filename="{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
     )
-    with pytest.raises(ValueError, match=f"mask integrity: the gradient of {NAME} is not zero at 3 of"):
+    with pytest.raises(ValueError, match=rf"^mask integrity: .*gradient of {NAME}\b.*\b3 of"):
         trainer_of([pruning, Spoils(), keep], enable_checkpointing=True).fit(Toy())
     assert len(list((tmp_path / "ck").iterdir())) == STEPS * EPOCHS + 1
 
@@ -245,7 +245,7 @@ def test_training_a_ticket_alone_is_looked_after_too(execution: Any, tmp_path: P
     trainer_of([pruning_in(tmp_path, structures={"refill": Refill(round_to=1)}, rounds=1)]).fit(Toy())
     found = ticket(tmp_path, 1, "unstructured" if execution == "shrunk" else "refill")
     training = TicketTraining(found, execution=execution)
-    with pytest.raises(ValueError, match=f"the weight of {NAME} is not zero at 3 of"):
+    with pytest.raises(ValueError, match=rf"weight of {NAME}\b.*\b3 of"):
         trainer_of([training, Rogue(training, spoil_weight, epoch=1)]).fit(Toy())
     assert training.trained is None
 
@@ -261,7 +261,7 @@ def test_a_ticket_replaced_on_disk_while_its_round_is_trained(next_round_from: s
         path = tmp_path / "tickets" / "round_01" / next_round_from / "ticket"
         Ticket(other, network.state_dict(), card={"mask_digest": masked_digest(other)}).save(path)
 
-    with pytest.raises(ValueError, match=r"round_01.*holds other masks than round 1 trains"):
+    with pytest.raises(ValueError, match=r"round_01.*\bround 1\b"):
         trainer_of([pruning, Rogue(pruning, replace, epoch=2 * EPOCHS - 1)]).fit(Toy())
 
 
@@ -275,7 +275,7 @@ def test_a_checkpoint_and_a_ticket_of_different_searches(tmp_path: Path) -> None
     for folder, rate in ((tmp_path / "a", 0.4), (tmp_path / "b", 0.2)):
         keep = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
         trainer_of([pruning_in(folder, rate=rate), keep], enable_checkpointing=True).fit(Toy())
-    with pytest.raises(ValueError, match=r"round_01.*holds other masks than round 1 trains"):
+    with pytest.raises(ValueError, match=r"round_01.*\bround 1\b"):
         trainer_of([pruning_in(tmp_path / "b")]).fit(Toy(), ckpt_path=str(tmp_path / "a" / f"epoch={EPOCHS}.ckpt"))
 
 
@@ -299,7 +299,7 @@ class Diverging(Toy):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_network_that_is_no_longer_finite_is_no_ticket(value: float, tmp_path: Path) -> None:
     """In any LightningModule; the last good round is kept."""
-    with pytest.raises(FloatingPointError, match=r"1 of 3 values of 11\.bias are not finite: .* diverged"):
+    with pytest.raises(FloatingPointError, match=r"\b1 of 3\b.*\b11\.bias\b"):
         trainer_of([pruning_in(tmp_path, monitor=None)]).fit(Diverging(3 * EPOCHS - 1, value))
     assert ticket(tmp_path, 0, "dense").trained is not None
     assert ticket(tmp_path, 1).trained is not None
@@ -317,7 +317,7 @@ def test_layer_collapse_warns_or_stops(mode: Any, tmp_path: Path) -> None:
     module = Toy(lambda p: torch.optim.SGD(p, lr=1e-9))
     crushing(module.network)
     pruning = pruning_in(tmp_path, rate=0.6, rounds=1, on_collapse=mode)
-    told = r"round 1: no weight is left in 6\.weight \(layer collapse\)"
+    told = r"round 1: .*\b6\.weight\b"
     if mode == "warn":
         with pytest.warns(UserWarning, match=told):
             trainer_of([pruning]).fit(module)
@@ -337,11 +337,11 @@ def test_zeros_are_told_from_anything_else() -> None:
     check_zeros("x", {"w": torch.tensor([3.0, 0.0, -0.0, float("inf")])}, {"w": mask})  # a kept one may be anything
     check_zeros("x", {}, {"w": mask})
     tiny = torch.tensor([0.0, 1e-45, 0.0, 0.0])  # the smallest there is
-    with pytest.raises(ValueError, match="x of w is not zero at 1 of 2 pruned places"):
+    with pytest.raises(ValueError, match=r"x of w .*1 of 2"):
         check_zeros("x", {"w": tiny}, {"w": mask})
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         wrong = torch.tensor([1.0, 2.0, -4.0, 1.0], dtype=dtype)
-        with pytest.raises(ValueError, match="at 2 of 2 pruned places, the largest is -4"):
+        with pytest.raises(ValueError, match=r"2 of 2 .*-4"):
             check_zeros("x", {"w": wrong}, {"w": mask.float()})
     for value in (float("nan"), float("inf")):
         with pytest.raises((FloatingPointError, ValueError), match="x of w"):
@@ -352,9 +352,9 @@ def test_masks_that_came_and_went() -> None:
     mask = torch.tensor([[True, False]])
     reference = packed({"a": mask, "b": mask})
     check_masks({"a": mask.clone(), "b": mask}, reference, "enforced")
-    with pytest.raises(ValueError, match="the enforced mask of b is gone"):
+    with pytest.raises(ValueError, match="enforced mask of b "):
         check_masks({"a": mask}, reference, "enforced")
-    with pytest.raises(ValueError, match="the enforced mask of c was added"):
+    with pytest.raises(ValueError, match="enforced mask of c "):
         check_masks({"a": mask, "b": mask, "c": mask}, reference, "enforced")
 
 

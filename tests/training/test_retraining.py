@@ -180,13 +180,13 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_a_ticket_for_another_network_is_refused_before_training(tmp_path: Path) -> None:
     ticket = Ticket({}, {"other": torch.ones(1)})
-    with pytest.raises(ValueError, match="the ticket is for another network than Sequential: it misses 0"):
+    with pytest.raises(ValueError, match=r"Sequential: .*\b0\."):
         trainer_of(tmp_path, [TicketTraining(ticket, monitor=None)]).fit(Toy())
 
 
 def test_a_monitor_without_validation_is_refused_before_training(tmp_path: Path) -> None:
     module = Toy()
     training = TicketTraining(Ticket({}, module.network.state_dict()), monitor="val/score")
-    with pytest.raises(ValueError, match=r"^monitor='val/score': needs a validation"):
+    with pytest.raises(ValueError, match=r"^monitor='val/score': "):
         trainer_of(tmp_path, [training], limit_val_batches=0).fit(module)
     assert not module.rates

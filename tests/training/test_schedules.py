@@ -119,31 +119,31 @@ def test_equal_ones_hash_alike_and_pickle(schedule: Schedule) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Milestones(), "epochs=None, shares=None: give exactly one"),
-        (lambda: Milestones(epochs=(1,), shares=(0.5,)), "give exactly one"),
-        (lambda: Milestones(epochs=(3, 2)), r"epochs=\[3, 2\]: must ascend"),
-        (lambda: Milestones(epochs=(2, 2)), r"epochs=\[2, 2\]: must ascend"),
+        (lambda: Milestones(), "epochs=None, shares=None"),
+        (lambda: Milestones(epochs=(1,), shares=(0.5,)), r"epochs=\(1,\), shares=\(0\.5,\)"),
+        (lambda: Milestones(epochs=(3, 2)), r"epochs=\[3, 2\]"),
+        (lambda: Milestones(epochs=(2, 2)), r"epochs=\[2, 2\]"),
         (lambda: Milestones(epochs=(0, 2)), r"epochs=\[0, 2\]"),
-        (lambda: Milestones(shares=(0.5, 1.0)), r"shares=\[0.5, 1.0\]: must ascend and lie in \(0, 1\)"),
-        (lambda: Milestones(shares=(0.5,), factor=0), r"factor=0: must be in \(0, 1\]"),
+        (lambda: Milestones(shares=(0.5, 1.0)), r"shares=\[0\.5, 1\.0\].*\(0, 1\)"),
+        (lambda: Milestones(shares=(0.5,), factor=0), r"factor=0: .*\(0, 1\]"),
         (lambda: Milestones(shares=(0.5,), factor=math.nan), "factor=nan"),
-        (lambda: Milestones(shares=(0.5,), warmup_epochs=-1), "warmup_epochs=-1: must be 0 or more"),
+        (lambda: Milestones(shares=(0.5,), warmup_epochs=-1), "warmup_epochs=-1"),
         (lambda: Cosine(warmup_epochs=math.nan), "warmup_epochs=nan"),
-        (lambda: Cosine(final=1.5), r"final=1.5: must be in \[0, 1\]"),
-        (lambda: OneCycle(peak=1.0), r"peak=1.0: must be in \(0, 1\)"),
+        (lambda: Cosine(final=1.5), r"final=1\.5: .*\[0, 1\]"),
+        (lambda: OneCycle(peak=1.0), r"peak=1\.0: .*\(0, 1\)"),
         (lambda: OneCycle(start=-0.1), "start=-0.1"),
         (lambda: OneCycle(final=2), "final=2"),
     ],
 )
 def test_refuses(make: Callable[[], Schedule], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         make()
 
 
 def test_refuses_a_training_that_is_too_short() -> None:
-    with pytest.raises(ValueError, match=r"^epochs=\[80, 120\]: .* of 100 epochs"):
+    with pytest.raises(ValueError, match=r"^epochs=\[80, 120\]: .*\b100\b"):
         Milestones(epochs=(80, 120))(0, 1000, 10)
-    with pytest.raises(ValueError, match=r"^warmup_epochs=5: .* of 5 epochs"):
+    with pytest.raises(ValueError, match=r"^warmup_epochs=5: .*\b5\b"):
         Cosine(warmup_epochs=5)(0, 50, 10)
 
 

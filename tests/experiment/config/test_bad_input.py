@@ -26,13 +26,10 @@ from lt_lightning.storage import files
 from lt_lightning.tickets import ticket
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.classifier import ImageClassifier
+from tests.runs import REFILL, SMALL
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
-SMALL = (
-    "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "pruning.rounds=1",
-    "pruning.rewind=0ep", "structure=[]", "measure=null", "threads=1",
-    "report=false",
-)  # fmt: skip
+SEARCH = (*SMALL, "structure=[]", "threads=1", "report=false")
 Run = Callable[..., str]
 
 
@@ -42,7 +39,7 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     def run(root: Path, *overrides: str) -> str:
         with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["run.py", f"paths.root={root}", *SMALL, *overrides])
+            patch.setattr(sys, "argv", ["run.py", f"paths.root={root}", *SEARCH, *overrides])
             patch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
             line: Any = ""
             try:
@@ -74,7 +71,7 @@ def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tu
     """A root with the finished results of one search, and what is in them."""
     root = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["run.py", f"paths.root={root}", *SMALL])
+        patch.setattr(sys, "argv", ["run.py", f"paths.root={root}", *SEARCH])
         patch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
         script.run()
     assert len(find_results(root)) == 2
@@ -119,7 +116,7 @@ CONFIGS: dict[str, list[str]] = {
     "pruning.rate=nan": [],
     "pruning.rate=much": ["pruning.rate='much'"],
     "pruning.rewind=soon": ["pruning.rewind='soon'", "'8ep'", "'500it'"],
-    "pruning.rewind=1ep": [],
+    "pruning.rewind=2ep": [],
     "pruning.rewind=999it": [],
     "pruning.scope=all": ["pruning.scope='all'", "global, layer, erk, imp"],
     "pruning=agp pruning.scope=imp": ["pruning.scope='imp'", "sparsifier=Gradual"],
@@ -133,6 +130,7 @@ CONFIGS: dict[str, list[str]] = {
     "pruning.criterion=magnitude": ["pruning.criterion='magnitude'", "_target_", "Criterion"],
     "pruning.criterion._target_=lt_lightning.Magic": ["pruning.criterion._target_=lt_lightning.Magic"],
     "pruning.next_round_from=refill": ["pruning.next_round_from='refill'", "unstructured"],
+    "structure=[refill,regroup] pruning.next_round_from=regroup": ["pruning.next_round_from='regroup'"],
     "pruning.monitor=val/beauty": ["monitor='val/beauty'", "val/accuracy"],
     # training
     "trainer.max_epochs=0": [],
@@ -149,7 +147,7 @@ CONFIGS: dict[str, list[str]] = {
     # data and network
     "dataset.classes=7": ["dataset.classes=7", "10"],
     "data.batch_size=0": [],
-    "data.batch_size=5000": ["data.batch_size=5000", "251"],
+    "data.batch_size=5000": ["data.batch_size=5000", "377"],
     "data.validation=99999": ["data.validation=99999", "1436"],
     "data.limit=0": [],
     "data.augment=null": ["data.augment=null", "Augment"],
@@ -312,7 +310,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_round(
     step = ImageClassifier.training_step
 
     def diverging(self: ImageClassifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        return step(self, batch, batch_idx) * (float("nan") if self.current_epoch >= 2 else 1)
+        return step(self, batch, batch_idx) * (float("nan") if self.current_epoch >= 3 else 1)
 
     monkeypatch.setattr(ImageClassifier, "training_step", diverging)
     line = run(tmp_path, "pruning.rounds=2")
@@ -432,7 +430,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_a_limited_file_size_in_a_process_of_its_own(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LIMITED, str(SCRIPT), f"paths.root={tmp_path}", *SMALL]
+    command = [sys.executable, "-c", LIMITED, str(SCRIPT), f"paths.root={tmp_path}", *SEARCH]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -478,7 +476,7 @@ def test_a_spoilt_ticket_of_a_finished_search(
         path = search / "restart.pt"
         path.write_bytes(path.read_bytes()[:1000])
     before = {name: found for name, found in contents(root).items() if name.endswith("result.json")}
-    line = run(root, "structure=[refill]", "structure.refill.round_to=2")
+    line = run(root, *REFILL)
     assert line.startswith("error: ")
     assert spoil == "another network's" or str(path) in line
     assert spoil != "newer schema" or "upgrade" in line

@@ -20,9 +20,10 @@ from lt_lightning.data.digits import Digits
 from lt_lightning.data.fashion_mnist import FashionMnist
 from lt_lightning.data.imagenet import ImageNet
 from lt_lightning.experiment.config.data_digest import check_data, record_data
+from tests.runs import REFILL, SMALL
 
 Compose = Callable[..., DictConfig]
-SMALL = ("data.batch_size=16", "data.validation=20", "model.width=8", "model.stem=stride2")
+FASHION = ("data=fashion_mnist", "data.batch_size=16", "data.validation=20", "model.stem=stride2")
 
 
 def fashion(root: Path, seed: int = 0, label: int = 0) -> Path:
@@ -79,7 +80,7 @@ def checked(composed: Compose, tmp_path: Path) -> Callable[[Path], None]:
     search = tmp_path / "search"
 
     def check(root: Path) -> None:
-        config = composed("data=fashion_mnist", f"paths.data={root}", *SMALL)
+        config = composed(*FASHION, f"paths.data={root}")
         if not search.exists():
             record_data(search, config, FashionMnist(root, 16, validation=20))
         check_data(search, config)
@@ -116,9 +117,7 @@ def test_a_job_notices_other_data_finished_or_not(
 ) -> None:
     def run(data: Path, *overrides: str) -> str:
         options = (
-            "data=fashion_mnist", f"paths.data={data}", f"paths.root={tmp_path / 'runs'}", *SMALL,
-            "trainer.max_epochs=1",
-            "pruning.rounds=1", "pruning.rewind=0ep", "trainer.accelerator=cpu", "measure=null", "report=false",
+            *SMALL, *FASHION, f"paths.data={data}", f"paths.root={tmp_path / 'runs'}", "data.limit=1", "report=false",
             "threads=1",
         )  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["run.py", *options, *(overrides or ("structure=[]",))])
@@ -130,7 +129,7 @@ def test_a_job_notices_other_data_finished_or_not(
 
     first, other = fashion(tmp_path / "first"), fashion(tmp_path / "other", seed=1)
     assert run(first) == run(first) == run(fashion(tmp_path / "copy")) == ""
-    for more in ((), ("structure=[refill]", "structure.refill.round_to=2")):
+    for more in ((), REFILL):
         told = run(other, *more)
         assert told.startswith(f"error: paths.data='{other}': ")
         assert str(tmp_path / "runs" / "fashion_mnist-resnet8-s0-") in told

@@ -125,7 +125,7 @@ def test_an_object_that_names_its_argument_is_given_its_key() -> None:
         Rule(margin=2)
     with pytest.raises(FileNotFoundError, match=r"^data\.root=x: "), naming("data"):
         raise FileNotFoundError("root=x: put it there")
-    with pytest.raises(ValueError, match=r"^model: nothing to prune"), naming("model"):
+    with pytest.raises(ValueError, match=r"^model: "), naming("model"):
         raise ValueError("nothing to prune")
 
 

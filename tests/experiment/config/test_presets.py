@@ -29,7 +29,8 @@ from lt_lightning.pruning.rewinding import Step
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.published_figures import PublishedFigure, figures_of
 from lt_lightning.results.records import Result
-from tests.toys import DENSE, run_of
+from tests.runs import run_of
+from tests.toys import DENSE
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"

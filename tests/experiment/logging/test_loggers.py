@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,13 +24,12 @@ from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_of
+from tests.runs import BOTH, MEASURED, SMALL, run_of
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 OPTIONS = (
-    "model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=2",
-    "structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4", "retrain_rounds=[2]",
-    "controls=[reinit]", "measure.samples=1", "measure.slot=0.001", "logger=[wandb,tensorboard]",
+    *SMALL, *BOTH, "controls=[reinit]", "logger=[wandb,tensorboard]",
+    MEASURED,
 )  # fmt: skip
 BLUE, WHITE = (0, 114, 178), (255, 255, 255)
 
@@ -86,7 +86,7 @@ def rows_of(folder: Path) -> dict[int, dict[str, float]]:
 def test_every_training_is_a_run_with_its_place_as_id(recorded: Recorded, tmp_path: Path) -> None:
     folders = {recorded.root / result.place for result in recorded.results if result.structure not in {"dense"}}
     retrained = {folder for folder in folders if (folder / "metrics.csv").is_file()}
-    assert len(retrained) == 5  # two structures, and a control of each ticket of round 2
+    assert len(retrained) == 5  # two structures, and a control of each ticket of round 1
     assert set(recorded.runs) == {recorded.search, *retrained}
     told = {folder: recorded.of(folder, "run")[0] for folder in recorded.runs}
     assert {each.run_group for each in told.values()} == {"digits-resnet8"}
@@ -94,6 +94,7 @@ def test_every_training_is_a_run_with_its_place_as_id(recorded: Recorded, tmp_pa
         folder: "search" if folder == recorded.search else "retrain" for folder in recorded.runs
     }
     assert len({each.run_id for each in told.values()}) == len(told)
+    assert wandb.run is None  # closed, so that the next job does not go on in it
 
 
 def test_metrics_have_their_axes(recorded: Recorded) -> None:
@@ -110,9 +111,10 @@ def test_all_three_hold_the_same_scalars(recorded: Recorded) -> None:
         EventAccumulator,
     )
 
+    assert [row["round"] for row in rows_of(recorded.search).values()] == [0, 0, 1]
     for folder in recorded.runs:
         rows = rows_of(folder)
-        assert len(rows) == (2 + 2 * 1 if folder == recorded.search else len(rows))
+        assert len(rows) == (2 + 1 if folder == recorded.search else len(rows))
         assert all(
             {"epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"} <= set(row)
             for row in rows.values()
@@ -147,9 +149,9 @@ def test_tickets_are_artifacts_that_tell_where_they_come_from(recorded: Recorded
                 assert artifact.name not in made
                 made[artifact.name] = artifact
     origin = {name: json.loads(artifact.metadata).get("made_from") for name, artifact in made.items()}
-    rounds = [artifact_name(recorded.root / result.place) for result in recorded.results[:3]]
+    rounds = [artifact_name(recorded.root / result.place) for result in recorded.results[:2]]
     assert [origin[name] for name in rounds] == [None, *rounds[:-1]]
-    assert rounds[2].endswith("-round_02-unstructured")
+    assert rounds[1].endswith("-round_01-unstructured")
     assert used.pop(recorded.search) == []
     for folder, artifacts in used.items():
         name = artifact_name(folder)
@@ -159,7 +161,7 @@ def test_tickets_are_artifacts_that_tell_where_they_come_from(recorded: Recorded
             entry.digest for entry in made[source.name].manifest.contents
         ]
         control = "reinit" in folder.name
-        assert (source.name == rounds[2]) == (not control or folder.name.startswith("unstructured"))
+        assert (source.name == rounds[1]) == (not control or folder.name.startswith("unstructured"))
         if "unstructured" in folder.name:
             assert f"{name}-shrunk" not in made
             continue
@@ -173,7 +175,7 @@ def test_tickets_are_artifacts_that_tell_where_they_come_from(recorded: Recorded
 def test_tables_and_figures_are_those_of_the_results(recorded: Recorded) -> None:
     results = {recorded.root / result.place: result for result in recorded.results}
     expected = {folder: [results[folder]] for folder in recorded.runs if folder != recorded.search}
-    expected[recorded.search] = recorded.results[:3]
+    expected[recorded.search] = recorded.results[:2]
     for folder, own in expected.items():
         for name in ("rounds", "timings"):
             (path,) = recorded.files[folder].glob(f"media/table/tables/{name}_*.json")
@@ -191,11 +193,11 @@ def test_tables_and_figures_are_those_of_the_results(recorded: Recorded) -> None
         }
         assert summary["accuracy"] == own[-1].accuracy
         assert summary["time_ratio_training"] == own[-1].time_ratio_training
-        (config,) = (
-            json.loads(item.value_json)
-            for each in recorded.of(folder, "config") for item in each.update if item.key == "ticket"
-        )  # fmt: skip
-        assert config == {"round": 2, "structure": own[-1].structure, "control": own[-1].control}
+        config = {
+            item.key: json.loads(item.value_json) for each in recorded.of(folder, "config") for item in each.update
+        }
+        assert config["classifier"]["learning_rate"] == 0.1
+        assert config["ticket"] == {"round": 1, "structure": own[-1].structure, "control": own[-1].control}
 
 
 def _told(value: Any) -> Any:
@@ -204,13 +206,13 @@ def _told(value: Any) -> Any:
 
 def test_pictures_show_the_masks(recorded: Recorded) -> None:
     """Those of the search, pixel by pixel: blue is kept, white is pruned."""
-    place = recorded.root / recorded.results[2].place
+    place = recorded.root / recorded.results[1].place
     ticket = Ticket.load(place / "ticket")
     layers = ticket.card["prunable"]
     shown = [layers[0], layers[-1]]
     (row,) = (
         items for history in recorded.of(recorded.search, "history")
-        if "masks" in (items := values_of(history)) and items["round"] == 2
+        if "masks" in (items := values_of(history)) and items["round"] == 1
     )  # fmt: skip
     assert set(row["masks"]) == {"1", "2", "3", "4"}
     for number, layer in (("1", shown[0]), ("4", shown[1])):
@@ -292,8 +294,6 @@ def test_a_sweep_is_a_group_and_a_place_keeps_its_id(composed: Callable[..., Dic
         settings = mirror.target._wandb_init  # type: ignore[attr-defined]
         assert settings["group"] == (group or sweep.name)
         ids.append(settings["id"])
-        import wandb
-
         wandb.finish()
     assert len(set(ids)) == 1
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1  # each takes the place of the one before

@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
+from tests.runs import REFILL, SMALL
+
 Compose = Callable[..., DictConfig]
-SMALL = (
-    "model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "pruning.rounds=1", "structure=[refill]",
-    "structure.refill.round_to=2", "measure=null",
-)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +73,6 @@ def small(tmp_path: Path, composed: Compose, started: list[Forked]) -> Compose:
     """Composes a small job, writing under `tmp_path / NAME`; its processes start in no time."""
 
     def small(name: str, *overrides: str) -> DictConfig:
-        return composed(f"paths.root={tmp_path / name}", *SMALL, *overrides)
+        return composed(f"paths.root={tmp_path / name}", *SMALL, *REFILL, *overrides)
 
     return small

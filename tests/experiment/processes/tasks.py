@@ -8,7 +8,6 @@ import sys
 import time
 from importlib import import_module
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,15 +34,6 @@ def run_rank(read: Connection, message: dict[str, Any], environment: dict[str, s
     import_module("lt_lightning.training.processes").take_part(message, read.fileno())
 
 
-def add_ranks(job: dict[str, Any]) -> dict[str, Any]:
-    """The sum of ranks, and what the process is told by its environment."""
-    total = torch.tensor([float(dist.get_rank())])
-    dist.all_reduce(total)
-    environment = {key: os.environ[key] for key in ("LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")}
-    blocked = sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    return {"sum": float(total), "size": dist.get_world_size(), "job": job, "blocked": blocked, **environment}
-
-
 def fail_on_one(job: dict[str, Any]) -> None:
     """Process 1 fails as the job says; process 0 is busy, and notices nothing."""
     if rank() == 0:
@@ -53,12 +43,6 @@ def fail_on_one(job: dict[str, Any]) -> None:
         if job["how"] == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise FloatingPointError("train/loss=nan: told by process 1")
-    time.sleep(600)
-
-
-def wait_long(job: dict[str, Any]) -> None:
-    """Writes its process id, and waits."""
-    Path(job["folder"], str(dist.get_rank())).write_text(str(os.getpid()))
     time.sleep(600)
 
 

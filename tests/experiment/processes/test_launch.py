@@ -20,7 +20,7 @@ GRACE = "lt_lightning.training.processes.GRACE"
 
 def test_returns_what_process_0_returned_and_leaves_the_caller_as_it_was() -> None:
     environment, path = dict(os.environ), list(sys.path)
-    returned = launch("tasks:add_ranks", {"key": [1, None]}, ("cpu",) * 3, threads=2)
+    returned = launch("plain_tasks:add_ranks", {"key": [1, None]}, ("cpu",) * 3, threads=2)
     assert returned == {
         "sum": 3.0, "size": 3, "job": {"key": [1, None]}, "LOCAL_RANK": "0", "WORLD_SIZE": "3", "OMP_NUM_THREADS": "2",
         "blocked": ["SIGTERM", "SIGUSR1", "SIGUSR2"],  # which SLURM sends to all
@@ -56,7 +56,7 @@ def test_killed_process_ends_all_and_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_processes_end_with_the_one_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
     program = (
         "from lt_lightning.training.processes import launch\n"
-        f"launch('tasks:wait_long', {{'folder': {str(tmp_path)!r}}}, ['cpu', 'cpu'], 1)"
+        f"launch('plain_tasks:wait_long', {{'folder': {str(tmp_path)!r}}}, ['cpu', 'cpu'], 1)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
@@ -85,8 +85,8 @@ def _wait_until(condition: object) -> None:
 @pytest.mark.parametrize(("key", "value"), [("LOCAL_RANK", "0"), ("SLURM_NTASKS", "2")])
 def test_refuses_to_be_started_several_times(key: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(key, value)
-    with pytest.raises(ValueError, match=rf"{key}={value} in the environment.*start it once"):
-        launch("tasks:add_ranks", {}, TWO, 1)
+    with pytest.raises(ValueError, match=f"{key}={value} "):
+        launch("plain_tasks:add_ranks", {}, TWO, 1)
 
 
 @pytest.mark.usefixtures("started")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from omegaconf import DictConfig
 
-from tests.toys import run_of
+from tests.runs import run_of
 
 Compose = Callable[..., DictConfig]
 

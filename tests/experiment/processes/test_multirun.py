@@ -15,18 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.run.checkpoints import SIGNALS
 from lt_lightning.results.records import find_results
+from tests.runs import SMALL
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
-# A search alone: one round, one epoch each, of a narrow network.
-TINY = (
-    "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "pruning.rounds=1", "pruning.rewind=0ep", "structure=[]",
-    "measure=null", "trainer=ddp_sim", "report=false",
-)  # fmt: skip
+SEARCH = (*SMALL, "trainer=ddp_sim", "structure=[]", "report=false")
 
 
 def sweep(folder: Path, *arguments: str) -> Path:
     """Runs a sweep and returns the folder of its jobs."""
-    command = [sys.executable, str(SCRIPT), "-m", "paths.root=runs", *TINY, *arguments]
+    command = [sys.executable, str(SCRIPT), "-m", "paths.root=runs", *SEARCH, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -64,7 +61,7 @@ def test_basic_launcher(script: ModuleType, tmp_path: Path, monkeypatch: pytest.
     """Both jobs from this process, which is then as it was before."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(sys, "argv", ["run.py", "-m", "paths.root=runs", *TINY, "seed=1,2", "hydra.job.name=run"])
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m", "paths.root=runs", *SEARCH, "seed=1,2", "hydra.job.name=run"])
     environment, handlers = dict(os.environ), [signal.getsignal(number) for number in SIGNALS]
     script.run()
     changed = {key for key, _ in environment.items() ^ os.environ.items()}

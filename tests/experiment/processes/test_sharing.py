@@ -14,13 +14,10 @@ from pathlib import Path
 import pytest
 
 from lt_lightning.results.records import find_results
+from tests.runs import BOTH, SMALL
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
-SMALL = (
-    "trainer=ddp_sim", "model.width=8", "data.limit=0.3", "trainer.max_epochs=4", "pruning.rounds=2", "measure=null",
-    "report=false",
-)  # fmt: skip
-BOTH = ("structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4")
+OPTIONS = (*SMALL, "trainer=ddp_sim", "trainer.max_epochs=4", "pruning.rounds=2", "report=false")
 RETRAINED = {(n, s) for n in (1, 2) for s in ("refill", "regroup")}
 WHOLE = {(0, "dense"), (1, "unstructured"), (2, "unstructured")} | RETRAINED
 Start = Callable[..., subprocess.Popen[str]]
@@ -32,7 +29,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(*overrides: str) -> subprocess.Popen[str]:
-            command = [sys.executable, str(SCRIPT), f"paths.root={tmp_path}", *SMALL, *overrides]
+            command = [sys.executable, str(SCRIPT), f"paths.root={tmp_path}", *OPTIONS, *overrides]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

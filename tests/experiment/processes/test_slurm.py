@@ -17,11 +17,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
 from lt_lightning.results.records import find_results
+from tests.runs import SMALL
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY = (
-    "model.width=8", "data.limit=0.2", "trainer.max_epochs=6", "pruning.rounds=1", "pruning.rewind=0ep", "structure=[]",
-    "measure=null", "trainer=ddp_sim", "report=false", "checkpoint.seconds=1e9",
+OPTIONS = (
+    *SMALL, "trainer=ddp_sim", "trainer.max_epochs=6", "structure=[]", "report=false", "checkpoint.seconds=1e9",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_what_is_asked_of_the_cluster(slurm: Path, tmp_path: Path, monkeypatch: 
 @pytest.mark.slow
 def test_a_preempted_job_of_two_processes_goes_on_from_where_it_was(slurm: Path, tmp_path: Path) -> None:
     """SLURM signals all its processes. No checkpoint is written but for that."""
-    command = [sys.executable, str(ROOT / "scripts" / "run.py"), "-m", "paths.root=runs", *TINY, "seed=1,2"]
+    command = [sys.executable, str(ROOT / "scripts" / "run.py"), "-m", "paths.root=runs", *OPTIONS, "seed=1,2"]
     command += ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     sweep = subprocess.Popen(

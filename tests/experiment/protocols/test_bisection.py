@@ -27,14 +27,11 @@ from lt_lightning.experiment.sweep.multirun import SweepEnd
 from lt_lightning.results.job_record import JobRecord, Task, TicketKind, describe_costs
 from lt_lightning.results.records import Result, find_results, results_of
 from lt_lightning.results.status import print_status, tasks_under
-from tests.toys import run_of
+from tests.runs import REFILL, SMALL, run_of
 
 Compose = Callable[..., DictConfig]
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
-SMALL = (
-    "model.width=8", "data.limit=0.3", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=6",
-    "measure=null", "structure=[refill]", "structure.refill.round_to=2", "report=false",
-)  # fmt: skip
+OPTIONS = (*SMALL, *REFILL, "pruning.rounds=6", "report=false")
 DENSE = Result(
     data="digits", model="resnet8", seed=0, round=0, structure="dense", target_density=1.0, density=1.0, accuracy=0.9,
     dense_accuracy=0.9, params_ratio=1.0, flops_ratio=1.0, train_seconds=1.0, val_accuracy=0.9, best_epoch=0,
@@ -236,7 +233,7 @@ def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("lt_lightning.experiment.run.costs.seconds_per_epoch", lambda experiment: 1.0)
-    config = composed(*SMALL, "search=bisect")
+    config = composed(*OPTIONS, "search=bisect")
     job = Job.of(config)
     assert plan_of(job).startswith("at most 10 trainings of 11 epochs")  # 7 rounds in 8 epochs, and 3 tickets
     results = run_of(config)
@@ -248,14 +245,14 @@ def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
     assert found.outcomes == {number: each.accuracy >= each.dense_accuracy - 1e-6 for number, each in tested.items()}
     assert f", refill: {found}" in capsys.readouterr().out
     assert plan_of(job) == "nothing to train: everything is there"
-    do(composed(*SMALL, "search=bisect", "status=true"), tmp_path / "runs" / "jobs" / "status")
+    do(composed(*OPTIONS, "search=bisect", "status=true"), tmp_path / "runs" / "jobs" / "status")
     assert f"{1 + len(tested)} done, 0 running, 0 failed, 0 missing" in capsys.readouterr().out
     job.record().save(tmp_path / "runs" / "jobs" / "run")
     with Path(os.devnull).open("w") as nowhere:
         states = print_status(tasks_under(tmp_path / "runs"), tmp_path, Console(file=nowhere))
     assert [state.kind for state in states] == ["done"] * (1 + len(tested))  # nothing is missing of what was asked for
 
-    whole = run_of(composed(*SMALL))
+    whole = run_of(composed(*OPTIONS))
     assert {result.round for result in whole if result.structure == "refill"} == set(range(1, 7))
     assert [result for result in whole if result.structure == "refill" and result.round in tested] == [*tested.values()]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")}
@@ -280,7 +277,7 @@ def test_status_tells_what_is_still_to_be_tested(
 
 @pytest.mark.slow
 def test_a_killed_bisection_goes_on_where_it_was(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), *SMALL, "search=bisect"]
+    command = [sys.executable, str(SCRIPT), *OPTIONS, "search=bisect"]
     whole = subprocess.run([*command, f"paths.root={tmp_path / 'a'}"], capture_output=True, text=True, timeout=240)
     process = subprocess.Popen([*command, f"paths.root={tmp_path / 'b'}"], stdout=subprocess.DEVNULL)
     end = time.monotonic() + 120

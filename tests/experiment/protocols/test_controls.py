@@ -41,7 +41,7 @@ from lt_lightning.tickets.control_tickets import (
 )
 from lt_lightning.tickets.making import make_ticket
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_of
+from tests.runs import REFILL, SMALL, run_of
 
 Compose = Callable[..., DictConfig]
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -212,9 +212,8 @@ def test_nearest_width_is_that_of_a_search_through_all() -> None:
 
 # In a job
 
-SMALL = (
-    "model.width=8", "data.limit=0.3", "trainer.max_epochs=3", "trainer.accelerator=cpu", "pruning.rounds=2",
-    "pruning.rewind=2ep", "retrain_rounds=[2]", "measure=null", "structure=[refill]", "structure.refill.round_to=2",
+OPTIONS = (
+    *SMALL, *REFILL, "trainer.max_epochs=3", "pruning.rounds=2", "pruning.rewind=2ep", "retrain_rounds=[2]",
     "checkpoint.seconds=0",
 )  # fmt: skip
 ALL = "controls=[reinit,shuffle,random,small_dense]"
@@ -237,9 +236,9 @@ def trained(printed: str) -> list[str]:
 def test_controls_are_results_of_their_own_and_found_again(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without = run_of(composed(*SMALL))
+    without = run_of(composed(*OPTIONS))
     capsys.readouterr()
-    config = composed(*SMALL, ALL)
+    config = composed(*OPTIONS, ALL)
     results = run_of(config)
     first = capsys.readouterr().out
     assert sorted(trained(first)) == sorted(f"{control} of {name}, round 2 of 2" for name, control in CONTROLS)
@@ -290,7 +289,7 @@ def _epochs(folder: Path) -> int:
 
 def test_controls_of_a_group_aware_search_and_their_folders(composed: Compose) -> None:
     def tasks(*overrides: str) -> tuple[Task, ...]:
-        return Job.of(composed(*SMALL, *overrides)).tasks
+        return Job.of(composed(*OPTIONS, *overrides)).tasks
 
     def controls(*overrides: str) -> list[Task]:
         return [task for task in tasks(*overrides) if task.kind is not None and task.kind.control]
@@ -309,12 +308,12 @@ def test_controls_of_a_group_aware_search_and_their_folders(composed: Compose) -
 @pytest.mark.parametrize(("value", "named"), [("[again]", "['again']"), ("reinit", "'reinit'"), ("true", "true")])
 def test_unknown_controls_are_refused(value: str, named: str, composed: Compose) -> None:
     with pytest.raises(ValueError, match=rf"^controls={re.escape(named)}: "):
-        run_of(composed(*SMALL, f"controls={value}"))
+        run_of(composed(*OPTIONS, f"controls={value}"))
 
 
 def test_a_network_without_a_width_has_no_small_dense_control(composed: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.width"):
-        run_of(composed(*SMALL[1:], "controls=[small_dense]", "~model.width"))
+        run_of(composed(*OPTIONS, "controls=[small_dense]", "~model.width"))
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
@@ -324,7 +323,7 @@ def test_controls_whose_ticket_cannot_be_made_hold_up_nothing(
     def no_ticket(*_: Any) -> Ticket:
         raise RuntimeError("no such ticket")
 
-    config = composed(*SMALL, "controls=[reinit]")
+    config = composed(*OPTIONS, "controls=[reinit]")
     with monkeypatch.context() as patch:
         patch.setattr(retraining, "_structured", no_ticket)
         with pytest.raises(RuntimeError, match="no such ticket"):

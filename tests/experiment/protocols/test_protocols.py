@@ -23,12 +23,10 @@ from lt_lightning.results.job_record import JobRecord, Task, TicketKind
 from lt_lightning.results.records import results_of
 from lt_lightning.storage.layout import TICKET
 from lt_lightning.tickets.ticket import Ticket
+from tests.runs import SMALL
 
 Compose = Callable[..., DictConfig]
-SMALL = (
-    "model.width=4", "data.limit=0.2", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=2",
-    "pruning.rewind=1ep", "structure=[]", "measure=null",
-)  # fmt: skip
+SEARCH = (*SMALL, "pruning.rounds=2", "structure=[]")
 
 
 class Negated(Protocol):
@@ -80,7 +78,7 @@ def test_a_protocol_of_ones_own_needs_one_class_and_nothing_else(
 ) -> None:
     root = tmp_path / "runs"
     record = root / "jobs" / "now"
-    results = do(composed(*SMALL), record)
+    results = do(composed(*SEARCH), record)
     assert negated.calls == ["tasks", "check", "ticket 1", "ticket 2"]
     assert [(each.round, each.kind) for each in results] == [
         (0, TicketKind("dense")), (1, TicketKind("unstructured")), (2, TicketKind("unstructured")),
@@ -101,13 +99,13 @@ def test_a_protocol_of_ones_own_needs_one_class_and_nothing_else(
     assert "negated" in (root / results[0].search / "report" / "report.html").read_text(encoding="utf-8")
 
     negated.calls.clear()
-    assert do(composed(*SMALL), record) == results
+    assert do(composed(*SEARCH), record) == results
     assert negated.calls == ["tasks"]  # the list is made once, and nothing is built
 
     moved = tmp_path / "moved"
     shutil.move(root, moved)
     capsys.readouterr()
-    do(composed(*SMALL, f"paths.root={moved}", "status=all"), tmp_path / "status")
+    do(composed(*SEARCH, f"paths.root={moved}", "status=all"), tmp_path / "status")
     assert capsys.readouterr().out.splitlines()[-1] == "3 done, 0 running, 0 failed, 0 missing"
     for path in (moved, moved / "jobs", moved / results[0].search):
         found = collect(path)
@@ -115,11 +113,11 @@ def test_a_protocol_of_ones_own_needs_one_class_and_nothing_else(
         assert sorted(each.place for search in found.searches for each in search.results) == sorted(
             each.place for each in results
         )
-    assert do(composed(*SMALL, f"paths.root={moved}"), moved / "jobs" / "again") == results
+    assert do(composed(*SEARCH, f"paths.root={moved}"), moved / "jobs" / "again") == results
 
 
 def test_what_is_asked_for_follows_from_what_is_finished(negated: Negated, composed: Compose) -> None:
-    job = Job.of(composed(*SMALL))
+    job = Job.of(composed(*SEARCH))
     assert job.tasks[1].folder != job.tasks[2].folder
     assert [task.round for task in job.asked()] == [0, 1]
     assert [task.round for task in job.asked(at_most=True)] == [0, 1, 2]
@@ -132,13 +130,13 @@ def test_what_a_protocol_refuses_stops_the_job_before_any_training(
     negated: Negated, composed: Compose, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="seed=13"):
-        do(composed(*SMALL, "seed=13", "report=false"), tmp_path / "job")
+        do(composed(*SEARCH, "seed=13", "report=false"), tmp_path / "job")
     assert negated.calls == ["tasks", "check"]
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
 def test_a_protocol_without_tasks_makes_no_tickets(composed: Compose) -> None:
-    config = composed(*SMALL)
+    config = composed(*SEARCH)
     job = Job.of(config)
     assert Protocol().prepared(config) is config
     assert Protocol().needed(config) == []

@@ -18,18 +18,15 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.protocols.stability import folder_of, measure_stability
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_of
+from tests.runs import SMALL, run_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-SMALL = (
-    "model.width=4", "data.limit=0.2", "trainer.max_epochs=2", "trainer.accelerator=cpu", "pruning.rounds=1",
-    "pruning.rewind=1ep", "structure=[]", "stability.points=5", "stability.batch_norm_batches=2",
-)  # fmt: skip
+OPTIONS = (*SMALL, "structure=[]", "stability.points=5", "stability.batch_norm_batches=2")
 
 
 @pytest.fixture
 def configured(composed: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
-    return lambda *overrides: composed(*SMALL, *overrides, name="stability")
+    return lambda *overrides: composed(*OPTIONS, *overrides, name="stability")
 
 
 @pytest.fixture

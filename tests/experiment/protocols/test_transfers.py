@@ -21,19 +21,9 @@ from lt_lightning.results.status import tasks_under
 from lt_lightning.storage.layout import RoundFacts, write_rounds
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.retraining import restart_for
-from tests.toys import run_of
+from tests.runs import REFILL, SMALL, run_of
 
 Compose = Callable[..., DictConfig]
-SMALL = (
-    "model.width=4",
-    "data.limit=0.2",
-    "trainer.max_epochs=2",
-    "trainer.accelerator=cpu",
-    "pruning.rounds=1",
-    "structure=[refill]",
-    "structure.refill.round_to=2",
-    "measure=null",
-)
 COLOURS = (
     "data._target_=colours.Colours", "labels.data=colours", "dataset.classes=4", "dataset.channels=3",
     "dataset.size=6", "data.validation=40",
@@ -63,10 +53,10 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tickets_of_digits_are_retrained_on_colours(composed: Compose, tmp_path: Path) -> None:
-    first = run_of(composed(*SMALL))
+    first = run_of(composed(*SMALL, *REFILL))
     root, source = tmp_path / "runs", first[0].search
-    own = run_of(composed(*SMALL, *COLOURS))
-    with_digits = composed(*SMALL, *COLOURS, f"transfer.from={root / source}")
+    own = run_of(composed(*SMALL, *REFILL, *COLOURS))
+    with_digits = composed(*SMALL, *REFILL, *COLOURS, f"transfer.from={root / source}")
     results = run_of(with_digits)
     kinds = [
         TicketKind("dense"), TicketKind("unstructured"), TicketKind("refill"),
@@ -92,7 +82,7 @@ def test_tickets_of_digits_are_retrained_on_colours(composed: Compose, tmp_path:
 
     assert [result.place for result in run_of(with_digits)] == [result.place for result in results]
     job = Job.of(with_digits)
-    assert Job.of(composed(*SMALL, *COLOURS, "transfer.from=others")).tasks == job.tasks
+    assert Job.of(composed(*SMALL, *REFILL, *COLOURS, "transfer.from=others")).tasks == job.tasks
     job.record().save(root / "jobs" / "now")
     listed = {task.folder for task in tasks_under(root) if task.folder.is_relative_to(root / results[0].search)}
     assert listed == {task.folder for task in job.tasks}
@@ -169,14 +159,14 @@ def test_others_are_searches_alike_on_other_data_that_are_trained_far_enough(com
         ("seed", 1, (*COLOURS, "seed=1")),
         ("rate", 1, (*COLOURS, "pruning.rate=0.3")),
         ("model", 1, (*COLOURS, "model=resnet14")),
-        ("width", 1, (*COLOURS, "model.width=8")),
+        ("width", 1, (*COLOURS, "model.width=16")),
         ("epochs", 1, (*COLOURS, "trainer.max_epochs=3")),
         ("learning rate", 1, (*COLOURS, "classifier.learning_rate=0.9")),
         ("limit", 1, (*COLOURS, "data.limit=0.1")),
         ("same", 1, ()),
     ):
-        _a_search(root, name, composed(*SMALL, *options), rounds)
-    tasks = Job.of(composed(*SMALL, "transfer.from=others")).tasks
+        _a_search(root, name, composed(*SMALL, *REFILL, *options), rounds)
+    tasks = Job.of(composed(*SMALL, *REFILL, "transfer.from=others")).tasks
     assert [task.source for task in tasks[2:]] == [root / "alike" / "round_01" / "unstructured"] * 2
     assert [task.kind for task in tasks] == [
         None, TicketKind("refill"),
@@ -188,8 +178,7 @@ def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_ow
     composed: Compose, tmp_path: Path
 ) -> None:
     """The ten digits are not these ten."""
-    options = tuple(option for option in SMALL if not option.startswith("structure"))
-    options += ("structure=[filters]",)
+    options = (*SMALL, "structure=[filters]")
     source = tmp_path / "runs" / run_of(composed(*options))[0].search
     same = run_of(composed(*options, "data.limit=0.1", f"transfer.from={source}"))
     other = run_of(composed(*options, "labels.data=letters", f"transfer.from={source}"))
@@ -201,11 +190,11 @@ def test_a_ticket_of_other_data_with_as_many_classes_gets_a_classifier_of_its_ow
 
 def test_others_are_those_that_are_there_when_the_job_begins(composed: Compose, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    config = composed(*SMALL, "transfer.from=others")
+    config = composed(*SMALL, *REFILL, "transfer.from=others")
     assert [task.kind for task in Job.of(config).tasks] == [None, TicketKind("refill")]
-    first = _a_search(root, "alike", composed(*SMALL, *COLOURS))
+    first = _a_search(root, "alike", composed(*SMALL, *REFILL, *COLOURS))
     job = Job.of(config)
-    _a_search(root, "decay", composed(*SMALL, *COLOURS, "classifier.weight_decay=0.01"))
+    _a_search(root, "decay", composed(*SMALL, *REFILL, *COLOURS, "classifier.weight_decay=0.01"))
     assert job.config.transfer["from"] == [str(first)]
     assert config.transfer["from"] == "others"
     assert Job.of(job.config).tasks == job.tasks
@@ -214,11 +203,11 @@ def test_others_are_those_that_are_there_when_the_job_begins(composed: Compose, 
 @pytest.mark.parametrize("asked", ["others", "[{root}/decay,{root}/alike]"])
 def test_two_sources_that_no_table_could_tell_apart_are_refused(asked: str, composed: Compose, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    _a_search(root, "alike", composed(*SMALL, *COLOURS))
+    _a_search(root, "alike", composed(*SMALL, *REFILL, *COLOURS))
     # Weight decay may differ: presets have a value for each data set.
-    _a_search(root, "decay", composed(*SMALL, *COLOURS, "classifier.weight_decay=0.01"))
+    _a_search(root, "decay", composed(*SMALL, *REFILL, *COLOURS, "classifier.weight_decay=0.01"))
     with pytest.raises(ValueError, match=rf"transfer\.from={root}/(alike|decay): .*colours.*{root}/(alike|decay)"):
-        Job.of(composed(*SMALL, f"transfer.from={asked.format(root=root)}"))
+        Job.of(composed(*SMALL, *REFILL, f"transfer.from={asked.format(root=root)}"))
 
 
 @pytest.mark.parametrize(
@@ -234,20 +223,20 @@ def test_impossible_sources_are_refused(
 ) -> None:
     folder = tmp_path / "source"
     if rounds is not None:
-        _a_search(tmp_path, "source", composed(*SMALL), rounds)
+        _a_search(tmp_path, "source", composed(*SMALL, *REFILL), rounds)
     with pytest.raises(ValueError, match=f"transfer.from={folder}: .*{named}"):
-        run_of(composed(*SMALL, *overrides, f"transfer.from={folder}"))
+        run_of(composed(*SMALL, *REFILL, *overrides, f"transfer.from={folder}"))
 
 
 def test_scores_by_feature_maps_are_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
-    source = _a_search(tmp_path, "source", composed(*SMALL))
+    source = _a_search(tmp_path, "source", composed(*SMALL, *REFILL))
     with pytest.raises(ValueError, match=r"^structure\.refill .*transfer"):
-        run_of(composed(*SMALL, "structure.refill.score=feature_l1", f"transfer.from={source}"))
+        run_of(composed(*SMALL, *REFILL, "structure.refill.score=feature_l1", f"transfer.from={source}"))
 
 
 def test_another_network_is_refused_before_anything_is_trained(composed: Compose, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    source = run_of(composed(*SMALL, "retrain_rounds=[]"))[0].search
+    source = run_of(composed(*SMALL, *REFILL, "retrain_rounds=[]"))[0].search
     with pytest.raises(ValueError, match=f"transfer.from=.*{source}: .*ResNet"):
-        run_of(composed(*SMALL, "model=resnet14", f"transfer.from={root / source}"))
+        run_of(composed(*SMALL, *REFILL, "model=resnet14", f"transfer.from={root / source}"))
     assert [path.name for path in root.glob("digits-*")] == [source]

@@ -353,7 +353,7 @@ def test_another_number_of_processes_is_refused_in_one_line(tmp_path: Path) -> N
     state = torch.load(path, weights_only=True)
     state["lt_lightning"]["processes"] *= 2
     torch.save(state, path)
-    with pytest.raises(ValueError, match="written by 2 processes and cannot be continued with 1") as caught:
+    with pytest.raises(ValueError, match=r"\b2 process.*\b1\b") as caught:
         Run(tmp_path).fit()
     assert "\n" not in str(caught.value)
 

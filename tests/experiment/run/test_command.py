@@ -12,19 +12,16 @@ from lt_lightning.experiment.run.command import do
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.job_record import JobRecord
 from lt_lightning.results.status import state_of, tasks_under
+from tests.runs import REFILL, SMALL
 
 Compose = Callable[..., DictConfig]
-SMALL = (
-    "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "pruning.rounds=1",
-    "pruning.rewind=0ep", "structure=[refill]", "structure.refill.round_to=2", "measure=null", "report=false",
-)  # fmt: skip
 
 
 def test_a_single_job_leaves_a_record_in_its_folder(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From its beginning on, so that others see what it is at; also where it fails."""
-    config, root = composed(*SMALL), tmp_path / "runs"
+    config, root = composed(*SMALL, *REFILL, "report=false"), tmp_path / "runs"
     folder, tasks = root / "jobs" / "now" / "0", list(Job.of(config).tasks)
 
     def broken(*arguments: object) -> None:

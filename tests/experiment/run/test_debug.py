@@ -13,17 +13,10 @@ from omegaconf import DictConfig
 
 from lt_lightning.experiment.config.tasks import search_folder
 from lt_lightning.experiment.parts import Experiment
-from tests.toys import run_of
+from tests.runs import REFILL, SMALL, run_of
 
 Compose = Callable[..., DictConfig]
 CHOICES = ("fdr", "limit", "overfit", "profiler")
-SMALL = (
-    "model.width=8",
-    "trainer.accelerator=cpu",
-    "structure=[refill]",
-    "structure.refill.round_to=2",
-    "measure=null",
-)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -54,7 +47,7 @@ def test_fdr_goes_through_every_phase_with_one_batch(
         batches.append((int(self.num_training_batches), [int(count) for count in self.num_val_batches]))
 
     monkeypatch.setattr(pl.Trainer, "fit", counted)
-    results = run_of(composed("debug=fdr", *SMALL, "controls=[reinit]"))
+    results = run_of(composed("debug=fdr", "trainer.accelerator=cpu", "measure=null", *REFILL, "controls=[reinit]"))
     assert [(result.round, result.structure, result.control) for result in results] == [
         (0, "dense", ""), (1, "unstructured", ""), (1, "refill", ""),
         (1, "unstructured", "reinit"), (1, "refill", "reinit"),
@@ -93,11 +86,7 @@ def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_
 
 
 def test_profiler_reports_beside_what_it_profiled(composed: Compose, tmp_path: Path) -> None:
-    run_of(
-        composed(
-            "debug=profiler", *SMALL, "trainer.max_epochs=1", "data.limit=0.2", "pruning.rounds=1", "pruning.rewind=0ep"
-        )
-    )
+    run_of(composed("debug=profiler", *SMALL, *REFILL))
     root = tmp_path / "runs"
     (search,) = root.glob("profiler-digits-*")
     (retraining,) = search.glob("round_01/refill-*/fit-profile.txt")

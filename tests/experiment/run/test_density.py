@@ -11,15 +11,14 @@ from lt_lightning.experiment.config.tasks import densities_of, retrained_rounds,
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.masks import kept, size
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_of
+from tests.runs import SMALL, run_of
 
 Compose = Callable[..., DictConfig]
 STRUCTURES = ("refill", "regroup", "fixed_blocks", "filters")
-SMALL = (
-    "model.width=8", "data.limit=0.3", "trainer.max_epochs=1", "trainer.accelerator=cpu", "pruning.rewind=0ep",
-    "measure=null", f"structure=[{','.join(STRUCTURES)}]", "structure.refill.round_to=1",
-    "structure.regroup.group_size=4", "structure.regroup.clustering=kmeans", "structure.fixed_blocks.filters=4",
-    "structure.fixed_blocks.channels=1", "pruning.rate=0.6", "pruning.density=[0.2,0.1]",
+OPTIONS = (
+    *SMALL, f"structure=[{','.join(STRUCTURES)}]", "structure.refill.round_to=1", "structure.regroup.group_size=4",
+    "structure.regroup.clustering=kmeans", "structure.fixed_blocks.filters=4", "structure.fixed_blocks.channels=1",
+    "pruning.rate=0.6", "pruning.density=[0.2,0.1]",
 )  # fmt: skip
 
 
@@ -45,7 +44,7 @@ def test_one_search_passes_through_several_densities(composed: Compose) -> None:
 
 
 def test_a_density_is_met_to_one_weight_and_no_structure_executes_more(composed: Compose, tmp_path: Path) -> None:
-    config = composed(*SMALL, "retrain_rounds=[3]")
+    config = composed(*OPTIONS, "retrain_rounds=[3]")
     results = {(result.round, result.structure): result for result in run_of(config)}
     asked = {}
     for number, share in enumerate((0.4, 0.2, 0.1), start=1):  # each time the last prune before a density takes less

@@ -15,19 +15,9 @@ from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.execute import FastestForm
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_of
+from tests.runs import MEASURED, REFILL, SMALL, run_of
 
-SMALL = (
-    "model.width=8",
-    "data.limit=0.3",
-    "trainer.max_epochs=3",
-    "trainer.accelerator=cpu",
-    "trainer.precision=64-true",
-    "pruning.rounds=2",
-    "structure=[refill]",
-    "structure.refill.round_to=2",
-    "retrain_rounds=[2]",
-)
+OPTIONS = (*SMALL, *REFILL, "trainer.max_epochs=3", "trainer.precision=64-true")
 
 
 def curve(root: Path, result: Result) -> list[dict[str, float]]:
@@ -47,7 +37,7 @@ def curve(root: Path, result: Result) -> list[dict[str, float]]:
 def test_shrunk_training_equals_masked_training(
     coupling: str, decay: str, composed: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    options = (*SMALL, f"structure.refill.coupling={coupling}", f"classifier.decay={decay}")
+    options = (*OPTIONS, f"structure.refill.coupling={coupling}", f"classifier.decay={decay}")
     masked, shrunk = (run_of(composed(*options, f"execution={how}"))[-1] for how in ("masked", "shrunk"))
     assert masked.place != shrunk.place
     assert masked.accuracy == shrunk.accuracy
@@ -85,13 +75,12 @@ def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
 
     monkeypatch.setattr("lt_lightning.execution.execute.FastestForm", watched)
     monkeypatch.setattr("lt_lightning.experiment.run.outcome.time_ratio", time_ratio)
-    options = [option for option in SMALL if not option.startswith(("structure", "trainer.precision"))]
     structured = ("structure=[regroup]", "structure.regroup.group_size=4", f"trainer.precision={precision}")
-    run_of(composed(*options, *structured))
+    run_of(composed(*SMALL, *structured, MEASURED))
     assert measured == [(True, bfloat16), (False, bfloat16), (True, bfloat16)]  # for the training; for both times
     assert [(setting.training, setting.bfloat16) for setting in timed] == [(False, bfloat16), (True, bfloat16)]
 
 
 def test_unknown_execution_is_refused(composed: Callable[..., DictConfig]) -> None:
     with pytest.raises(ValueError, match=r"execution='sparse'.*shrunk, masked"):
-        run_of(composed(*SMALL, "execution=sparse"))
+        run_of(composed(*OPTIONS, "execution=sparse"))

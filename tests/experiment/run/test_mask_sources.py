@@ -19,24 +19,21 @@ from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.results.records import results_of
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
-from tests.toys import run_of
+from tests.runs import SMALL, run_of
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"
 SOURCES, STRUCTURES = (sorted(p.stem for p in (CONF / group).glob("*.yaml")) for group in ("pruning", "structure"))
-SMALL = (
-    "model.width=8", "data.limit=0.2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "pruning.rewind=0ep",
-    "structure.refill.round_to=1", "measure=null", "threads=1",
-)  # fmt: skip
+OPTIONS = (*SMALL, "trainer.max_epochs=1", "pruning.rewind=0ep", "structure.refill.round_to=1", "threads=1")
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_source_goes_with_every_structure(source: str, composed: Compose) -> None:
     """Two of them are retrained; of each the network that executes the ticket computes what the masked one does."""
-    config = composed(*SMALL, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")
+    config = composed(*OPTIONS, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")
     results = run_of(config)
     assert [result.structure for result in results] == ["dense", "unstructured", "refill", "regroup"]
-    experiment = Experiment.from_config(composed(*SMALL, f"structure=[{','.join(STRUCTURES)}]"))
+    experiment = Experiment.from_config(composed(*OPTIONS, f"structure=[{','.join(STRUCTURES)}]"))
     tickets = {result.structure: Ticket.load(experiment.root / result.place / "ticket") for result in results}
     masks = tickets["unstructured"].masks
     total = sum(mask.numel() for mask in masks.values())
@@ -57,7 +54,7 @@ def test_source_goes_with_every_structure(source: str, composed: Compose) -> Non
 
 
 def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(composed: Compose, tmp_path: Path) -> None:
-    options = (*SMALL, "pruning.rate=0.5", "pruning.density=[0.4,0.2]", "structure=[refill]", "retrain_rounds=[]")
+    options = (*OPTIONS, "pruning.rate=0.5", "pruning.density=[0.4,0.2]", "structure=[refill]", "retrain_rounds=[]")
     magnitude, random = (composed(*options, f"pruning={source}") for source in ("imp", "random"))
     job = Job.of(random)
     assert [len(costs_of(each)) for each in (*job.needed, job)] == [1, 1]
@@ -78,7 +75,7 @@ def test_random_masks_have_the_layer_densities_of_the_search_by_magnitude(compos
 
 
 def test_without_the_search_nothing_goes_on(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = composed(*SMALL, "pruning=random", "pruning.rounds=1", "structure=[refill]")
+    config = composed(*OPTIONS, "pruning=random", "pruning.rounds=1", "structure=[refill]")
 
     def broken(*arguments: object) -> None:
         raise RuntimeError("no power")

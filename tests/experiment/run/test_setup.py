@@ -6,10 +6,10 @@ import io
 import os
 import pty
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +31,6 @@ from lt_lightning.experiment.run.setup import (
 )
 from lt_lightning.pruning.layers import find_layers
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 
@@ -144,26 +143,34 @@ def shown(job: Job, environment: Mapping[str, str], terminal: bool) -> str:
     return file.getvalue()
 
 
-def test_the_script_in_a_terminal_without_colour(tmp_path: Path) -> None:
+def test_the_script_in_a_terminal_without_colour(
+    start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From end to end in a pseudo-terminal: everything is there, and no escape code for a colour."""
-    command = [sys.executable, str(SCRIPT), "debug=fdr", f"paths.root={tmp_path}", "model.width=8", "structure=[]"]
-    environment = {"NO_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+    for key, value in (("NO_COLOR", "1"), ("TERM", "xterm-256color"), ("COLUMNS", "100")):
+        monkeypatch.setenv(key, value)
     main, other = pty.openpty()
-    with subprocess.Popen(command, stdout=other, stderr=other, env={**os.environ, **environment}) as process:
+    process = start(Path(os.ttyname(other)), "debug=fdr", f"paths.root={tmp_path}", "model.width=8", "structure=[]")
+    with ThreadPoolExecutor(1) as reader:
+        written = reader.submit(everything, main)
+        code = process.wait()
         os.close(other)
-        written = b""
-        while True:
-            try:
-                if not (part := os.read(main, 1 << 16)):
-                    break
-            except OSError:  # the other end is closed
-                break
-            written += part
+    text = written.result().decode()
     os.close(main)
-    text = written.decode()
-    assert process.returncode == 0, text
+    assert code == 0, text
     for told in ("debug=fdr", "changed: ", "Configuration", "width=8", "What is pruned", "no: stem", "whole job"):
         assert told in text
     assert "epoch 1/1" in text
     assert "unstructured" in text
     assert not COLOUR.search(text)
+
+
+def everything(descriptor: int) -> bytes:
+    """All that is written to a terminal until nobody has it open any more."""
+    written = b""
+    try:
+        while part := os.read(descriptor, 1 << 16):
+            written += part
+    except OSError:  # how Linux tells that the other end is closed
+        pass
+    return written

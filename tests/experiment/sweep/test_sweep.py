@@ -22,17 +22,9 @@ from lt_lightning.results.aggregate import aggregate, settings_of
 from lt_lightning.results.job_record import JobRecord
 from lt_lightning.results.records import Result
 from lt_lightning.results.tables import aggregate_table
+from tests.runs import SMALL
 from tests.toys import DENSE
 
-SMALL = (
-    "model.width=8",
-    "data.limit=0.3",
-    "trainer.max_epochs=2",
-    "trainer.accelerator=cpu",
-    "pruning.rounds=1",
-    "measure=null",
-    "structure=[refill]",
-)
 SWEEP = ("seed=0,1", "classifier.learning_rate=0.1,1e30")
 REFILL = replace(DENSE, round=1, structure="refill", density=0.5, accuracy=0.97, val_accuracy=0.9, place="search-0/r")
 
@@ -129,7 +121,7 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     root = tmp_path / "runs"
-    arguments = ["-m", f"paths.root={root}", *SMALL, *SWEEP]
+    arguments = ["-m", f"paths.root={root}", *SMALL, "structure=[refill]", *SWEEP]
     process = start(tmp_path / "printed.txt", *arguments)
     assert process.wait() == 1
     told = process.printed().splitlines()

@@ -202,7 +202,7 @@ def test_a_fresh_process_needs_the_exported_folder_alone(export: Export, tmp_pat
 
 def test_an_output_folder_with_something_in_it_is_left_alone(export: Export, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not empty: export to a new folder"):
+    with pytest.raises(FileExistsError, match=f"^{tmp_path} "):
         export_ticket(export("resnet8", "stream").source, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -212,30 +212,30 @@ def test_other_logits_are_refused_and_nothing_stays(
 ) -> None:
     source = export("resnet8", "stream").source
     monkeypatch.setattr(network_file, "relative_difference", lambda got, expected: 2e-4)
-    with pytest.raises((RuntimeError, ValueError), match="other logits"):
+    with pytest.raises((RuntimeError, ValueError), match=r"\b2\.0e-04\b"):
         export_ticket(source, tmp_path / "out" / "here")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_what_is_no_finished_ticket_is_refused(export: Export, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no ticket at"):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "ticket")):
         export_ticket(tmp_path, tmp_path / "out")
     source = export("resnet8", "stream").source
     alone = tmp_path / "a" / "round_01" / "stream"
     shutil.copytree(source, alone)
-    with pytest.raises(FileNotFoundError, match=r"config\.yaml: the ticket must be in SEARCH/round_NN/STRUCTURE"):
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml: .*SEARCH/round_NN/STRUCTURE"):
         export_ticket(alone, tmp_path / "out")
     (tmp_path / "a" / "config.yaml").write_text("model: [")
-    with pytest.raises(ValueError, match="is damaged or no configuration of a search"):
+    with pytest.raises(ValueError, match=r"config\.yaml "):
         export_ticket(alone, tmp_path / "out")
     (tmp_path / "a" / "config.yaml").write_text("{model: {}, data: {}, dataset: {vocabulary: 17, length: 64}}")
     with pytest.raises(ValueError, match=r"dataset\.vocabulary=17: "):
         export_ticket(alone, tmp_path / "out")
     ticket = Ticket.load(source / "ticket")
     Ticket(ticket.masks, ticket.rewind, None, ticket.plan, ticket.layers, ticket.card).save(alone / "ticket")
-    with pytest.raises(ValueError, match="is not trained yet: there are no weights to export"):
+    with pytest.raises(ValueError, match=str(alone)):
         export_ticket(alone, tmp_path / "out")
-    with pytest.raises(ValueError, match="formats='tflite': must be of safetensors, pt2, onnx"):
+    with pytest.raises(ValueError, match=r"^formats='tflite': .*safetensors, pt2, onnx"):
         export_ticket(source, tmp_path / "out", ["tflite"])
     assert not (tmp_path / "out").exists()
 
@@ -244,7 +244,7 @@ def test_a_ticket_beside_the_configuration_of_another_network(export: Export, tm
     search = tmp_path / "search"
     shutil.copytree(export("resnet8", "stream").source.parents[1], search)
     shutil.copy(export("vgg11", "input_channel").source.parents[1] / "config.yaml", search)
-    with pytest.raises(ValueError, match="the ticket is for another network than VGG"):
+    with pytest.raises(ValueError, match=r"\bVGG\b"):
         export_ticket(search / "round_01" / "stream-0000", tmp_path / "out")
 
 
@@ -252,9 +252,7 @@ def test_without_the_extra_all_but_onnx_works(export: Export, tmp_path: Path, mo
     for name in ("onnx", "onnxscript", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)  # any import of it fails
     source = export("resnet8", "stream").source
-    with pytest.raises(
-        ImportError, match=r"ONNX needs onnx, onnxscript, onnxruntime: pip install 'lt-lightning\[export\]'"
-    ):
+    with pytest.raises(ImportError, match=r"onnx, onnxscript, onnxruntime: .*'lt-lightning\[export\]'"):
         export_ticket(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     card = export_ticket(source, tmp_path / "out", ["safetensors", "pt2"])

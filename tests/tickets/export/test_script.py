@@ -14,6 +14,7 @@ from torch import nn
 
 from lt_lightning import load_network
 from lt_lightning.data.digits import Digits
+from tests.runs import REFILL, SMALL
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
@@ -33,11 +34,7 @@ def accuracy(network: nn.Module) -> float:
 
 
 def test_from_a_search_to_exported_files(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = [
-        "run.py", f"paths.root={tmp_path / 'runs'}", "model.width=8", "data.limit=0.5", "trainer.max_epochs=2",
-        "pruning.rounds=1", "structure=[refill]", "structure.refill.round_to=2", "measure=null",
-        "report=false",
-    ]  # fmt: skip
+    asked = ["run.py", f"paths.root={tmp_path / 'runs'}", *SMALL, *REFILL, "data.limit=0.5", "report=false"]
     monkeypatch.setattr(sys, "argv", asked)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
     script.run()
