@@ -41,7 +41,7 @@ def test_source_goes_with_every_structure(source: str, composed: Compose) -> Non
     for name in ("refill", "regroup"):
         assert tickets[name].plan is not None
         assert tickets[name].trained is not None
-    network, images = experiment.classifier().network.eval(), torch.rand(2, *experiment.shape)
+    network, images = experiment.classifier().network.eval(), torch.rand(2, *experiment.example.shape[1:])
     for name, structure in experiment.structures.items():
         traced = TracedNetwork(network, experiment.example)
         ticket = structure_ticket(tickets["unstructured"], name, structure, traced)

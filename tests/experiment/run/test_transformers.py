@@ -18,7 +18,7 @@ from lt_lightning.pruning.evaluation import largest_difference
 from lt_lightning.pruning.layers import find_layers
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import example_input
-from tests.toys import run_of
+from tests.runs import run_of
 
 Compose = Callable[..., DictConfig]
 
