@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lt_lightning.pruning.examples import Example, copied, run, several, tensors_in
+from lt_lightning.pruning.examples import Example, copied, map_tensors, run, several, tensors_in
 
 Role = Literal[
     "row",  # an output of a convolution or matrix product
@@ -339,7 +339,7 @@ def record_network(network: nn.Module, example: Example) -> Record:
     """
     record = Record()
     own = alone(network)
-    given = several(own.eval(), example)
+    given = several(own.eval(), map_tensors(example, Tensor.cpu))
     for training in (False, True):
         recorder = Recorder(own.train(training), record)
         try:
@@ -356,8 +356,8 @@ def record_network(network: nn.Module, example: Example) -> Record:
 
 
 def alone(network: nn.Module) -> nn.Module:
-    """Return a copy whose normalisations look at this process alone."""
-    own = copied(network)
+    """Return a copy on the CPU, whose normalisations look at this process alone."""
+    own = copied(network).cpu()
     for module in own.modules():
         if isinstance(module, _BatchNorm) and "Sync" in type(module).__name__:
             module.__class__ = _LocalBatchNorm

@@ -24,7 +24,7 @@ from lt_lightning.network_graph.compare import difference, first_difference, out
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Flags, NotedSize
 from lt_lightning.network_graph.recording import alone, without_fast_path
 from lt_lightning.network_graph.resizing import resize
-from lt_lightning.pruning.examples import Example, copied, noisy, run, several
+from lt_lightning.pruning.examples import Example, copied, map_tensors, noisy, run, several
 from lt_lightning.pruning.layers import Layer, find_layers
 
 
@@ -65,7 +65,7 @@ class _Trial:
     def __init__(self, network: nn.Module, example: Example, graph: ChannelGraph) -> None:
         self.graph = graph
         self.network = _shaken(alone(network))
-        self.example = noisy(several(self.network.eval(), example))
+        self.example = noisy(several(self.network.eval(), map_tensors(example, Tensor.cpu)))
         self.modes = (False,) if graph.record.notes else (False, True)
 
     def freeze_what_fails(self) -> None:
