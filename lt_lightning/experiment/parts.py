@@ -91,7 +91,7 @@ class Experiment:
             if structure.needs_gradients and not options.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             with naming(f"structure.{name}"):
-                structure.check(classifier.network, self.example)
+                structure.check(TracedNetwork(classifier.network, self.example))
 
     def use_threads(self) -> None:
         """Let this process use as many CPU threads as the configuration says."""

@@ -54,18 +54,20 @@ class TracedNetwork:
         Raises:
             ValueError: if the network does not run on the example.
         """
-        graph = ChannelGraph(self.network, self.example)
-        _Trial(self.network, self.example, graph).freeze_what_fails()
+        own = alone(self.network).eval()
+        batch = several(own, map_tensors(self.example, Tensor.cpu))
+        graph = ChannelGraph(own, batch)
+        _Trial(own, batch, graph).freeze_what_fails()
         return graph
 
 
 class _Trial:
-    """Drops channels of a copy, and compares."""
+    """Drops channels of a network, to which it gives other values, and compares."""
 
-    def __init__(self, network: nn.Module, example: Example, graph: ChannelGraph) -> None:
+    def __init__(self, network: nn.Module, batch: Example, graph: ChannelGraph) -> None:
         self.graph = graph
-        self.network = _shaken(alone(network))
-        self.example = noisy(several(self.network.eval(), map_tensors(example, Tensor.cpu)))
+        self.network = _shaken(network)
+        self.example = noisy(batch)
         self.modes = (False,) if graph.record.notes else (False, True)
 
     def freeze_what_fails(self) -> None:

@@ -128,12 +128,11 @@ class Structure(Protocol):
         """Whether `StructureInput.batches` must be there."""
         return False
 
-    def check(self, network: nn.Module, example: Tensor) -> None:
+    def check(self, traced: TracedNetwork) -> None:
         """Refuse a network that the structure cannot be applied to; called before any training.
 
         Args:
-            network: dense network.
-            example: input batch of the true shape.
+            traced: dense network.
 
         Raises:
             ValueError: naming the argument of the structure, or what of the network does not fit.

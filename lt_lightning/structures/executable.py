@@ -22,6 +22,8 @@ def why_irreplaceable(network: nn.Module, name: str) -> str:
     >>> why_irreplaceable(net, "1")
     'its weight is 0.weight, too'
     """
+    if isinstance(network.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
+        return "an attention computes with its matrices itself"
     module = network.get_submodule(name)
     if why := why_not_plain(module):
         return why

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Numbers
 from lt_lightning.network_graph.traced import TracedNetwork
@@ -58,13 +57,13 @@ class Filters(Structure):
 
     needs_batches: ClassVar[bool] = False
 
-    def check(self, network: nn.Module, example: Tensor) -> None:
+    def check(self, traced: TracedNetwork) -> None:
         """Trace the network and look for channels that may be dropped, and for what they are scored by.
 
         Raises:
             ValueError: if the network cannot be traced, or has none.
         """
-        graph = TracedNetwork(network, example).graph
+        graph = traced.graph
         groups = droppable(graph, self.coupling)
         if self.score == "scale":
             for group in groups:

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.pruning.layers import Layer, find_layers
+from lt_lightning.network_graph.traced import TracedNetwork
+from lt_lightning.pruning.layers import Layer
 from lt_lightning.structures.base import (
     LayerReport,
     Structure,
@@ -53,13 +54,13 @@ class NM(Structure):
 
     needs_batches: ClassVar[bool] = False
 
-    def check(self, network: nn.Module, example: Tensor) -> None:
+    def check(self, traced: TracedNetwork) -> None:
         """Look for a layer that can have the pattern.
 
         Raises:
             ValueError: if there is none.
         """
-        if not any(self._fits(layer) for layer in find_layers(network, example).values()):
+        if not any(self._fits(layer) for layer in traced.layers.values()):
             raise ValueError(f"m={self.m}: no layer of the network has a multiple of {self.m} inputs")
 
     def __call__(self, given: StructureInput) -> StructureResult:

@@ -101,13 +101,13 @@ class Refill(Structure):
         """Whether channels are scored by their feature maps."""
         return self.score in get_args(FeatureScore)
 
-    def check(self, network: nn.Module, example: Tensor) -> None:
+    def check(self, traced: TracedNetwork) -> None:
         """Trace the network and look for channels that may be dropped.
 
         Raises:
             ValueError: if the network cannot be traced, or has none.
         """
-        droppable(TracedNetwork(network, example).graph, self.coupling)
+        droppable(traced.graph, self.coupling)
 
     def __call__(self, given: StructureInput) -> StructureResult:
         """Structure one round's mask.

@@ -158,7 +158,7 @@ class LotteryTicketPruning(MaskedTraining):
         if not self.masks:
             self.masks = self._full_masks(self._traced)
         for structure in self.options.structures.values():
-            structure.check(self.network_of(pl_module), self._example)
+            structure.check(self._traced)
         extend_to(trainer, self.timeline.total_epochs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

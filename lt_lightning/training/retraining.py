@@ -15,6 +15,7 @@ from lt_lightning.execution.machine import compile_like, is_bfloat16
 from lt_lightning.execution.smaller_network import Shrunk, cut_point
 from lt_lightning.network_graph.compare import compare
 from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.lightning_internals import extend_to, schedules_of
 from lt_lightning.training.masked_training import MaskedTraining
@@ -120,6 +121,12 @@ class TicketTraining(MaskedTraining):
         if self.restart is not None:
             self.restart.fix_rates(trainer.optimizers)
 
+    def _left_dense(self) -> list[str]:
+        """Return the layers of a plan of blocks, or of n:m weights, that were faster dense."""
+        if self._shrunk is None or isinstance(self.ticket.plan, ChannelPlan):
+            return []
+        return [name.rpartition(".")[0] for name in self._shrunk.masks]
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         best = self.finish_training(self.network_of(pl_module), trainer.current_epoch - 1)
         self.trained = self.ticket.with_training(
@@ -129,7 +136,7 @@ class TicketTraining(MaskedTraining):
             train_seconds=self.seconds(),
             execution="masked" if self._shrunk is None else "shrunk",
             choice={} if self._shrunk is None else dict(self._shrunk.choice),
-            left_dense=[] if self._shrunk is None else [name.rpartition(".")[0] for name in self._shrunk.masks],
+            left_dense=self._left_dense(),
             kept_whole=[] if self._shrunk is None else list(self._shrunk.unknown),
         )
 

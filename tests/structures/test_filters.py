@@ -123,8 +123,8 @@ def test_the_scale_of_the_batch_norm_decides_whatever_the_weights(scope: Scope) 
 
 def test_where_no_batch_norm_scales_the_channels_it_says_so() -> None:
     with pytest.raises(ValueError, match=r"^score='scale': .* 0$"):
-        Filters("scale").check(chain(4, 4), torch.zeros(1, 3, 8, 8))
-    Filters("l1").check(chain(4, 4), torch.zeros(1, 3, 8, 8))
+        Filters("scale").check(TracedNetwork(chain(4, 4), torch.zeros(1, 3, 8, 8)))
+    Filters("l1").check(TracedNetwork(chain(4, 4), torch.zeros(1, 3, 8, 8)))
 
 
 @pytest.mark.parametrize("options", [{"score": "l3"}, {"scope": "erk"}, {"coupling": "some"}, {"round_to": 0}])
@@ -143,7 +143,7 @@ def test_the_smaller_network_computes_what_the_masked_one_does(name: str, score:
     example = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     given = subject_of(network, example, 0.4)
     structure = Filters(score, scope)
-    structure.check(network, example)
+    structure.check(TracedNetwork(network, example))
     result = structure(given)
     assert isinstance(result.plan, ChannelPlan)
     masked = copy.deepcopy(network)

@@ -112,9 +112,9 @@ def test_impossible_patterns_are_refused(n: int, m: int) -> None:
 
 def test_a_network_that_the_pattern_does_not_fit_is_refused() -> None:
     network, example = network_of(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)), torch.zeros(1, 3, 2, 2)
-    NM(1, 3).check(network, example)
+    NM(1, 3).check(TracedNetwork(network, example))
     with pytest.raises(ValueError, match=r"^m=4: "):
-        NM(2, 4).check(network, example)
+        NM(2, 4).check(TracedNetwork(network, example))
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

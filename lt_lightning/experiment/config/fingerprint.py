@@ -21,7 +21,7 @@ from lt_lightning.pruning.densities import descending
 from lt_lightning.storage.layout import UNSTRUCTURED
 
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
-ALGORITHM = 4
+ALGORITHM = 5
 
 # Lightning's own `Trainer` cannot say which of its arguments are operational.
 TRAINER = frozenset({
