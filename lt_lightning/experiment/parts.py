@@ -22,6 +22,7 @@ from lt_lightning.data.module import LabelledData
 from lt_lightning.experiment.config.checks import check_options, naming, shown
 from lt_lightning.experiment.config.options import Dataset
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.structures.base import Structure
 from lt_lightning.training.agreement import SyncBatchNormOnCpu
