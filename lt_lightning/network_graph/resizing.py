@@ -27,12 +27,13 @@ Index = Mapping[int, Tensor]
 def indices_left(graph: ChannelGraph, liveness: Liveness) -> dict[str, dict[int, Tensor]]:
     """Return the indices that are left of every parameter and buffer that is cut, by its name."""
     left: dict[str, dict[int, Tensor]] = {}
-    ends = {*graph.rows.values(), *graph.reads.values()}
+    writers = [part for name, part in graph.rows.items() if name not in graph.followers]
+    ends = {*writers, *graph.reads.values()}
     for part, wide in liveness.wide.items():
         flags = liveness.kept[part] if part in ends else wide
         if not flags.all():
             left.setdefault(part.parameter, {})[part.dim] = torch.from_numpy(np.flatnonzero(flags))
-    for part in graph.rows.values():
+    for part in writers:
         bias = part.parameter.removesuffix("weight") + "bias"
         if (bias, 0) in graph.record.parts and (index := left.get(part.parameter, {}).get(part.dim)) is not None:
             left[bias] = {0: index}
@@ -70,8 +71,8 @@ def resize(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -> None:
     for size in graph.sizes:
         module = network.get_submodule(size.module)
         setattr(module, size.attribute, size.scaled(getattr(module, size.attribute), liveness))
-    ends = [(part, "writes") for name, part in graph.rows.items() if name not in graph.followers]
-    for end, side in [*ends, *((part, "reads") for part in graph.reads.values())]:
+    writers = [(part, "writes") for name, part in graph.rows.items() if name not in graph.followers]
+    for end, side in [*writers, *((part, "reads") for part in graph.reads.values())]:
         kept, wide = liveness.kept[end], liveness.wide[end]
         if not np.array_equal(kept, wide):
             _make_partial(network, end, side, kept[wide])

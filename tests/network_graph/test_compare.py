@@ -175,8 +175,13 @@ def test_what_cannot_be_compared_is_told() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x[:, : 4 // (len(x) == 1)]
 
-    with pytest.warns(UserWarning, match=r"in evaluation: ZeroDivisionError"):
-        compare(OneByOne(), OneByOne(), torch.zeros(1, 4))
+    class Refusing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError("targets")
+
+    compare(OneByOne(), OneByOne(), torch.zeros(1, 4))
+    with pytest.warns(UserWarning, match=r"in evaluation: KeyError.*targets"):
+        compare(Refusing(), Refusing(), torch.zeros(1, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compare(nn.Identity(), nn.Identity(), torch.zeros(1, 4))
