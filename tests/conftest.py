@@ -21,10 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from lt_lightning.experiment.config import options
+import lt_lightning.experiment  # noqa: F401  (makes the defaults of a job known to Hydra)
 
 Compose = Callable[..., DictConfig]
-options.register()
 
 
 @pytest.fixture(autouse=True)

@@ -74,6 +74,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
 
 
+def cache_folder() -> Path:
+    """Return the user's folder for what can be found or built again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lt-lightning"
+
+
 def _to_disk(path: Path) -> None:
     with path.open("r+b") as file:
         os.fsync(file.fileno())

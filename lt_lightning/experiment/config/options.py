@@ -361,12 +361,6 @@ def defaults_of(kind: type[Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in composed and value != MISSING}
 
 
-def register() -> None:
-    """Make the defaults known to Hydra under the names that `conf/run.yaml` and `conf/stability.yaml` begin with."""
-    ConfigStore.instance().store("job", defaults_of(JobOptions))
-    ConfigStore.instance().store("stability_job", {"stability": defaults_of(Stability)})
-
-
 def _explained(kind: type[Any], error: OmegaConfBaseException, values: Mapping[str, Any], key: str) -> str:
     """Return one line about what OmegaConf refused."""
     name = str(error.full_key or "").partition("[")[0].partition(".")[0]
@@ -389,3 +383,8 @@ def _listed(value: Any) -> Sequence[Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# The names that `conf/run.yaml` and `conf/stability.yaml` begin with; whoever imports the package can compose them.
+ConfigStore.instance().store("job", defaults_of(JobOptions))
+ConfigStore.instance().store("stability_job", {"stability": defaults_of(Stability)})
