@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from lt_lightning.data.dataset_files import Files, bad, find
-from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.data.module import Pairs
+from lt_lightning.data.tensors import TensorData
 
 PIXELS: Final = 3 * 32 * 32
 SITE: Final = "https://www.cs.toronto.edu/~kriz"

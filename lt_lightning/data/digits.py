@@ -9,7 +9,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.data.module import Pairs
+from lt_lightning.data.tensors import TensorData
 
 TEST_PER_CLASS: Final = 36
 

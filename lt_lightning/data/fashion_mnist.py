@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from lt_lightning.data.dataset_files import Files, bad, find, read_gzip
-from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.data.module import Pairs
+from lt_lightning.data.tensors import TensorData
 
 IMAGES_MAGIC: Final = 0x00000803  # unsigned bytes, three axes
 LABELS_MAGIC: Final = 0x00000801  # unsigned bytes, one axis

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lt_lightning.data.augment import normalise
 from lt_lightning.data.dataset_files import Files, bad, find, read_image
 from lt_lightning.data.module import Batch, ImageData, Options, Part
 from lt_lightning.data.order import AUGMENTATION, Order, random_state
+from lt_lightning.data.tensors import normalise
 
 Key = tuple[int, int]  # epoch, index
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels

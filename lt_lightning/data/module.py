@@ -1,26 +1,22 @@
-"""What all data modules share (`ImageData`), and those whose set is kept in memory (`TensorData`)."""
+"""What all data modules share: the division into parts, the order, loaders, and what others ask a data set for."""
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lt_lightning.data.augment import Augment, normalise
 from lt_lightning.data.dataset_files import Files, digest_of, fetch
-from lt_lightning.data.order import AUGMENTATION, Order, generator, split
+from lt_lightning.data.order import Order, split
 
 Part = Literal["train", "validation", "test", "plain"]  # plain: train without augmentation
 Batch = tuple[Tensor, Tensor]
-
-NO_AUGMENTATION: Final = Augment()
 
 
 class Pairs(NamedTuple):
@@ -206,122 +202,3 @@ class ImageData(pl.LightningDataModule, ABC):
     @abstractmethod
     def _loader(self, part: Part) -> Loader:
         """Return a loader of one part for this process."""
-
-
-class TensorData(ImageData):
-    """A set that is kept as uint8 tensors on the training device, and augmented there.
-
-    Attributes:
-        parts: the images and labels of each part, on the device; empty before `setup`.
-
-    Args:
-        root: see `ImageData`.
-        batch_size: see `ImageData`.
-        augment: augmentation of the training images.
-        options: see `ImageData`.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-    """
-
-    def __init__(
-        self, root: str | Path, batch_size: int, *, augment: Augment = NO_AUGMENTATION, **options: Unpack[Options]
-    ) -> None:
-        super().__init__(root, batch_size, **options)
-        self.augment = augment
-        self.parts: dict[Part, Pairs] = {}
-
-    def digest(self) -> str:
-        """Return hexadecimal digits that another image or label changes, of those that this division uses."""
-        self.setup()
-        digest = hashlib.sha256()
-        for part in self.parts.values():
-            for values in part:
-                digest.update(values.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
-
-    def _load(self) -> None:
-        if not self.parts:
-            (images, labels), test = self._read()
-            train, held_out = self._split(len(images))
-            self.parts = {
-                "train": Pairs(images[train], labels[train]),
-                "validation": Pairs(images[held_out], labels[held_out]),
-                "test": test,
-            }
-        for part, (images, labels) in self.parts.items():
-            self.parts[part] = Pairs(images.to(self.device), labels.to(self.device))
-
-    def _loader(self, part: Part) -> TensorLoader:
-        images, labels = self.parts["train" if part == "plain" else part]
-        augment = self.augment if part == "train" else NO_AUGMENTATION
-        mean, std = self._statistics()
-
-        order = self._order(part, len(images))
-
-        def transform(batch: Tensor, generator: torch.Generator) -> Tensor:
-            return normalise(augment(batch, generator, order.rank, order.world_size), mean, std)
-
-        return TensorLoader(images, labels, order, transform)
-
-    @abstractmethod
-    def _read(self) -> tuple[Pairs, Pairs]:
-        """Return the images for training and validation, and those for test."""
-
-
-# The loader of a set in memory: no workers, no copies, no waiting for the device.
-
-Transform = Callable[[Tensor, torch.Generator], Tensor]
-
-
-class TensorLoader:
-    """Yields (images, labels) of a set kept as tensors. Lightning takes it as it is: it is no `DataLoader`.
-
-    What it yields is a function of the data, the transform and the order. The order is the same on every device;
-    random augmentation is the same on every device of one kind. All processes have the same generator, so that each
-    can draw for the whole batch of a step and take its part. It has state, so that a training goes on within an epoch.
-
-    Args:
-        images: images (N, C, H, W) uint8.
-        labels: labels (N,) int64, on the same device.
-        order: order of the N samples; its `set_epoch` chooses the epoch.
-        transform: function from a batch of uint8 images and a generator on their device to float32 images.
-    """
-
-    batch_sampler = None  # Lightning reads it of every loader that has a sampler
-
-    def __init__(self, images: Tensor, labels: Tensor, order: Order, transform: Transform) -> None:
-        self.images = images
-        self.labels = labels
-        self.sampler = order
-        self.transform = transform
-        self._random = generator(0, device=images.device)
-        self._given = 0
-        self._resume: dict[str, Any] | None = None
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch, or the rest of one; which epoch it is, is read when the first batch is taken."""
-        order = self.sampler
-        random = generator(order.seed, AUGMENTATION, order.epoch, device=self.images.device)
-        first = 0
-        if self._resume is not None and self._resume["epoch"] == order.epoch:
-            first = self._resume["batches"]
-            random.set_state(self._resume["random"])
-        self._resume = None
-        self._random = random
-        for number, chosen in enumerate(order.batches(self.images.device)[first:], first + 1):
-            images = self.transform(self.images.index_select(0, chosen), random)
-            self._given = number
-            yield images, self.labels.index_select(0, chosen)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what has been yielded: epoch, number of its batches, and the state of the augmentation after them."""
-        return {"epoch": self.sampler.epoch, "batches": self._given, "random": self._random.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration go on there, if it is of that epoch."""
-        self._resume = state

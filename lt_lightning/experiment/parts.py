@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lt_lightning.data.module import ImageData
+from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment.config.checks import check_options, naming
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.storage.layout import UNSTRUCTURED
@@ -27,7 +28,7 @@ from lt_lightning.training.agreement import SyncBatchNormOnCpu
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
 from lt_lightning.training.lightning_internals import quieten
-from lt_lightning.training.processes import processes
+from lt_lightning.training.processes import processes, rank
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,17 @@ class Experiment:
                 )
         structures = {name: instantiate(node) for name, node in config.structure.items()}
         root, folder = Path(config.paths.root), search_folder(config)
-        experiment = cls(config, root, data, structures, folder, devices_of(config))
-        experiment._check()
+        trainer = plain_trainer(config)
+        experiment = cls(config, root, data, structures, folder, devices_of(trainer))
+        experiment._check(trainer)
         return experiment
 
-    def _check(self) -> None:
+    def _check(self, trainer: pl.Trainer) -> None:
         """Build what the trainings build, so that a mistake shows before the first of them."""
+        if self.data.batch_size % len(self.devices):
+            raise ValueError(
+                f"data.batch_size={self.data.batch_size}: must be a multiple of the {len(self.devices)} processes"
+            )
         source = self.config.pruning.next_round_from
         if source != UNSTRUCTURED and set(self.structures) - {source}:
             raise ValueError(
@@ -81,9 +87,9 @@ class Experiment:
             )
         if wrong := [number for number in self.config.retrain_rounds or () if not 1 <= number <= self.rounds]:
             raise ValueError(f"retrain_rounds names round {wrong[0]}, but there are pruning.rounds={self.rounds}")
-        classifier = self._unseeded_classifier
+        classifier = self.spare_classifier()
         with naming("classifier"):
-            classifier.check_device(self.trainer([], []))
+            classifier.check_device(trainer)
         options = self._callback.options
         for name, structure in self.structures.items():
             if structure.needs_gradients and not options.gradient_batches:
@@ -100,6 +106,16 @@ class Experiment:
     def needs_processes(self) -> bool:
         """Whether the job is still to be handed to several processes."""
         return processes() == 1 and len(self.devices) > 1
+
+    @property
+    def device(self) -> str:
+        """The device of this process."""
+        return self.devices[rank()]
+
+    @property
+    def computes_in_bfloat16(self) -> bool:
+        """Whether the trainer's precision is bfloat16."""
+        return is_bfloat16(self.config.trainer.get("precision"))
 
     # Parts, made anew for every training
 
@@ -126,21 +142,24 @@ class Experiment:
 
     def classifier(self, width: int | None = None) -> ImageClassifier:
         """Return the module that trains the dense network of the job's seed, or a narrower one."""
-        return self._hosting(self.network(self.config.seed, width))
-
-    def network_to_look_at(self) -> nn.Module:
-        """Return the dense network, whose values do not matter; the random generators stay as they are."""
-        return self._unseeded_classifier.network
-
-    @cached_property
-    def _unseeded_classifier(self) -> ImageClassifier:
-        with isolate_rng():
-            return self._hosting(instantiate(self.config.model))
-
-    def _hosting(self, network: nn.Module) -> ImageClassifier:
-        classifier: ImageClassifier = instantiate(self.config.classifier, network=network)
+        classifier: ImageClassifier = instantiate(self.config.classifier, network=self.network(self.config.seed, width))
         classifier.example_input_array = self.example
         return classifier
+
+    def spare_classifier(self, width: int | None = None) -> ImageClassifier:
+        """Return a module to look at, or to test a ticket in, whose values do not matter.
+
+        That of the dense network is the same at every call. The random generators stay as they are.
+        """
+        if width is None:
+            return self._spare_classifier
+        with isolate_rng():
+            return self.classifier(width)
+
+    @cached_property
+    def _spare_classifier(self) -> ImageClassifier:
+        with isolate_rng():
+            return self.classifier()
 
     def pruning(self) -> LotteryTicketPruning:
         """Return the search's callback."""
@@ -166,12 +185,11 @@ class Experiment:
         synchronised = processes() > 1 and self.config.trainer.sync_batchnorm
         if on_cpu := synchronised and torch.distributed.get_backend() == "gloo":
             plugins.append(SyncBatchNormOnCpu())
-        devices = self.config.trainer.devices
         benchmark = self.config.trainer.get("benchmark")
         trainer: pl.Trainer = instantiate(
             self.config.trainer,
             benchmark=not self.config.trainer.get("deterministic") if benchmark is None else benchmark,
-            devices=1 if self.needs_processes else devices,  # outside of them: to check, or to measure
+            devices=1 if self.needs_processes else self.config.trainer.devices,  # outside of them: to measure
             callbacks=callbacks,
             logger=loggers,
             strategy="ddp" if processes() > 1 else "auto",
@@ -217,11 +235,11 @@ class Experiment:
         return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds
 
 
-def devices_of(config: DictConfig) -> tuple[str, ...]:
-    """Return the devices that the configuration asks for and this machine has: `cpu`, or `cuda:0`, `cuda:1`, ...
+def plain_trainer(config: DictConfig) -> pl.Trainer:
+    """Return the trainer that the configuration asks for, to be asked about its devices and never to train.
 
     Raises:
-        ValueError: if it asks for another way of using several.
+        ValueError: if it asks for another way of using several devices.
     """
     for key in ("strategy", "num_nodes", "plugins"):
         if (value := config.trainer.get(key)) is not None:
@@ -231,6 +249,11 @@ def devices_of(config: DictConfig) -> tuple[str, ...]:
             )
     plain = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     trainer: pl.Trainer = instantiate(config.trainer, **plain)
+    return trainer
+
+
+def devices_of(trainer: pl.Trainer) -> tuple[str, ...]:
+    """Return the devices that a trainer asks for and this machine has: `cpu`, or `cuda:0`, `cuda:1`, ..."""
     if isinstance(trainer.strategy, ParallelStrategy):
         return tuple(str(device) for device in trainer.strategy.parallel_devices or ())
     return (str(trainer.strategy.root_device),)

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lt_lightning.data.augment import Augment, normalise
 from lt_lightning.data.digits import Digits
-from lt_lightning.data.module import Batch, ImageData, Pairs, TensorData
+from lt_lightning.data.module import Batch, ImageData, Pairs
+from lt_lightning.data.tensors import Augment, TensorData, normalise
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 

@@ -19,7 +19,8 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 MY_PACKAGE = """
 import torch
 from torch import nn
-from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.data.module import Pairs
+from lt_lightning.data.tensors import TensorData
 from lt_lightning.structures.base import Unstructured
 
 class MyNet(nn.Sequential):

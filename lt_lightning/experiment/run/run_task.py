@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from lt_lightning.execution.machine import environment, is_bfloat16
+from lt_lightning.execution.machine import environment
 from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.checks import naming
 from lt_lightning.experiment.config.data_digest import record_data
@@ -62,13 +62,11 @@ def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> Non
             checkpoints.finish()
         results = _test(experiment, task)
         origins = [None, *task.parts[:-1]]
-        record(
-            loggers,
-            [
-                Entry(result, Ticket.load(place / TICKET), place, origin)
-                for result, place, origin in zip(results, task.parts, origins, strict=True)
-            ],
+        entries = (
+            Entry(result, Ticket.load(place / TICKET), place, origin)
+            for result, place, origin in zip(results, task.parts, origins, strict=True)
         )
+        record(loggers, entries)
     for result, place in zip(results, task.parts, strict=True):
         result.save(place)
 
@@ -86,11 +84,10 @@ def _label(index: int, rounds: int) -> str:
 
 def _test(experiment: Experiment, task: Task) -> list[Result]:
     """Test every round's trained ticket."""
-    classifier = experiment.classifier()
     results: list[Result] = []
     for folder in task.parts:
         ticket = Ticket.load(folder / TICKET)
-        accuracy = evaluate(experiment, classifier, ticket)
+        accuracy = evaluate(experiment, ticket)
         dense = results[0].accuracy if results else accuracy
         results.append(make_result(experiment, ticket, accuracy, dense, folder))
     return results
@@ -123,7 +120,7 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
             ticket = callback.trained
             ticket.save(path)
             checkpoints.finish()
-        accuracy = evaluate(experiment, experiment.classifier(ticket.card.get("width")), ticket)  # of full size again
+        accuracy = evaluate(experiment, ticket)  # of full size again
         result = make_result(experiment, ticket, accuracy, dense_accuracy, task.folder)
         assert task.source is not None
         record(loggers, [Entry(result, ticket, task.folder, task.source)])
@@ -135,10 +132,9 @@ def _made(experiment: Experiment, task: Task) -> Ticket:
     makers = {protocol.name: protocol.ticket for protocol in protocols.PROTOCOLS}
     ticket = makers[task.protocol](experiment, task) if task.protocol else _structured(experiment, task)
     if experiment.config.execution == "shrunk":
-        trainer = experiment.trainer([], [])
-        with_width = experiment.classifier(ticket.card.get("width")).network
-        batch_size, device = experiment.data.batch_size // processes(), str(trainer.strategy.root_device)
-        ticket = decide(ticket, with_width, experiment.example, batch_size, device, is_bfloat16(trainer.precision))
+        network = experiment.spare_classifier(ticket.card.get("width")).network
+        batch_size, bfloat16 = experiment.data.batch_size // processes(), experiment.computes_in_bfloat16
+        ticket = decide(ticket, network, experiment.example, batch_size, experiment.device, bfloat16)
     return ticket
 
 
@@ -152,9 +148,9 @@ def _structured(experiment: Experiment, task: Task) -> Ticket:
             Ticket.load(task.source / TICKET),
             name,
             experiment.structures[name],
-            TracedNetwork(experiment.network_to_look_at(), experiment.example),
+            TracedNetwork(experiment.spare_classifier().network, experiment.example),
             load_gradients(task.source.parent),
-            plain_batches(experiment.data, experiment.trainer([], []).strategy.root_device),
+            plain_batches(experiment.data, torch.device(experiment.device)),
         )
 
 

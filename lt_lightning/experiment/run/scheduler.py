@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lt_lightning.execution.machine import keep_freed_memory
 from lt_lightning.experiment.config.checks import naming_among
+from lt_lightning.experiment.config.options import options_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import stoppable
 from lt_lightning.experiment.run.job import Job
@@ -134,7 +135,7 @@ class Scheduler:
     def _holding(self, task: Task) -> Iterator[None]:
         """Within it the task is run; the lock is given back, and a failure recorded, whatever happens."""
         lock = self._locks[task]
-        self._progress.notify(lock.write)
+        self._progress.watcher = lock.write
         announce(str(task.folder))
         try:
             _clear_litter(task)
@@ -153,7 +154,7 @@ class Scheduler:
                 raise
             self._progress.finish(f"{task.label} FAILED: {failures.one_line(error)}")
         finally:
-            self._progress.notify(None)
+            self._progress.watcher = None
             lock.release()
 
     def _dense_accuracy(self) -> float:
@@ -161,7 +162,7 @@ class Scheduler:
         folder = self._search.parts[0]
         if (result := Result.load(folder)) is not None:
             return result.accuracy
-        return evaluate(self._experiment, self._experiment.classifier(), Ticket.load(folder / TICKET))
+        return evaluate(self._experiment, Ticket.load(folder / TICKET))
 
     def _tell_who_is_awaited(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -230,7 +231,7 @@ def take_part_in_job(message: dict[str, Any]) -> Mapping[Task, Exception] | None
     experiment = Experiment.from_config(config)
     experiment.use_threads()
     if rank() == 0:
-        job = Job(config, tasks_from_json(message["tasks"]))
+        job = Job(config, options_of(config), tasks_from_json(message["tasks"]))
         given_up = tuple(task for task in job.tasks if str(task.folder) in message["given_up"])
         with stoppable(), JobProgress(0, Console(), Multirun.of(config)) as progress:
             scheduler = Scheduler(experiment, job, progress, given_up)

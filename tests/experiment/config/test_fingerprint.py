@@ -120,7 +120,7 @@ def test_signatures_are_as_python_has_them(target: str) -> None:
 def test_arguments_that_are_handed_to_a_base_class_are_known_with_their_defaults() -> None:
     digits = signature_of("lt_lightning.data.digits.Digits")
     assert digits.defaults["validation"] == 0.1
-    assert digits.defaults["augment"] == {"_target_": "lt_lightning.data.augment.Augment", "pad": 0, "flip": False}
+    assert digits.defaults["augment"] == {"_target_": "lt_lightning.data.tensors.Augment", "pad": 0, "flip": False}
     assert {"root", "batch_size", "limit"} <= set(digits.arguments) - {"options"}
     assert "validation" in digits.counts_or_shares
     assert digits.operational == ["root", "eval_batch_size"]

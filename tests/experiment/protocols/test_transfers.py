@@ -12,7 +12,8 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.data.module import Pairs
+from lt_lightning.data.tensors import TensorData
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.pruning.rewinding import Restart, RewindPoint
 from lt_lightning.results.job_record import TicketKind

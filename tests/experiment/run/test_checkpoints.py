@@ -19,8 +19,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.data.augment import Augment
-from lt_lightning.data.module import Pairs, TensorData
+from lt_lightning.data.module import Pairs
+from lt_lightning.data.tensors import Augment, TensorData
 from lt_lightning.experiment.logging.loggers import LogRounds, MetricsFile
 from lt_lightning.experiment.run.checkpoints import Checkpoints, Stopped, stoppable
 from lt_lightning.pruning.sparsifiers import ADMM, Gradual, Movement, Sparsifier

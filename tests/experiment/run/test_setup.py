@@ -122,8 +122,7 @@ def test_bars_tell_all_in_eighty_columns() -> None:
     """A long name is shortened, not what stands behind it."""
     file = io.StringIO()
     with JobProgress(362, Console(file=file, width=80, force_terminal=True, no_color=True)) as job:
-        job.start("reinit of regroup_channels_random, round 5 of 5", 20)
-        job.advance(17, 20, 0.25)
+        job.start("reinit of regroup_channels_random, round 5 of 5", 20, 17, lambda: 0.25)
     last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).splitlines()[-2:]
     assert all(line.endswith("0:00:00 time left unknown") for line in last)
     assert "0/362 epochs" in last[0]
@@ -139,7 +138,7 @@ def shown(job: Job, environment: Mapping[str, str], terminal: bool) -> str:
     show_setup(job, built(job), console)
     with JobProgress(2, console) as progress:
         progress.start("dense network", 2)
-        progress.advance(0, 2, 2.0)
+        progress.advance(2)
         progress.finish("dense network")
     return file.getvalue()
 
