@@ -90,7 +90,8 @@ class ImageNet(ImageData):
         pictures = copy.copy(self._parts["train" if part == "plain" else part])
         pictures.seed = self.order_seed
         pictures.augment &= part != "plain"
-        return StreamLoader(pictures, self._order(part, len(pictures)), self.workers, *self._statistics())
+        mean, std = torch.tensor([self.mean, self.std], device=self.device)
+        return StreamLoader(pictures, self._order(part, len(pictures)), self.workers, mean, std)
 
 
 def list_pictures(folder: Path, classes: int) -> tuple[list[str], list[int]]:

@@ -191,10 +191,6 @@ class ImageData(pl.LightningDataModule, ABC):
         seed = self.order_seed
         return Order(count, size, shuffle=train, drop_last=train, seed=seed, rank=rank, world_size=world_size)
 
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation, on the device."""
-        return torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)
-
     @abstractmethod
     def _load(self) -> None:
         """Read what `_loader` needs; do nothing if it is there."""

@@ -164,14 +164,14 @@ class TensorData(ImageData):
                 "validation": Pairs(images[held_out], labels[held_out]),
                 "test": test,
             }
+        device = self.device
         for part, (images, labels) in self.parts.items():
-            self.parts[part] = Pairs(images.to(self.device), labels.to(self.device))
+            self.parts[part] = Pairs(images.to(device), labels.to(device))
 
     def _loader(self, part: Part) -> TensorLoader:
         images, labels = self.parts["train" if part == "plain" else part]
         augment = self.augment if part == "train" else NO_AUGMENTATION
-        mean, std = self._statistics()
-
+        mean, std = torch.tensor([self.mean, self.std], device=images.device)
         order = self._order(part, len(images))
 
         def transform(batch: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,6 +22,7 @@ from lt_lightning.data.module import ImageData
 from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment.config.checks import check_options, naming
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.structures.base import Structure
 from lt_lightning.training.agreement import SyncBatchNormOnCpu
@@ -40,6 +41,7 @@ class Experiment:
         root: folder that everything is written under.
         data: data module of all trainings.
         structures: structures by name.
+        rounds: number of pruning rounds.
         search_folder: folder of the search.
         devices: devices that the job is to use, one process each.
     """
@@ -48,6 +50,7 @@ class Experiment:
     root: Path
     data: ImageData
     structures: Mapping[str, Structure]
+    rounds: int
     search_folder: Path
     devices: tuple[str, ...]
 
@@ -67,9 +70,8 @@ class Experiment:
                     f"dataset.{key}={config.dataset[key]}, but the data set {config.labels.data} has {true}"
                 )
         structures = {name: instantiate(node) for name, node in config.structure.items()}
-        root, folder = Path(config.paths.root), search_folder(config)
-        trainer = plain_trainer(config)
-        experiment = cls(config, root, data, structures, folder, devices_of(trainer))
+        root, folder, trainer = Path(config.paths.root), search_folder(config), plain_trainer(config)
+        experiment = cls(config, root, data, structures, rounds_of(config), folder, devices_of(trainer))
         experiment._check(trainer)
         return experiment
 
@@ -119,10 +121,15 @@ class Experiment:
 
     # Parts, made anew for every training
 
-    @property
+    @cached_property
     def example(self) -> Tensor:
         """An input of the true shape: zeros of shape (1, channels, height, width)."""
         return torch.zeros(1, *self.shape)
+
+    @cached_property
+    def traced(self) -> TracedNetwork:
+        """The layers and channels of the dense network, whose values do not matter."""
+        return TracedNetwork(self.spare_classifier().network, self.example)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -170,7 +177,7 @@ class Experiment:
             callback: LotteryTicketPruning = make(
                 directory=str(self.search_folder),
                 structures={} if source == UNSTRUCTURED else {source: self.structures[source]},
-                facts={key: self.labels[key] for key in ("data", "model", "seed")},
+                facts=self.labels,
             )
         return callback
 
@@ -182,17 +189,18 @@ class Experiment:
     def trainer(self, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
         """Return a trainer for one training, or one test, in all processes of the job."""
         plugins: list[Any] = [LightningEnvironment()]  # the processes are our own, in SLURM too
-        synchronised = processes() > 1 and self.config.trainer.sync_batchnorm
+        count = processes()
+        synchronised = count > 1 and self.config.trainer.sync_batchnorm
         if on_cpu := synchronised and torch.distributed.get_backend() == "gloo":
             plugins.append(SyncBatchNormOnCpu())
         benchmark = self.config.trainer.get("benchmark")
         trainer: pl.Trainer = instantiate(
             self.config.trainer,
             benchmark=not self.config.trainer.get("deterministic") if benchmark is None else benchmark,
-            devices=1 if self.needs_processes else self.config.trainer.devices,  # outside of them: to measure
+            devices=self.config.trainer.devices if count == len(self.devices) else 1,  # outside of them: to measure
             callbacks=callbacks,
             logger=loggers,
-            strategy="ddp" if processes() > 1 else "auto",
+            strategy="ddp" if count > 1 else "auto",
             plugins=plugins,
             sync_batchnorm=synchronised and not on_cpu,
             use_distributed_sampler=False,  # each loader serves its process's part
@@ -215,24 +223,24 @@ class Experiment:
         """Roles and patterns of the layers that stay dense."""
         return tuple(self._callback.options.exempt)
 
-    @property
-    def rounds(self) -> int:
-        """The number of pruning rounds."""
-        return rounds_of(self.config)
-
     def expected_length(self, number: int) -> int:
         """Return the epochs that a round's ticket is trained; round 0 is the dense network.
 
         They are too many where the rewind point is given in steps, since no data is loaded yet.
         """
+        return self._lengths[min(number, 1)]
+
+    @cached_property
+    def _lengths(self) -> tuple[int, int]:
+        """The epochs that the dense network is trained, and those of a ticket."""
         total = int(self.config.trainer.max_epochs)
         rewind = self._callback.rewind.within(total)
-        return total - (rewind.count if number and rewind.unit == "ep" else 0)
+        return total, total - (rewind.count if rewind.unit == "ep" else 0)
 
     def search_lengths(self) -> list[list[int]]:
         """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""
-        trainings = 1 if self._callback.options.sparsifier is None else 2
-        return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds
+        dense, ticket = self._lengths
+        return [[dense]] + [[ticket] * (1 if self._callback.options.sparsifier is None else 2)] * self.rounds
 
 
 def plain_trainer(config: DictConfig) -> pl.Trainer:

@@ -81,8 +81,7 @@ class Transfers(Protocol):
         It brings its own values, to which the momentum of the job's dense training does not belong: its schedule alone
         goes back to the rewind point.
         """
-        from lt_lightning.network_graph.traced import TracedNetwork  # slow to import, like all that makes tickets
-        from lt_lightning.structures.base import Unstructured
+        from lt_lightning.structures.base import Unstructured  # slow to import, like all that makes tickets
         from lt_lightning.tickets.making import structure_ticket
 
         assert task.kind is not None
@@ -92,8 +91,7 @@ class Transfers(Protocol):
         moved = _moved(experiment, search, task.round, network)
         structure = experiment.structures.get(task.kind.structure, Unstructured())
         gradients = _gradients(search, task.round, moved)
-        traced = TracedNetwork(network, experiment.example)
-        ticket = structure_ticket(moved.ticket, task.kind.structure, structure, traced, gradients)
+        ticket = structure_ticket(moved.ticket, task.kind.structure, structure, experiment.traced, gradients)
         lineage = {
             "search": search.name, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
             "round": task.round, "replaced": moved.replaced,

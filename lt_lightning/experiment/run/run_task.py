@@ -22,7 +22,6 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.records import Result
@@ -148,7 +147,7 @@ def _structured(experiment: Experiment, task: Task) -> Ticket:
             Ticket.load(task.source / TICKET),
             name,
             experiment.structures[name],
-            TracedNetwork(experiment.spare_classifier().network, experiment.example),
+            experiment.traced,
             load_gradients(task.source.parent),
             plain_batches(experiment.data, torch.device(experiment.device)),
         )

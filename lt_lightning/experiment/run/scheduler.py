@@ -80,8 +80,8 @@ class Scheduler:
             Exception: what a task raised, if the job has several processes: they are out of step then.
             FileNotFoundError: if the ticket that a task is to be made from has disappeared.
         """
-        while tasks := self._unfinished(self._job.asked()):
-            self._progress.expect(sum(self._epochs(task) for task in self._unfinished(self._job.asked(at_most=True))))
+        while tasks := self._asked(unfinished := self._unfinished()):
+            self._progress.expect(sum(map(self._epochs, self._asked(unfinished, at_most=True))))
             tasks.sort(key=lambda task: task in self._last)
             task = next((task for task in tasks if self._is_ready(task) and self._take(task)), None)
             if task is not None:
@@ -104,9 +104,12 @@ class Scheduler:
             return sum(map(sum, self._experiment.search_lengths()))
         return self._experiment.expected_length(0 if task.whole_schedule else task.round)
 
-    def _unfinished(self, tasks: Sequence[Task]) -> list[Task]:
+    def _unfinished(self) -> set[Task]:
         left_out = {*self.failed, *self._given_up}
-        return [task for task in tasks if task not in left_out and results_of(task) is None]
+        return {task for task in self._job.tasks if task not in left_out and results_of(task) is None}
+
+    def _asked(self, unfinished: Collection[Task], at_most: bool = False) -> list[Task]:
+        return [task for task in self._job.asked(at_most) if task in unfinished]
 
     def _is_ready(self, task: Task) -> bool:
         if task.source is None:
