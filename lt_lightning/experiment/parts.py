@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lt_lightning.data.module import ImageData
 from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment.config.checks import check_options, naming
+from lt_lightning.experiment.config.options import JobOptions, options_of
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.storage.layout import UNSTRUCTURED
@@ -30,6 +31,7 @@ from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
 from lt_lightning.training.lightning_internals import quieten
 from lt_lightning.training.processes import processes, rank
+from lt_lightning.training.pruning_options import PruningOptions
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Experiment:
 
     Attributes:
         config: composed configuration.
+        options: its options, checked; those of the groups are in the configuration.
         root: folder that everything is written under.
         data: data module of all trainings.
         structures: structures by name.
@@ -47,6 +50,7 @@ class Experiment:
     """
 
     config: DictConfig
+    options: JobOptions
     root: Path
     data: ImageData
     structures: Mapping[str, Structure]
@@ -61,17 +65,16 @@ class Experiment:
         Raises:
             ValueError: if the configuration asks for something impossible; the message names the key.
         """
+        options = options_of(config)
         check_options(config)
         quieten()
         data: ImageData = instantiate(config.data)
         for key in ("classes", "channels", "size"):
-            if config.dataset[key] != (true := getattr(data, key)):
-                raise ValueError(
-                    f"dataset.{key}={config.dataset[key]}, but the data set {config.labels.data} has {true}"
-                )
+            if (asked := getattr(options.dataset, key)) != (true := getattr(data, key)):
+                raise ValueError(f"dataset.{key}={asked}, but the data set {options.labels.data} has {true}")
         structures = {name: instantiate(node) for name, node in config.structure.items()}
-        root, folder, trainer = Path(config.paths.root), search_folder(config), plain_trainer(config)
-        experiment = cls(config, root, data, structures, rounds_of(config), folder, devices_of(trainer))
+        root, folder, trainer = Path(options.paths.root), search_folder(config), plain_trainer(config)
+        experiment = cls(config, options, root, data, structures, rounds_of(config), folder, devices_of(trainer))
         experiment._check(trainer)
         return experiment
 
@@ -81,28 +84,28 @@ class Experiment:
             raise ValueError(
                 f"data.batch_size={self.data.batch_size}: must be a multiple of the {len(self.devices)} processes"
             )
-        source = self.config.pruning.next_round_from
+        source = self.options.pruning["next_round_from"]
         if source != UNSTRUCTURED and set(self.structures) - {source}:
             raise ValueError(
                 f"pruning.next_round_from={source!r} trains that structure alone: leave out the others "
                 f"({', '.join(sorted(set(self.structures) - {source}))})"
             )
-        if wrong := [number for number in self.config.retrain_rounds or () if not 1 <= number <= self.rounds]:
+        if wrong := [number for number in self.options.retrain_rounds or () if not 1 <= number <= self.rounds]:
             raise ValueError(f"retrain_rounds names round {wrong[0]}, but there are pruning.rounds={self.rounds}")
         classifier = self.spare_classifier()
         with naming("classifier"):
             classifier.check_device(trainer)
-        options = self._callback.options
+        pruning = self.pruning_options
         for name, structure in self.structures.items():
-            if structure.needs_gradients and not options.gradient_batches:
+            if structure.needs_gradients and not pruning.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             with naming(f"structure.{name}"):
                 structure.check(classifier.network, self.example)
 
     def use_threads(self) -> None:
         """Let this process use as many CPU threads as the configuration says."""
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
+        if self.options.threads is not None:
+            torch.set_num_threads(self.options.threads)
 
     @property
     def needs_processes(self) -> bool:
@@ -149,7 +152,8 @@ class Experiment:
 
     def classifier(self, width: int | None = None) -> ImageClassifier:
         """Return the module that trains the dense network of the job's seed, or a narrower one."""
-        classifier: ImageClassifier = instantiate(self.config.classifier, network=self.network(self.config.seed, width))
+        network = self.network(self.options.seed, width)
+        classifier: ImageClassifier = instantiate(self.config.classifier, network=network)
         classifier.example_input_array = self.example
         return classifier
 
@@ -170,7 +174,7 @@ class Experiment:
 
     def pruning(self) -> LotteryTicketPruning:
         """Return the search's callback."""
-        source = self.config.pruning.next_round_from
+        source = self.options.pruning["next_round_from"]
         # Not handed to `instantiate`, which would turn the structures' dataclasses into configuration nodes.
         make = instantiate(self.config.pruning, _partial_=True)
         with naming("pruning"):
@@ -182,9 +186,9 @@ class Experiment:
         return callback
 
     @cached_property
-    def _callback(self) -> LotteryTicketPruning:
-        """The callback that is asked about itself and never fitted."""
-        return self.pruning()
+    def pruning_options(self) -> PruningOptions:
+        """The options of the search's callback, checked."""
+        return self.pruning().options
 
     def trainer(self, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
         """Return a trainer for one training, or one test, in all processes of the job."""
@@ -213,15 +217,9 @@ class Experiment:
     @property
     def labels(self) -> dict[str, Any]:
         """The names in tables: data, model, seed."""
-        labels = self.config.labels
-        return {"data": str(labels.data), "model": str(labels.model), "seed": self.config.seed}
+        return {**asdict(self.options.labels), "seed": self.options.seed}
 
     # What is to be done
-
-    @property
-    def exempt(self) -> tuple[str, ...]:
-        """Roles and patterns of the layers that stay dense."""
-        return tuple(self._callback.options.exempt)
 
     def expected_length(self, number: int) -> int:
         """Return the epochs that a round's ticket is trained; round 0 is the dense network.
@@ -233,14 +231,14 @@ class Experiment:
     @cached_property
     def _lengths(self) -> tuple[int, int]:
         """The epochs that the dense network is trained, and those of a ticket."""
-        total = int(self.config.trainer.max_epochs)
-        rewind = self._callback.rewind.within(total)
+        total = int(self.options.trainer["max_epochs"])
+        rewind = self.pruning_options.step.within(total)
         return total, total - (rewind.count if rewind.unit == "ep" else 0)
 
     def search_lengths(self) -> list[list[int]]:
         """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""
         dense, ticket = self._lengths
-        return [[dense]] + [[ticket] * (1 if self._callback.options.sparsifier is None else 2)] * self.rounds
+        return [[dense]] + [[ticket] * (1 if self.pruning_options.sparsifier is None else 2)] * self.rounds
 
 
 def plain_trainer(config: DictConfig) -> pl.Trainer:

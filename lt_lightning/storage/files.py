@@ -30,7 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())  # mkstemp makes it private
+        os.umask(mask := os.umask(0))  # which can be read in no other way
+        partial.chmod(0o666 & ~mask)  # mkstemp makes it private
         _to_disk(partial)  # before it gets its name; here a full disk shows at last where writing is delayed
         partial.replace(path)
     except OSError as error:
@@ -82,9 +83,3 @@ def cache_folder() -> Path:
 def _to_disk(path: Path) -> None:
     with path.open("r+b") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

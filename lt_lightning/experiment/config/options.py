@@ -19,7 +19,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from lt_lightning.experiment.config.checks import describe, naming, shown
+from lt_lightning.experiment.config.checks import describe, shown
+from lt_lightning.results.failures import with_key
 from lt_lightning.results.verdict import Rule
 from lt_lightning.storage.layout import UNSTRUCTURED
 
@@ -324,11 +325,12 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
     schema = OmegaConf.structured(kind)
     for node in (schema, *(schema[name] for name in nested_options(kind))):
         OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
-    with naming(key):
-        try:
-            made = cast(Options, OmegaConf.to_object(OmegaConf.merge(schema, dict(values))))
-        except OmegaConfBaseException as error:
-            raise ValueError(_explained(kind, error, values, key)) from None
+    try:
+        made = cast(Options, OmegaConf.to_object(OmegaConf.merge(schema, dict(values))))
+    except OmegaConfBaseException as error:
+        raise ValueError(_explained(kind, error, values, key)) from None
+    except ValueError as error:
+        raise ValueError(with_key(key, str(error))) from None
     for each in fields(cast(Any, kind)):
         allowed, value = each.metadata.get("allowed"), getattr(made, each.name)
         if allowed is not None and value is not None and not allowed.holds(value):

@@ -16,7 +16,6 @@ from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.failures import EXPECTED, Failure
 from lt_lightning.results.job_record import Cost, JobRecord, describe_costs
 from lt_lightning.results.records import Result
-from lt_lightning.results.status import print_status, tasks_under
 
 
 def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[Result]:
@@ -47,6 +46,8 @@ def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[
                 from lt_lightning.report.writing import report_at_end  # slow to import
 
                 report_at_end(job.tasks[0].folder, console)
+    from lt_lightning.results.status import print_status, tasks_under  # for start-up time
+
     if options.plan:
         console.print(f"{job.title}: {describe_costs(_costs(job))}", markup=False, highlight=False, soft_wrap=True)
     elif options.status == "all":

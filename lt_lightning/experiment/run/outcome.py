@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+<<<<<<< HEAD
 from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio
+=======
+import torch
+from torch import nn
+
+>>>>>>> 93294d9 (Read options of a job from its typed options; refuse batches that processes cannot share, unknown keys of transfer, and other data under a stability measurement before any training)
 from lt_lightning.execution.execute import execute
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.network_graph.compare import compare
@@ -41,12 +47,14 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
     The first is the ratio in inference, the second in a training step. The time of every layer in inference is written
     beside the ticket.
     """
-    options = experiment.config.measure
+    options = experiment.options.measure
     width = ticket.card.get("width")
     if ticket.plan is None and width is None:
         return 1.0, 1.0
     if options is None:
         return math.nan, math.nan
+    from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio  # for start-up time
+
     dense = experiment.classifier().network
     network = ticket.apply(experiment.classifier(width).network, "trained")
     device, bfloat16 = experiment.device, experiment.computes_in_bfloat16

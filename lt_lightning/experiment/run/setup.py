@@ -63,7 +63,7 @@ def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
     )  # fmt: skip
     for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    exempt = experiment.exempt
+    exempt = experiment.pruning_options.exempt
     network, layers = experiment.spare_classifier().network, experiment.traced.layers
     rows = pruned_layers(layers.values(), exempt)
     if console.is_interactive and not _in_sweep():
