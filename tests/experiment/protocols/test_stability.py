@@ -77,7 +77,7 @@ def test_dense_network_and_ticket(
     assert measure_stability(config) == record
     assert fits == []  # found again
     write_json(folder / "data.json", {"digest": "of other images", "stamps": []})
-    with pytest.raises(ValueError, match=rf"data.*runs.*{folder}"):
+    with pytest.raises(ValueError, match=rf"paths\.data='data'.*{folder}"):
         measure_stability(config)
     assert fits == []
     (written,) = folder.glob("stability-*.json")
