@@ -5,13 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-<<<<<<< HEAD
-from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio
-=======
-import torch
-from torch import nn
-
->>>>>>> 93294d9 (Read options of a job from its typed options; refuse batches that processes cannot share, unknown keys of transfer, and other data under a stability measurement before any training)
 from lt_lightning.execution.execute import execute
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.network_graph.compare import compare

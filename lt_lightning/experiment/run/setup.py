@@ -16,8 +16,7 @@ from rich.text import Text
 from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
-    network, layers = experiment.spare_classifier().network, experiment.traced.layers
-    rows = pruned_layers(layers.values(), exempt)
+from lt_lightning.pruning.layers import Layer, left_out, why_not_pruned
 
 NOT_SHOWN = ("published", "labels")  # figures of others and names, on which no result depends
 

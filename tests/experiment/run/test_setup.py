@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pytest
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
@@ -88,16 +87,13 @@ def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[.
         assert "[2/2 epochs, " in text
 
 
-def test_frozen_layers_are_told_with_their_share(
-    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frozen_layers_are_told_with_their_share(composed: Callable[..., DictConfig]) -> None:
     job = Job.of(composed("model.width=8"))
     experiment = built(job)
-    network = experiment.network_to_look_at()
+    network = experiment.spare_classifier().network
     layers = find_layers(network, experiment.example)
     frozen = list(layers.values())[3]
     network.get_parameter(frozen.weight).requires_grad_(False)
-    monkeypatch.setattr(Experiment, "network_to_look_at", lambda _: network)
     share = frozen.size / sum(layer.size for layer in layers.values())
     for terminal in (False, True):
         console = Console(file=io.StringIO(), width=200, force_terminal=terminal, no_color=True)
