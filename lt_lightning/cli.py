@@ -16,12 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lt_lightning.experiment.config import options
+import lt_lightning.experiment  # noqa: F401  (makes the defaults of a job known to Hydra)
 from lt_lightning.results.failures import EXPECTED, one_line
 
 CONF: Final = Path(__file__).resolve().parent.parent / "conf"
-
-options.register()
 
 
 def run() -> None:

@@ -22,10 +22,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from lt_lightning.experiment.config import options
+import lt_lightning.experiment  # noqa: F401  (makes the defaults of a job known to Hydra)
 
 Compose = Callable[..., DictConfig]
-options.register()
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
     # There, oneDNN writes past a buffer in the backward pass of a strided 1x1 convolution of fewer than 8 channels in
     # channels_last (uxlfoundation/oneDNN, issue 6035): smaller networks of width 8 have such ones.

@@ -13,10 +13,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.data.augment import Augment
 from lt_lightning.data.cifar import Cifar10
 from lt_lightning.data.module import Loader
-from lt_lightning.data.tensors import Pairs, TensorData
+from lt_lightning.data.tensors import Augment, Pairs, TensorData
 from lt_lightning.execution.machine import Compile
 from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lt_lightning.data.augment import normalise
 from lt_lightning.data.dataset_files import Files, bad, find, read_image
 from lt_lightning.data.module import Batch, ImageData, Options, Part
 from lt_lightning.data.order import AUGMENTATION, Order, random_state
+from lt_lightning.data.tensors import normalise
 
 Key = tuple[int, int]  # epoch, index
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
@@ -90,7 +90,8 @@ class ImageNet(ImageData):
         pictures = copy.copy(self._parts["train" if part == "plain" else part])
         pictures.seed = self.order_seed
         pictures.augment &= part != "plain"
-        return StreamLoader(pictures, self._order(part, len(pictures)), self.workers, *self._statistics())
+        mean, std = torch.tensor([self.mean, self.std], device=self.device)
+        return StreamLoader(pictures, self._order(part, len(pictures)), self.workers, mean, std)
 
 
 def list_pictures(folder: Path, classes: int) -> tuple[list[str], list[int]]:

@@ -212,7 +212,3 @@ class ImageData(LabelledData):
     def random_inputs(self, count: int) -> Tensor:
         """Return random images (count, channels, size, size), the same at every call."""
         return torch.randn(count, *self.example.shape[1:], generator=generator(0))
-
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation, on the device."""
-        return torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)

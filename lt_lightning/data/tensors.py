@@ -1,21 +1,127 @@
-"""Sets that are kept in memory, as images (`TensorData`) or sequences of tokens (`TokenData`), and their loader."""
+"""Data sets in memory, from their tensors over augmentation to batches: on the training device, without host syncs.
+
+`InMemoryData`   reads a set once, divides it, and keeps its parts as tensors: images (`TensorData`) or token sequences
+                 (`TokenData`)
+`TensorLoader`   goes through a part in the epoch's order
+`Augment`        crops and flips a batch of images at random, all at once, and `normalise` makes it float
+"""
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from lt_lightning.data.augment import Augment, normalise
 from lt_lightning.data.module import ImageData, LabelledData, Options, Part
 from lt_lightning.data.order import AUGMENTATION, Order, generator
 
 Transform = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def crop(images: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
+    """Pad every image with zeros and cut a window of the old size out of it, at a position of its own.
+
+    All rows of all windows are copied by a single `index_select` from an overlapping view in which every entry
+    is the start of a row: on a CPU three to fifteen times faster than gathering or indexing pixels.
+
+    Args:
+        images: images (N, C, H, W) of any type.
+        top: first row of the window in the padded image, (N,) int64 in [0, 2 * pad].
+        left: first column of the window, likewise.
+        pad: number of zeros on each side.
+
+    Returns:
+        Images (N, C, H, W).
+
+    >>> image = torch.tensor([[[[1, 2], [3, 4]]]])
+    >>> crop(image, top=torch.tensor([2]), left=torch.tensor([1]), pad=1)
+    tensor([[[[3, 4],
+              [0, 0]]]])
+    """
+    count, channels, height, width = images.shape
+    padded = F.pad(images, (pad, pad, pad, pad))
+    line = width + 2 * pad
+    plane = line * (height + 2 * pad)
+    planes = torch.arange(count * channels, device=images.device).view(count, channels, 1) * plane
+    rows = torch.arange(height, device=images.device) + top[:, None]
+    starts = planes + (rows * line + left[:, None])[:, None]
+    windows = padded.reshape(-1).unfold(0, width, 1)
+    return windows.index_select(0, starts.view(-1)).view_as(images)
+
+
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror the chosen images left to right.
+
+    Args:
+        images: images (N, C, H, W) of any type.
+        chosen: whether to mirror each image, (N,) bool.
+
+    >>> flip(torch.tensor([[[[1, 2]]], [[[3, 4]]]]), torch.tensor([False, True])).flatten()
+    tensor([1, 2, 4, 3])
+    """
+    count = len(images)
+    both = torch.cat([images, images.flip(3)])
+    return both.index_select(0, torch.arange(count, device=images.device) + count * chosen)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return uint8 images as float32: (pixel / 255 - mean) / std, by channel.
+
+    Args:
+        images: images (N, C, H, W) uint8.
+        mean: mean of the pixels scaled to [0, 1], (C,), on the same device.
+        std: their standard deviation, likewise.
+    """
+    scale = 1 / (255 * std)
+    return images.float().mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random augmentation of training images.
+
+    Attributes:
+        pad: zeros around an image before a window of the old size is cut at random; 0 for no cropping.
+        flip: mirror half of the images, chosen at random.
+
+    Raises:
+        ValueError: if `pad` is negative.
+    """
+
+    pad: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise ValueError(f"pad={self.pad}: must be at least 0")
+
+    def __call__(self, images: Tensor, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> Tensor:
+        """Augment a batch.
+
+        Args:
+            images: images (N, C, H, W): part `rank` of `world_size` equal parts of the batch of a step.
+            generator: generator on their device. Every process draws for the whole batch of the step and takes what
+                is for its part, so that an image becomes the same however many processes there are.
+            rank: number of this process.
+            world_size: number of processes.
+        """
+        count, device = len(images), images.device
+        part = slice(rank * count, (rank + 1) * count)
+        if self.pad:
+            corners = torch.randint(2 * self.pad + 1, (2, count * world_size), generator=generator, device=device)
+            images = crop(images, corners[0, part], corners[1, part], self.pad)
+        if self.flip:
+            drawn = torch.rand(count * world_size, generator=generator, device=device)
+            images = flip(images, drawn[part] < 0.5)
+        return images
+
 
 NO_AUGMENTATION: Final = Augment()
 
@@ -69,8 +175,9 @@ class InMemoryData(LabelledData):
                 "validation": Pairs(inputs[held_out], labels[held_out]),
                 "test": test,
             }
+        device = self.device
         for part, (inputs, labels) in self.parts.items():
-            self.parts[part] = Pairs(inputs.to(self.device), labels.to(self.device))
+            self.parts[part] = Pairs(inputs.to(device), labels.to(device))
 
     def _loader(self, part: Part) -> TensorLoader:
         inputs, labels = self.parts["train" if part == "plain" else part]
@@ -107,7 +214,7 @@ class TensorData(InMemoryData, ImageData):
 
     def _transform(self, part: Part, order: Order) -> Transform:
         augment = self.augment if part == "train" else NO_AUGMENTATION
-        mean, std = self._statistics()
+        mean, std = torch.tensor([self.mean, self.std], device=self.device)
 
         def transform(images: Tensor, generator: torch.Generator) -> Tensor:
             return normalise(augment(images, generator, order.rank, order.world_size), mean, std)
@@ -171,13 +278,14 @@ class TensorLoader:
         self.labels = labels
         self.sampler = order
         self.transform = transform
-        self._random = generator(0, device=inputs.device)
+        self._length = len(order)
+        self._random = torch.Generator(inputs.device)
         self._given = 0
         self._resume: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return len(self.sampler)
+        return self._length
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch, or the rest of one; which epoch it is, is read when the first batch is taken."""

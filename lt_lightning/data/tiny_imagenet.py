@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lt_lightning.data.augment import Augment
 from lt_lightning.data.dataset_files import Files, bad, find, read_image, read_text
 from lt_lightning.data.module import Options
-from lt_lightning.data.tensors import NO_AUGMENTATION, Pairs, TensorData
+from lt_lightning.data.tensors import NO_AUGMENTATION, Augment, Pairs, TensorData
 
 SIZE: Final = 64
 

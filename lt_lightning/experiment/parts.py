@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lt_lightning.data.module import LabelledData
+from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment.config.checks import check_options, naming, shown
-from lt_lightning.experiment.config.options import Dataset
+from lt_lightning.experiment.config.options import JobOptions, options_of
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.storage.layout import UNSTRUCTURED
@@ -29,7 +30,8 @@ from lt_lightning.training.agreement import SyncBatchNormOnCpu
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
 from lt_lightning.training.lightning_internals import quieten
-from lt_lightning.training.processes import processes
+from lt_lightning.training.processes import processes, rank
+from lt_lightning.training.pruning_options import PruningOptions
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,21 @@ class Experiment:
 
     Attributes:
         config: composed configuration.
+        options: its options, checked; those of the groups are in the configuration.
         root: folder that everything is written under.
         data: data module of all trainings.
         structures: structures by name.
+        rounds: number of pruning rounds.
         search_folder: folder of the search.
         devices: devices that the job is to use, one process each.
     """
 
     config: DictConfig
+    options: JobOptions
     root: Path
     data: LabelledData
     structures: Mapping[str, Structure]
+    rounds: int
     search_folder: Path
     devices: tuple[str, ...]
 
@@ -59,57 +65,76 @@ class Experiment:
         Raises:
             ValueError: if the configuration asks for something impossible; the message names the key.
         """
+        options = options_of(config)
         check_options(config)
         quieten()
         data: LabelledData = instantiate(config.data)
-        for key in (each.name for each in fields(Dataset)):
-            given, true = config.dataset.get(key), getattr(data, key, None)
-            if given != true:
+        for key, asked in asdict(options.dataset).items():
+            if asked != (true := getattr(data, key, None)):
                 raise ValueError(
-                    f"dataset.{key}={shown(given)}, but the data set {config.labels.data} has {shown(true)}"
+                    f"dataset.{key}={shown(asked)}, but the data set {options.labels.data} has {shown(true)}"
                 )
         structures = {name: instantiate(node) for name, node in config.structure.items()}
-        root, folder = Path(config.paths.root), search_folder(config)
-        experiment = cls(config, root, data, structures, folder, devices_of(config))
-        experiment._check()
+        root, folder, trainer = Path(options.paths.root), search_folder(config), plain_trainer(config)
+        experiment = cls(config, options, root, data, structures, rounds_of(config), folder, devices_of(trainer))
+        experiment._check(trainer)
         return experiment
 
-    def _check(self) -> None:
+    def _check(self, trainer: pl.Trainer) -> None:
         """Build what the trainings build, so that a mistake shows before the first of them."""
-        source = self.config.pruning.next_round_from
+        if self.data.batch_size % len(self.devices):
+            raise ValueError(
+                f"data.batch_size={self.data.batch_size}: must be a multiple of the {len(self.devices)} processes"
+            )
+        source = self.options.pruning["next_round_from"]
         if source != UNSTRUCTURED and set(self.structures) - {source}:
             raise ValueError(
                 f"pruning.next_round_from={source!r} trains that structure alone: leave out the others "
                 f"({', '.join(sorted(set(self.structures) - {source}))})"
             )
-        if wrong := [number for number in self.config.retrain_rounds or () if not 1 <= number <= self.rounds]:
+        if wrong := [number for number in self.options.retrain_rounds or () if not 1 <= number <= self.rounds]:
             raise ValueError(f"retrain_rounds names round {wrong[0]}, but there are pruning.rounds={self.rounds}")
-        classifier = self._unseeded_classifier
+        classifier = self.spare_classifier()
         with naming("classifier"):
-            classifier.check_device(self.trainer([], []))
-        options = self._callback.options
+            classifier.check_device(trainer)
+        pruning = self.pruning_options
         for name, structure in self.structures.items():
-            if structure.needs_gradients and not options.gradient_batches:
+            if structure.needs_gradients and not pruning.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             with naming(f"structure.{name}"):
-                structure.check(TracedNetwork(classifier.network, self.example))
+                structure.check(self.traced)
 
     def use_threads(self) -> None:
         """Let this process use as many CPU threads as the configuration says."""
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
+        if self.options.threads is not None:
+            torch.set_num_threads(self.options.threads)
 
     @property
     def needs_processes(self) -> bool:
         """Whether the job is still to be handed to several processes."""
         return processes() == 1 and len(self.devices) > 1
 
-    # Parts, made anew for every training
+    @property
+    def device(self) -> str:
+        """The device of this process."""
+        return self.devices[rank()]
 
     @property
+    def computes_in_bfloat16(self) -> bool:
+        """Whether the trainer's precision is bfloat16."""
+        return is_bfloat16(self.config.trainer.get("precision"))
+
+    # Parts, made anew for every training
+
+    @cached_property
     def example(self) -> Tensor:
         """An input of the true shape and type: zeros, for a batch of one sample."""
         return self.data.example
+
+    @cached_property
+    def traced(self) -> TracedNetwork:
+        """The layers and channels of the dense network, whose values do not matter."""
+        return TracedNetwork(self.spare_classifier().network, self.example)
 
     def network(self, seed: int, width: int | None = None) -> nn.Module:
         """Return the dense network at its initial values, and leave the random generators where these values end.
@@ -124,55 +149,59 @@ class Experiment:
 
     def classifier(self, width: int | None = None) -> ImageClassifier:
         """Return the module that trains the dense network of the job's seed, or a narrower one."""
-        return self._hosting(self.network(self.config.seed, width))
-
-    def network_to_look_at(self) -> nn.Module:
-        """Return the dense network, whose values do not matter; the random generators stay as they are."""
-        return self._unseeded_classifier.network
-
-    @cached_property
-    def _unseeded_classifier(self) -> ImageClassifier:
-        with isolate_rng():
-            return self._hosting(instantiate(self.config.model))
-
-    def _hosting(self, network: nn.Module) -> ImageClassifier:
+        network = self.network(self.options.seed, width)
         classifier: ImageClassifier = instantiate(self.config.classifier, network=network)
         classifier.example_input_array = self.example
         return classifier
 
+    def spare_classifier(self, width: int | None = None) -> ImageClassifier:
+        """Return a module to look at, or to test a ticket in, whose values do not matter.
+
+        That of the dense network is the same at every call. The random generators stay as they are.
+        """
+        if width is None:
+            return self._spare_classifier
+        with isolate_rng():
+            return self.classifier(width)
+
+    @cached_property
+    def _spare_classifier(self) -> ImageClassifier:
+        with isolate_rng():
+            return self.classifier()
+
     def pruning(self) -> LotteryTicketPruning:
         """Return the search's callback."""
-        source = self.config.pruning.next_round_from
+        source = self.options.pruning["next_round_from"]
         # Not handed to `instantiate`, which would turn the structures' dataclasses into configuration nodes.
         make = instantiate(self.config.pruning, _partial_=True)
         with naming("pruning"):
             callback: LotteryTicketPruning = make(
                 directory=str(self.search_folder),
                 structures={} if source == UNSTRUCTURED else {source: self.structures[source]},
-                facts={key: self.labels[key] for key in ("data", "model", "seed")},
+                facts=self.labels,
             )
         return callback
 
     @cached_property
-    def _callback(self) -> LotteryTicketPruning:
-        """The callback that is asked about itself and never fitted."""
-        return self.pruning()
+    def pruning_options(self) -> PruningOptions:
+        """The options of the search's callback, checked."""
+        return self.pruning().options
 
     def trainer(self, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
         """Return a trainer for one training, or one test, in all processes of the job."""
         plugins: list[Any] = [LightningEnvironment()]  # the processes are our own, in SLURM too
-        synchronised = processes() > 1 and self.config.trainer.sync_batchnorm
+        count = processes()
+        synchronised = count > 1 and self.config.trainer.sync_batchnorm
         if on_cpu := synchronised and torch.distributed.get_backend() == "gloo":
             plugins.append(SyncBatchNormOnCpu())
-        devices = self.config.trainer.devices
         benchmark = self.config.trainer.get("benchmark")
         trainer: pl.Trainer = instantiate(
             self.config.trainer,
             benchmark=not self.config.trainer.get("deterministic") if benchmark is None else benchmark,
-            devices=1 if self.needs_processes else devices,  # outside of them: to check, or to measure
+            devices=self.config.trainer.devices if count == len(self.devices) else 1,  # outside of them: to measure
             callbacks=callbacks,
             logger=loggers,
-            strategy="ddp" if processes() > 1 else "auto",
+            strategy="ddp" if count > 1 else "auto",
             plugins=plugins,
             sync_batchnorm=synchronised and not on_cpu,
             use_distributed_sampler=False,  # each loader serves its process's part
@@ -185,41 +214,35 @@ class Experiment:
     @property
     def labels(self) -> dict[str, Any]:
         """The names in tables: data, model, seed."""
-        labels = self.config.labels
-        return {"data": str(labels.data), "model": str(labels.model), "seed": self.config.seed}
+        return {**asdict(self.options.labels), "seed": self.options.seed}
 
     # What is to be done
-
-    @property
-    def exempt(self) -> tuple[str, ...]:
-        """Roles and patterns of the layers that stay dense."""
-        return tuple(self._callback.options.exempt)
-
-    @property
-    def rounds(self) -> int:
-        """The number of pruning rounds."""
-        return rounds_of(self.config)
 
     def expected_length(self, number: int) -> int:
         """Return the epochs that a round's ticket is trained; round 0 is the dense network.
 
         They are too many where the rewind point is given in steps, since no data is loaded yet.
         """
-        total = int(self.config.trainer.max_epochs)
-        rewind = self._callback.rewind.within(total)
-        return total - (rewind.count if number and rewind.unit == "ep" else 0)
+        return self._lengths[min(number, 1)]
+
+    @cached_property
+    def _lengths(self) -> tuple[int, int]:
+        """The epochs that the dense network is trained, and those of a ticket."""
+        total = int(self.options.trainer["max_epochs"])
+        rewind = self.pruning_options.step.within(total)
+        return total, total - (rewind.count if rewind.unit == "ep" else 0)
 
     def search_lengths(self) -> list[list[int]]:
         """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""
-        trainings = 1 if self._callback.options.sparsifier is None else 2
-        return [[self.expected_length(0)]] + [[self.expected_length(1)] * trainings] * self.rounds
+        dense, ticket = self._lengths
+        return [[dense]] + [[ticket] * (1 if self.pruning_options.sparsifier is None else 2)] * self.rounds
 
 
-def devices_of(config: DictConfig) -> tuple[str, ...]:
-    """Return the devices that the configuration asks for and this machine has: `cpu`, or `cuda:0`, `cuda:1`, ...
+def plain_trainer(config: DictConfig) -> pl.Trainer:
+    """Return the trainer that the configuration asks for, to be asked about its devices and never to train.
 
     Raises:
-        ValueError: if it asks for another way of using several.
+        ValueError: if it asks for another way of using several devices.
     """
     for key in ("strategy", "num_nodes", "plugins"):
         if (value := config.trainer.get(key)) is not None:
@@ -229,6 +252,11 @@ def devices_of(config: DictConfig) -> tuple[str, ...]:
             )
     plain = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     trainer: pl.Trainer = instantiate(config.trainer, **plain)
+    return trainer
+
+
+def devices_of(trainer: pl.Trainer) -> tuple[str, ...]:
+    """Return the devices that a trainer asks for and this machine has: `cpu`, or `cuda:0`, `cuda:1`, ..."""
     if isinstance(trainer.strategy, ParallelStrategy):
         return tuple(str(device) for device in trainer.strategy.parallel_devices or ())
     return (str(trainer.strategy.root_device),)

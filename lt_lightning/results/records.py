@@ -104,24 +104,35 @@ class Result:
 
 def find_results(root: Path) -> list[Result]:
     """Return every finished result under a folder, ordered by data, model, seed, search, round and kind."""
-    paths = root.glob(f"*/round_*/*/{FILE}")
-    results = [result for path in paths if (result := Result.load(path.parent)) is not None]
+    return _results_in(_files_under(root))
+
+
+def _files_under(root: Path) -> list[Path]:
+    return sorted(root.glob(f"*/round_*/*/{FILE}"))
+
+
+def _results_in(files: Sequence[Path]) -> list[Result]:
+    results = [result for path in files if (result := Result.load(path.parent)) is not None]
     return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.kind, r.place))
 
 
 def results_of(task: Task) -> list[Result] | None:
     """Return the results of a task; None if it is not finished."""
-    results = [Result.load(folder) for folder in task.parts]
-    return [result for result in results if result is not None] if all(results) else None
+    results = []
+    for folder in task.parts:
+        if (result := Result.load(folder)) is None:
+            return None
+        results.append(result)
+    return results
 
 
 def write_summary(root: Path) -> Path:
     """Write `summary.csv` anew from all results under the root, and return its path."""
     path = root / SUMMARY
-    written: list[Result] | None = None
-    while written != (results := find_results(root)):  # again, if another process has finished something meanwhile
-        write_table(path, results)
-        written = results
+    written: list[Path] | None = None
+    while written != (files := _files_under(root)):  # again, if another process has finished something meanwhile
+        write_table(path, _results_in(files))
+        written = files
     return path
 
 

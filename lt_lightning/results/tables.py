@@ -189,7 +189,7 @@ def print_comparison(config: Mapping[str, Any], results: Sequence[Result], title
         console: console to print to.
     """
     figures = figures_of(config.get("published") or {})
-    if comparisons := compare(figures, results, config["structure"]):
+    if figures and (comparisons := compare(figures, results, config["structure"])):
         wide = console if console.is_terminal else Console(width=200)  # a file or pipe has no width to keep to
         wide.print(comparison_table(comparisons, f"{title}: published, and ours"))
 

@@ -30,7 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())  # mkstemp makes it private
+        os.umask(mask := os.umask(0))  # which can be read in no other way
+        partial.chmod(0o666 & ~mask)  # mkstemp makes it private
         _to_disk(partial)  # before it gets its name; here a full disk shows at last where writing is delayed
         partial.replace(path)
     except OSError as error:
@@ -74,12 +75,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
 
 
+def cache_folder() -> Path:
+    """Return the user's folder for what can be found or built again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lt-lightning"
+
+
 def _to_disk(path: Path) -> None:
     with path.open("r+b") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -117,6 +117,7 @@ class LotteryTicketPruning(MaskedTraining):
         super()._reset()
         # The fit
         self.timeline = Timeline()
+        self._ends_training = False  # whether the current epoch is a training's last
         self._traced: TracedNetwork | None = None
         self._example = torch.empty(0)
         # What the dense training leaves for all rounds
@@ -184,19 +185,13 @@ class LotteryTicketPruning(MaskedTraining):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._sync_round(trainer, pl_module)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if self.round > 0 and self.restart is not None and self._sparsification is None:
-            self.restart.fix_rates(trainer.optimizers)
-
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if self._sparsification is not None:
             self._sparsification.before_step()
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if not self.timeline.ends_training(trainer.current_epoch):
+        if not self._ends_training:
             return
         if self.round == 0:  # after the last step Lightning steps the schedule again, beyond its end
             self._last_rates = [[float(group["lr"]) for group in each.param_groups] for each in trainer.optimizers]
@@ -232,7 +227,7 @@ class LotteryTicketPruning(MaskedTraining):
     # Algorithm 1
 
     def _sync_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bring the state up to the current epoch. It is called when any epoch begins, and acts once a round at most.
+        """Bring the state up to the current epoch. It is called when any epoch begins.
 
         Pruning and rewinding stand at the start of a round, not at the end of the one before: a checkpoint written
         at the end of an epoch then holds the trained network.
@@ -244,6 +239,8 @@ class LotteryTicketPruning(MaskedTraining):
             self._begin_round(trainer, network)
         if self._sparsification is not None and trainer.current_epoch >= self.timeline.ticket_epoch(self.round):
             self._end_sparsification(trainer, network, self._sparsification)
+        self.keep_rates(self.restart if self.round > 0 and self._sparsification is None else None)
+        self._ends_training = self.timeline.ends_training(trainer.current_epoch)
 
     def _capture_point(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._point = RewindPoint.capture(self.network_of(pl_module), trainer.optimizers, schedules_of(trainer))

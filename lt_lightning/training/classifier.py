@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
@@ -246,14 +247,9 @@ class ImageClassifier(pl.LightningModule):
         total = self.trainer.estimated_stepping_batches
         if not math.isfinite(total):
             raise ValueError(f"Trainer(max_epochs={self.trainer.max_epochs}): max_epochs must be a positive number")
-        total_steps = int(total)
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-
-        def factor(step: int) -> float:
-            return self.schedule(step, total_steps, steps_per_epoch)
-
         optimizer = self._make_optimizer()
-        # LambdaLR keeps nothing of a plain function in its state, so checkpoints load weights-only.
+        factor = partial(self.schedule, total_steps=int(total), steps_per_epoch=steps_per_epoch)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -51,6 +51,12 @@ def steps_in_epoch(trainer: pl.Trainer) -> int:
     return int(batches.processed) // trainer.accumulate_grad_batches
 
 
+def share_of_epoch(trainer: pl.Trainer) -> float:
+    """Return the share of the batches of the current epoch that are done."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return min(1.0, float(batches.processed / trainer.num_training_batches))
+
+
 def batch_in_fit(trainer: pl.Trainer) -> int:
     """Return the index of the current batch, counted from the beginning of the fit."""
     return trainer.fit_loop.epoch_loop.total_batch_idx

@@ -22,6 +22,7 @@ from lt_lightning.pruning.enforcement import (
     packed,
 )
 from lt_lightning.pruning.masks import Masks
+from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.training.agreement import check_agreement
 
 
@@ -56,7 +57,8 @@ class MaskedTraining(pl.Callback):
         self.enforced_masks: Masks = {}
         self._enforced: EnforcedMasks | None = None
         self._reference: dict[str, Tensor] = {}
-        self._stepped = True
+        self._stepped = False
+        self._keeps_rates: Restart | None = None
         self._seconds = 0.0
         self._clock: float | None = None
 
@@ -83,6 +85,10 @@ class MaskedTraining(pl.Callback):
         self._enforced.zero_optimizer_state(trainer.optimizers)
         check_agreement(f"masks in epoch {trainer.current_epoch}", masks)
         check_agreement(f"weights in epoch {trainer.current_epoch}", dict(network.named_parameters()))
+
+    def keep_rates(self, restart: Restart | None) -> None:
+        """Train at the last learning rates of the dense training from now on, if that is how a restart goes on."""
+        self._keeps_rates = restart if restart is not None and restart.mode == "none" else None
 
     def start_training(self) -> None:
         """Forget the best validation and the time of the training before."""
@@ -142,8 +148,12 @@ class MaskedTraining(pl.Callback):
                 f"monitor={self.monitor!r}: needs a validation, and the fit has none; give it one, or set monitor=None"
             )
 
-    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._stepped = False  # until the optimizer's step gradients are those of the loss, or add up to them
+        if self._keeps_rates is not None:
+            self._keeps_rates.fix_rates(trainer.optimizers)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer

@@ -101,6 +101,7 @@ class TicketTraining(MaskedTraining):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = self.network_of(pl_module)
+        self.keep_rates(self.restart)
         if trainer.global_step > 0:  # resumed
             self.start_clock()
         else:
@@ -114,12 +115,6 @@ class TicketTraining(MaskedTraining):
         if self._shrunk is None:
             return self.restart
         return replace(self.restart, point=cut_point(self.restart.point, self._shrunk.slices, network, optimizers))
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if self.restart is not None:
-            self.restart.fix_rates(trainer.optimizers)
 
     def _left_dense(self) -> list[str]:
         """Return the layers of a plan of blocks, or of n:m weights, that were faster dense."""

@@ -16,8 +16,8 @@ from benchmarks.training import contest as module
 from benchmarks.training.contenders import CONTENDERS, Pause, Run, as_tensor, cropped, dense
 from benchmarks.training.contest import Step, Stepwise, contest, steps_for
 from benchmarks.training.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Setting, Task, real, synthetic
-from lt_lightning.data.augment import crop, flip, normalise
 from lt_lightning.data.cifar import Cifar10
+from lt_lightning.data.tensors import crop, flip, normalise
 from lt_lightning.pruning.enforcement import EnforcedMasks
 
 SAMPLES = 3

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lt_lightning.data.augment import Augment, crop, flip, normalise
+from lt_lightning.data.tensors import Augment, crop, flip, normalise
 
 
 def noise(count: int, channels: int, height: int, width: int, dtype: torch.dtype = torch.uint8) -> Tensor:

@@ -15,10 +15,9 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lt_lightning.data.augment import Augment, normalise
 from lt_lightning.data.digits import Digits, DigitTokens
 from lt_lightning.data.module import Batch, ImageData, LabelledData
-from lt_lightning.data.tensors import Pairs, TensorData, TokenData
+from lt_lightning.data.tensors import Augment, Pairs, TensorData, TokenData, normalise
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 

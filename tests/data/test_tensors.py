@@ -13,10 +13,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.data.augment import Augment
 from lt_lightning.data.digits import Digits
 from lt_lightning.data.order import Order
-from lt_lightning.data.tensors import TensorLoader
+from lt_lightning.data.tensors import Augment, TensorLoader
 
 COUNT = 50
 

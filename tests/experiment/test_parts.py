@@ -60,9 +60,9 @@ def test_the_parts_are_built_without_drawing_random_numbers(composed: Compose) -
     before = drawn()
     experiment = Experiment.from_config(config)
     assert drawn() == before
-    first = experiment.network_to_look_at()
+    first = experiment.spare_classifier().network
     assert drawn() == before
-    assert experiment.network_to_look_at() is first
+    assert experiment.spare_classifier().network is first
     networks = [experiment.network(3).state_dict() for _ in range(2)]
     assert drawn() != before  # the network of a seed goes on from where its values end
     assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])

@@ -69,8 +69,8 @@ def test_progress_is_plain_lines_where_there_is_no_terminal() -> None:
     with job:
         job.start("search, round 1 of 2", 2)
         assert job.time_left() == "time left unknown"
-        job.advance(0, 2, 1.0)
-        job.advance(1, 2, 1.0)
+        job.advance()
+        job.advance()
         job.finish("search, round 1 of 2")
     (line,) = file.getvalue().splitlines()
     assert line.startswith("[2/4 epochs, 0:00 left] search, round 1 of 2")
@@ -81,9 +81,9 @@ def test_progress_counts_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     job = JobProgress(11, Console(file=io.StringIO()))
     clock[0] = 600.0
-    job.advance(0, 11, 1.0)
+    job.advance()
     assert job.time_left() == "1:40:00 left"
-    job.skip(9)
+    job.epochs -= 9
     assert job.time_left() == "10:00 left"
 
 

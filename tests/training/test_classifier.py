@@ -307,7 +307,7 @@ def test_a_checkpoint_loads_weights_only_and_resumes_exactly(tmp_path: Path, dec
     checkpoint = torch.load(path, weights_only=True)
     assert all(name.startswith("network.") for name in checkpoint["state_dict"])
     assert checkpoint["lr_schedulers"][0]["last_epoch"] == 2 * 3
-    assert set(checkpoint["lr_schedulers"][0]["lr_lambdas"]) == {None}
+    assert not any(checkpoint["lr_schedulers"][0]["lr_lambdas"])  # nothing of the schedule is in the file
 
     resumed, record = model(5), Record()
     trainer(tmp_path, 4, [record]).fit(resumed, batches(), ckpt_path=path, weights_only=True)

@@ -23,6 +23,8 @@ from lt_lightning.storage.layout import UNSTRUCTURED
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
 ALGORITHM = 5
 
+MISSING = "???"  # stands for no value in OmegaConf, too
+
 # Lightning's own `Trainer` cannot say which of its arguments are operational.
 TRAINER = frozenset({
     "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "num_sanity_val_steps", "log_every_n_steps",
@@ -85,28 +87,25 @@ def _made(node: Mapping[str, Any]) -> dict[str, Any]:
     signature, left_out = signature_of(str(node["_target_"])), operational_options(node)
     found = {"_target_": signature.name}
     for key, value in node.items():
-        mean = _exactly if key in signature.counts_or_shares and value == 1 else meaning_of
-        spelled_out = key in signature.defaults and _text(mean(value)) == _text(mean(signature.defaults[key]))
-        if key != "_target_" and key not in left_out and not spelled_out:
-            found[str(key)] = mean(value)
+        if key == "_target_" or key in left_out:
+            continue
+        exactly = key in signature.counts_or_shares and value == 1  # there 1 is a count, and 1.0 a share
+        own, default = (each if exactly else meaning_of(each) for each in (value, signature.defaults.get(key, MISSING)))
+        if _text(own) != _text(default):
+            found[str(key)] = own
     return found
 
 
 def operational_options(node: Mapping[str, Any]) -> frozenset[str]:
     """Return the options of a node that change how, but not what, is computed."""
     signature = signature_of(str(node.get("_target_", "")))
-    return signature.operational | (TRAINER if signature.name in TRAINERS else frozenset())
+    return frozenset(signature.operational) | (TRAINER if signature.name in TRAINERS else frozenset())
 
 
 def operational_keys(config: DictConfig) -> list[str]:
     """Return the dotted keys of a configuration's groups that change how, but not what, is computed."""
     groups = {key: value for key in SEARCH_KEYS if isinstance(value := _plain(config[key]), Mapping)}
     return [f"{key}.{option}" for key, value in groups.items() for option in sorted(operational_options(value))]
-
-
-def _exactly(value: Any) -> Any:
-    """Keep 1 and 1.0 apart, where one is a count and the other a share."""
-    return value
 
 
 def _pruning(meant: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from lt_lightning.experiment.config.checks import describe, naming, shown
+from lt_lightning.experiment.config.checks import describe, shown
+from lt_lightning.results.failures import with_key
 from lt_lightning.results.verdict import Rule
 from lt_lightning.storage.layout import UNSTRUCTURED
 
@@ -329,11 +330,12 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
     schema = OmegaConf.structured(kind)
     for node in (schema, *(schema[name] for name in nested_options(kind))):
         OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
-    with naming(key):
-        try:
-            made = cast(Options, OmegaConf.to_object(OmegaConf.merge(schema, dict(values))))
-        except OmegaConfBaseException as error:
-            raise ValueError(_explained(kind, error, values, key)) from None
+    try:
+        made = cast(Options, OmegaConf.to_object(OmegaConf.merge(schema, dict(values))))
+    except OmegaConfBaseException as error:
+        raise ValueError(_explained(kind, error, values, key)) from None
+    except ValueError as error:
+        raise ValueError(with_key(key, str(error))) from None
     for each in fields(cast(Any, kind)):
         allowed, value = each.metadata.get("allowed"), getattr(made, each.name)
         if allowed is not None and value is not None and not allowed.holds(value):
@@ -364,12 +366,6 @@ def defaults_of(kind: type[Any]) -> dict[str, Any]:
     values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(kind)))
     composed = {each.name for each in fields(kind) if each.metadata.get("composed", True)}
     return {name: value for name, value in values.items() if name in composed and value != MISSING}
-
-
-def register() -> None:
-    """Make the defaults known to Hydra under the names that `conf/run.yaml` and `conf/stability.yaml` begin with."""
-    ConfigStore.instance().store("job", defaults_of(JobOptions))
-    ConfigStore.instance().store("stability_job", {"stability": defaults_of(Stability)})
 
 
 def _unresolved(error: InterpolationKeyError, config: DictConfig) -> str:
@@ -403,3 +399,8 @@ def _listed(value: Any) -> Sequence[Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# The names that `conf/run.yaml` and `conf/stability.yaml` begin with; whoever imports the package can compose them.
+ConfigStore.instance().store("job", defaults_of(JobOptions))
+ConfigStore.instance().store("stability_job", {"stability": defaults_of(Stability)})

@@ -1,22 +1,25 @@
-"""What the name behind a `_target_` is and takes, read from its source: nothing is imported, so that it takes no time.
+"""What the name behind a `_target_` is and takes.
 
-A finished job is found by its fingerprint, for which the defaults of classes must be known; importing PyTorch and
-Lightning to look at them would take longer than all else. What the source does not show plainly (a class made by a
-call, a name from a star import) is imported after all.
+A finished job is found by its fingerprint, for which the defaults of classes must be known, and importing PyTorch and
+Lightning to look at them takes longer than all else. So what was found is kept in the user's cache folder for as long
+as no file of the package changes.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
-from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+
+from lt_lightning.storage.files import cache_folder, read_json, write_json
 
 OWN = "lt_lightning"
 
@@ -34,275 +37,90 @@ class Signature:
     """
 
     name: str
-    arguments: tuple[str, ...] = ()
+    arguments: list[str] = field(default_factory=list)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    operational: frozenset[str] = frozenset()
-    counts_or_shares: frozenset[str] = frozenset()
+    operational: list[str] = field(default_factory=list)
+    counts_or_shares: list[str] = field(default_factory=list)
 
 
 @cache
 def signature_of(target: str) -> Signature:
     """Return the signature of what a `_target_` names; of what does not exist its name alone."""
-    try:
-        return _from_source(*_locate(target))
-    except _NotPlainError:
-        return _from_object(target)
-
-
-class _NotPlainError(Exception):
-    """The source does not show it plainly."""
-
-
-# By reading the source
-
-
-@dataclass(frozen=True)
-class _Module:
-    name: str
-    definitions: Mapping[str, list[ast.stmt]]
-
-
-@dataclass(frozen=True)
-class _Arguments:
-    """The arguments of one function or dataclass, each with its annotation and, if it has one, its default.
-
-    `others` says whether it takes any argument besides, and hands it to its base class.
-    """
-
-    annotations: Mapping[str, ast.expr | None]
-    defaults: Mapping[str, tuple[_Module, ast.expr]]
-    others: bool = False
-
-
-def _locate(target: str) -> tuple[_Module, ast.stmt]:
-    """Return the module that defines a dotted name, and the definition."""
-    parts = target.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        if (module := _module(".".join(parts[:end]))) is not None:
-            if end != len(parts) - 1:
-                raise _NotPlainError  # a method, or an attribute of an object
-            return _definition(module, parts[-1])
-    raise _NotPlainError
+    state = {name: state_of_files(name) for name in (OWN, target.partition(".")[0])}
+    path = cache_folder() / "signatures" / f"{target}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        known = read_json(path)
+        if known["state"] == state and None not in state.values():
+            return Signature(**known["signature"])
+    signature = imported(target)
+    with suppress(OSError):  # without a cache it is found anew each time
+        write_json(path, {"state": state, "signature": asdict(signature)})
+    return signature
 
 
 @cache
-def _module(name: str) -> _Module | None:
-    """Return a module that is there as source."""
-    top, *rest = name.split(".")
+def state_of_files(package: str) -> str | None:
+    """Return a text that changes with the Python files of a package; None if there are none."""
     try:
-        spec = find_spec(top)
-        for end in range(len(rest)):
-            if spec is not None:
-                path = spec.submodule_search_locations
-                spec = path and PathFinder.find_spec(".".join([top, *rest[: end + 1]]), path)  # type: ignore[assignment]
-        if not spec or not spec.origin or not spec.origin.endswith(".py"):
-            return None
-        tree = ast.parse(Path(spec.origin).read_bytes())
-    except (ImportError, ValueError, SyntaxError, OSError):
+        spec = find_spec(package)
+    except (ImportError, ValueError):
         return None
-    package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
-    definitions: dict[str, list[ast.stmt]] = {}
-    for statement in _statements(tree.body):
-        if isinstance(statement, ast.ImportFrom) and statement.level:
-            base = package.split(".")[: len(package.split(".")) + 1 - statement.level]
-            statement.module = ".".join([*base, *([statement.module] if statement.module else [])])
-        for defined in _names(statement):
-            definitions.setdefault(defined, []).append(statement)
-    return _Module(name, definitions)
+    folders = (spec and spec.submodule_search_locations) or []
+    files = [path for folder in folders for path in Path(folder).rglob("*.py")]
+    if spec is not None and not files and spec.has_location:
+        files = [Path(str(spec.origin))]
+    newest = max((path.stat().st_mtime_ns for path in files), default=0)
+    return f"{len(files)} files in {[*folders] or files}, the newest of {newest}" if files else None
 
 
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a module, those under `if TYPE_CHECKING` and `try`, too."""
-    for statement in body:
-        yield statement
-        if isinstance(statement, (ast.If, ast.Try)):
-            yield from _statements([*statement.body, *statement.orelse])
-
-
-def _names(statement: ast.stmt) -> list[str]:
-    match statement:
-        case ast.ClassDef() | ast.FunctionDef():
-            return [statement.name]
-        case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
-            return [name]
-        case ast.Import() | ast.ImportFrom():
-            return [alias.asname or alias.name for alias in statement.names]
-    return []
-
-
-def _definition(module: _Module, name: str) -> tuple[_Module, ast.stmt]:
-    """Return the definition of a name, wherever the module has it from."""
-    match module.definitions.get(name):
-        case [ast.ImportFrom(module=str(origin), names=names)]:
-            original = next(alias.name for alias in names if (alias.asname or alias.name) == name)
-            source = _module(origin)
-            if source is None or source == module:
-                raise _NotPlainError
-            return _definition(source, original)
-        case [statement]:
-            return module, statement
-    raise _NotPlainError
-
-
-def _from_source(module: _Module, statement: ast.stmt) -> Signature:
-    if not isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
-        raise _NotPlainError
-    found = _arguments(module, statement)
-    defaults = {name: _value(*default) for name, default in found.defaults.items()}
-    return Signature(
-        _stable_name(module.name, statement.name),
-        tuple(found.annotations),
-        {name: value for name, value in defaults.items() if value is not ...},
-        frozenset(_operational(module, statement)),
-        frozenset(name for name, hint in found.annotations.items() if {"int", "float"} <= _names_in(hint)),
-    )
-
-
-def _arguments(module: _Module, statement: ast.ClassDef | ast.FunctionDef) -> _Arguments:
-    if isinstance(statement, ast.FunctionDef):
-        return _of_function(module, statement.args)
-    if "__init__" in (methods := {each.name: each for each in statement.body if isinstance(each, ast.FunctionDef)}):
-        match [each for each in methods["__init__"].decorator_list if isinstance(each, ast.Call)]:
-            case [ast.Call(func=ast.Name(id="arguments_of"), args=[ast.Name(id=options)])]:
-                origin, definition = _definition(module, options)
-                assert isinstance(definition, ast.ClassDef)
-                return _arguments(origin, definition)
-        own = _of_function(module, methods["__init__"].args, skip=1)
-        return _joined(_of_bases(module, statement), own) if own.others else own
-    if any("dataclass" in _names_in(decorator) for decorator in statement.decorator_list):
-        return _joined(_of_bases(module, statement), _of_fields(module, statement))
-    return _of_bases(module, statement)
-
-
-def _of_function(module: _Module, arguments: ast.arguments, skip: int = 0) -> _Arguments:
-    placed = [*arguments.posonlyargs, *arguments.args]
-    required: list[ast.expr | None] = [None] * (len(placed) - len(arguments.defaults))
-    pairs = list(zip(placed, [*required, *arguments.defaults], strict=True))[skip:]
-    pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    return _Arguments(
-        {argument.arg: argument.annotation for argument, _ in pairs},
-        {argument.arg: (module, default) for argument, default in pairs if default is not None},
-        arguments.kwarg is not None,
-    )
-
-
-def _of_fields(module: _Module, statement: ast.ClassDef) -> _Arguments:
-    annotations: dict[str, ast.expr | None] = {}
-    defaults = {}
-    for each in statement.body:
-        match each:
-            case ast.AnnAssign(target=ast.Name(id=name)) if "ClassVar" not in _names_in(each.annotation):
-                annotations[name] = each.annotation
-                if each.value is not None:
-                    defaults[name] = (module, each.value)
-    return _Arguments(annotations, defaults)
-
-
-def _of_bases(module: _Module, statement: ast.ClassDef) -> _Arguments:
-    """Return the arguments of the first base class that has any."""
-    for base in statement.bases:
-        origin, definition = _base(module, base)
-        if not isinstance(definition, ast.ClassDef):
-            raise _NotPlainError
-        if (found := _arguments(origin, definition)).annotations:
-            return found
-    return _Arguments({}, {})
-
-
-def _base(module: _Module, base: ast.expr) -> tuple[_Module, ast.stmt]:
-    while isinstance(base, ast.Subscript):
-        base = base.value
-    if isinstance(base, ast.Name):
-        return _definition(module, base.id)
-    raise _NotPlainError
-
-
-def _joined(inherited: _Arguments, own: _Arguments) -> _Arguments:
-    return _Arguments(
-        {**inherited.annotations, **own.annotations},
-        {**{k: v for k, v in inherited.defaults.items() if k not in own.annotations}, **own.defaults},
-        inherited.others,
-    )
-
-
-def _operational(module: _Module, statement: ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
-    """Yield what a class and its bases of the same package name in their attribute `operational`."""
-    if isinstance(statement, ast.FunctionDef):
-        return
-    for each in statement.body:
-        if "operational" in _names(each) and isinstance(each, (ast.Assign, ast.AnnAssign)) and each.value is not None:
-            yield from ast.literal_eval(each.value)
-    for base in statement.bases:
-        try:
-            found, definition = _base(module, base)
-        except _NotPlainError:
-            continue
-        if isinstance(definition, ast.ClassDef) and found.name.split(".")[0] == module.name.split(".")[0]:
-            yield from _operational(found, definition)
-
-
-def _value(module: _Module, node: ast.expr) -> Any:
-    """Return a default as a configuration has it; `...` if that cannot be."""
-    match node:
-        case ast.Name(id=name):
-            try:
-                origin, statement = _definition(module, name)
-            except _NotPlainError:
-                return ...
-            if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
-                return _value(origin, statement.value)
-            return ...
-        case ast.Call(func=ast.Name(id="field"), keywords=keywords):
-            given = {each.arg: each.value for each in keywords}
-            if "default" in given:
-                return _value(module, given["default"])
-            return {"list": [], "dict": {}}.get(ast.unparse(given.get("default_factory", node)), ...)
-        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-            try:
-                made = _from_source(*_definition(module, name))
-            except _NotPlainError:
-                return ...
-            values = {str(each.arg): _value(module, each.value) for each in keywords}
-            return ... if ... in values.values() else {"_target_": made.name, **values}
+def imported(target: str) -> Signature:
+    """Return the signature of what a dotted name stands for, which is imported."""
     try:
-        return ast.literal_eval(node)
-    except ValueError:
+        found = resolve_name(target)
+        name = _stable_name(found)
+        parameters = _parameters(found)
+    except Exception:  # whatever importing it raises; the check of the options says what
+        return Signature(target)
+    values = {key: _written(each.default) for key, each in parameters.items()}
+    hints = {key: set(re.findall(r"\w+", str(each.annotation))) for key, each in parameters.items()}
+    return Signature(
+        name,
+        list(parameters),
+        {key: value for key, value in values.items() if value is not ...},
+        [option for kind in inspect.getmro(found) for option in vars(kind).get("operational", ())]
+        if inspect.isclass(found)
+        else [],
+        [key for key, words in hints.items() if {"int", "float"} <= words],
+    )
+
+
+def _parameters(found: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a function; of a class also those that its constructor hands to its base classes."""
+    if not inspect.isclass(found):
+        return dict(inspect.signature(found).parameters)
+    known: dict[str, inspect.Parameter] = {}
+    for kind in (each for each in inspect.getmro(found)[:-1] if "__init__" in vars(each)):
+        _, *own = inspect.signature(vars(kind)["__init__"]).parameters.values()
+        known = {each.name: each for each in own if each.kind is not each.VAR_KEYWORD} | known
+        if len(own) == len([each for each in own if each.kind is not each.VAR_KEYWORD]):
+            break
+    return known
+
+
+def _written(default: Any) -> Any:
+    """Return a default as a configuration has it; `...` if that cannot be."""
+    if is_dataclass(default) and not isinstance(default, type):
+        options = {key: _written(value) for key, value in vars(default).items()}
+        return ... if ... in options.values() else {"_target_": _path(type(default)), **options}
+    try:
+        return json.loads(json.dumps(default))
+    except (TypeError, ValueError):
         return ...
 
 
-def _names_in(node: ast.AST | None) -> set[str]:
-    """Return all names in an expression, and the last parts of dotted ones."""
-    inside = [] if node is None else list(ast.walk(node))
-    return {each.id for each in inside if isinstance(each, ast.Name)} | {
-        each.attr for each in inside if isinstance(each, ast.Attribute)
-    }
+def _stable_name(found: Any) -> str:
+    return str(found.__qualname__) if found.__module__.partition(".")[0] == OWN else _path(found)
 
 
-def _stable_name(module: str, name: str) -> str:
-    return name if module.split(".")[0] == OWN else f"{module}.{name}"
-
-
-# By importing it
-
-
-def _from_object(target: str) -> Signature:
-    try:
-        found = resolve_name(target)
-        name = _stable_name(found.__module__, found.__qualname__)
-    except Exception:  # whatever importing it raises; the check of the options says what
-        return Signature(target)
-    operational = frozenset(
-        option for kind in getattr(found, "__mro__", ()) for option in kind.__dict__.get("operational", ())
-    )
-    try:
-        parameters = inspect.signature(found).parameters
-    except (TypeError, ValueError):
-        return Signature(name, operational=operational)
-    defaults = {
-        key: each.default
-        for key, each in parameters.items()
-        if each.default is None or isinstance(each.default, (bool, int, float, str, list, tuple))
-    }
-    hints = {key: str(each.annotation) for key, each in parameters.items()}
-    both = frozenset(key for key, hint in hints.items() if "int" in hint and "float" in hint)
-    return Signature(name, tuple(parameters), defaults, operational, both)
+def _path(found: Any) -> str:
+    return f"{found.__module__}.{found.__qualname__}"

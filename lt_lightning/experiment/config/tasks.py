@@ -24,30 +24,33 @@ def search_task(config: DictConfig) -> Task:
     return Task(folder, f"search of {rounds} rounds" if rounds else "dense network", 0, None, parts)
 
 
-def retraining_tasks(config: DictConfig) -> list[Task]:
-    """Return the retrainings of the job's own structured tickets; none where the search itself trains its structure."""
+def retraining_tasks(config: DictConfig, search: Task) -> list[Task]:
+    """Return the retrainings of the search's structured tickets; none where the search itself trains its structure."""
     if config.pruning.next_round_from != UNSTRUCTURED:
         return []
     return [
-        retraining_task(config, number, TicketKind(str(name)))
+        retraining_task(config, search, number, TicketKind(str(name)))
         for number in retrained_rounds(config)
         for name in config.structure
     ]
 
 
-def retraining_task(config: DictConfig, number: int, kind: TicketKind, protocol: str = "", **origin: str) -> Task:
+def retraining_task(
+    config: DictConfig, search: Task, number: int, kind: TicketKind, protocol: str = "", **origin: str
+) -> Task:
     """Return the retraining of one round's ticket.
 
     Args:
         config: configuration of the job.
+        search: search of the job.
         number: round of the ticket.
         kind: kind of the ticket.
         protocol: name of the protocol that makes the ticket.
         origin: what else determines where the ticket comes from.
     """
-    rounds = round_folder(search_folder(config), number)
+    rounds = round_folder(search.folder, number)
     folder = rounds / f"{kind.structure}-{retraining_fingerprint(config, kind.structure, origin)}"
-    label = f"{kind}, round {number} of {rounds_of(config)}"
+    label = f"{kind}, round {number} of {len(search.parts) - 1}"
     return Task(folder, label, number, kind, (folder,), rounds / UNSTRUCTURED, protocol)
 
 

@@ -6,7 +6,7 @@ import csv
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -215,14 +215,14 @@ def closing_wandb() -> Iterator[None]:
             wandb.finish(exit_code=int(failed))
 
 
-def record(loggers: Sequence[Logger], entries: Sequence[Entry]) -> None:
+def record(loggers: Sequence[Logger], entries: Iterable[Entry]) -> None:
     """Give results and tickets to W&B: figures, tables, tickets as artifacts, mask pictures.
 
     Args:
         loggers: loggers of the training that has ended.
-        entries: tickets that it has trained.
+        entries: tickets that it has trained; they are made only where W&B takes them.
     """
     for logger in loggers:
         if isinstance(logger, MetricsMirror) and isinstance(logger.target, WandbLogger):
             logger.finalize("success")  # hands over all rows where nothing was trained in this attempt
-            record_tickets(logger.target.experiment, entries)
+            record_tickets(logger.target.experiment, list(entries))

@@ -94,27 +94,23 @@ class Bisection(Protocol):
 
     name = "bisection"
 
-    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
-        """Check the option; bisection adds no tasks."""
+    def wanted(self, config: DictConfig) -> bool:
+        """Whether not every round is to be retrained."""
         if config.search not in SEARCHES:
             raise ValueError(f"search={config.search!r}: must be one of {', '.join(SEARCHES)}")
-        return []
+        return bool(config.search == "bisect")
 
     def asked(self, config: DictConfig, tasks: Sequence[Task], at_most: bool = False) -> list[Task]:
         """Return the search, the tickets of the rounds that are tested or come next, and the controls of these.
 
         With `at_most` return as many tickets as may be tested: which ones is unknown, but they train equally long.
         """
-        if config.search != "bisect":
-            return list(tasks)
         if at_most:
             return _chosen(tasks, lambda bracket: bracket.open[: bracket.left])
         return _chosen(tasks, lambda bracket: bracket.open[len(bracket.open) // 2 :][:1])
 
     def notes(self, config: DictConfig, tasks: Sequence[Task]) -> list[str]:
         """Return the outcome so far, a line for each kind of ticket."""
-        if config.search != "bisect":
-            return []
         search = tasks[0].folder.name
         lines = [f"  {search}, {kind}: {bracket_of(mine)}" for kind, mine in _tickets_by_kind(tasks).items()]
         return [EXPLANATION, CAVEAT, *lines] if lines else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.config.fingerprint import hash_of
-from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of, search_folder
+from lt_lightning.experiment.config.tasks import retrained_rounds
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
@@ -29,13 +29,18 @@ class Controls(Protocol):
 
     name = "controls"
 
-    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
-        """Return a task for each ticket and control."""
+    def wanted(self, config: DictConfig) -> bool:
+        """Whether any control is named."""
         if not OmegaConf.is_list(config.controls) or not set(config.controls) <= set(CONTROLS):
             raise ValueError(f"controls={config.controls}: must be a list of {', '.join(CONTROLS)}")
+        return bool(config.controls)
+
+    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
+        """Return a task for each ticket and control."""
+        search, *retrainings = tasks
         return [
-            _task(config, ticket, control)
-            for ticket in [*_of_search(config), *(task for task in tasks if task.kind is not None)]
+            _task(config, search, ticket, control)
+            for ticket in [*_of_search(config, search), *retrainings]
             for control in CONTROLS
             if control in config.controls and (ticket.kind.structure != UNSTRUCTURED or control in OF_UNSTRUCTURED)  # type: ignore[union-attr]
         ]
@@ -73,19 +78,20 @@ class Controls(Protocol):
         return made.with_facts(starts_from="initial") if control in FROM_START else made
 
 
-def _of_search(config: DictConfig) -> list[Task]:
+def _of_search(config: DictConfig, search: Task) -> list[Task]:
     """The search's own tickets of the rounds that are retrained, as if each were a task."""
-    name, last = str(config.pruning.next_round_from), rounds_of(config)
-    places = [(number, round_folder(search_folder(config), number) / name) for number in retrained_rounds(config)]
+    name, last = str(config.pruning.next_round_from), len(search.parts) - 1
     return [
-        Task(place, f"{name}, round {number} of {last}", number, TicketKind(name), (place,)) for number, place in places
+        Task(place, f"{name}, round {number} of {last}", number, TicketKind(name), (place,))
+        for number in retrained_rounds(config)
+        for place in (search.parts[number],)
     ]
 
 
-def _task(config: DictConfig, ticket: Task, control: str) -> Task:
+def _task(config: DictConfig, search: Task, ticket: Task, control: str) -> Task:
     assert ticket.kind is not None
     kind = replace(ticket.kind, control=control)
     what = {"control": control, "of": ticket.folder.name, "execution": config.execution}
-    folder = round_folder(search_folder(config), ticket.round) / f"{kind.structure}-{control}-{hash_of(what)}"
+    folder = round_folder(search.folder, ticket.round) / f"{kind.structure}-{control}-{hash_of(what)}"
     label = f"{control} of {ticket.label}"
     return Task(folder, label, ticket.round, kind, (folder,), ticket.folder, "controls", control in FROM_START)

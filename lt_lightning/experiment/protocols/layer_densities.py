@@ -16,25 +16,29 @@ class LayerDensities(Protocol):
 
     name = "layer_densities"
 
+    def wanted(self, config: DictConfig) -> bool:
+        """Whether layers are to have another search's densities; masks that form within trainings have their own."""
+        pruning = config.pruning
+        return (
+            pruning.get("scope") == "imp"
+            and pruning.get("imp") is None
+            and pruning.get("sparsifier") is None
+            and rounds_of(config) > 0
+        )
+
     def prepared(self, config: DictConfig) -> DictConfig:
         """Name the folder of the search in the configuration."""
-        for search in self.needed(config):
-            config = config.copy()
-            with open_dict(config):
-                config.pruning.imp = str(search_folder(search))
+        (search,) = self.needed(config)
+        config = config.copy()
+        with open_dict(config):
+            config.pruning.imp = str(search_folder(search))
         return config
 
     def needed(self, config: DictConfig) -> list[DictConfig]:
         """Return the job with iterative magnitude pruning in place of the job's own criterion, without retrainings.
 
-        Its folder is that of `pruning=imp` with otherwise the same settings, so that the two are one search. A job
-        whose masks form within trainings takes no layer densities and needs none.
+        Its folder is that of `pruning=imp` with otherwise the same settings, so that the two are one search.
         """
-        pruning = config.pruning
-        if pruning.get("scope") != "imp" or rounds_of(config) == 0 or pruning.get("sparsifier") is not None:
-            return []
-        if pruning.get("imp") is not None:
-            return []
         search = config.copy()
         with open_dict(search):
             search.pruning.scope, search.pruning.scores_from = "global", "trained"

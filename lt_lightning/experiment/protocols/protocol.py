@@ -17,15 +17,23 @@ if TYPE_CHECKING:
 class Protocol:
     """Something that a job may do besides its search and the retraining of its tickets.
 
-    A protocol reads its own options from the configuration and does nothing where they do not ask for it. It is the
-    only one that knows them: a job asks all protocols the same questions, in the order of `protocols.PROTOCOLS`. A
-    subclass answers those that concern it.
+    A protocol reads its own options from the configuration, and says whether they ask for it. It is the
+    only one that knows them: a job asks all protocols that its configuration asks for the same questions, in the order
+    of `protocols.PROTOCOLS`. A subclass answers those that concern it.
 
     Attributes:
         name: name of the protocol, by which a task says who makes its ticket.
     """
 
     name: ClassVar[str]
+
+    def wanted(self, config: DictConfig) -> bool:
+        """Whether the configuration asks for the protocol; else it is asked nothing more.
+
+        Raises:
+            ValueError: if an option has an impossible value; the message names the key.
+        """
+        return True
 
     def prepared(self, config: DictConfig) -> DictConfig:
         """Return the configuration with what the protocol derives of it filled in."""

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from lt_lightning.experiment.config.data_digest import record_data
 from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.config.options import Stability, options_of, read
 from lt_lightning.experiment.config.tasks import search_folder
@@ -110,7 +111,8 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
         The contents of the JSON file: the options, every line, and by network the smallest stable rewind point.
 
     Raises:
-        ValueError: before anything is trained, if the configuration asks for something impossible.
+        ValueError: before anything is trained, if the configuration asks for something impossible, or if the folder's
+            measurements were made on other data.
         RuntimeError: if another process is measuring the same.
     """
     _check(config)
@@ -125,6 +127,7 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
     if not lock.take():
         raise RuntimeError(f"{folder} is in the hands of {owner_of(folder)}: try again later")
     try:
+        record_data(folder, config, experiment.data)
         with stoppable(), JobProgress(0, Console()) as progress:
             record = _Measurement(experiment, networks, folder, progress).run()
     finally:
@@ -178,7 +181,7 @@ class _Measurement:
         self._folder = folder
         self._progress = progress
         self._options: Any = OmegaConf.to_container(experiment.config.stability, resolve=True)
-        self._total = int(experiment.config.trainer.max_epochs)
+        self._total = int(experiment.options.trainer["max_epochs"])
         self._lines: dict[tuple[str, str], Line] = {}
 
     def run(self) -> dict[str, Any]:
@@ -227,7 +230,7 @@ class _Measurement:
         if capture.missing():
             epochs, rest = points[-1].split(self._steps_per_epoch())
             label = f"dense network, up to {points[-1]}"
-            self._fit(capture, capture.folder, epochs + bool(rest), label, self._experiment.config.seed)
+            self._fit(capture, capture.folder, epochs + bool(rest), label, self._experiment.options.seed)
 
     def _is_stable(self, name: str, point: Step) -> bool:
         line = self._line(name, point)
@@ -267,7 +270,7 @@ class _Measurement:
         """Run a training from its last checkpoint on."""
         experiment = self._experiment
         experiment.data.order_seed = order_seed
-        checkpoints = Checkpoints(folder / "checkpoints", **experiment.config.checkpoint)
+        checkpoints = Checkpoints(folder / "checkpoints", **asdict(experiment.options.checkpoint))
         self._progress.expect(epochs)
         report = ReportProgress(self._progress, epochs, lambda: [epochs], lambda _: label)
         trainer = experiment.trainer([callback, report, checkpoints], [])
@@ -277,7 +280,7 @@ class _Measurement:
     def _errors(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> list[float]:
         """Return the test errors along a line, with BatchNorm statistics of the same images at every position."""
         experiment = self._experiment
-        experiment.data.order_seed = experiment.config.seed
+        experiment.data.order_seed = experiment.options.seed
         experiment.data.trainer = experiment.trainer([], [])  # the data are moved to its device
         experiment.data.setup()
         classifier = experiment.classifier().to(experiment.data.device)

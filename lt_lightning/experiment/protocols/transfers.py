@@ -30,6 +30,13 @@ class Transfers(Protocol):
 
     name = "transfers"
 
+    def wanted(self, config: DictConfig) -> bool:
+        """Whether a search is named."""
+        for key, value in config.transfer.items():
+            if key != "from":
+                raise ValueError(f"transfer.{key}={value}: is no option; there is from")
+        return config.transfer.get("from") is not None
+
     def prepared(self, config: DictConfig) -> DictConfig:
         """Name the folders that `others` stands for, so that searches that begin later are left out of the job."""
         if config.transfer["from"] == OTHERS:
@@ -39,13 +46,11 @@ class Transfers(Protocol):
 
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
         """Return a task for each search, round and structure."""
-        if config.transfer["from"] is None:
-            return []
         rounds = _rounds_of(config)
         return [
             replace(
                 retraining_task(
-                    config, number, TicketKind(structure, origin=origin), self.name, **{"from": search.name}
+                    config, tasks[0], number, TicketKind(structure, origin=origin), self.name, **{"from": search.name}
                 ),
                 source=round_folder(search, number) / UNSTRUCTURED,
             )
@@ -56,8 +61,6 @@ class Transfers(Protocol):
 
     def check(self, experiment: Experiment) -> None:
         """Look whether the tickets fit the job's network, and can be structured without their data."""
-        if experiment.config.transfer["from"] is None:
-            return
         for name, structure in experiment.structures.items():
             if structure.needs_batches:
                 raise ValueError(
@@ -78,8 +81,7 @@ class Transfers(Protocol):
         It brings its own values, to which the momentum of the job's dense training does not belong: its schedule alone
         goes back to the rewind point.
         """
-        from lt_lightning.network_graph.traced import TracedNetwork  # slow to import, like all that makes tickets
-        from lt_lightning.structures.base import Unstructured
+        from lt_lightning.structures.base import Unstructured  # slow to import, like all that makes tickets
         from lt_lightning.tickets.making import structure_ticket
 
         assert task.kind is not None
@@ -89,8 +91,7 @@ class Transfers(Protocol):
         moved = _moved(experiment, search, task.round, network)
         structure = experiment.structures.get(task.kind.structure, Unstructured())
         gradients = _gradients(search, task.round, moved)
-        traced = TracedNetwork(network, experiment.example)
-        ticket = structure_ticket(moved.ticket, task.kind.structure, structure, traced, gradients)
+        ticket = structure_ticket(moved.ticket, task.kind.structure, structure, experiment.traced, gradients)
         lineage = {
             "search": search.name, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
             "round": task.round, "replaced": moved.replaced,

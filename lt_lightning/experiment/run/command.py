@@ -6,21 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lt_lightning.experiment.config.options import options_of
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.failures import EXPECTED, Failure
 from lt_lightning.results.job_record import Cost, JobRecord, describe_costs
 from lt_lightning.results.records import Result
-from lt_lightning.results.status import print_status, tasks_under
-
-Request = Literal["run", "plan", "status"]
 
 
 def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[Result]:
@@ -38,22 +33,24 @@ def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[
         ValueError: if an option has an impossible value.
         Exception: what `run` raises.
     """
-    request, job, console = request_of(config), Job.of(config), Console()
-    root = Path(config.paths.root)
-    if request == "run":
+    job, console = Job.of(config), Console()
+    options, root = job.options, Path(job.options.paths.root)
+    if not (options.plan or options.status):
         record = JobRecord(overrides=_by_key(overrides))
         job.record(record).save(folder)
         try:
             return run_job(job, console)
         finally:  # whatever is there
             job.record(record).save(folder)
-            if config.report:
+            if options.report:
                 from lt_lightning.report.writing import report_at_end  # slow to import
 
                 report_at_end(job.tasks[0].folder, console)
-    if request == "plan":
+    from lt_lightning.results.status import print_status, tasks_under  # for start-up time
+
+    if options.plan:
         console.print(f"{job.title}: {describe_costs(_costs(job))}", markup=False, highlight=False, soft_wrap=True)
-    elif config.status == "all":
+    elif options.status == "all":
         print_status(tasks_under(root), root, console)
     else:
         print_status([task for each in (*job.needed, job) for task in each.asked()], root, console)
@@ -77,14 +74,14 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
     """
     console, record = Console(), JobRecord(number, _by_key(overrides))
     try:
-        request, job = request_of(config), Job.of(config)
+        job = Job.of(config)
         record = job.record(record)
         record.save(folder)
-        if request == "plan":
+        if job.options.plan:
             record = replace(record, costs=tuple(_costs(job)))
             record.save(folder)
             console.print(describe_costs(record.costs), highlight=False, soft_wrap=True)
-        if request != "run":
+        if job.options.plan or job.options.status:
             return math.nan
         if (sweep := Multirun.above(folder)) is not None:
             sweep.enter(job.config)
@@ -108,16 +105,6 @@ def objective(results: Sequence[Result]) -> float:
     last = max((result.round for result in results), default=0)
     values = [result.val_accuracy for result in results if result.round == last and not result.control]
     return sum(values) / len(values) if values else math.nan
-
-
-def request_of(config: DictConfig) -> Request:
-    """Return what the command asks for.
-
-    Raises:
-        ValueError: if an option has an impossible value.
-    """
-    options = options_of(config)
-    return "plan" if options.plan else "status" if options.status else "run"
 
 
 def _costs(job: Job) -> list[Cost]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from omegaconf import DictConfig
 
 from lt_lightning.experiment import protocols
-from lt_lightning.experiment.config.options import options_of
+from lt_lightning.experiment.config.options import JobOptions, options_of
 from lt_lightning.experiment.config.tasks import retraining_tasks, search_task
+from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.records import Result, results_of
 
@@ -19,11 +21,13 @@ class Job:
 
     Attributes:
         config: composed configuration, with what protocols derive of it filled in.
+        options: options of the job, checked.
         tasks: tasks of the job: the search first, then the retrainings, then what protocols add.
         needed: jobs that must be finished before this one.
     """
 
     config: DictConfig
+    options: JobOptions
     tasks: tuple[Task, ...]
     needed: tuple[Job, ...] = ()
 
@@ -34,14 +38,20 @@ class Job:
         Raises:
             ValueError: if the configuration asks for something impossible; the message names the key.
         """
-        options_of(config)
-        needed = tuple(Job.of(other) for protocol in protocols.PROTOCOLS for other in protocol.needed(config))
-        for protocol in protocols.PROTOCOLS:
+        options, wanted = options_of(config), protocols.wanted_by(config)
+        needed = tuple(Job.of(other) for protocol in wanted for other in protocol.needed(config))
+        for protocol in wanted:
             config = protocol.prepared(config)
-        tasks = [search_task(config), *retraining_tasks(config)]
-        for protocol in protocols.PROTOCOLS:
+        search = search_task(config)
+        tasks = [search, *retraining_tasks(config, search)]
+        for protocol in wanted:
             tasks += protocol.tasks(config, tasks)
-        return cls(config, tuple(tasks), needed)
+        return cls(config, options, tuple(tasks), needed)
+
+    @cached_property
+    def protocols(self) -> list[Protocol]:
+        """The protocols that the configuration asks for."""
+        return protocols.wanted_by(self.config)
 
     @property
     def title(self) -> str:
@@ -55,7 +65,7 @@ class Job:
             at_most: whether to return, instead, tasks that cost as much as all that may still be asked for.
         """
         tasks = list(self.tasks)
-        for protocol in protocols.PROTOCOLS:
+        for protocol in self.protocols:
             tasks = protocol.asked(self.config, tasks, at_most)
         return tasks
 
@@ -70,7 +80,7 @@ class Job:
 
     def notes(self) -> list[str]:
         """Return what the protocols have to say about the results so far."""
-        return [note for protocol in protocols.PROTOCOLS for note in protocol.notes(self.config, self.tasks)]
+        return [note for protocol in self.protocols for note in protocol.notes(self.config, self.tasks)]
 
     def record(self, record: JobRecord | None = None) -> JobRecord:
         """Return the job's record with its tasks as they are by now."""

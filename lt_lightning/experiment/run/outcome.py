@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio
 from lt_lightning.execution.execute import execute
-from lt_lightning.execution.machine import is_bfloat16
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.network_graph.compare import compare
 from lt_lightning.results.records import Result
@@ -19,10 +17,11 @@ from lt_lightning.training.processes import invite
 LAYER_TIMES = "layer_times.json"
 
 
-def evaluate(experiment: Experiment, classifier: ImageClassifier, ticket: Ticket) -> float:
+def evaluate(experiment: Experiment, ticket: Ticket) -> float:
     """Return the accuracy of a trained ticket on the test set."""
-    ticket.apply(classifier.network, "trained")
     width = ticket.card.get("width")
+    classifier = experiment.spare_classifier(width)
+    ticket.apply(classifier.network, "trained")
     invite(run_test, width)
     return run_test(experiment, width, classifier)
 
@@ -30,7 +29,7 @@ def evaluate(experiment: Experiment, classifier: ImageClassifier, ticket: Ticket
 def run_test(experiment: Experiment, width: int | None, classifier: ImageClassifier | None = None) -> float:
     """Return the accuracy on the test set; every process tests its part with process 0's weights."""
     (metrics,) = experiment.trainer([], []).test(
-        classifier or experiment.classifier(width), experiment.data, verbose=False
+        classifier or experiment.spare_classifier(width), experiment.data, verbose=False
     )
     return float(metrics["test/accuracy"])
 
@@ -41,16 +40,17 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
     The first is the ratio in inference, the second in a training step. The time of every layer in inference is written
     beside the ticket.
     """
-    options = experiment.config.measure
+    options = experiment.options.measure
     width = ticket.card.get("width")
     if ticket.plan is None and width is None:
         return 1.0, 1.0
     if options is None:
         return math.nan, math.nan
+    from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio  # for start-up time
+
     dense = experiment.classifier().network
     network = ticket.apply(experiment.classifier(width).network, "trained")
-    trainer = experiment.trainer([], [])
-    device, bfloat16 = str(trainer.strategy.root_device), is_bfloat16(trainer.precision)
+    device, bfloat16 = experiment.device, experiment.computes_in_bfloat16
     ratios = []
     for training in (False, True):
         small = network

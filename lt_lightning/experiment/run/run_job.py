@@ -15,7 +15,7 @@ from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.locks import tidy
 from lt_lightning.results.published_figures import figures_of
-from lt_lightning.results.records import FILE, SUMMARY, Result, results_of, write_summary
+from lt_lightning.results.records import FILE, SUMMARY, Result, write_summary
 from lt_lightning.results.tables import print_comparison, results_table
 
 
@@ -66,15 +66,15 @@ def run_job(job: Job, console: Console) -> list[Result]:
                 scheduler = Scheduler(experiment, job, progress)
                 scheduler.run()
             failed = scheduler.failed
-    show_job(job, console)
+    results = show_job(job, console)
     if failed:
         errors, count = list(failed.values()), len(job.asked())
         raise errors[0] if len(errors) == 1 else ExceptionGroup(f"{len(errors)} of {count} tasks failed", errors)
-    return job.results()
+    return results
 
 
-def show_job(job: Job, console: Console) -> None:
-    """Print the table of the results, what protocols have to say, and where everything is."""
+def show_job(job: Job, console: Console) -> list[Result]:
+    """Print the table of the results, what protocols have to say, and where everything is; return the results."""
     root, search = Path(job.config.paths.root), job.tasks[0].folder
     if results := job.results():
         console.print(results_table(results, job.title))
@@ -90,10 +90,11 @@ def show_job(job: Job, console: Console) -> None:
     for what, where in written.items():
         if where.exists():
             console.print(f"{what + ':':9}{where}", markup=False, highlight=False, soft_wrap=True)
+    return results
 
 
 def _is_outdated(path: Path, job: Job) -> bool:
     """Whether a result is newer than a file, since a job was killed right after it had written the result."""
-    files = (part / FILE for task in job.tasks if results_of(task) is not None for part in task.parts)
-    newest = max((file.stat().st_mtime_ns for file in files), default=0)
+    files = (part / FILE for task in job.tasks for part in task.parts)
+    newest = max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
     return not path.is_file() or path.stat().st_mtime_ns < newest

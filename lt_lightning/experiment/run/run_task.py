@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from lt_lightning.execution.machine import environment, is_bfloat16
+from lt_lightning.execution.machine import environment
 from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.checks import naming
 from lt_lightning.experiment.config.data_digest import record_data
@@ -22,7 +24,6 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.outcome import evaluate, make_result
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.records import Result
@@ -33,7 +34,7 @@ from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import plain_batches
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.processes import invite, processes
-from lt_lightning.training.retraining import TicketTraining, decide, restart_for
+from lt_lightning.training.retraining import Execution, TicketTraining, decide, restart_for
 
 # The search: all rounds in one fit, tested when they are trained.
 
@@ -51,46 +52,37 @@ def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> Non
     record_data(folder, experiment.config, experiment.data)
     write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu", **versions))
     with closing_wandb():
-        last = {"round": experiment.rounds, "structure": experiment.config.pruning.next_round_from, "control": ""}
+        last = {"round": experiment.rounds, "structure": experiment.pruning_options.next_round_from, "control": ""}
         loggers = make_loggers(experiment.config, folder, experiment.root, folder.name, "search", last)
         if not (folder / TRAINED).is_file():
             callback = experiment.pruning()
-            report = _search_report(experiment, callback, progress)
+            report = ReportProgress(
+                progress,
+                sum(map(sum, experiment.search_lengths())),
+                lambda: callback.timeline.round_lengths,
+                lambda index: f"search, round {index} of {experiment.rounds}" if index else "dense network (round 0)",
+            )
             invite(fit_rounds)
             checkpoints = fit_rounds(experiment, callback, [report], loggers)
             write_json(folder / TRAINED, {"rounds": callback.history})
             checkpoints.finish()
         results = _test(experiment, task)
         origins = [None, *task.parts[:-1]]
-        record(
-            loggers,
-            [
-                Entry(result, Ticket.load(place / TICKET), place, origin)
-                for result, place, origin in zip(results, task.parts, origins, strict=True)
-            ],
+        entries = (
+            Entry(result, Ticket.load(place / TICKET), place, origin)
+            for result, place, origin in zip(results, task.parts, origins, strict=True)
         )
+        record(loggers, entries)
     for result, place in zip(results, task.parts, strict=True):
         result.save(place)
 
 
-def _search_report(experiment: Experiment, callback: LotteryTicketPruning, progress: JobProgress) -> ReportProgress:
-    expected = sum(map(sum, experiment.search_lengths()))
-    return ReportProgress(
-        progress, expected, lambda: callback.timeline.round_lengths, lambda index: _label(index, experiment.rounds)
-    )
-
-
-def _label(index: int, rounds: int) -> str:
-    return "dense network (round 0)" if index == 0 else f"search, round {index} of {rounds}"
-
-
 def _test(experiment: Experiment, task: Task) -> list[Result]:
     """Test every round's trained ticket."""
-    classifier = experiment.classifier()
     results: list[Result] = []
     for folder in task.parts:
         ticket = Ticket.load(folder / TICKET)
-        accuracy = evaluate(experiment, classifier, ticket)
+        accuracy = evaluate(experiment, ticket)
         dense = results[0].accuracy if results else accuracy
         results.append(make_result(experiment, ticket, accuracy, dense, folder))
     return results
@@ -116,14 +108,17 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
         loggers = make_loggers(experiment.config, task.folder, experiment.root, name, "retrain", facts)
         if ticket.trained is None:
             callback = ticket_training(experiment, ticket)
-            report = _retraining_report(experiment, task, callback, progress)
+            whole, epochs = experiment.expected_length(0), experiment.expected_length(task.round)
+            length = whole if callback.restart is None else callback.restart.epochs
+            expected = whole if task.whole_schedule else epochs
+            report = ReportProgress(progress, expected, lambda: [length], lambda _: task.label)
             invite(fit_ticket, str(path))
             checkpoints = fit_ticket(experiment, str(path), callback, [report], loggers)
             assert callback.trained is not None
             ticket = callback.trained
             ticket.save(path)
             checkpoints.finish()
-        accuracy = evaluate(experiment, experiment.classifier(ticket.card.get("width")), ticket)  # of full size again
+        accuracy = evaluate(experiment, ticket)  # of full size again
         result = make_result(experiment, ticket, accuracy, dense_accuracy, task.folder)
         assert task.source is not None
         record(loggers, [Entry(result, ticket, task.folder, task.source)])
@@ -134,11 +129,10 @@ def _made(experiment: Experiment, task: Task) -> Ticket:
     """Make the ticket, and decide by measurement what computes its layers."""
     makers = {protocol.name: protocol.ticket for protocol in protocols.PROTOCOLS}
     ticket = makers[task.protocol](experiment, task) if task.protocol else _structured(experiment, task)
-    if experiment.config.execution == "shrunk":
-        trainer = experiment.trainer([], [])
-        with_width = experiment.classifier(ticket.card.get("width")).network
-        batch_size, device = experiment.data.batch_size // processes(), str(trainer.strategy.root_device)
-        ticket = decide(ticket, with_width, experiment.example, batch_size, device, is_bfloat16(trainer.precision))
+    if experiment.options.execution == "shrunk":
+        network = experiment.spare_classifier(ticket.card.get("width")).network
+        batch_size, bfloat16 = experiment.data.batch_size // processes(), experiment.computes_in_bfloat16
+        ticket = decide(ticket, network, experiment.example, batch_size, experiment.device, bfloat16)
     return ticket
 
 
@@ -152,18 +146,10 @@ def _structured(experiment: Experiment, task: Task) -> Ticket:
             Ticket.load(task.source / TICKET),
             name,
             experiment.structures[name],
-            TracedNetwork(experiment.network_to_look_at(), experiment.example),
+            experiment.traced,
             load_gradients(task.source.parent),
-            plain_batches(experiment.data, experiment.trainer([], []).strategy.root_device),
+            plain_batches(experiment.data, torch.device(experiment.device)),
         )
-
-
-def _retraining_report(
-    experiment: Experiment, task: Task, callback: TicketTraining, progress: JobProgress
-) -> ReportProgress:
-    epochs = experiment.expected_length(0) if callback.restart is None else callback.restart.epochs
-    expected = experiment.expected_length(0 if task.whole_schedule else task.round)
-    return ReportProgress(progress, expected, lambda: [epochs], lambda _: task.label)
 
 
 # The fits, in every process of the job.
@@ -187,7 +173,7 @@ def fit_rounds(
         The checkpoints, to be removed when the result is on disk.
     """
     callback = callback or experiment.pruning()
-    checkpoints = Checkpoints(experiment.search_folder / "checkpoints", **experiment.config.checkpoint)
+    checkpoints = Checkpoints(experiment.search_folder / "checkpoints", **asdict(experiment.options.checkpoint))
     trainer = experiment.trainer([callback, LogRounds(callback), *own, checkpoints], list(loggers))
     trainer.fit(experiment.classifier(), experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
     return checkpoints
@@ -202,7 +188,7 @@ def fit_ticket(
 ) -> Checkpoints:
     """Run the fit of the ticket at a path in this process; see `fit_rounds`."""
     callback = callback or ticket_training(experiment, Ticket.load(Path(path)))
-    checkpoints = Checkpoints(Path(path).parent / "checkpoints", **experiment.config.checkpoint)
+    checkpoints = Checkpoints(Path(path).parent / "checkpoints", **asdict(experiment.options.checkpoint))
     trainer = experiment.trainer([callback, *own, checkpoints], list(loggers))
     classifier = experiment.classifier(callback.ticket.card.get("width"))
     trainer.fit(classifier, experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
@@ -211,11 +197,11 @@ def fit_ticket(
 
 def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
     """Return the callback that trains a ticket as a round of the search would have."""
-    pruning = experiment.config.pruning
+    pruning = experiment.pruning_options
     return TicketTraining(
         ticket,
         restart_for(ticket, Restart.load(experiment.search_folder / "restart.pt")),
-        experiment.config.execution,
+        cast(Execution, experiment.options.execution),
         experiment.data.batch_size // processes(),
         pruning.monitor,
         pruning.monitor_mode,

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lt_lightning.execution.machine import keep_freed_memory
 from lt_lightning.experiment.config.checks import naming_among
+from lt_lightning.experiment.config.options import options_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import stoppable
 from lt_lightning.experiment.run.job import Job
@@ -79,8 +80,8 @@ class Scheduler:
             Exception: what a task raised, if the job has several processes: they are out of step then.
             FileNotFoundError: if the ticket that a task is to be made from has disappeared.
         """
-        while tasks := self._unfinished(self._job.asked()):
-            self._progress.expect(sum(self._epochs(task) for task in self._unfinished(self._job.asked(at_most=True))))
+        while tasks := self._asked(unfinished := self._unfinished()):
+            self._progress.expect(sum(map(self._epochs, self._asked(unfinished, at_most=True))))
             tasks.sort(key=lambda task: task in self._last)
             task = next((task for task in tasks if self._is_ready(task) and self._take(task)), None)
             if task is not None:
@@ -103,9 +104,12 @@ class Scheduler:
             return sum(map(sum, self._experiment.search_lengths()))
         return self._experiment.expected_length(0 if task.whole_schedule else task.round)
 
-    def _unfinished(self, tasks: Sequence[Task]) -> list[Task]:
+    def _unfinished(self) -> set[Task]:
         left_out = {*self.failed, *self._given_up}
-        return [task for task in tasks if task not in left_out and results_of(task) is None]
+        return {task for task in self._job.tasks if task not in left_out and results_of(task) is None}
+
+    def _asked(self, unfinished: Collection[Task], at_most: bool = False) -> list[Task]:
+        return [task for task in self._job.asked(at_most) if task in unfinished]
 
     def _is_ready(self, task: Task) -> bool:
         if task.source is None:
@@ -134,7 +138,7 @@ class Scheduler:
     def _holding(self, task: Task) -> Iterator[None]:
         """Within it the task is run; the lock is given back, and a failure recorded, whatever happens."""
         lock = self._locks[task]
-        self._progress.notify(lock.write)
+        self._progress.watcher = lock.write
         announce(str(task.folder))
         try:
             _clear_litter(task)
@@ -153,7 +157,7 @@ class Scheduler:
                 raise
             self._progress.finish(f"{task.label} FAILED: {failures.one_line(error)}")
         finally:
-            self._progress.notify(None)
+            self._progress.watcher = None
             lock.release()
 
     def _dense_accuracy(self) -> float:
@@ -161,7 +165,7 @@ class Scheduler:
         folder = self._search.parts[0]
         if (result := Result.load(folder)) is not None:
             return result.accuracy
-        return evaluate(self._experiment, self._experiment.classifier(), Ticket.load(folder / TICKET))
+        return evaluate(self._experiment, Ticket.load(folder / TICKET))
 
     def _tell_who_is_awaited(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -230,7 +234,7 @@ def take_part_in_job(message: dict[str, Any]) -> Mapping[Task, Exception] | None
     experiment = Experiment.from_config(config)
     experiment.use_threads()
     if rank() == 0:
-        job = Job(config, tasks_from_json(message["tasks"]))
+        job = Job(config, options_of(config), tasks_from_json(message["tasks"]))
         given_up = tuple(task for task in job.tasks if str(task.folder) in message["given_up"])
         with stoppable(), JobProgress(0, Console(), Multirun.of(config)) as progress:
             scheduler = Scheduler(experiment, job, progress, given_up)

@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.pruning.layers import Layer, find_layers, left_out, why_not_pruned
+from lt_lightning.pruning.layers import Layer, left_out, why_not_pruned
 
 NOT_SHOWN = ("published", "labels")  # figures of others and names, on which no result depends
 
@@ -45,7 +44,7 @@ def built(job: Job) -> Experiment:
         ValueError: if the configuration asks for something impossible; the message names the key.
     """
     experiment = Experiment.from_config(job.config)
-    for protocol in protocols.PROTOCOLS:
+    for protocol in job.protocols:
         protocol.check(experiment)
     return experiment
 
@@ -63,9 +62,8 @@ def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
     )  # fmt: skip
     for line in configuration_lines(experiment):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    exempt = experiment.exempt
-    network = experiment.network_to_look_at()
-    layers = find_layers(network, experiment.example)
+    exempt = experiment.pruning_options.exempt
+    network, layers = experiment.spare_classifier().network, experiment.traced.layers
     rows = pruned_layers(layers.values(), exempt)
     if console.is_interactive and not _in_sweep():
         console.print(configuration_table(experiment.config))

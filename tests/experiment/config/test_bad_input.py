@@ -100,6 +100,7 @@ CONFIGS: dict[str, list[str]] = {
     "retrain_rounds=2": ["retrain_rounds=2"],
     "retrain_rounds=[2]": ["retrain_rounds", "pruning.rounds=1"],
     "threads=0": [],
+    "+transfer.form=x": ["transfer.form=x", "from"],
     "execution=fast": ["execution='fast'", "shrunk, masked"],
     "measure={batch_size: 0, samples: 7, slot: 0.03}": ["measure.batch_size=0"],
     "checkpoint.seconds=x": ["checkpoint.seconds='x'"],
@@ -147,6 +148,7 @@ CONFIGS: dict[str, list[str]] = {
     # data and network
     "dataset.classes=7": ["dataset.classes=7", "10"],
     "data.batch_size=0": [],
+    "trainer=ddp_sim data.batch_size=63": ["data.batch_size=63", "2"],
     "data.batch_size=5000": ["data.batch_size=5000", "377"],
     "data.validation=99999": ["data.validation=99999", "1436"],
     "data.limit=0": [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -20,8 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.config import fingerprint as module
 from lt_lightning.experiment.config.fingerprint import fingerprint, hash_of, meaning_of, retraining_fingerprint
-from lt_lightning.experiment.config.signatures import Signature, signature_of
-from lt_lightning.experiment.config.signatures import _from_object as from_object
+from lt_lightning.experiment.config.signatures import Signature, imported, signature_of, state_of_files
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -36,9 +35,6 @@ def targets(node: Any) -> set[str]:
 
 
 TARGETS = sorted(set().union(*(targets(yaml.safe_load(path.read_text())) for path in CONF.rglob("*.yaml"))))
-
-
-DETERMINING = re.compile(r"(?!lt_lightning\.experiment)lt_lightning|pytorch_lightning\.Trainer")
 
 
 class Mine:
@@ -110,25 +106,57 @@ def test_a_default_that_is_spelled_out_makes_no_difference_and_another_value_doe
 
 
 @pytest.mark.parametrize("target", [*TARGETS, MINE])
-def test_signatures_are_read_from_source_as_python_has_them(target: str) -> None:
-    source, imported = signature_of(target), from_object(target)
-    assert (source.name, source.operational) == (imported.name, imported.operational)
-    plain = {key: list(each) if isinstance(each, tuple) else each for key, each in source.defaults.items()}
-    for key, default in imported.defaults.items():
-        assert plain[key] == (list(default) if isinstance(default, tuple) else default), key
-    made = get_object(target)
-    if "kwargs" not in (parameters := inspect.signature(made).parameters) and "options" not in parameters:
-        assert source.arguments == tuple(parameters)
+def test_signatures_are_as_python_has_them(target: str) -> None:
+    signature, parameters = signature_of(target), inspect.signature(get_object(target)).parameters
+    own = {key: each for key, each in parameters.items() if each.kind != each.VAR_KEYWORD}
+    assert set(own) <= set(signature.arguments)
+    for key, parameter in own.items():
+        if parameter.default is None or isinstance(parameter.default, (bool, int, float, str)):
+            assert signature.defaults[key] == parameter.default, key
+        elif parameter.default is parameter.empty:
+            assert key not in signature.defaults
 
 
-def test_signatures_of_ours_and_lightnings_are_read_without_importing_them() -> None:
+def test_arguments_that_are_handed_to_a_base_class_are_known_with_their_defaults() -> None:
+    digits = signature_of("lt_lightning.data.digits.Digits")
+    assert digits.defaults["validation"] == 0.1
+    assert digits.defaults["augment"] == {"_target_": "lt_lightning.data.tensors.Augment", "pad": 0, "flip": False}
+    assert {"root", "batch_size", "limit"} <= set(digits.arguments) - {"options"}
+    assert "validation" in digits.counts_or_shares
+    assert digits.operational == ["root", "eval_batch_size"]
+
+
+def test_what_was_found_is_kept_until_a_file_of_the_package_changes(tmp_path: Path) -> None:
+    (tmp_path / "their_nets.py").write_text("import torch\nclass Net:\n    def __init__(self, depth=8): ...\n")
     code = (
         "import sys\nfrom lt_lightning.experiment.config.signatures import signature_of\n"
-        f"for target in {[each for each in TARGETS if DETERMINING.match(each)]}: signature_of(target)\n"
-        "sys.exit(str({'torch', 'pytorch_lightning'} & set(sys.modules)) if 'torch' in sys.modules else 0)"
+        "print(signature_of('their_nets.Net').defaults['depth'], 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+
+    def found() -> str:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        return done.stdout.strip()
+
+    assert found() == "8 True"
+    assert found() == "8 False"
+    (tmp_path / "their_nets.py").write_text("class Net:\n    def __init__(self, depth=9): ...\n")
+    assert found() == "9 False"
+
+
+def test_a_package_that_is_not_there_has_no_state_and_a_damaged_cache_is_found_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert state_of_files("no_such_package") is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    signature_of.cache_clear()
+    target = "lt_lightning.structures.refill.Refill"
+    expected = signature_of(target)
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text("[1, 2")
+    signature_of.cache_clear()
+    assert signature_of(target) == expected == imported(target)
 
 
 # Names

@@ -112,10 +112,13 @@ def test_failed_task_of_one_process_does_not_stop_the_others(
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("data.batch_size=63", r"batch_size=63: .*\b2\b"),
+    [("data.batch_size=63", r"data.batch_size=63: .*\b2\b"),
      ("pruning.rate=2", "pruning.rate=2")],
 )  # fmt: skip
-def test_wrong_configuration_ends_in_its_own_error(override: str, message: str, small: Compose) -> None:
+def test_wrong_configuration_ends_in_its_own_error(
+    override: str, message: str, small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_processes, "launch", None)  # before any process is started
     with pytest.raises(ValueError, match=message):
         run_of(small("runs", "trainer=ddp_sim", override))
 

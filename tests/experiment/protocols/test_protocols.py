@@ -42,7 +42,8 @@ class Negated(Protocol):
         assert [task.kind for task in tasks] == [None]
         kind = TicketKind("unstructured", "negated")
         made = [
-            retraining_task(config, number, kind, self.name, of="negated") for number in range(1, 1 + rounds_of(config))
+            retraining_task(config, tasks[0], number, kind, self.name, of="negated")
+            for number in range(1, 1 + rounds_of(config))
         ]
         return [replace(task, whole_schedule=True) for task in made]
 
@@ -138,6 +139,7 @@ def test_what_a_protocol_refuses_stops_the_job_before_any_training(
 def test_a_protocol_without_tasks_makes_no_tickets(composed: Compose) -> None:
     config = composed(*SEARCH)
     job = Job.of(config)
+    assert Protocol().wanted(config)
     assert Protocol().prepared(config) is config
     assert Protocol().needed(config) == []
     assert Protocol().tasks(config, job.tasks) == []

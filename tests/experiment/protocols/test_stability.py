@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.protocols.stability import folder_of, measure_stability
 from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.storage.files import write_json
 from lt_lightning.tickets.ticket import Ticket
 from tests.runs import SMALL, run_of
 
@@ -72,6 +73,10 @@ def test_dense_network_and_ticket(
         measure_stability(configured(f"stability.networks=[{ticket}]", "seed=1"))
     assert measure_stability(config) == record
     assert fits == []  # found again
+    write_json(folder / "data.json", {"digest": "of other images", "stamps": []})
+    with pytest.raises(ValueError, match=rf"paths\.data='data'.*{folder}"):
+        measure_stability(config)
+    assert fits == []
     (written,) = folder.glob("stability-*.json")
     assert json.loads(written.read_text()) == record
     assert written.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -19,8 +19,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.data.augment import Augment
-from lt_lightning.data.tensors import Pairs, TensorData
+from lt_lightning.data.tensors import Augment, Pairs, TensorData
 from lt_lightning.experiment.logging.loggers import LogRounds, MetricsFile
 from lt_lightning.experiment.run.checkpoints import Checkpoints, Stopped, stoppable
 from lt_lightning.pruning.sparsifiers import ADMM, Gradual, Movement, Sparsifier

@@ -87,16 +87,13 @@ def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[.
         assert "[2/2 epochs, " in text
 
 
-def test_frozen_layers_are_told_with_their_share(
-    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frozen_layers_are_told_with_their_share(composed: Callable[..., DictConfig]) -> None:
     job = Job.of(composed("model.width=8"))
     experiment = built(job)
-    network = experiment.network_to_look_at()
+    network = experiment.spare_classifier().network
     layers = find_layers(network, experiment.example)
     frozen = list(layers.values())[3]
     network.get_parameter(frozen.weight).requires_grad_(False)
-    monkeypatch.setattr(Experiment, "network_to_look_at", lambda _: network)
     share = frozen.size / sum(layer.size for layer in layers.values())
     for terminal in (False, True):
         console = Console(file=io.StringIO(), width=200, force_terminal=terminal, no_color=True)
@@ -121,8 +118,7 @@ def test_bars_tell_all_in_eighty_columns() -> None:
     """A long name is shortened, not what stands behind it."""
     file = io.StringIO()
     with JobProgress(362, Console(file=file, width=80, force_terminal=True, no_color=True)) as job:
-        job.start("reinit of regroup_channels_random, round 5 of 5", 20)
-        job.advance(17, 20, 0.25)
+        job.start("reinit of regroup_channels_random, round 5 of 5", 20, 17, lambda: 0.25)
     last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).splitlines()[-2:]
     assert all(line.endswith("0:00:00 time left unknown") for line in last)
     assert "0/362 epochs" in last[0]
@@ -138,7 +134,7 @@ def shown(job: Job, environment: Mapping[str, str], terminal: bool) -> str:
     show_setup(job, built(job), console)
     with JobProgress(2, console) as progress:
         progress.start("dense network", 2)
-        progress.advance(0, 2, 2.0)
+        progress.advance(2)
         progress.finish("dense network")
     return file.getvalue()
 

@@ -67,7 +67,7 @@ def test_refilled_tickets_drop_heads_and_hidden_units(preset: str, composed: Com
     (folder,) = (tmp_path / "runs").glob("*/round_02/refill-*")
     ticket = Ticket.load(folder / "ticket")
     assert ticket.card["execution"] == "shrunk"
-    masked = ticket.apply(experiment.network_to_look_at(), "trained").double()
+    masked = ticket.apply(experiment.spare_classifier().network, "trained").double()
     example, inputs = experiment.example, experiment.data.random_inputs(4)
     if inputs.is_floating_point():
         example, inputs = example.double(), inputs.double()

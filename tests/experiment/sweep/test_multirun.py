@@ -78,7 +78,7 @@ def test_time_left_is_that_of_the_jobs_to_come(
     job = JobProgress(4, Console(file=file, width=40), Multirun.of(config))
     clock[0] += 100
     job.start("search", 4)
-    job.advance(1, 4, 2.0)
+    job.advance(2)
     assert job.sweep_time_left() == "4:20 left"  # 100 s for 2.5 jobs, 6.5 to come
     job.finish("search, round 1 of 2")
     assert file.getvalue() == "[2/4 epochs, 1:40 left; job 4 of 10, 4:20 left] search, round 1 of 2\n"
