@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lt_lightning.execution.cost import flops, parameters
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.shrink_channels import follow, keep_channels
 from lt_lightning.execution.smaller_network import Shrunk, Slices
+from lt_lightning.network_graph.compare import compare
 from lt_lightning.network_graph.graph import ChannelGraph
-from lt_lightning.network_graph.recording import without_fast_path
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
-from lt_lightning.pruning.evaluation import evaluating, relative_difference
-from lt_lightning.pruning.examples import Example, copied, run, tensors_in
-from lt_lightning.pruning.layers import ROLES, Layer, exempting, full_masks
+from lt_lightning.pruning.examples import Example, copied
+from lt_lightning.pruning.layers import ROLES, Layer, full_masks, matches
 from lt_lightning.pruning.masks import Masks, size
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import LayerReport, Structure, StructureInput, StructureResult
@@ -38,7 +36,6 @@ SCHEMA = 1
 _WIDTH = 80  # columns of the table
 _NEAR = 0.005  # how far below the share asked for a search for it ends, as a part of that share
 _ATTEMPTS = 14
-_SLACK = 2**13  # roundings: 1e-3 in float32; a channel that is missing changes outputs by far more
 
 
 @dataclass(frozen=True)
@@ -189,6 +186,7 @@ def shrink(
             possible.
         RuntimeError: if the smaller network does not compute the same.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
     >>> small = shrink(model, torch.zeros(1, 1, 8, 8), keep={"*": 0.5})
     >>> small.network[2]
@@ -215,8 +213,7 @@ def shrink(
 def _given(traced: TracedNetwork, ignore: Sequence[str]) -> StructureInput:
     """Return the model's layers, under masks that keep everything, as structures are given them."""
     state = {name: value.detach().cpu() for name, value in traced.network.state_dict().items()}
-    own = {name for name, _ in traced.network.named_parameters()}  # a tied weight under one of its names
-    layers = [layer for layer in traced.layers.values() if layer.weight in own and not exempting(layer, ignore)]
+    layers = [layer for name, layer in traced.layers.items() if not (layer.tied_to or _matching(name, traced, ignore))]
     if not layers:
         raise ValueError(f"ignore={list(ignore)}: leaves no layer of the model to shrink ({', '.join(traced.layers)})")
     return StructureInput(traced, full_masks(layers), state)
@@ -249,7 +246,7 @@ def _check_patterns(argument: str, patterns: Sequence[str], traced: TracedNetwor
 def _matching(name: str, traced: TracedNetwork, patterns: Sequence[str]) -> list[str]:
     """Return the patterns that match a layer, or whatever else writes channels, such as an embedding."""
     layer: Layer | None = traced.layers.get(name)
-    return exempting(layer, patterns) if layer else [pattern for pattern in patterns if fnmatchcase(name, pattern)]
+    return [each for each in patterns if (matches(layer, each) if layer else fnmatchcase(name, each))]
 
 
 def _by_layer(given: StructureInput, keep: Mapping[str, float], structure: Structure) -> StructureResult:
@@ -340,7 +337,7 @@ def follow_plan(
 def _follow(traced: TracedNetwork, plan: Plan, masks: Masks, reports: Mapping[str, LayerReport]) -> ShrunkNetwork:
     masked = _masked(traced.network, masks)
     shrunk = _executed(masked, traced, plan, masks)
-    _check_same(masked, shrunk.network, traced.example)
+    compare(masked, shrunk.network, traced.example)
     return ShrunkNetwork(
         shrunk.network,
         tuple(_layers(traced, plan, reports, shrunk)),
@@ -368,17 +365,6 @@ def _executed(
     shrunk = execute(network, plan, masks, traced.example, choice=choice)
     assert shrunk is not None
     return shrunk
-
-
-def _check_same(masked: nn.Module, small: nn.Module, example: Example) -> None:
-    with evaluating(masked, small), without_fast_path(), torch.random.fork_rng(devices=[]):
-        expected, got = list(tensors_in(run(masked, example))), list(tensors_in(run(small, example)))
-    for theirs, ours in zip(expected, got, strict=True):
-        if not theirs.numel() or torch.equal(theirs, ours):
-            continue
-        apart = relative_difference(ours, theirs)
-        if apart > _SLACK * torch.finfo(theirs.dtype if theirs.is_floating_point() else torch.float32).eps:
-            raise RuntimeError(f"the smaller network computes other outputs: they differ by {apart:.1e} of the largest")
 
 
 def _layers(traced: TracedNetwork, plan: Plan, reports: Mapping[str, LayerReport], shrunk: Shrunk) -> list[ShrunkLayer]:
@@ -450,6 +436,7 @@ def _with_changes(values: Mapping[str, Any]) -> dict[str, Any]:
 def _described(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Return type and shape of every tensor.
 
+    >>> import torch
     >>> _described({"bias": torch.zeros(3)})
     {'bias': 'float32 (3,)'}
     """

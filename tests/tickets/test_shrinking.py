@@ -162,7 +162,9 @@ def test_a_kept_value_is_the_models_and_the_strongest_stay(name: str) -> None:
 def test_the_strongest_filters_stay() -> None:
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
     with torch.no_grad():
-        network.get_parameter("0.weight").copy_(torch.tensor([5.0, 1, 7, 2, 8, 3, 6, 4]).view(8, 1, 1, 1).expand(8, 1, 3, 3))
+        network.get_parameter("0.weight").copy_(
+            torch.tensor([5.0, 1, 7, 2, 8, 3, 6, 4]).view(8, 1, 1, 1).expand(8, 1, 3, 3)
+        )
     small = shrink(network, torch.zeros(1, 1, 8, 8), {"*": 0.5}).network
     assert small.get_parameter("0.weight")[:, 0, 0, 0].tolist() == [5, 7, 8, 6]
 
