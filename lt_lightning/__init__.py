@@ -6,24 +6,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lt_lightning.structures.filters import Filters
     from lt_lightning.structures.refill import Refill
     from lt_lightning.structures.regroup import Regroup
     from lt_lightning.tickets.export.network_file import load_network
+    from lt_lightning.tickets.shrinking import ShrunkNetwork, load_shrunk, shrink
     from lt_lightning.tickets.ticket import Ticket
     from lt_lightning.training.callback import LotteryTicketPruning
     from lt_lightning.training.classifier import ImageClassifier
     from lt_lightning.training.retraining import TicketTraining
 
-__all__ = ["ImageClassifier", "LotteryTicketPruning", "Refill", "Regroup", "Ticket", "TicketTraining", "load_network"]
+__all__ = [
+    "Filters",
+    "ImageClassifier",
+    "LotteryTicketPruning",
+    "Refill",
+    "Regroup",
+    "ShrunkNetwork",
+    "Ticket",
+    "TicketTraining",
+    "load_network",
+    "load_shrunk",
+    "shrink",
+]
 
 _HOMES = {
+    "Filters": "structures.filters",
     "ImageClassifier": "training.classifier",
     "LotteryTicketPruning": "training.callback",
     "Refill": "structures.refill",
     "Regroup": "structures.regroup",
+    "ShrunkNetwork": "tickets.shrinking",
     "Ticket": "tickets.ticket",
     "TicketTraining": "training.retraining",
     "load_network": "tickets.export.network_file",
+    "load_shrunk": "tickets.shrinking",
+    "shrink": "tickets.shrinking",
 }
 
 

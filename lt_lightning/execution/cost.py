@@ -13,11 +13,15 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lt_lightning.execution.machine import isolating
 from lt_lightning.execution.timing import Timing, interleaved, stopwatch
+from lt_lightning.network_graph.recording import without_fast_path
 from lt_lightning.pruning.enforcement import EnforcedMasks
+from lt_lightning.pruning.evaluation import evaluating
+from lt_lightning.pruning.examples import Example, run
 from lt_lightning.pruning.masks import Masks
 
 
@@ -26,14 +30,21 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def flops(network: nn.Module, images: Tensor) -> int:
+def flops(network: nn.Module, example: Example) -> int:
     """Count the floating-point operations of one forward pass, two for a multiply-add, on the network that runs.
+
+    Those of matrix products, convolutions and attention count; the network runs as it does in evaluation.
+
+    Args:
+        network: any module; its state is left as it was.
+        example: one batch.
 
     >>> flops(nn.Conv2d(2, 4, 3), torch.zeros(1, 2, 5, 5)) == 2 * 4 * 2 * 9 * 9
     True
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(images)
+    plain = sdpa_kernel(SDPBackend.MATH)  # attention in one operation counts for nothing on some devices
+    with evaluating(network), without_fast_path(), plain, FlopCounterMode(display=False) as counter:
+        run(network, example)
     return int(counter.get_total_flops())
 
 
@@ -216,20 +227,20 @@ def layer_seconds(
     images = inputs_like(example, setting, device)
     names = list(layers)
     mark, between = _clock(device)
-    runs = {}
+    calls = {}
     marks: dict[str, dict[str, list[tuple[Mark, Mark]]]] = {}
     for key, network in networks.items():
         mine = copy.deepcopy(network).to(device)
         marks[key] = _watched(mine, names, mark)
-        runs[key] = network_call(mine, images, setting)
-    for run in runs.values():
-        run()
+        calls[key] = network_call(mine, images, setting)
+    for call in calls.values():
+        call()
     for of_network in marks.values():
         for of_layer in of_network.values():
             of_layer.clear()
     for _ in range(passes):
-        for run in runs.values():
-            run()
+        for call in calls.values():
+            call()
     return {
         name: {
             key: statistics.median(between(*pair) for pair in of_network[name])

@@ -19,7 +19,7 @@ from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
 from lt_lightning.execution.timing import Shape, time_layers
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import copied
+from lt_lightning.pruning.examples import Example, copied, run
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.structures.executable import computes_two_of_four, why_no_blocks, why_not_held
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, NMPlan, Plan
@@ -33,7 +33,7 @@ def execute(
     network: nn.Module,
     plan: Plan | None,
     masks: Masks,
-    example: Tensor,
+    example: Example,
     batch_size: int | None = None,
     training: bool = False,
     device: str = "cpu",
@@ -77,7 +77,7 @@ def execute(
 def choose_forms(
     network: nn.Module,
     plan: Plan | None,
-    example: Tensor,
+    example: Example,
     batch_size: int | None = None,
     training: bool = False,
     device: str = "cpu",
@@ -203,7 +203,7 @@ class FastestForm:
         return min(timings, key=lambda name: timings[name].median)
 
 
-def input_shapes(network: nn.Module, names: Sequence[str], example: Tensor) -> dict[str, Shape]:
+def input_shapes(network: nn.Module, names: Sequence[str], example: Example) -> dict[str, Shape]:
     """Return the shape of one sample of every named layer's input, at the network's true shapes."""
     shapes: dict[str, Shape] = {}
     hooks = []
@@ -215,7 +215,7 @@ def input_shapes(network: nn.Module, names: Sequence[str], example: Tensor) -> d
         hooks.append(network.get_submodule(name).register_forward_pre_hook(note))
     try:
         with evaluating(network):
-            network._call_impl(example)  # type: ignore[no-untyped-call]  # hooks, but no compilation
+            run(network, example)
     finally:
         for hook in hooks:
             hook.remove()

@@ -35,6 +35,15 @@ def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Example) -> 
     Conv2d(2, 2, kernel_size=(3, 3), stride=(1, 1))
     """
     graph = TracedNetwork(network, example).graph
+    return keep_channels(network, graph, follow(graph, plan))
+
+
+def follow(graph: ChannelGraph, plan: ChannelPlan) -> Liveness:
+    """Return what a plan leaves of a network.
+
+    Raises:
+        ValueError: if it leaves no channel of what a layer writes.
+    """
     kept = {
         name: _flags(plan.outputs[name], part.size)
         for name, part in graph.rows.items()
@@ -46,7 +55,7 @@ def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Example) -> 
             raise ValueError(f"the plan keeps no channel that {name} writes: keep one of them")
         if not liveness.kept[part].any():  # a layer cannot be without outputs; this one is zero
             kept[name][np.argmax(liveness.wide[part])] = True
-    return keep_channels(network, graph, graph.propagate(kept))
+    return graph.propagate(kept)
 
 
 def keep_channels(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -> Shrunk:

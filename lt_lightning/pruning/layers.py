@@ -148,7 +148,7 @@ def why_not_pruned(layers: Iterable[Layer], exempt: Sequence[str]) -> dict[str, 
     {'conv1': ['stem', 'conv*'], 'fc': ['frozen']}
     """
     layers = list(layers)
-    matched = {layer.name: [pattern for pattern in exempt if _matches(layer, pattern)] for layer in layers}
+    matched = {layer.name: [pattern for pattern in exempt if matches(layer, pattern)] for layer in layers}
     exempting = {layer.weight: layer.name for layer in layers if matched[layer.name]}
 
     def others(layer: Layer) -> list[str]:
@@ -289,7 +289,8 @@ def _with_ends(layers: dict[str, Layer]) -> dict[str, Layer]:
     return {name: replace(layer, roles=layer.roles | ends.get(name, set())) for name, layer in layers.items()}
 
 
-def _matches(layer: Layer, pattern: str) -> bool:
+def matches(layer: Layer, pattern: str) -> bool:
+    """Whether a layer has a role, or a name of a pattern."""
     return pattern in layer.roles if pattern in ROLES else fnmatchcase(layer.name, pattern)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Flags, Liveness, Numbers
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import Masks, count_kept
-from lt_lightning.structures.base import LayerReport, StructureInput, StructureResult, in_pieces, masked
+from lt_lightning.structures.base import LayerReport, Structure, StructureInput, StructureResult, in_pieces, masked
 from lt_lightning.structures.plan import ChannelPlan
 
 WeightScore = Literal["l1", "l2", "count", "saliency"]
@@ -89,6 +89,10 @@ class ChannelChoice(ABC):
             group: the group, or that of one of its writers.
             scored: its prunable writers, and the depthwise layers that follow.
         """
+
+    @abstractmethod
+    def counts(self) -> list[int]:
+        """Return how many channels each group keeps."""
 
     def result(self, counts: Sequence[int]) -> StructureResult:
         """Return masks, reports and plan that keep so many channels of each group, the best ones."""
@@ -199,6 +203,27 @@ class ChannelChoice(ABC):
             ).numpy()
             for layer in self.given.prunable
         }
+
+
+class ChannelStructure(Structure):
+    """A structure that keeps whole channels: others may ask it which are best, and choose themselves how many."""
+
+    def choose(self, given: StructureInput) -> ChannelChoice:
+        """Rank the channels of a network.
+
+        Raises:
+            ValueError: if the network cannot be traced, or has no channel that may be dropped.
+        """
+        raise NotImplementedError
+
+    def __call__(self, given: StructureInput) -> StructureResult:
+        """Structure one round's mask.
+
+        Raises:
+            ValueError: if the network cannot be traced, or has no channel that may be dropped.
+        """
+        choice = self.choose(given)
+        return choice.result(choice.counts())
 
 
 # Functions of one layer, and of the channels that are live

@@ -13,15 +13,23 @@ from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Numbers
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.base import Structure, StructureInput, StructureResult
-from lt_lightning.structures.channel_choice import ChannelChoice, Coupling, Floats, by_unit, droppable, outputs_first
+from lt_lightning.structures.base import StructureInput
+from lt_lightning.structures.channel_choice import (
+    ChannelChoice,
+    ChannelStructure,
+    Coupling,
+    Floats,
+    by_unit,
+    droppable,
+    outputs_first,
+)
 
 Score = Literal["l1", "scale"]
 Scope = Literal["layer", "global"]
 
 
 @dataclass(frozen=True)
-class Filters(Structure):
+class Filters(ChannelStructure):
     """Keeps the strongest channels whole, judged by all of their weights; no unstructured mask has a say in which.
 
     Of the round's mask only the number of weights counts: the channels that stay are as many as execute no more than
@@ -71,14 +79,8 @@ class Filters(Structure):
                 for each in [replace(group, writers=(name,)) for name in group.writers] if apart else [group]:
                     _scales(graph, each)
 
-    def __call__(self, given: StructureInput) -> StructureResult:
-        """Structure one round's mask.
-
-        Raises:
-            ValueError: if the network cannot be traced, or has no channel that may be dropped.
-        """
-        choice = _FilterChoice(self, given)
-        return choice.result(choice.counts())
+    def choose(self, given: StructureInput) -> ChannelChoice:
+        return _FilterChoice(self, given)
 
 
 class _FilterChoice(ChannelChoice):

@@ -172,6 +172,7 @@ def _limits(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> Iterator[
                 yield name, known(name, columns), block.columns
     elif isinstance(plan, ChannelPlan):
         for name, channels in plan.outputs.items():
-            yield name, known(name, slice(0, 1)), channels
+            shape = shapes.get(f"{name}.weight")  # embeddings and transposed convolutions have their outputs second
+            yield name, None if shape is None else max(shape[:2]), channels
         for name, channels in plan.inputs.items():
             yield name, known(name, slice(0, 2)), channels  # at most: a weight does not tell the number of groups

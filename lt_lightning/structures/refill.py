@@ -19,9 +19,10 @@ from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating
 from lt_lightning.pruning.layers import CONVOLUTIONS, TRANSPOSED, Layer
 from lt_lightning.pruning.masks import kept
-from lt_lightning.structures.base import Structure, StructureInput, StructureResult
+from lt_lightning.structures.base import StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import (
     ChannelChoice,
+    ChannelStructure,
     Coupling,
     Floats,
     RankedGroup,
@@ -42,7 +43,7 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Refill(Structure):
+class Refill(ChannelStructure):
     """Keeps whole channels: as many as the round's mask has weights for, those that score best.
 
     A dropped channel is dropped with its bias, the BatchNorm affine behind it and the weights of its readers, so the
@@ -118,13 +119,16 @@ class Refill(Structure):
         """
         # 1. Find the groups of channels that go together, and rank each group's channels by the l1 norm of their
         #    surviving weights, or another score (section 3.2 and its ablation).
-        choice = _RefillChoice(self, given)
+        choice = self.choose(given)
         # 2. Count the channels that each group keeps, by the density of its mask (section 3.2: k), and for Refill+ a
         #    share of the others besides (k+).
         counts = choice.counts()
         # 3. Refill the best channels completely, pruned weights with them, and drop the others completely; what then
         #    is zero, or what nobody reads, is dropped through the whole network (algorithm 2 stops at the layer).
         return choice.result(counts)
+
+    def choose(self, given: StructureInput) -> ChannelChoice:
+        return _RefillChoice(self, given)
 
 
 class _RefillChoice(ChannelChoice):

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
 import torch
-from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from lt_lightning.pruning.examples import Example, copied
 from lt_lightning.pruning.masks import Masks, digest, pack, unpack
-from lt_lightning.storage.files import write_bytes, write_json
+from lt_lightning.storage.files import write_json
 from lt_lightning.structures.base import Form, LayerReport
 from lt_lightning.structures.plan import Plan, check_plan, plan_from_json, plan_to_json
+from lt_lightning.tickets.card_file import RefusedError, check_digest, check_fit, read_card_file, write_card_file
+from lt_lightning.tickets.shrinking import ShrunkNetwork, follow_plan
 
 SCHEMA = 2
-LONGEST_HEADER = 100_000_000  # bytes; what safetensors allows, too
 Values = Literal["rewind", "trained"]
 
 
@@ -126,13 +124,32 @@ class Ticket:
         state = self.rewind if values == "rewind" else self.trained
         if state is None:
             raise ValueError("the ticket holds no trained weights: it was not trained yet")
-        _check_fit(network, state)
+        own, theirs = ({name: str(tuple(each[name].shape)) for name in each} for each in (network.state_dict(), state))
+        check_fit("ticket", network, own, theirs)
         network.load_state_dict(dict(state))
         with torch.no_grad():
             for name, parameter in network.named_parameters(remove_duplicate=False):
                 if name in self.masks:
                     parameter.mul_(self.masks[name].to(parameter.device))
         return network
+
+    def shrink(self, network: nn.Module, example: Example, values: Values = "trained") -> ShrunkNetwork:
+        """Return the smaller network that the ticket executes.
+
+        Args:
+            network: any module with the ticket's parameters and buffers; it is left as it was.
+            example: one batch of the true shape: a tensor, a tuple of arguments, or a dict of named ones.
+            values: which values it has; see `apply`.
+
+        Raises:
+            ValueError: if the ticket is for another network, was not trained, or has no plan.
+        """
+        if self.plan is None:
+            raise ValueError(
+                f"the ticket has no plan by which anything is left out (its structure is "
+                f"{self.card.get('structure')!r}): take one that a structure such as Refill or Regroup made"
+            )
+        return follow_plan(self.apply(copied(network), values), self.plan, self.masks, self.layers, example)
 
     def with_training(self, trained: Mapping[str, Tensor], **facts: Any) -> Ticket:
         """Return the ticket with its trained weights, and further facts on its card."""
@@ -149,11 +166,7 @@ class Ticket:
 
         The file is whole or not there. A digest over all tensors and the card is part of it.
         """
-        path = _with_suffix(path)
-        tensors = self._tensors()
-        card = json.loads(json.dumps(self._full_card()))  # as it will be read, so that the digests agree
-        card["digest"] = _digest(tensors, card)
-        write_bytes(path, safetensors.save(tensors, metadata={"card": json.dumps(card)}))
+        path, card = write_card_file(path, self._tensors(), self._full_card())
         kind = card["plan"] and card["plan"]["kind"]  # without its indices, which are no reading
         write_json(path.with_suffix(".json"), {**card, "plan": kind, "layers": self._readable_layers()})
 
@@ -169,15 +182,7 @@ class Ticket:
             OSError: if it cannot be read.
             ValueError: if the file is truncated, altered, no ticket, or of another schema; the message names it.
         """
-        path = _with_suffix(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no ticket at {path}")
-        try:
-            return cls._from_parts(*_read(path))
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # whatever the parsers stumble over
-            raise ValueError(f"{path} {_reason(error)}") from None
+        return read_card_file(path, "ticket", cls._from_parts)
 
     @classmethod
     def _from_parts(cls, tensors: dict[str, Tensor], card: Any) -> Ticket:
@@ -187,8 +192,7 @@ class Ticket:
         if schema != SCHEMA:
             remedy = "upgrade" if schema > SCHEMA else "make the ticket again"
             raise RefusedError(f"has the schema {schema}, and this version reads {SCHEMA} alone: {remedy}")
-        if card.pop("digest", None) != _digest(tensors, card):
-            raise RefusedError("is damaged or was altered: its content does not match its digest")
+        check_digest(tensors, card)
         parts = _by_part(tensors)
         shapes: dict[str, list[int]] = card.pop("shapes")
         _agree("the masks on the card", shapes, parts["mask"])
@@ -218,7 +222,7 @@ class Ticket:
         tensors = {f"mask/{name}": pack(mask) for name, mask in self.masks.items()}
         tensors |= {f"rewind/{name}": value for name, value in self.rewind.items()}
         tensors |= {f"trained/{name}": value for name, value in (self.trained or {}).items()}
-        return _apart(tensors)
+        return tensors
 
     def _readable_layers(self) -> dict[str, Any]:
         return {
@@ -234,60 +238,6 @@ class Ticket:
             "shapes": {name: list(mask.shape) for name, mask in self.masks.items()},
             "layers": {name: asdict(report) for name, report in self.layers.items()},
         }
-
-
-def _with_suffix(path: Path | str) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors on the CPU, contiguous and apart: tied weights share memory, which safetensors refuses."""
-    apart: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for name, value in tensors.items():
-        value = value.cpu().contiguous()
-        address = value.untyped_storage().data_ptr()
-        apart[name] = value.clone() if address in taken else value
-        taken.add(address)
-    return apart
-
-
-def _digest(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
-    sha = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        sha.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return sha.hexdigest()
-
-
-class RefusedError(ValueError):
-    """A reason for not reading a ticket that follows the file's name in the message."""
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read tensors and card, unchecked; not mapped into memory, since a mapped file could change later, or end."""
-    with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size - 8
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(left, LONGEST_HEADER):
-            raise ValueError("it does not begin with a header, or ends within it")
-        header = json.loads(file.read(length).decode())  # the card first: another file is not read whole to be refused
-        metadata = header.get("__metadata__") if isinstance(header, dict) else None
-        if not isinstance(metadata, dict) or not isinstance(metadata.get("card"), str):
-            raise ValueError("it has no card")
-        card = json.loads(metadata["card"])
-        file.seek(0)
-        return safetensors.load(file.read()), card
-
-
-def _reason(error: Exception) -> str:
-    """Describe an error in one line, whatever strings of the file it quotes."""
-    if isinstance(error, RefusedError):
-        return str(error)[:200]  # a schema version may have any number of digits
-    text = " ".join(str(error).split())[:200]
-    return f"is damaged or no ticket: {text if text.isprintable() else ascii(text)} ({type(error).__name__})"
 
 
 def _agree(what: str, names: Mapping[str, Any], others: Mapping[str, Any]) -> None:
@@ -310,23 +260,3 @@ def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
     return parts
-
-
-def _check_fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    own = network.state_dict()
-    missing = sorted(set(own) - set(state))
-    extra = sorted(set(state) - set(own))
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and own[name].shape != state[name].shape
-    ]
-    faults = [("misses", missing), ("has besides", extra), ("has in another shape", misshapen)]
-    texts = [f"{what} {_first(names)}" for what, names in faults if names]
-    if texts:
-        raise ValueError(f"the ticket is for another network than {type(network).__name__}: it {'; it '.join(texts)}")
-
-
-def _first(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -33,6 +33,14 @@ def test_costs_by_hand() -> None:
     assert flops(network, images) == 2 * 5 * (3 * 8 * 9 * 16 + 8 * 16 * 2)
 
 
+def test_operations_of_an_encoder_with_named_arguments() -> None:
+    """In evaluation PyTorch would compute the layer in one operation, which nobody counts."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    matrices = 8 * 3 * 8 + 8 * 8 + 8 * 16 + 16 * 8
+    scores_and_mixture = 2 * 5 * 5 * 8
+    assert flops(layer, {"src": torch.zeros(3, 5, 8)}) == 2 * 3 * (5 * matrices + scores_and_mixture)
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_a_much_smaller_network_is_faster(training: bool, bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
