@@ -66,7 +66,7 @@ class _Trial:
 
     def __init__(self, network: nn.Module, batch: Example, graph: ChannelGraph) -> None:
         self.graph = graph
-        self.network = _shaken(network)
+        self.network = shaken(network)
         self.example = noisy(batch)
         self.modes = (False,) if graph.record.notes else (False, True)
 
@@ -154,7 +154,7 @@ def _may_scale(module: nn.Module | None, attribute: str, number: int, units: int
     return number >= units and number % units == 0 and (not of_one_head or attribute.startswith("all"))
 
 
-def _shaken(network: nn.Module) -> nn.Module:
+def shaken(network: nn.Module) -> nn.Module:
     """Give a network other values, so that nothing is zero, or too small to see, by chance."""
     generator = torch.Generator().manual_seed(0)
 
