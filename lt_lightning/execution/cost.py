@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lt_lightning.execution.machine import isolating
 from lt_lightning.execution.timing import Timing, interleaved, stopwatch
 from lt_lightning.pruning.enforcement import EnforcedMasks
+from lt_lightning.pruning.examples import Example
+from lt_lightning.pruning.examples import run as run_network
 from lt_lightning.pruning.masks import Masks
 
 
@@ -26,14 +28,14 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def flops(network: nn.Module, images: Tensor) -> int:
+def flops(network: nn.Module, example: Example) -> int:
     """Count the floating-point operations of one forward pass, two for a multiply-add, on the network that runs.
 
     >>> flops(nn.Conv2d(2, 4, 3), torch.zeros(1, 2, 5, 5)) == 2 * 4 * 2 * 9 * 9
     True
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(images)
+        run_network(network, example)
     return int(counter.get_total_flops())
 
 
