@@ -40,14 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--threads", type=int, help="threads of the CPU (one a core)")
     add("--write", type=Path, metavar="PAGE", help="put the table of --output into this page, measure nothing")
     options = parser.parse_args(arguments)
-    rows: list[dict[str, Any]] = read_json(options.output)["networks"] if options.output and options.output.exists() else []
+    rows: list[dict[str, Any]] = (
+        read_json(options.output)["networks"] if options.output and options.output.exists() else []
+    )
     if options.write:
         insert(options.write, table(rows))
         return
     if options.threads:
         torch.set_num_threads(options.threads)
     there = cases()
-    chosen = [case for case in there if any(fnmatchcase(key, p) for key in (case.name, case.source) for p in options.network)]
+    chosen = [
+        case for case in there if any(fnmatchcase(key, p) for key in (case.name, case.source) for p in options.network)
+    ]
     if not chosen:
         sys.exit(f"error: --network {' '.join(options.network)}: names none of {', '.join(c.name for c in there)}")
     order = {(case.source, case.name): index for index, case in enumerate(there)}
@@ -62,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_json(options.output, {"packages": _versions(), "networks": rows})
     for line in behind(rows):
         print(line)
+
+
+def _is_meant(case: Case, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for key in (case.name, case.source) for pattern in patterns)
 
 
 def look_at(case: Case, densities: Sequence[float] = DENSITIES, peer: bool = True) -> dict[str, Any]:

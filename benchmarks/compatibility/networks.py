@@ -1,7 +1,6 @@
 """Networks that are looked at: own ones, and those of PyTorch, transformers, torchvision and timm, at random weights.
 
-Those of transformers are built from small configurations; those of torchvision and timm are of their own width, at
-small images.
+Large ones are built from small configurations, so that all are looked at in some minutes; images are small.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -53,18 +53,21 @@ def _is_there(package: str) -> bool:
 
 
 def import_torchvision() -> Any:
-    """Import torchvision, also one whose compiled operators were built for another PyTorch; no network here calls them."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    """Import torchvision, also one whose compiled operators are for another PyTorch; no network here calls them."""
     try:
         return importlib.import_module("torchvision")
     except RuntimeError:
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-            _KEPT.append(library)
+        _stand_ins()
         return importlib.import_module("torchvision")
 
 
-_KEPT: list[torch.library.Library] = []
+@cache
+def _stand_ins() -> torch.library.Library:
+    """Define the operators that torchvision describes when it is imported; they live as long as what is returned."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    return library
 
 
 def _image(size: int, channels: int = 3) -> Tensor:
@@ -86,9 +89,9 @@ def _own() -> list[Case]:
     return [
         Case("ResNet-20", "own", lambda: cifar_resnet(20, 10), _image(32)),
         Case("ResNet-18", "own", lambda: resnet18(10), _image(32)),
-        Case("ResNet-50", "own", lambda: resnet50(10), _image(64)),
-        Case("VGG-16", "own", lambda: VGG(16, 10), _image(32)),
-        Case("MobileNet", "own", lambda: MobileNet(10), _image(32)),
+        Case("ResNet-50", "own", lambda: resnet50(10, width=16), _image(64)),
+        Case("VGG-16", "own", lambda: VGG(16, 10, width=16), _image(32)),
+        Case("MobileNet", "own", lambda: MobileNet(10, width=16), _image(32)),
         Case("U-Net", "own", UNet, _image(32)),
         Case("LSTM classifier", "own", LSTMClassifier, _tokens()),
     ]
@@ -101,7 +104,7 @@ def _pytorch() -> list[Case]:
 class UNet(nn.Module):
     """A U-Net with transposed convolutions; its outputs have the size of the image."""
 
-    def __init__(self, width: int = 32, depth: int = 3) -> None:
+    def __init__(self, width: int = 16, depth: int = 3) -> None:
         super().__init__()
         widths = [width << level for level in range(depth + 1)]
         self.down = nn.ModuleList(_double(a, b) for a, b in zip([3, *widths], widths, strict=False))
@@ -181,40 +184,54 @@ def _transformers() -> list[Case]:
     swin: dict[str, Any] = {
         "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 2,
     }  # fmt: skip
-    classes = "ForImageClassification"
+    efficient: dict[str, Any] = {
+        "image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640,
+    }  # fmt: skip
+    pyramid: dict[str, Any] = {
+        "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [32, 64], "patch_sizes": [3, 3], "strides": [2, 2],
+    }  # fmt: skip
+    segformer: dict[str, Any] = {**pyramid, "sr_ratios": [2, 1], "num_attention_heads": [2, 4], "mlp_ratios": [2, 2]}
+    poolformer: dict[str, Any] = {**pyramid, "padding": [1, 1], "mlp_ratio": 2.0}
+    dinov2: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, **vision}
+    distilbert: dict[str, Any] = {"vocab_size": 60, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 256}
+    opt: dict[str, Any] = {
+        "vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 256,
+        "word_embed_proj_dim": 64,
+    }  # fmt: skip
+    images, sequences = "ForImageClassification", "ForSequenceClassification"
     rows: list[tuple[str, str, dict[str, Any], Example]] = [
-        ("ResNet", classes, {"embedding_size": 32, **stages}, _image(32)),
-        ("RegNet", classes, {"embedding_size": 32, "groups_width": 8, **stages}, _image(32)),
-        ("MobileNetV1", classes, {"image_size": 64, "depth_multiplier": 0.5}, _image(64)),
-        ("MobileNetV2", classes, {"image_size": 64, "depth_multiplier": 0.5}, _image(64)),
-        ("EfficientNet", classes, {"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640}, _image(64)),
-        ("ConvNext", classes, {"num_stages": 2, "image_size": 32, **stages}, _image(32)),
-        ("ConvNextV2", classes, {"num_stages": 2, "image_size": 32, **stages}, _image(32)),
-        ("ViT", classes, {**vit, **vision}, _image(32)),
-        ("DeiT", classes, {**vit, **vision}, _image(32)),
-        ("Beit", classes, {**vit, **vision, "use_relative_position_bias": True}, _image(32)),
-        ("Dinov2", classes, {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, **vision}, _image(32)),
-        ("Swin", classes, swin, _image(32)),
-        ("Swinv2", classes, swin, _image(32)),
-        ("Segformer", classes, {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [32, 64], "num_attention_heads": [2, 4], "patch_sizes": [3, 3], "strides": [2, 2], "mlp_ratios": [2, 2]}, _image(32)),
-        ("PoolFormer", classes, {"num_encoder_blocks": 2, **stages, "patch_sizes": [3, 3], "strides": [2, 2], "padding": [1, 1], "mlp_ratio": 2.0}, _image(32)),
-        ("Bert", "ForSequenceClassification", text, ids),
-        ("Roberta", "ForSequenceClassification", {**text, "pad_token_id": 0}, ids),
-        ("Albert", "ForSequenceClassification", {**text, "embedding_size": 32}, ids),
-        ("Electra", "ForSequenceClassification", text, ids),
-        ("DistilBert", "ForSequenceClassification", {"vocab_size": 60, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 256}, ids),
+        ("ResNet", images, {"embedding_size": 32, **stages}, _image(32)),
+        ("RegNet", images, {"embedding_size": 32, "groups_width": 8, **stages}, _image(32)),
+        ("MobileNetV1", images, {"image_size": 64, "depth_multiplier": 0.5}, _image(64)),
+        ("MobileNetV2", images, {"image_size": 64, "depth_multiplier": 0.5}, _image(64)),
+        ("EfficientNet", images, efficient, _image(64)),
+        ("ConvNext", images, {"num_stages": 2, "image_size": 32, **stages}, _image(32)),
+        ("ConvNextV2", images, {"num_stages": 2, "image_size": 32, **stages}, _image(32)),
+        ("ViT", images, {**vit, **vision}, _image(32)),
+        ("DeiT", images, {**vit, **vision}, _image(32)),
+        ("Beit", images, {**vit, **vision, "use_relative_position_bias": True}, _image(32)),
+        ("Dinov2", images, dinov2, _image(32)),
+        ("Swin", images, swin, _image(32)),
+        ("Swinv2", images, swin, _image(32)),
+        ("Segformer", images, segformer, _image(32)),
+        ("PoolFormer", images, poolformer, _image(32)),
+        ("Bert", sequences, text, ids),
+        ("Roberta", sequences, {**text, "pad_token_id": 0}, ids),
+        ("Albert", sequences, {**text, "embedding_size": 32}, ids),
+        ("Electra", sequences, text, ids),
+        ("DistilBert", sequences, distilbert, ids),
         ("GPT2", "LMHeadModel", {"vocab_size": 60, "n_embd": 64, "n_layer": 2, "n_head": 4}, ids),
         ("GPTNeoX", "ForCausalLM", text, ids),
-        ("OPT", "ForCausalLM", {"vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 256, "word_embed_proj_dim": 64}, ids),
+        ("OPT", "ForCausalLM", opt, ids),
         ("Llama", "ForCausalLM", shared, ids),
         ("Mistral", "ForCausalLM", shared, ids),
         ("Qwen2", "ForCausalLM", shared, ids),
         ("Gemma", "ForCausalLM", {**shared, "head_dim": 16}, ids),
         ("T5", "ForConditionalGeneration", t5, {**ids, "decoder_input_ids": _tokens(6)}),
-        ("Bart", "ForSequenceClassification", bart, {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 2]])}),
-    ]  # fmt: skip
+        ("Bart", sequences, bart, {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 2]])}),
+    ]
     return [
-        Case(name, "transformers", lambda name=name, head=head, how=how: _from_transformers(name, head, how), example)  # type: ignore[misc]
+        Case(name, "transformers", partial(_from_transformers, name, head, how), example)
         for name, head, how, example in rows
     ]
 
@@ -230,62 +247,54 @@ def _from_transformers(name: str, head: str, how: dict[str, Any]) -> nn.Module:
 
 def _torchvision() -> list[Case]:
     models = import_torchvision().models
-    plain = {
-        "resnet18": 64, "resnet50": 64, "resnext50_32x4d": 64, "wide_resnet50_2": 64, "regnet_y_400mf": 64,
-        "regnet_x_400mf": 64, "densenet121": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64,
-        "mobilenet_v3_large": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64, "mnasnet1_0": 64,
-        "shufflenet_v2_x1_0": 64, "squeezenet1_1": 64, "alexnet": 64, "vgg11_bn": 32, "convnext_tiny": 64,
-        "swin_t": 64,
-    }  # fmt: skip
-    found = [
-        Case(name, "torchvision", lambda name=name: getattr(models, name)(weights=None), _image(size))  # type: ignore[misc]
-        for name, size in plain.items()
-    ]
+    names = [
+        "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "shufflenet_v2_x0_5",
+        "mnasnet0_5", "squeezenet1_1", "regnet_y_400mf",
+    ]  # fmt: skip
     auxiliary: dict[str, Any] = {"weights": None, "aux_logits": True, "init_weights": False}
-    segmentation: dict[str, Any] = {"weights": None, "weights_backbone": None, "aux_loss": True}
-    vit: dict[str, Any] = {"image_size": 64, "patch_size": 16, "num_layers": 4, "num_heads": 3, "hidden_dim": 192, "mlp_dim": 768}  # fmt: skip
-    return [
-        *found,
-        Case("googlenet", "torchvision", lambda: models.googlenet(**auxiliary), _image(96)),
-        Case("inception_v3", "torchvision", lambda: models.inception_v3(**auxiliary), _image(139)),
-        Case("VisionTransformer", "torchvision", lambda: models.VisionTransformer(**vit), _image(64)),
-        Case("fcn_resnet50", "torchvision", lambda: models.segmentation.fcn_resnet50(**segmentation), _image(64)),
-        Case(
-            "deeplabv3_resnet50",
-            "torchvision",
-            lambda: models.segmentation.deeplabv3_resnet50(**segmentation),
-            _image(64),
-        ),
-        Case(
-            "lraspp_mobilenet_v3_large",
-            "torchvision",
-            lambda: models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None),
-            _image(64),
-        ),
-    ]
+    blocks = {"block": models.resnet.Bottleneck, "layers": [1, 1, 1, 1]}
+    dilated = {**blocks, "replace_stride_with_dilation": [False, True, True], "width_per_group": 16}
+    dense = {"growth_rate": 16, "block_config": (3, 3, 3), "num_init_features": 32}
+    setting = models.convnext.CNBlockConfig
+    stages = [setting(32, 64, 2), setting(64, 128, 2), setting(128, None, 2)]
+    vit: dict[str, Any] = {
+        "image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 256,
+    }  # fmt: skip
+    swin: dict[str, Any] = {
+        "patch_size": [2, 2], "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4],
+    }  # fmt: skip
+    fcn, deeplab = models.segmentation.fcn, models.segmentation.deeplabv3
+    makers: dict[str, tuple[Callable[[], nn.Module], int]] = {
+        **{name: (partial(getattr(models, name), weights=None), 64) for name in names},
+        "ResNet": (partial(models.ResNet, **blocks, width_per_group=16), 64),
+        "ResNeXt": (partial(models.ResNet, **blocks, groups=8, width_per_group=4), 64),
+        "DenseNet": (partial(models.DenseNet, **dense), 64),
+        "ConvNeXt": (partial(models.ConvNeXt, stages), 64),
+        "VisionTransformer": (partial(models.VisionTransformer, **vit), 32),
+        "SwinTransformer": (partial(models.SwinTransformer, **swin), 32),
+        "googlenet": (partial(models.googlenet, **auxiliary), 64),
+        "FCN": (lambda: fcn._fcn_resnet(models.ResNet(**dilated), 5, True), 64),
+        "DeepLabV3": (lambda: deeplab._deeplabv3_resnet(models.ResNet(**dilated), 5, True), 64),
+    }
+    return [Case(name, "torchvision", make, _image(size)) for name, (make, size) in makers.items()]
 
 
 def _timm() -> list[Case]:
     import_torchvision()
     timm = importlib.import_module("timm")
-    sizes: dict[str, dict[str, Any]] = {
-        "vit_tiny_patch16_224": {"img_size": 64},
-        "deit_tiny_patch16_224": {"img_size": 64},
-        "mixer_s32_224": {"img_size": 64},
-        "swin_tiny_patch4_window7_224": {"img_size": 56},
-        "convnext_atto": {},
-        "efficientnet_b0": {},
-        "mobilenetv3_small_100": {},
-        "resnext26ts": {},
+    vit = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    how: dict[str, dict[str, Any]] = {
+        "vit_tiny_patch16_224": vit,
+        "deit_tiny_distilled_patch16_224": vit,
+        "convnext_atto": {"depths": (1, 1, 1, 1)},
+        "mobilenetv3_small_050": {},
         "regnety_002": {},
-        "poolformer_s12": {},
-    }  # fmt: skip
+    }
+    mixer = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "num_blocks": 2}
     return [
-        Case(
-            name,
-            "timm",
-            lambda name=name, how=how: timm.create_model(name, pretrained=False, **how),  # type: ignore[misc]
-            _image(how.get("img_size", 64)),
-        )
-        for name, how in sizes.items()
+        Case("MlpMixer", "timm", partial(timm.models.mlp_mixer.MlpMixer, **mixer), _image(32)),
+        *(
+            Case(name, "timm", partial(timm.create_model, name, pretrained=False, **of), _image(of.get("img_size", 64)))
+            for name, of in how.items()
+        ),
     ]

@@ -75,7 +75,7 @@ class _Trial:
         self._fitting([], [group for group in self.graph.groups if not group.frozen and group.channels > 1])
 
     def _fitting(self, before: Sequence[ChannelGroup], groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
-        """Return the groups that can be dropped from beside those before, each beside all that fit; freeze the others."""
+        """Return the groups that can be dropped from beside those before and one another; freeze the others."""
         why = self.failure([*before, *groups]) if groups else ""
         if not why:
             return [*groups]
