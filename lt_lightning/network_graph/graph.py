@@ -178,17 +178,17 @@ class ChannelGraph:
 
     def freeze(self, group: ChannelGroup, why: str) -> None:
         """Keep all channels of a group."""
-        self.frozen |= dict.fromkeys(self._units_of(group), why)
+        self.frozen |= dict.fromkeys(self.units_of(group), why)
         for known in ("groups", "_is_frozen"):
             vars(self).pop(known, None)
 
     def keep_wide(self, group: ChannelGroup, yes: bool = True) -> None:
         """Let the tensors between a group's writers and readers be as wide as they are, with zeros."""
-        units = self._units_of(group)
+        units = self.units_of(group)
         self.wide = self.wide | units if yes else self.wide - units
         vars(self).pop("_is_wide", None)
 
-    def _units_of(self, group: ChannelGroup) -> set[int]:
+    def units_of(self, group: ChannelGroup) -> set[int]:
         return {
             unit
             for name, units in group.rows.items()

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from lt_lightning.network_graph.attention import keep_heads
 from lt_lightning.network_graph.graph import ChannelGraph, Flags, Liveness, module_of
 from lt_lightning.network_graph.recording import Part
-from lt_lightning.pruning.layers import has_plain_heads
+from lt_lightning.pruning.layers import has_plain_heads, is_conv1d
 
 Index = Mapping[int, Tensor]
 """Indices that are left, by dimension."""
@@ -140,6 +140,8 @@ def _note_sizes(module: nn.Module, parts: Mapping[str, Index]) -> None:
             module.embedding_dim = weight.shape[1]
         case nn.PReLU():
             module.num_parameters = weight.numel()
+        case _ if is_conv1d(module):
+            module.nx, module.nf = weight.shape
 
 
 def _set_groups(module: nn.Module, groups: int) -> None:

@@ -25,7 +25,9 @@ from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Flags, 
 from lt_lightning.network_graph.recording import alone, without_fast_path
 from lt_lightning.network_graph.resizing import resize
 from lt_lightning.pruning.examples import Example, copied, map_tensors, noisy, run, several
-from lt_lightning.pruning.layers import Layer, find_layers
+from lt_lightning.pruning.layers import Layer, find_layers, is_conv1d
+
+_ROUNDING = 1e-5  # of a network in float64 that has parts in float32; what a wrong head does may be 1e-4
 
 
 @dataclass(frozen=True)
@@ -66,36 +68,37 @@ class _Trial:
 
     def __init__(self, network: nn.Module, batch: Example, graph: ChannelGraph) -> None:
         self.graph = graph
-        self.network = _shaken(network)
-        self.example = noisy(batch)
+        self.network, self.example = _precisely(shaken(network), noisy(batch))
         self.modes = (False,) if graph.record.notes else (False, True)
 
     def freeze_what_fails(self) -> None:
-        groups = [group for group in self.graph.groups if not group.frozen and group.channels > 1]
-        if not groups or not self.failure(groups):
-            return
-        fits: list[ChannelGroup] = []
-        for group in groups:  # one after another, since two may fit alone and not together
-            if self._fits([*fits, group], group):
-                fits.append(group)
+        self._fitting([], [group for group in self.graph.groups if not group.frozen and group.channels > 1])
 
-    def _fits(self, groups: Sequence[ChannelGroup], group: ChannelGroup) -> bool:
-        """Find a way to drop channels of a group beside others, and freeze it if there is none."""
-        why = self.failure(groups)
+    def _fitting(self, before: Sequence[ChannelGroup], groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+        """Return the groups that can be dropped from beside those before and one another; freeze the others."""
+        why = self.failure([*before, *groups]) if groups else ""
         if not why:
-            return True
+            return [*groups]
+        if len(groups) == 1:
+            return self._fitted([*before, *groups], groups[0], why)
+        half = len(groups) // 2
+        fitting = self._fitting(before, groups[:half])
+        return fitting + self._fitting([*before, *fitting], groups[half:])
+
+    def _fitted(self, groups: Sequence[ChannelGroup], group: ChannelGroup, why: str) -> list[ChannelGroup]:
+        """Find a way to drop channels of a group beside others; without one, freeze it and return nothing."""
         sizes = self._sizes_of(group)
         for chosen in [sizes, *([size for size in sizes if size != out] for out in sizes)] if sizes else []:
             self.graph.sizes += chosen
             if not self.failure(groups):
-                return True
+                return [group]
             self.graph.sizes = [size for size in self.graph.sizes if size not in chosen]
         self.graph.keep_wide(group)
         if not self.failure(groups):
-            return True
+            return [group]
         self.graph.keep_wide(group, False)
         self.graph.freeze(group, why)
-        return False
+        return []
 
     def _sizes_of(self, group: ChannelGroup) -> list[NotedSize]:
         """Return the numbers in the modules around a group's writers that may change with its channels."""
@@ -112,18 +115,19 @@ class _Trial:
     def failure(self, groups: Sequence[ChannelGroup]) -> str:
         """Return why dropping channels of these groups fails; empty if it does not."""
         liveness = self.graph.propagate(self._some(groups))
-        masked, small = copied(self.network), copied(self.network)
+        masked = copied(self.network)
         parameters = dict(masked.named_parameters())
         with torch.no_grad():
             for name, mask in liveness.masks(masked).items():
                 parameters[name].mul_(mask.to(parameters[name].device))
+        small = copied(masked)
         with without_fast_path():
             try:
                 resize(small, self.graph, liveness)
                 for training in self.modes:
                     expected = outputs(masked, self.example, training)
                     got = outputs(small, self.example, training)
-                    if difference(got, expected) > tolerance(expected):
+                    if difference(got, expected) > max(tolerance(expected), _ROUNDING):
                         first = first_difference(masked, small, self.example, training)
                         mode = "training" if training else "evaluation"
                         return f"with fewer channels {first or 'it'} computes something else in {mode}"
@@ -148,13 +152,24 @@ class _Trial:
 
 def _may_scale(module: nn.Module | None, attribute: str, number: int, units: int) -> bool:
     """Whether a number may be one of heads or channels: a multiple of the units, and not the width of one of them."""
-    if type(module).__module__.startswith("torch.nn."):
+    if module is None or type(module).__module__.startswith("torch.nn.") or is_conv1d(module):
         return False  # whose numbers are known
     of_one_head = re.search(r"head_?(dim|size|width|channels)$|(dim|size|width|channels)_?(per_)?head$", attribute)
     return number >= units and number % units == 0 and (not of_one_head or attribute.startswith("all"))
 
 
-def _shaken(network: nn.Module) -> nn.Module:
+def _precisely(network: nn.Module, given: Example) -> tuple[nn.Module, Example]:
+    """Return a network and its batch in float64, if it runs in that."""
+    double: Example = map_tensors(given, lambda each: each.double() if each.is_floating_point() else each)
+    precise = copied(network).double()
+    try:
+        outputs(precise, double, training=False)
+    except Exception:  # whatever a network may have against a type that it is not made for
+        return network, given
+    return precise, double
+
+
+def shaken(network: nn.Module) -> nn.Module:
     """Give a network other values, so that nothing is zero, or too small to see, by chance."""
     generator = torch.Generator().manual_seed(0)
 

@@ -233,14 +233,14 @@ def has_plain_heads(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
     )
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(module: nn.Module) -> bool:
     """Whether a module is the linear layer of transformers whose inputs come first."""
     return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
 def _has_layers(module: nn.Module) -> bool:
     kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-    return isinstance(module, kinds) or _is_conv1d(module) or has_plain_heads(module)
+    return isinstance(module, kinds) or is_conv1d(module) or has_plain_heads(module)
 
 
 def _layers_of(name: str, module: nn.Module, given: tuple[Any, ...], output: Any) -> list[Layer]:
@@ -260,7 +260,7 @@ def _layers_of(name: str, module: nn.Module, given: tuple[Any, ...], output: Any
         depthwise = module.groups > 1 and module.groups == module.in_channels
         roles = frozenset({"depthwise"}) if depthwise else frozenset[str]()
         return [Layer(name, shape, module.groups, math.prod(output.shape[2:]), roles)]
-    output_dim = int(_is_conv1d(module))
+    output_dim = int(is_conv1d(module))
     positions = output[0].numel() // shape[output_dim]
     return [Layer(name, shape, 1, positions, frozenset({"linear"}), output_dim)]
 

@@ -161,6 +161,11 @@ TOKENS: dict[str, Callable[[int], Part]] = {
     "mixed tokens": lambda c: Part(
         lambda p, x: x + p.b(F.gelu(p.a(x.transpose(1, 2)))).transpose(1, 2), **linears(a=(16, 11), b=(11, 16))
     ),
+    "width in a number": lambda c: Part(
+        lambda p, x: x + p.b(F.relu(p.n(p.a(x)).reshape(len(x), 16, 12))),
+        n=nn.LayerNorm(12),
+        **linears(a=(c, 12), b=(12, c)),
+    ),
     "position": lambda c: Part(lambda p, x: x + p.e, e=nn.Parameter(torch.randn(1, 16, c))),
     "class token": lambda c: Part(
         lambda p, x: torch.cat([p.e.expand(len(x), -1, -1), x], 1)[:, 1:] + x, e=nn.Parameter(torch.randn(1, 1, c))
@@ -174,7 +179,12 @@ TOKENS: dict[str, Callable[[int], Part]] = {
 
 
 FROZEN = {"softmax", "number added", "standardised", "auxiliary head", "norm without a scale", "mixed tokens"}
-WIDE = {"swapped halves", "shuffled", "dense connection"}  # which count channels: of any that are left, halves differ
+WIDE = {
+    "swapped halves",
+    "shuffled",
+    "dense connection",
+    "width in a number",
+}  # which count channels: of any that are left, halves differ
 
 
 class Network(nn.Module):
