@@ -18,6 +18,7 @@ from lt_lightning.execution.semi_structured import semi_structured_forms
 from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
 from lt_lightning.execution.timing import Shape, time_layers
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating
 from lt_lightning.pruning.examples import Example, copied, run
 from lt_lightning.pruning.masks import Masks
@@ -39,6 +40,7 @@ def execute(
     device: str = "cpu",
     choice: Mapping[str, str] | None = None,
     bfloat16: bool = False,
+    traced: TracedNetwork | None = None,
 ) -> Shrunk | None:
     """Make the network that executes a plan.
 
@@ -56,6 +58,7 @@ def execute(
         device: likewise.
         choice: form of every layer, as `choose_forms` returned it before; None chooses now.
         bfloat16: likewise.
+        traced: the network, or another of its kind, whose channels are known already.
 
     Returns:
         The network, or None where the plan has nothing that can be skipped.
@@ -64,7 +67,7 @@ def execute(
         case None:
             return None
         case ChannelPlan():
-            return shrink_channels(network, plan, example)
+            return shrink_channels(network, plan, example, traced)
         case BlockPlan() | NMPlan():
             if choice is None:
                 choice = choose_forms(network, plan, example, batch_size, training, device, bfloat16)

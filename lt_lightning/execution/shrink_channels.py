@@ -17,13 +17,16 @@ from lt_lightning.pruning.examples import Example, copied
 from lt_lightning.structures.plan import ChannelPlan
 
 
-def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Example) -> Shrunk:
+def shrink_channels(
+    network: nn.Module, plan: ChannelPlan, example: Example, traced: TracedNetwork | None = None
+) -> Shrunk:
     """Make the network that a channel ticket executes.
 
     Args:
         network: network with the ticket's values; it is left as it was.
         plan: plan of the ticket.
         example: an input batch of the true shape.
+        traced: the network, or another of its kind, whose channels are known already.
 
     Raises:
         ValueError: if the network does not run on the example.
@@ -34,7 +37,7 @@ def shrink_channels(network: nn.Module, plan: ChannelPlan, example: Example) -> 
     >>> shrink_channels(net, plan, torch.zeros(1, 1, 8, 8)).network[2]
     Conv2d(2, 2, kernel_size=(3, 3), stride=(1, 1))
     """
-    graph = TracedNetwork(network, example).graph
+    graph = (traced or TracedNetwork(network, example)).graph
     return keep_channels(network, graph, follow(graph, plan))
 
 

@@ -14,6 +14,7 @@ from lt_lightning.execution.execute import choose_forms, execute
 from lt_lightning.execution.machine import compile_like, is_bfloat16
 from lt_lightning.execution.smaller_network import Shrunk, cut_point
 from lt_lightning.network_graph.compare import compare
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
@@ -44,6 +45,7 @@ class TicketTraining(MaskedTraining):
         monitor: see `MaskedTraining`.
         monitor_mode: see `MaskedTraining`.
         network: see `MaskedTraining`.
+        traced: a network of the same kind whose channels are known already.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class TicketTraining(MaskedTraining):
         monitor: str | None = "val/accuracy",
         monitor_mode: Literal["max", "min"] = "max",
         network: str | None = None,
+        traced: TracedNetwork | None = None,
     ) -> None:
         if execution not in get_args(Execution):
             raise ValueError(f"execution={execution!r}: must be one of {', '.join(get_args(Execution))}")
@@ -63,6 +66,7 @@ class TicketTraining(MaskedTraining):
         self.restart = restart
         self.execution = execution
         self.batch_size = batch_size
+        self.traced = traced
         self.trained: Ticket | None = None
         self._shrunk: Shrunk | None = None
 
@@ -79,7 +83,7 @@ class TicketTraining(MaskedTraining):
             bfloat16 = is_bfloat16(trainer.precision)
             self._shrunk = execute(
                 network, self.ticket.plan, self.ticket.masks, example, self.batch_size, training=True, device=device,
-                choice=self.ticket.card.get("choice"), bfloat16=bfloat16,
+                choice=self.ticket.card.get("choice"), bfloat16=bfloat16, traced=self.traced,
             )  # fmt: skip
             assert self._shrunk is not None
             compare(network, self._shrunk.network, example)

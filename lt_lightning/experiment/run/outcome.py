@@ -58,7 +58,7 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
         if ticket.plan is not None:
             made = execute(
                 network, ticket.plan, ticket.masks, experiment.example, options.batch_size, training, device,
-                bfloat16=bfloat16,
+                bfloat16=bfloat16, traced=experiment.traced,
             )  # fmt: skip
             assert made is not None
             small, choice = made.network, dict(made.choice)

@@ -205,4 +205,5 @@ def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
         experiment.data.batch_size // processes(),
         pruning.monitor,
         pruning.monitor_mode,
+        traced=experiment.traced,
     )
