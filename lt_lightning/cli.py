@@ -209,9 +209,9 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     >>> spelled_out(["density=0.5", "model.width=8"])
     ['pruning.density=0.5', 'model.width=8']
     """
-    keys = {argument.partition("=")[0] for argument in arguments}
-    if keys >= {"seed", "seeds"}:
-        raise ValueError("seeds counts from 0, seed names single ones: write one of the two")
+    seeds = [argument for argument in arguments if argument.startswith(("seed=", "seeds="))]
+    if len({argument.partition("=")[0] for argument in seeds}) == 2:
+        raise ValueError(f"{' '.join(seeds)}: seeds counts from 0, seed names single ones; write one of the two")
     written = [_spelled_out(argument) for argument in arguments]
     several = any(
         before.startswith("seeds=") and "," in after for before, after in zip(arguments, written, strict=True)
