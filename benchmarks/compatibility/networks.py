@@ -64,9 +64,9 @@ def import_torchvision() -> Any:
 @cache
 def _stand_ins() -> torch.library.Library:
     """Define the operators that torchvision describes when it is imported; they live as long as what is returned."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+        library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")  # type: ignore[no-untyped-call]
     return library
 
 
@@ -114,7 +114,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, 3, h, w) to (n, 5, h, w)."""
-        levels = []
+        levels: list[Tensor] = []
         for down in self.down:
             levels.append(down(nn.functional.max_pool2d(levels[-1], 2) if levels else x))
         x = levels.pop()

@@ -162,7 +162,7 @@ def _set_heads(network: nn.Module, pruner: Any) -> None:
     for module, heads, layers in _attentions(network):
         outputs = layers[0].out_features // (3 if layers == [getattr(module, "qkv", None)] else 1)  # type: ignore[operator]
         left = pruner.num_heads.get(layers[0], heads)
-        for names, number in ((_HEADS, left), (_WIDTHS, outputs), (_OF_ONE_HEAD, outputs // left)):  # type: ignore[operator]
+        for names, number in ((_HEADS, left), (_WIDTHS, outputs), (_OF_ONE_HEAD, outputs // left)):
             for name in names:
                 if isinstance(getattr(module, name, None), int):
                     setattr(module, name, number)
