@@ -74,7 +74,7 @@ def keep_channels(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -
     cuts = {name: _cut(index) for name, index in indices_left(graph, liveness).items()}
     slices = Slices({name: (name, cuts.get(name, Cut())) for name in small.state_dict()})
     left = {name: cuts.get(name, Cut()).take(mask) for name, mask in liveness.masks(network).items()}
-    return Shrunk(small, slices, tuple(graph.unknown), {name: mask for name, mask in left.items() if not mask.all()})
+    return Shrunk(small, slices, tuple(graph.kept_whole), {name: mask for name, mask in left.items() if not mask.all()})
 
 
 def _flags(channels: Tensor, width: int) -> Flags:

@@ -98,14 +98,14 @@ class Shrunk:
     Attributes:
         network: a module of the original's class, whose layers are smaller or replaced.
         slices: where its parameters and buffers stand in the full network.
-        unknown: operations that the analysis does not know, around which all channels were kept.
+        kept_whole: why channels are there that no structure may drop, each reason once.
         masks: masks that training has to enforce, of parameters that are not executed sparsely.
         choice: form of each layer of a plan of blocks or of n:m weights, see `execute.choose_forms`.
     """
 
     network: nn.Module
     slices: Slices
-    unknown: tuple[str, ...] = ()
+    kept_whole: tuple[str, ...] = ()
     masks: Masks = field(default_factory=dict)
     choice: Mapping[str, str] = field(default_factory=dict)
 

@@ -176,6 +176,12 @@ class ChannelGraph:
         """Operations that no rule knows, with the line that calls them."""
         return self.record.unknown
 
+    @property
+    def kept_whole(self) -> list[str]:
+        """Why groups of channels are kept whole, but for those that the network returns; each reason once."""
+        reasons = dict.fromkeys(group.frozen for group in self.groups)
+        return [why for why in reasons if why not in ("", "output of the network")]
+
     def freeze(self, group: ChannelGroup, why: str) -> None:
         """Keep all channels of a group."""
         self.frozen |= dict.fromkeys(self.units_of(group), why)

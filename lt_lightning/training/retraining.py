@@ -136,7 +136,7 @@ class TicketTraining(MaskedTraining):
             execution="masked" if self._shrunk is None else "shrunk",
             choice={} if self._shrunk is None else dict(self._shrunk.choice),
             left_dense=self._left_dense(),
-            kept_whole=[] if self._shrunk is None else list(self._shrunk.unknown),
+            kept_whole=[] if self._shrunk is None else list(self._shrunk.kept_whole),
         )
 
     def _under_full_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -164,7 +164,6 @@ def test_pytorchs_transformer_runs_on_blocks(granularity: Granularity) -> None:
     network, example = Encoder().double(), torch.zeros(1, 5, 8, dtype=torch.float64)
     layers = find_layers(network, example)
     assert "encoder.layers.0.linear1" in layers
-    assert not any("self_attn" in name for name in layers)
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: value.detach().clone() for name, value in network.named_parameters()}
     masks = {name: weights[name].abs() > weights[name].abs().median() for name in masks}

@@ -356,6 +356,6 @@ def test_masks_that_are_not_applied_yet_leave_a_layer_unknown() -> None:
     for part in ("weight", "bias"):
         torch_prune.remove(network[0], part)  # type: ignore[no-untyped-call]
     after = shrink_masked(network, images)
-    assert after.unknown == ()
+    assert after.kept_whole == ()
     assert widths(after.network) == {"0": (2, 1), "2": (2, 2)}
     torch.testing.assert_close(after.network(images), expected)

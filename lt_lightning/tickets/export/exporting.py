@@ -104,13 +104,13 @@ class Executed:
         network: the network, on the CPU, in evaluation mode.
         plan: plan that it executes; None if it is the full network.
         choice: form of each layer of a plan of blocks, see `execution.execute.choose_forms`.
-        unknown: operations that the analysis does not know, around which all channels were kept.
+        kept_whole: why channels are there that no structure may drop, each reason once.
     """
 
     network: nn.Module
     plan: Plan | None
     choice: Mapping[str, str]
-    unknown: tuple[str, ...] = ()
+    kept_whole: tuple[str, ...] = ()
 
     @property
     def left_dense(self) -> list[str]:
@@ -133,7 +133,7 @@ def executed(source: Source, batch_size: int | None = None, choice: Mapping[str,
     if shrunk is None:
         return Executed(source.masked, None, {})
     compare(source.masked, shrunk.network, example)
-    return Executed(shrunk.network.eval(), ticket.plan, shrunk.choice, shrunk.unknown)
+    return Executed(shrunk.network.eval(), ticket.plan, shrunk.choice, shrunk.kept_whole)
 
 
 # The files, each checked against the masked network.
@@ -262,7 +262,7 @@ def _card(folder: Path, source: Source, small: Executed, written: Mapping[str, F
             "parameters_dense": parameters(source.masked),
             "computed_by": dict(small.choice),
             "left_dense": small.left_dense,
-            "unknown": list(small.unknown),
+            "kept_whole": list(small.kept_whole),
         },
         "formats": dict(written),
         "checked": {
