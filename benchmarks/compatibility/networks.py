@@ -89,7 +89,7 @@ def _own() -> list[Case]:
     return [
         Case("ResNet-20", "own", lambda: cifar_resnet(20, 10), _image(32)),
         Case("ResNet-18", "own", lambda: resnet18(10), _image(32)),
-        Case("ResNet-50", "own", lambda: resnet50(10, width=16), _image(64)),
+        Case("ResNet-50", "own", lambda: resnet50(10), _image(64)),
         Case("VGG-16", "own", lambda: VGG(16, 10, width=16), _image(32)),
         Case("MobileNet", "own", lambda: MobileNet(10, width=16), _image(32)),
         Case("U-Net", "own", UNet, _image(32)),
@@ -248,7 +248,7 @@ def _from_transformers(name: str, head: str, how: dict[str, Any]) -> nn.Module:
 def _torchvision() -> list[Case]:
     models = import_torchvision().models
     names = [
-        "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "shufflenet_v2_x0_5",
+        "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "shufflenet_v2_x0_5",
         "mnasnet0_5", "squeezenet1_1", "regnet_y_400mf",
     ]  # fmt: skip
     auxiliary: dict[str, Any] = {"weights": None, "aux_logits": True, "init_weights": False}
