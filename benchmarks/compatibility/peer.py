@@ -87,8 +87,8 @@ def _droppable(network: nn.Module, example: Example, layers: Sequence[Layer], cl
                 continue
             inputs_first = isinstance(module, nn.modules.conv._ConvNd) and module.transposed
             dim = int(outputs == inputs_first)
-            if free[name].shape[dim] > max(indices):
-                free[name].index_fill_(dim, torch.tensor(indices), True)
+            inside = [index for index in indices if 0 <= index < free[name].shape[dim]]
+            free[name].index_fill_(dim, torch.tensor(inside, dtype=torch.long), True)
     return sum(int(flags.sum()) for flags in free.values()) / sum(flags.numel() for flags in free.values())
 
 

@@ -165,7 +165,7 @@ class SameForAllShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _decided(result: Tensor, given: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """Return 1: what a dropout keeps is seen, however much it drops. Where each has a probability, its likelier value."""
+    """Return 1, so that a dropout hides nothing; where each has a probability of its own, what is likelier."""
     return result.fill_(1) if "p" in arguments else result.copy_(given >= 0.5)
 
 
