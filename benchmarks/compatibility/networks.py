@@ -89,7 +89,7 @@ def _own() -> list[Case]:
     return [
         Case("ResNet-20", "own", lambda: cifar_resnet(20, 10), _image(32)),
         Case("ResNet-18", "own", lambda: resnet18(10), _image(32)),
-        Case("ResNet-50", "own", lambda: resnet50(10, width=16), _image(64)),
+        Case("ResNet-50", "own", lambda: resnet50(10), _image(64)),
         Case("VGG-16", "own", lambda: VGG(16, 10, width=16), _image(32)),
         Case("MobileNet", "own", lambda: MobileNet(10, width=16), _image(32)),
         Case("U-Net", "own", UNet, _image(32)),
@@ -238,7 +238,9 @@ def _transformers() -> list[Case]:
 
 def _from_transformers(name: str, head: str, how: dict[str, Any]) -> nn.Module:
     library = importlib.import_module("transformers")
-    network: nn.Module = getattr(library, f"{name}{head}")(getattr(library, f"{name}Config")(**how))
+    config = getattr(library, f"{name}Config")(**how)
+    config.use_cache = False  # which Torch-Pruning cannot follow
+    network: nn.Module = getattr(library, f"{name}{head}")(config)
     return network
 
 
@@ -248,8 +250,8 @@ def _from_transformers(name: str, head: str, how: dict[str, Any]) -> nn.Module:
 def _torchvision() -> list[Case]:
     models = import_torchvision().models
     names = [
-        "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "shufflenet_v2_x0_5",
-        "mnasnet0_5", "squeezenet1_1", "regnet_y_400mf",
+        "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
+        "shufflenet_v2_x0_5", "mnasnet0_5", "squeezenet1_1", "regnet_y_400mf",
     ]  # fmt: skip
     auxiliary: dict[str, Any] = {"weights": None, "aux_logits": True, "init_weights": False}
     blocks = {"block": models.resnet.Bottleneck, "layers": [1, 1, 1, 1]}

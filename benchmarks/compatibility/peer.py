@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,7 @@ _QUERIES = ("query", "q_proj", "q_lin", "q")
 _KEYS_AND_VALUES = ("key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "k", "v")
 _HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 _WIDTHS = ("all_head_size", "attn_dim", "inner_dim")
+_LIMIT = 30  # seconds
 _OF_ONE_HEAD = ("attention_head_size", "head_dim")
 
 
@@ -56,7 +59,7 @@ def measure_peer(case: Case, densities: Sequence[float]) -> Peer:
     droppable: float | None = None
     left: dict[str, Left] = {}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _limited():
             warnings.simplefilter("ignore")
             droppable = _droppable(network, example, layers, classifier)
             for density in densities:
@@ -64,6 +67,22 @@ def measure_peer(case: Case, densities: Sequence[float]) -> Peer:
     except Exception as error:  # whatever it may say to a network that it does not know
         return Peer(droppable, left, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
     return Peer(droppable, left)
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Raise an error in what takes too long: some networks it follows for ever."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"more than {_LIMIT} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(_LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _droppable(network: nn.Module, example: Example, layers: Sequence[Layer], classifier: str) -> float:
@@ -87,8 +106,8 @@ def _droppable(network: nn.Module, example: Example, layers: Sequence[Layer], cl
                 continue
             inputs_first = isinstance(module, nn.modules.conv._ConvNd) and module.transposed
             dim = int(outputs == inputs_first)
-            if free[name].shape[dim] > max(indices):
-                free[name].index_fill_(dim, torch.tensor(indices), True)
+            inside = [index for index in indices if 0 <= index < free[name].shape[dim]]
+            free[name].index_fill_(dim, torch.tensor(inside, dtype=torch.long), True)
     return sum(int(flags.sum()) for flags in free.values()) / sum(flags.numel() for flags in free.values())
 
 

@@ -137,8 +137,8 @@ def _as_it_was(network: nn.Module) -> Iterator[None]:
 class SameForAllShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes what is random a function of nothing, so that networks of other widths get the same.
 
-    A decision (`bernoulli`, dropout) is made as it is made more often, a permutation changes nothing, whole numbers are
-    the lowest, and all others are one constant within their range.
+    A dropout keeps everything, a decision with a probability of its own (`bernoulli`) is the likelier one, a
+    permutation changes nothing, whole numbers are the lowest, and all others are one constant within their range.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -165,9 +165,8 @@ class SameForAllShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _decided(result: Tensor, given: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """Return 1 where that is at least as probable as 0; without `p` the given tensor holds the probabilities."""
-    likely = arguments.get("p", given) >= 0.5
-    return result.copy_(likely) if isinstance(likely, Tensor) else result.fill_(float(likely))
+    """Return 1, so that a dropout hides nothing; where each has a probability of its own, what is likelier."""
+    return result.fill_(1) if "p" in arguments else result.copy_(given >= 0.5)
 
 
 def _constant(result: Tensor, arguments: Mapping[str, Any]) -> Tensor:

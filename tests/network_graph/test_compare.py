@@ -102,6 +102,14 @@ def test_what_differs_in_training_alone_is_seen() -> None:
         compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
 
 
+def test_a_dropout_of_nearly_everything_hides_nothing() -> None:
+    masked, narrow = masked_and_narrow(lambda: nn.Dropout(0.9))
+    compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    narrow.middle = nn.Dropout(0.8)
+    with pytest.raises(DifferentError, match=r"in training.* second"):
+        compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("quarter", range(5))
 def test_the_first_layer_that_differs_is_named(quarter: int) -> None:
     torch.manual_seed(0)
