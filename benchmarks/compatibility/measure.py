@@ -15,7 +15,8 @@ from lt_lightning.execution.cost import flops, parameters
 from lt_lightning.execution.execute import execute
 from lt_lightning.network_graph.compare import difference, outputs
 from lt_lightning.network_graph.graph import ChannelGraph
-from lt_lightning.network_graph.recording import Part, without_fast_path
+from lt_lightning.network_graph.labels import Part
+from lt_lightning.network_graph.recording import without_fast_path
 from lt_lightning.network_graph.traced import TracedNetwork, shaken
 from lt_lightning.pruning.examples import Example, copied, map_tensors, noisy, several
 from lt_lightning.pruning.layers import Layer, full_masks, prunable_layers

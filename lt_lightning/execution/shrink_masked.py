@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lt_lightning.execution.shrink_channels import keep_channels
 from lt_lightning.execution.smaller_network import Shrunk
 from lt_lightning.network_graph.graph import ChannelGraph, Flags
-from lt_lightning.network_graph.recording import Part
+from lt_lightning.network_graph.labels import Part
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.masks import Masks

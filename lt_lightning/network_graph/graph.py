@@ -18,7 +18,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from lt_lightning.network_graph.recording import Part, Record, record_network
+from lt_lightning.network_graph.labels import Part, Record
+from lt_lightning.network_graph.recording import record_network
 from lt_lightning.pruning.examples import Example
 
 Flags = NDArray[np.bool_]

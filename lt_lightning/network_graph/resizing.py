@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from lt_lightning.network_graph.attention import keep_heads
 from lt_lightning.network_graph.graph import ChannelGraph, Flags, Liveness, module_of
-from lt_lightning.network_graph.recording import Part
+from lt_lightning.network_graph.labels import Part
 from lt_lightning.pruning.layers import has_plain_heads, is_conv1d
 
 Index = Mapping[int, Tensor]

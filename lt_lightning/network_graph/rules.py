@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lt_lightning.network_graph.recording import Labels, Recorder, Role, Value, broadcast
+from lt_lightning.network_graph.labels import Labels, Recorder, Role, Value, broadcast
 
 Meeting = Literal["sum", "product"]
 Arguments = tuple[Any, ...]
