@@ -21,7 +21,7 @@ from lt_lightning.execution.timing import Timing, interleaved, stopwatch
 from lt_lightning.network_graph.recording import without_fast_path
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, run
+from lt_lightning.pruning.examples import Example, call_network
 from lt_lightning.pruning.masks import Masks
 
 
@@ -44,7 +44,7 @@ def flops(network: nn.Module, example: Example) -> int:
     """
     plain = sdpa_kernel(SDPBackend.MATH)  # attention in one operation counts for nothing on some devices
     with evaluating(network), without_fast_path(), plain, FlopCounterMode(display=False) as counter:
-        run(network, example)
+        call_network(network, example)
     return int(counter.get_total_flops())
 
 

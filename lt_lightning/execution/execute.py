@@ -20,7 +20,7 @@ from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
 from lt_lightning.execution.timing import Shape, time_layers
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, copied, run
+from lt_lightning.pruning.examples import Example, call_network, copied
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.structures.executable import computes_two_of_four, why_no_blocks, why_not_held
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, NMPlan, Plan
@@ -218,7 +218,7 @@ def input_shapes(network: nn.Module, names: Sequence[str], example: Example) -> 
         hooks.append(network.get_submodule(name).register_forward_pre_hook(note))
     try:
         with evaluating(network):
-            run(network, example)
+            call_network(network, example)
     finally:
         for hook in hooks:
             hook.remove()

@@ -38,10 +38,10 @@ def shrink_channels(
     Conv2d(2, 2, kernel_size=(3, 3), stride=(1, 1))
     """
     graph = (traced or TracedNetwork(network, example)).graph
-    return keep_channels(network, graph, follow(graph, plan))
+    return keep_channels(network, graph, follow_plan(graph, plan))
 
 
-def follow(graph: ChannelGraph, plan: ChannelPlan) -> Liveness:
+def follow_plan(graph: ChannelGraph, plan: ChannelPlan) -> Liveness:
     """Return what a plan leaves of a network.
 
     Raises:

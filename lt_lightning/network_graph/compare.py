@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, map_tensors, noisy, run, several, tensors_in
+from lt_lightning.pruning.examples import Example, call_network, map_tensors, noisy, several, tensors_in
 
 
 class DifferentError(RuntimeError):
     """The network that executes a ticket computes something else than the masked one."""
 
 
-def compare(masked: nn.Module, executed: nn.Module, example: Example) -> None:
+def compare_networks(masked: nn.Module, executed: nn.Module, example: Example) -> None:
     """Check that two networks compute the same, in evaluation and in training.
 
     They run on seeded noise without gradients; nothing of them changes. What is random in training is made equal for
@@ -40,7 +40,7 @@ def compare(masked: nn.Module, executed: nn.Module, example: Example) -> None:
     Raises:
         DifferentError: if the outputs differ; names the mode and the first layer whose output does.
 
-    >>> compare(nn.Linear(4, 2), nn.Linear(4, 2), torch.zeros(1, 4))  # of other random values
+    >>> compare_networks(nn.Linear(4, 2), nn.Linear(4, 2), torch.zeros(1, 4))  # of other random values
     Traceback (most recent call last):
         ...
     lt_lightning.network_graph.compare.DifferentError: the network that executes the ticket differs ...
@@ -109,7 +109,7 @@ def outputs(network: nn.Module, given: Example, training: bool) -> list[Tensor]:
     """
     with _as_it_was(network), torch.no_grad(), SameForAllShapes():  # type: ignore[no-untyped-call]
         network.train(training)
-        return list(tensors_in(run(network, map_tensors(given, torch.clone))))
+        return list(tensors_in(call_network(network, map_tensors(given, torch.clone))))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.pruning.examples import run
+from lt_lightning.pruning.examples import call_network
 
 Role = Literal[
     "row",  # an output of a convolution or matrix product
@@ -32,11 +32,11 @@ Role = Literal[
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
-_RUN = run.__code__.co_filename
+_RUN = call_network.__code__.co_filename
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class ChannelLabels:
     """The channel of every element of a tensor.
 
     Attributes:
@@ -57,7 +57,7 @@ class Labels:
         """The dimensions along which channels differ."""
         return {dim for dim, size in enumerate(self.ids.shape) if size > 1}
 
-    def over(self, rank: int) -> Labels:
+    def over(self, rank: int) -> ChannelLabels:
         """Return the labels of a tensor of more dimensions, the new ones in front, as broadcasting adds them."""
         return replace(self, ids=self.ids.reshape((1,) * (rank - self.ids.dim()) + tuple(self.ids.shape)))
 
@@ -72,7 +72,7 @@ class Value:
         name: name of the parameter or buffer, if it is one or a view with all of its elements.
     """
 
-    labels: tuple[Labels, ...] = ()
+    labels: tuple[ChannelLabels, ...] = ()
     weight: bool = False
     name: str = ""
 
@@ -201,7 +201,7 @@ class Recorder:
                 self.record.parts[name, dim] = Part(name, dim, first, size)
             if size > 1:
                 ids = self.record.parts[name, dim].ids
-                labels.append(Labels(ids.reshape([size if d == dim else 1 for d in range(tensor.dim())])))
+                labels.append(ChannelLabels(ids.reshape([size if d == dim else 1 for d in range(tensor.dim())])))
         return Value(tuple(labels), weight=True, name=name)
 
     def statistic(self, tensor: Tensor) -> Value:
@@ -247,12 +247,12 @@ class Recorder:
         self.record.sums.append((fresh, first.reshape(-1), second.reshape(-1)))
         return fresh.reshape(first.shape)
 
-    def freeze(self, labels: Sequence[Labels], why: str) -> None:
+    def freeze(self, labels: Sequence[ChannelLabels], why: str) -> None:
         """Keep all of these channels, unless nothing comes of the operation that is running."""
         for each in labels:
             self._to_freeze.append((len(self._calls) - 1, torch.unique(each.ids), why))
 
-    def bind(self, labels: Labels, dims: set[int], why: str) -> Labels | None:
+    def bind(self, labels: ChannelLabels, dims: set[int], why: str) -> ChannelLabels | None:
         """Keep the extent of a tensor along some dimensions, and return the labels that are left along the others.
 
         Channels that differ along these dimensions alone (those of one head) are kept or dropped together; if there
@@ -268,12 +268,12 @@ class Recorder:
             ids = first
         return replace(labels, ids=ids)
 
-    def bind_all(self, many: Sequence[Labels], dims: set[int], why: str) -> tuple[Labels, ...]:
+    def bind_all(self, many: Sequence[ChannelLabels], dims: set[int], why: str) -> tuple[ChannelLabels, ...]:
         """Do the same for several labels; those that do not vary along the dimensions stay as they are."""
         left = [self.bind(labels, dims, why) if labels.dims & dims else labels for labels in many]
         return tuple(labels for labels in left if labels is not None)
 
-    def take_role(self, labels: Labels, role: Role) -> None:
+    def take_role(self, labels: ChannelLabels, role: Role) -> None:
         """Note what the indices of a parameter do."""
         parts = self._parts
         index = bisect_right(parts, int(labels.ids.min()), key=lambda part: part.first) - 1
@@ -281,7 +281,7 @@ class Recorder:
         if role not in roles:
             roles.append(role)
 
-    def lift(self, many: Sequence[Labels], what: str) -> tuple[Labels, ...]:
+    def lift(self, many: Sequence[ChannelLabels], what: str) -> tuple[ChannelLabels, ...]:
         """Return labels of which zeros were turned into other values; the first to do so is remembered."""
         return tuple(replace(each, lifted=each.lifted or f"{what}{self.where()}") for each in many)
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lt_lightning.network_graph.labels import Record, Recorder
 from lt_lightning.network_graph.rules import apply_rule
-from lt_lightning.pruning.examples import Example, copied, map_tensors, run, several, tensors_in
+from lt_lightning.pruning.examples import Example, call_network, copied, map_tensors, several, tensors_in
 
 
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -63,7 +63,7 @@ def record_network(network: nn.Module, example: Example) -> Record:
         recorder = Recorder(own.train(training), record)
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), without_fast_path(), _Recording(recorder):
-                results = list(tensors_in(run(own, given)))
+                results = list(tensors_in(call_network(own, given)))
         except Exception as error:
             told = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             if not training:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lt_lightning.network_graph.labels import Labels, Recorder, Role, Value, broadcast
+from lt_lightning.network_graph.labels import ChannelLabels, Recorder, Role, Value, broadcast
 
 Meeting = Literal["sum", "product"]
 Arguments = tuple[Any, ...]
@@ -108,7 +108,7 @@ def _freeze_all(recorder: Recorder, call: Call, why: str) -> None:
 def _move(recorder: Recorder, call: Call) -> None:
     (source, *_) = call.inputs
     known = recorder.of(source)
-    moved: list[list[Labels]] = [[] for _ in call.outputs]
+    moved: list[list[ChannelLabels]] = [[] for _ in call.outputs]
     for labels in known.labels:
         ids = labels.ids.expand(source.shape)
         if call.name in ("view", "_unsafe_view", "_reshape_alias", "as_strided"):
@@ -131,7 +131,7 @@ def _with_ids(args: Arguments, source: Tensor, ids: Tensor) -> Arguments:
     return tuple(ids if each is source else each for each in args)
 
 
-def _compressed(recorder: Recorder, many: Sequence[Labels]) -> tuple[Labels, ...]:
+def _compressed(recorder: Recorder, many: Sequence[ChannelLabels]) -> tuple[ChannelLabels, ...]:
     """Return labels of size 1 along dimensions in which they are the same; a channel alone is kept."""
     left = []
     for labels in many:
@@ -188,7 +188,7 @@ def _pad(recorder: Recorder, call: Call) -> None:
     source, pad = call.args[0], call.args[1]
     value = call.get("value", 0)
     padded = {source.dim() - 1 - index // 2 for index, width in enumerate(pad) if width}
-    moved: list[Labels] = []
+    moved: list[ChannelLabels] = []
     for labels in recorder.of(source).labels:
         if not labels.dims & padded:
             moved += recorder.lift([labels], "padding") if value else [labels]
@@ -235,7 +235,9 @@ def _concatenate(recorder: Recorder, call: Call, tensors: list[Tensor], dim: int
     recorder.note(call.outputs[0], Value(_compressed(recorder, result), weight))
 
 
-def _in_a_row(recorder: Recorder, tensors: Sequence[Tensor], along: Sequence[Labels | None], dim: int) -> Labels:
+def _in_a_row(
+    recorder: Recorder, tensors: Sequence[Tensor], along: Sequence[ChannelLabels | None], dim: int
+) -> ChannelLabels:
     """Return the labels of tensors in a row; those of a tensor that has none are new, and kept."""
     ids = []
     for tensor, labels in zip(tensors, along, strict=True):
@@ -249,7 +251,7 @@ def _in_a_row(recorder: Recorder, tensors: Sequence[Tensor], along: Sequence[Lab
     shape = [max(sizes) for sizes in zip(*(each.shape for each in ids), strict=True)]
     expanded = [each.expand([each.shape[d] if d == dim else shape[d] for d in range(len(shape))]) for each in ids]
     lifted = next((labels.lifted for labels in along if labels is not None and labels.lifted), "")
-    return Labels(torch.cat(expanded, dim), lifted)
+    return ChannelLabels(torch.cat(expanded, dim), lifted)
 
 
 # Operations on each element, or on the positions of each channel
@@ -400,7 +402,7 @@ def _meet(
     shape: Sequence[int] | None = None,
     join: bool = True,
     dim: int | None = None,
-) -> tuple[Labels, ...]:
+) -> tuple[ChannelLabels, ...]:
     """Bring together the channels of tensors that are added or multiplied element by element.
 
     Args:
@@ -412,7 +414,7 @@ def _meet(
         dim: a dimension along which sizes may differ.
     """
     rank = len(given[0][1] if shape is None else shape)
-    result: list[tuple[Labels, set[int]]] = []  # with the tensors that have such channels
+    result: list[tuple[ChannelLabels, set[int]]] = []  # with the tensors that have such channels
     for index, (value, _) in enumerate(given):
         for labels in value.labels:
             mine = labels.over(rank)
@@ -431,10 +433,10 @@ def _meet(
 def _united(
     recorder: Recorder,
     meeting: Meeting,
-    first: tuple[Labels, Sequence[Value]],
-    second: tuple[Labels, Value],
+    first: tuple[ChannelLabels, Sequence[Value]],
+    second: tuple[ChannelLabels, Value],
     join: bool,
-) -> Labels:
+) -> ChannelLabels:
     (a, owners), (b, value) = first, second
     role: Role = "scale" if meeting == "product" else "shift"
     of_a = owners[0].weight
@@ -450,20 +452,20 @@ def _united(
     lifted = (a.lifted or b.lifted) if meeting == "sum" else (a.lifted and b.lifted)
     activations = not value.weight and not of_a
     if meeting == "sum" and join and activations and not torch.equal(ids, others):
-        return Labels(recorder.join(ids, others), lifted)
+        return ChannelLabels(recorder.join(ids, others), lifted)
     recorder.pair(ids, others)
-    return Labels((others if of_a else ids).clone(), lifted)
+    return ChannelLabels((others if of_a else ids).clone(), lifted)
 
 
 def _beside(
     recorder: Recorder,
     meeting: Meeting,
-    labels: Labels,
+    labels: ChannelLabels,
     owners: set[int],
     given: Sequence[tuple[Value, Sequence[int]]],
     rank: int,
     dim: int | None,
-) -> Labels | None:
+) -> ChannelLabels | None:
     """Return labels beside the tensors that do not have such channels; None if they are fixed by that."""
     for index, (_value, shape) in enumerate(given):
         if index in owners:
@@ -491,7 +493,7 @@ def _reduce(recorder: Recorder, call: Call, adds: bool = False) -> None:
         if named in (None, [])
         else {each % rank for each in ([named] if isinstance(named, int) else named)}
     )
-    left: list[Labels] = []
+    left: list[ChannelLabels] = []
     for labels in known.labels:
         if adds and labels.zero and labels.dims <= dims:
             recorder.record.summed.append(labels.ids.reshape(-1))  # what is dropped adds nothing
@@ -575,7 +577,9 @@ def _contract(recorder: Recorder, first: tuple[Value, Sequence[int]], second: tu
     return Value(tuple(each for each in labels if each.ids.numel() > 1), a.weight and b.weight)
 
 
-def _read(recorder: Recorder, inner: tuple[Sequence[Labels], Sequence[Labels]], dims: tuple[int, int]) -> None:
+def _read(
+    recorder: Recorder, inner: tuple[Sequence[ChannelLabels], Sequence[ChannelLabels]], dims: tuple[int, int]
+) -> None:
     """A layer reads channels, the first, by the inputs of its weight, the second."""
     channels, inputs = inner
     for each in inputs[:1]:
@@ -589,14 +593,14 @@ def _read(recorder: Recorder, inner: tuple[Sequence[Labels], Sequence[Labels]], 
     recorder.freeze(channels, f"a layer reads it in a way that is not understood{recorder.where()}")
 
 
-def _check_zero(recorder: Recorder, channels: Sequence[Labels]) -> None:
+def _check_zero(recorder: Recorder, channels: Sequence[ChannelLabels]) -> None:
     """Keep channels that would be other than zero where a layer reads them, if they were dropped."""
     for labels in channels:
         if labels.lifted:
             recorder.freeze([labels], f"{labels.lifted} turns zeros into other values")
 
 
-def _one_unit(recorder: Recorder, first: Labels, second: Tensor, dim: int) -> Labels:
+def _one_unit(recorder: Recorder, first: ChannelLabels, second: Tensor, dim: int) -> ChannelLabels:
     """Keep all channels that are summed over together (a head), and return what is left of their labels."""
     ids = broadcast(first.ids, second)
     head = ids[0].narrow(dim, 0, 1)
@@ -642,7 +646,7 @@ def _convolution(recorder: Recorder, call: Call) -> None:
 def _group(
     recorder: Recorder,
     call: Call,
-    sides: tuple[Sequence[Labels], Sequence[Labels], Sequence[Labels]],
+    sides: tuple[Sequence[ChannelLabels], Sequence[ChannelLabels], Sequence[ChannelLabels]],
     groups: int,
     transposed: bool,
 ) -> None:
@@ -783,7 +787,7 @@ def _embedding(recorder: Recorder, call: Call) -> None:
     for labels in recorder.of(weight).labels:
         if labels.dims == {1}:
             recorder.take_role(labels, "row")
-    result = tuple(Labels(labels.ids.reshape(shape)) for labels in rows)
+    result = tuple(ChannelLabels(labels.ids.reshape(shape)) for labels in rows)
     recorder.note(call.outputs[0], Value(result))
 
 

@@ -24,7 +24,7 @@ from lt_lightning.network_graph.compare import difference, first_difference, out
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Flags, NotedSize
 from lt_lightning.network_graph.recording import alone, without_fast_path
 from lt_lightning.network_graph.resizing import resize
-from lt_lightning.pruning.examples import Example, copied, map_tensors, noisy, run, several
+from lt_lightning.pruning.examples import Example, call_network, copied, map_tensors, noisy, several
 from lt_lightning.pruning.layers import Layer, find_layers, is_conv1d
 
 _ROUNDING = 1e-5  # of a network in float64 that has parts in float32; what a wrong head does may be 1e-4
@@ -194,7 +194,7 @@ def shaken(network: nn.Module) -> nn.Module:
 
 def _told(error: Exception) -> str:
     """Return an error in one line, with the last line of the user's code that it came through."""
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent), run.__code__.co_filename)
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent), call_network.__code__.co_filename)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{next(iter(str(error).splitlines()), type(error).__name__)}{place}"

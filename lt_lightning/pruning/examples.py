@@ -15,10 +15,10 @@ Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 _SAMPLES = 4
 
 
-def run(network: nn.Module, example: Example) -> Any:
+def call_network(network: nn.Module, example: Example) -> Any:
     """Call the network on a batch, with its hooks but without compiling a network that is to be compiled.
 
-    >>> run(nn.Bilinear(1, 1, 1), (torch.zeros(2, 1), torch.zeros(2, 1))).shape
+    >>> call_network(nn.Bilinear(1, 1, 1), (torch.zeros(2, 1), torch.zeros(2, 1))).shape
     torch.Size([2, 1])
     """
     match example:
@@ -91,7 +91,7 @@ def several(network: nn.Module, example: Example) -> Example:
     repeated: Example = map_tensors(example, lambda tensor: torch.cat([tensor] * times))
     try:
         with torch.no_grad():
-            run(network, repeated)
+            call_network(network, repeated)
     except Exception:  # whatever a network may say to a batch that it is not made for
         return example
     return repeated

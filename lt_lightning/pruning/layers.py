@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, run
+from lt_lightning.pruning.examples import Example, call_network
 from lt_lightning.pruning.masks import Masks
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -103,7 +103,7 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
     hooks = [m.register_forward_hook(record) for m in names if _has_layers(m)]
     try:
         with evaluating(network):
-            run(network, example)
+            call_network(network, example)
     finally:
         for hook in hooks:
             hook.remove()

@@ -36,7 +36,7 @@ def write_card_file(path: Path | str, tensors: Mapping[str, Tensor], card: Mappi
     """
     path, content = _with_suffix(path), _apart(tensors)
     written = json.loads(json.dumps(card))  # as it will be read, so that the digests agree
-    written["digest"] = digest_of(content, written)
+    written["digest"] = digest_of_content(content, written)
     write_bytes(path, safetensors.save(content, metadata={"card": json.dumps(written)}))
     return path, written
 
@@ -70,11 +70,11 @@ def read_card_file(path: Path | str, what: str, parse: Callable[[dict[str, Tenso
 
 def check_digest(tensors: Mapping[str, Tensor], card: dict[str, Any]) -> None:
     """Take the digest off a card that was read, and refuse what does not match it."""
-    if card.pop("digest", None) != digest_of(tensors, card):
+    if card.pop("digest", None) != digest_of_content(tensors, card):
         raise RefusedError("is damaged or was altered: its content does not match its digest")
 
 
-def digest_of(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
+def digest_of_content(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a card, and of names, types, shapes and bits of tensors."""
     sha = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
     for name in sorted(tensors):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.cost import flops, parameters
 from lt_lightning.execution.execute import execute
-from lt_lightning.execution.shrink_channels import follow, keep_channels
+from lt_lightning.execution.shrink_channels import follow_plan, keep_channels
 from lt_lightning.execution.smaller_network import Shrunk, Slices
-from lt_lightning.network_graph.compare import compare
+from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
@@ -315,7 +315,7 @@ def _what_stays(graph: ChannelGraph) -> str:
 # From a plan
 
 
-def follow_plan(
+def shrink_to_plan(
     masked: nn.Module, plan: Plan, masks: Masks, reports: Mapping[str, LayerReport], example: Example
 ) -> ShrunkNetwork:
     """Make the smaller network that a ticket executes.
@@ -337,7 +337,7 @@ def follow_plan(
 def _follow(traced: TracedNetwork, plan: Plan, masks: Masks, reports: Mapping[str, LayerReport]) -> ShrunkNetwork:
     masked = _masked(traced.network, masks)
     shrunk = _executed(masked, traced, plan, masks)
-    compare(masked, shrunk.network, traced.example)
+    compare_networks(masked, shrunk.network, traced.example)
     return ShrunkNetwork(
         shrunk.network,
         tuple(_layers(traced, plan, reports, shrunk)),
@@ -361,7 +361,7 @@ def _executed(
 ) -> Shrunk:
     """Make the network that a plan describes, with copies of the values that `network` has."""
     if isinstance(plan, ChannelPlan):
-        return keep_channels(network, traced.graph, follow(traced.graph, plan))
+        return keep_channels(network, traced.graph, follow_plan(traced.graph, plan))
     shrunk = execute(network, plan, masks, traced.example, choice=choice)
     assert shrunk is not None
     return shrunk
@@ -371,7 +371,7 @@ def _layers(traced: TracedNetwork, plan: Plan, reports: Mapping[str, LayerReport
     if not isinstance(plan, ChannelPlan):
         return [_of_blocks(traced.layers[name], report) for name, report in reports.items() if name in traced.layers]
     graph = traced.graph
-    liveness = follow(graph, plan)
+    liveness = follow_plan(graph, plan)
     full, small = (dict(each.named_parameters(remove_duplicate=False)) for each in (traced.network, shrunk.network))
     layers = []
     for name, part in graph.rows.items():

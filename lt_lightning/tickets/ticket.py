@@ -16,7 +16,7 @@ from lt_lightning.storage.files import write_json
 from lt_lightning.structures.base import Form, LayerReport
 from lt_lightning.structures.plan import Plan, check_plan, plan_from_json, plan_to_json
 from lt_lightning.tickets.card_file import RefusedError, check_digest, check_fit, read_card_file, write_card_file
-from lt_lightning.tickets.shrinking import ShrunkNetwork, follow_plan
+from lt_lightning.tickets.shrinking import ShrunkNetwork, shrink_to_plan
 
 SCHEMA = 2
 Values = Literal["rewind", "trained"]
@@ -149,7 +149,7 @@ class Ticket:
                 f"the ticket has no plan by which anything is left out (its structure is "
                 f"{self.card.get('structure')!r}): take one that a structure such as Refill or Regroup made"
             )
-        return follow_plan(self.apply(copied(network), values), self.plan, self.masks, self.layers, example)
+        return shrink_to_plan(self.apply(copied(network), values), self.plan, self.masks, self.layers, example)
 
     def with_training(self, trained: Mapping[str, Tensor], **facts: Any) -> Ticket:
         """Return the ticket with its trained weights, and further facts on its card."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lt_lightning.execution.execute import choose_forms, execute
 from lt_lightning.execution.machine import compile_like, is_bfloat16
 from lt_lightning.execution.smaller_network import Shrunk, cut_point
-from lt_lightning.network_graph.compare import compare
+from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.structures.plan import ChannelPlan
@@ -86,7 +86,7 @@ class TicketTraining(MaskedTraining):
                 choice=self.ticket.card.get("choice"), bfloat16=bfloat16, traced=self.traced,
             )  # fmt: skip
             assert self._shrunk is not None
-            compare(network, self._shrunk.network, example)
+            compare_networks(network, self._shrunk.network, example)
             self._put_in_place(pl_module, network, self._shrunk.network)
 
     def _put_in_place(self, pl_module: pl.LightningModule, network: nn.Module, small: nn.Module) -> None:

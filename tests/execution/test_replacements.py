@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lt_lightning.execution.execute import execute, forms_of
-from lt_lightning.network_graph.compare import compare
+from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
@@ -172,7 +172,7 @@ def test_pytorchs_transformer_runs_on_blocks(granularity: Granularity) -> None:
     shrunk = execute(network, result.plan, result.masks, example)
     assert shrunk is not None
     assert len(shrunk.choice) == 4
-    compare(network, shrunk.network, example)
+    compare_networks(network, shrunk.network, example)
     x = torch.randn(3, 5, 8, dtype=torch.float64)
     for net in (network, shrunk.network):
         net.eval()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.models.resnet import cifar_resnet
-from lt_lightning.network_graph.compare import DifferentError, SameForAllShapes, compare, difference, tolerance
+from lt_lightning.network_graph.compare import DifferentError, SameForAllShapes, compare_networks, difference, tolerance
 from lt_lightning.structures.plan import ChannelPlan
 
 KEPT = torch.tensor([0, 2, 3, 5, 6])
@@ -87,27 +87,27 @@ RANDOM: dict[str, Callable[[], nn.Module]] = {
 def test_random_layers_are_equal_whatever_the_width(kind: str) -> None:
     for dtype in (torch.float64, torch.float32):
         masked, narrow = masked_and_narrow(RANDOM[kind], dtype)
-        compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=dtype))
+        compare_networks(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=dtype))
     with torch.no_grad():
         narrow.second.weight[0, 0, 0, 0] += 1  # what is wrong is seen beside what is random
     with pytest.raises(DifferentError, match=r"in evaluation.* second"):
-        compare(masked, narrow, torch.zeros(1, 3, 8, 8))
+        compare_networks(masked, narrow, torch.zeros(1, 3, 8, 8))
 
 
 def test_what_differs_in_training_alone_is_seen() -> None:
     masked, narrow = masked_and_narrow(lambda: DropPath(lambda x: torch.full_like(x, 2)))
-    compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    compare_networks(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
     narrow.middle = nn.Identity()
     with pytest.raises(DifferentError, match=r"in training.* second"):
-        compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+        compare_networks(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
 
 
 def test_a_dropout_of_nearly_everything_hides_nothing() -> None:
     masked, narrow = masked_and_narrow(lambda: nn.Dropout(0.9))
-    compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    compare_networks(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
     narrow.middle = nn.Dropout(0.8)
     with pytest.raises(DifferentError, match=r"in training.* second"):
-        compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+        compare_networks(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("quarter", range(5))
@@ -120,8 +120,8 @@ def test_the_first_layer_that_differs_is_named(quarter: int) -> None:
     with torch.no_grad():
         other.get_submodule(layer).get_parameter("weight").mul_(1.5)
     with pytest.raises(DifferentError, match=f"first in {layer}:"):
-        compare(network, other, torch.zeros(1, 3, 8, 8))
-    compare(network, copy.deepcopy(network), torch.zeros(1, 3, 8, 8))
+        compare_networks(network, other, torch.zeros(1, 3, 8, 8))
+    compare_networks(network, copy.deepcopy(network), torch.zeros(1, 3, 8, 8))
 
 
 def test_rounding_is_no_difference() -> None:
@@ -130,12 +130,12 @@ def test_rounding_is_no_difference() -> None:
     network = cifar_resnet(50, 10, width=4)
     convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     example = torch.zeros(1, 3, 8, 8)
-    compare(network, shrink_channels(network, ChannelPlan({}, {}), example).network, example)
+    compare_networks(network, shrink_channels(network, ChannelPlan({}, {}), example).network, example)
     noisy = copy.deepcopy(network)
     with torch.no_grad():
         for name in convolutions:
             noisy.get_parameter(f"{name}.weight").mul_(1 + 1e-7 * torch.randn(1).sign())
-    compare(network, noisy, example)
+    compare_networks(network, noisy, example)
 
 
 def test_networks_and_generators_are_left_as_they_were() -> None:
@@ -143,7 +143,7 @@ def test_networks_and_generators_are_left_as_they_were() -> None:
     masked.middle.eval()
     before = [{name: value.clone() for name, value in net.state_dict().items()} for net in (masked, narrow)]
     states = torch.get_rng_state(), random.getstate(), pickle.dumps(np.random.get_state())
-    compare(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    compare_networks(masked, narrow, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
     for net, state in zip((masked, narrow), before, strict=True):
         assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
         assert not any(module._forward_hooks for module in net.modules())
@@ -170,12 +170,12 @@ def test_inputs_and_results_of_several_tensors(named: bool) -> None:
     one = Words()
     example: Mapping[str, object] = {"words": torch.tensor([[4, 1, 2]]), "weights": torch.rand(1, 3), "double": True}
     given = example if named else tuple(example.values())
-    compare(one, copy.deepcopy(one), given)
+    compare_networks(one, copy.deepcopy(one), given)
     other = copy.deepcopy(one)
     with torch.no_grad():
         other.embed.weight[4] += 1
     with pytest.raises(DifferentError, match="first in embed"):
-        compare(one, other, given)
+        compare_networks(one, other, given)
 
 
 def test_what_cannot_be_compared_is_told() -> None:
@@ -187,12 +187,12 @@ def test_what_cannot_be_compared_is_told() -> None:
         def forward(self, x: Tensor) -> Tensor:
             raise KeyError("targets")
 
-    compare(OneByOne(), OneByOne(), torch.zeros(1, 4))
+    compare_networks(OneByOne(), OneByOne(), torch.zeros(1, 4))
     with pytest.warns(UserWarning, match=r"in evaluation: KeyError.*targets"):
-        compare(Refusing(), Refusing(), torch.zeros(1, 4))
+        compare_networks(Refusing(), Refusing(), torch.zeros(1, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compare(nn.Identity(), nn.Identity(), torch.zeros(1, 4))
+        compare_networks(nn.Identity(), nn.Identity(), torch.zeros(1, 4))
 
 
 def test_numbers_that_are_none_are_equal_only_to_their_like() -> None:

@@ -21,7 +21,7 @@ from lt_lightning import Filters, Refill, Regroup, ShrunkNetwork, Ticket, load_s
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.network_graph.recording import without_fast_path
 from lt_lightning.network_graph.traced import TracedNetwork
-from lt_lightning.pruning.examples import Example, copied, run, tensors_in
+from lt_lightning.pruning.examples import Example, call_network, copied, tensors_in
 from lt_lightning.pruning.layers import find_layers, full_masks
 from lt_lightning.structures.base import Structure, StructureInput, Unstructured
 from lt_lightning.tickets.making import make_ticket
@@ -111,7 +111,7 @@ def of_kind(name: str) -> tuple[nn.Module, Example]:
 
 def outputs(network: nn.Module, example: Example) -> list[Tensor]:
     with without_fast_path():
-        return list(tensors_in(run(network, example)))
+        return list(tensors_in(call_network(network, example)))
 
 
 def masked(network: nn.Module, small: ShrunkNetwork) -> nn.Module:
@@ -142,7 +142,7 @@ def test_the_smaller_network_computes_what_the_masked_one_does(name: str, of: An
     for each in (network, small.network):
         plain = sdpa_kernel(SDPBackend.MATH)
         with without_fast_path(), plain, torch.no_grad(), FlopCounterMode(display=False) as counter:
-            run(each.eval(), example)
+            call_network(each.eval(), example)
         counts.append(counter.get_total_flops())
     assert [small.params.before, small.params.after] == params
     assert [small.flops.before, small.flops.after] == counts
@@ -179,7 +179,7 @@ def test_a_training_step_works_and_keeps_frozen_parameters_frozen() -> None:
     optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
     losses = []
     for _ in range(5):
-        loss = F.cross_entropy(run(small, example), torch.arange(4))
+        loss = F.cross_entropy(call_network(small, example), torch.arange(4))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -350,8 +350,8 @@ def test_a_ticket_shrinks_a_network(structure: Structure) -> None:
     ticket = make_ticket("s", structure, StructureInput(TracedNetwork(network, example), masks, weights), weights)
     small = ticket.shrink(network, example, "rewind")
     torch.testing.assert_close(
-        run(small.network.eval(), example),
-        run(ticket.apply(copied(network)).eval(), example),
+        call_network(small.network.eval(), example),
+        call_network(ticket.apply(copied(network)).eval(), example),
         rtol=0,
         atol=1e-10,
     )

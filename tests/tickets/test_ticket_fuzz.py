@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lt_lightning.pruning.masks import digest
 from lt_lightning.structures.base import LayerReport
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
-from lt_lightning.tickets.card_file import digest_of
+from lt_lightning.tickets.card_file import digest_of_content
 from lt_lightning.tickets.ticket import Ticket, make_card
 
 Json = Any
@@ -324,7 +324,7 @@ def forged(content: bytes, change: Callable[[dict[str, Any], dict[str, Tensor]],
     change(card, tensors)
     if isinstance(card, dict):
         card.pop("digest", None)
-        card["digest"] = digest_of(tensors, card)
+        card["digest"] = digest_of_content(tensors, card)
     return save(tensors, metadata={"card": json.dumps(card)})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lt_lightning.execution.execute import execute
 from lt_lightning.experiment.parts import Experiment
-from lt_lightning.network_graph.compare import compare
+from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.results.records import Result
 from lt_lightning.storage.files import write_json
 from lt_lightning.tickets.ticket import Ticket
@@ -62,7 +62,7 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
             )  # fmt: skip
             assert made is not None
             small, choice = made.network, dict(made.choice)
-            compare(network, small, experiment.example)
+            compare_networks(network, small, experiment.example)
         setting = Setting(options.batch_size, training, bfloat16)
         ratios.append(time_ratio(dense, small, experiment.example, setting, device, options.samples, options.slot))
         if not training:

@@ -19,7 +19,7 @@ from torch import nn
 
 from lt_lightning.execution.cost import parameters
 from lt_lightning.execution.execute import DENSE_FORM, execute
-from lt_lightning.network_graph.compare import compare
+from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.storage.files import read_json, write_bytes, write_json
 from lt_lightning.structures.plan import BlockPlan, Plan
 from lt_lightning.tickets.export import onnx_file, torch_program
@@ -132,7 +132,7 @@ def executed(source: Source, batch_size: int | None = None, choice: Mapping[str,
     shrunk = execute(source.masked, ticket.plan, ticket.masks, example, batch_size, choice=choice)
     if shrunk is None:
         return Executed(source.masked, None, {})
-    compare(source.masked, shrunk.network, example)
+    compare_networks(source.masked, shrunk.network, example)
     return Executed(shrunk.network.eval(), ticket.plan, shrunk.choice, shrunk.kept_whole)
 
 
