@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def _peer_cells(peer: Row | None) -> list[str]:
         return [_percent(peer["droppable"]), "fails", ""]
     left = list(peer["left"].values())
     exact = max(each["evaluation"] for each in left)
-    return [_percent(peer["droppable"]), _both(left, "parameters"), "yes" if exact <= EXACT else f"no, {exact:.0e}"]
+    said = "yes" if exact <= EXACT else f"no, {exact:.0e}" if exact < inf else "no, other shapes"
+    return [_percent(peer["droppable"]), _both(left, "parameters"), said]
 
 
 def _both(left: Sequence[Row], key: str) -> str:
