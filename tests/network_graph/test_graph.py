@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, module_of
+from lt_lightning.network_graph.traced import TracedNetwork
 
 Step = Callable[["Middle", Tensor], Tensor]
 
@@ -338,3 +339,33 @@ def test_a_compiled_network_is_traced_as_it_is() -> None:
     network.compile(backend="eager")
     graph = ChannelGraph(network, torch.randn(1, 1, 4, 4))
     assert [group.writers for group in graph.groups] == [("0",), ("2",)]
+
+
+def test_channels_are_kept_where_a_trial_shows_nothing() -> None:
+    class Nothing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x)) / 0 * 0  # type: ignore[no-any-return]
+
+    (first, _) = TracedNetwork(Nothing(), torch.zeros(1, 2, 2, 2)).graph.groups
+    assert "no numbers" in first.frozen
+
+
+def test_a_width_that_is_read_as_a_number_keeps_tensors_wide() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(x * x.shape[1] ** -0.5)  # type: ignore[no-any-return]
+
+    graph = TracedNetwork(Scaled(), torch.zeros(1, 2, 2, 2)).graph
+    assert [group.frozen for group in graph.groups] == ["", "output of the network"]
+    liveness = graph.propagate({"a": np.array([True, False, True, True, False, True])})
+    assert liveness.inputs["b"].tolist() == [True, False, True, True, False, True]
+    assert liveness.wide[graph.rows["a"]].all()
