@@ -72,6 +72,10 @@ def keep_channels(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -
     small = copied(network)
     resize(small, graph, liveness)
     cuts = {name: _cut(index) for name, index in indices_left(graph, liveness).items()}
+    first = {parameter: name for name, parameter in network.named_parameters()}
+    for name, parameter in network.named_parameters(remove_duplicate=False):  # one under several names
+        if (cut := cuts.get(first[parameter])) is not None:
+            cuts[name] = cut
     slices = Slices({name: (name, cuts.get(name, Cut())) for name in small.state_dict()})
     left = {name: cuts.get(name, Cut()).take(mask) for name, mask in liveness.masks(network).items()}
     return Shrunk(small, slices, tuple(graph.kept_whole), {name: mask for name, mask in left.items() if not mask.all()})

@@ -27,6 +27,7 @@ from lt_lightning.network_graph.resizing import resize
 from lt_lightning.pruning.examples import Example, call_network, copied, map_tensors, noisy, several
 from lt_lightning.pruning.layers import Layer, find_layers, is_conv1d
 
+_CHEAP = 10**8  # multiply-adds of a sample up to which a trial in float64, which is slow, takes no time that is felt
 _ROUNDING = 1e-5  # of a network in float64 that has parts in float32; what a wrong head does may be 1e-4
 
 
@@ -59,16 +60,19 @@ class TracedNetwork:
         own = alone(self.network).eval()
         batch = several(own, map_tensors(self.example, Tensor.cpu))
         graph = ChannelGraph(own, batch)
-        _Trial(own, batch, graph).freeze_what_fails()
+        work = sum(layer.size * layer.positions for layer in self.layers.values())
+        _Trial(own, batch, graph, precise=work <= _CHEAP).freeze_what_fails()
         return graph
 
 
 class _Trial:
     """Drops channels of a network, to which it gives other values, and compares."""
 
-    def __init__(self, network: nn.Module, batch: Example, graph: ChannelGraph) -> None:
+    def __init__(self, network: nn.Module, batch: Example, graph: ChannelGraph, precise: bool) -> None:
         self.graph = graph
-        self.network, self.example = _precisely(shaken(network), noisy(batch))
+        self.network, self.example = shaken(network), noisy(batch)
+        if precise:
+            self.network, self.example = _precisely(self.network, self.example)
         self.modes = (False,) if graph.record.notes else (False, True)
 
     def freeze_what_fails(self) -> None:

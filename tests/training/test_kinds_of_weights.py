@@ -118,11 +118,8 @@ def search(
 @pytest.mark.parametrize("change", KINDS, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("names", [("regroup", "channels"), ("refill",)], ids=str)
 def test_a_search_and_the_retraining_of_its_tickets(
-    tmp_path: Path, change: Callable[[Net], None], names: tuple[str, ...], request: pytest.FixtureRequest
+    tmp_path: Path, change: Callable[[Net], None], names: tuple[str, ...]
 ) -> None:
-    if change is tie and names == ("refill",):
-        reason = "the graph does not freeze the channels of tied layers, which a smaller network keeps whole"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     callback = search(tmp_path, change, {name: STRUCTURES[name] for name in names}, gradient_batches=1)
     assert list(callback.masks) == [f"{name}.weight" for name in KINDS[change]]
     for name in names:
