@@ -53,6 +53,8 @@ def follow_plan(graph: ChannelGraph, plan: ChannelPlan) -> Liveness:
         if name in plan.outputs and name not in graph.followers
     }
     liveness = graph.propagate(kept)
+    if odd := sorted(plan.outputs.keys() - liveness.outputs.keys()):
+        raise ValueError(f"the plan names {odd[0]!r}, which the network does not have")
     for name, part in graph.rows.items():
         if not liveness.wide[part].any():
             raise ValueError(f"the plan keeps no channel that {name} writes: keep one of them")

@@ -196,6 +196,7 @@ class ChannelGraph:
         vars(self).pop("_is_wide", None)
 
     def units_of(self, group: ChannelGroup) -> set[int]:
+        """Return the units of a group."""
         return {
             unit
             for name, units in group.rows.items()
@@ -276,6 +277,9 @@ class ChannelGraph:
         for name, part in self.rows.items():
             if name in given:
                 kept[part] = kept[part] & (given[name] | self._is_frozen[self._compact[part]])
+                bias = self.record.parts.get((part.parameter.removesuffix("weight") + "bias", 0))
+                if bias in kept:  # which goes with its own output, whatever else is kept of the channel
+                    kept[bias] = kept[part]
         inputs = {name: kept[part] for name, part in self.reads.items()}
         for weight, count in self.record.grouped_inputs.items():
             outputs = kept[self.rows[module_of(weight)]]

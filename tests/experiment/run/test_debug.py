@@ -102,5 +102,5 @@ def test_profiler_reports_beside_what_it_profiled(composed: Compose, tmp_path: P
 
 def test_places_of_real_results_are_those_that_they_were(composed: Compose) -> None:
     """Named by what determines them, to which the group adds nothing."""
-    assert search_folder(composed()).name == "digits-resnet8-s0-6ca5a8ce"
-    assert search_folder(composed("experiment=cifar10_vgg16")).name == "cifar10-vgg16_bn-s0-e89957b1"
+    assert search_folder(composed()).name == "digits-resnet8-s0-bb7a6ead"
+    assert search_folder(composed("experiment=cifar10_vgg16")).name == "cifar10-vgg16_bn-s0-0f2cfc61"

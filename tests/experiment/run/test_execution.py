@@ -74,7 +74,7 @@ def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
         return 1.0
 
     monkeypatch.setattr("lt_lightning.execution.execute.FastestForm", watched)
-    monkeypatch.setattr("lt_lightning.experiment.run.outcome.time_ratio", time_ratio)
+    monkeypatch.setattr("lt_lightning.execution.cost.time_ratio", time_ratio)
     structured = ("structure=[regroup]", "structure.regroup.group_size=4", f"trainer.precision={precision}")
     run_of(composed(*SMALL, *structured, MEASURED))
     assert measured == [(True, bfloat16), (False, bfloat16), (True, bfloat16)]  # for the training; for both times

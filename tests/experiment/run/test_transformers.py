@@ -25,7 +25,7 @@ Compose = Callable[..., DictConfig]
 TINY = (
     "model.width=4", "model.depth=1", "data.limit=0.1", "data.batch_size=32", "trainer.max_epochs=2",
     "trainer.accelerator=cpu", "classifier.schedule.warmup_epochs=1", "pruning.rounds=1", "pruning.rewind=1ep",
-    "measure=null", "report=false",
+    "retrain_rounds=null", "measure=null", "report=false",
 )  # fmt: skip
 PRESETS = {"digits_vit": torch.float32, "digits_bert": torch.int64}
 

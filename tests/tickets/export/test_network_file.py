@@ -78,7 +78,7 @@ def test_a_missing_file(folder: Path, name: str) -> None:
         (lambda recipe: recipe["model"].update(depth=9), "depth=9: must be 6n + 2"),
         (lambda recipe: recipe.update(plan=None), "makes no network that fits network.safetensors"),
         (lambda recipe: recipe["plan"].update(kind="magic"), "no plan of the kind 'magic'"),
-        (lambda recipe: recipe["plan"]["outputs"].update({"no.such": [0]}), "makes no network that fits"),
+        (lambda recipe: recipe["plan"]["outputs"].update({"no.such": [0]}), "the plan names 'no.such'"),
         (lambda recipe: recipe["plan"]["outputs"].update({"stem.conv": [999]}), "makes no network that fits"),
         (lambda recipe: recipe["logits"].reverse(), "makes a network of other logits"),
         (lambda recipe: recipe["model"].update(_target_="os.system", command="false"), "the file names 'os.system'"),
