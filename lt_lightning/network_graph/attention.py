@@ -23,7 +23,10 @@ def keep_heads(module: nn.MultiheadAttention, rows: Tensor | None) -> None:
 
 
 class FewerHeads(nn.MultiheadAttention):
-    """Multi-head attention of some of its heads; called as PyTorch's is, with the same results.
+    """Multi-head attention of some of its heads; called as PyTorch's is, with the same result.
+
+    The weights that it returns beside the result are those of the heads that are left. A network that uses them keeps
+    all heads.
 
     Attributes:
         heads: numbers of the heads that are left, (heads left,).
@@ -61,7 +64,6 @@ class FewerHeads(nn.MultiheadAttention):
             scores = q @ k.transpose(-1, -2) * self.head_width**-0.5
             weights = torch.softmax(scores if mask is None else scores + mask, -1)
             mixed = F.dropout(weights, share, self.training) @ v
-            # The average is over all heads: those that were dropped attended evenly, or as the mask let them.
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights if batched else weights.squeeze(0)
         else:

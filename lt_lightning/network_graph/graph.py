@@ -173,11 +173,6 @@ class ChannelGraph:
     # Groups
 
     @property
-    def unknown(self) -> list[str]:
-        """Operations that no rule knows, with the line that calls them."""
-        return self.record.unknown
-
-    @property
     def kept_whole(self) -> list[str]:
         """Why groups of channels are kept whole, but for those that the network returns; each reason once."""
         reasons = dict.fromkeys(group.frozen for group in self.groups)
@@ -277,7 +272,7 @@ class ChannelGraph:
         for name, part in self.rows.items():
             if name in given:
                 kept[part] = kept[part] & (given[name] | self._is_frozen[self._compact[part]])
-                bias = self.record.parts.get((part.parameter.removesuffix("weight") + "bias", 0))
+                bias = self.bias_of(part)
                 if bias in kept:  # which goes with its own output, whatever else is kept of the channel
                     kept[bias] = kept[part]
         inputs = {name: kept[part] for name, part in self.reads.items()}
@@ -291,6 +286,10 @@ class ChannelGraph:
             {name: kept[part] for name, part in (*self.norms.items(), *self.rows.items())},
             inputs,
         )
+
+    def bias_of(self, rows: Part) -> Part | None:
+        """Return the bias of a layer's outputs; None if it has none."""
+        return self.record.parts.get((rows.parameter.removesuffix("weight") + "bias", 0))
 
     @cached_property
     def norms(self) -> dict[str, Part]:

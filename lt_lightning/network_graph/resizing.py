@@ -28,15 +28,11 @@ def indices_left(graph: ChannelGraph, liveness: Liveness) -> dict[str, dict[int,
     """Return the indices that are left of every parameter and buffer that is cut, by its name."""
     left: dict[str, dict[int, Tensor]] = {}
     writers = [part for name, part in graph.rows.items() if name not in graph.followers]
-    ends = {*writers, *graph.reads.values()}
+    ends = {*writers, *map(graph.bias_of, writers), *graph.reads.values()}
     for part, wide in liveness.wide.items():
         flags = liveness.kept[part] if part in ends else wide
         if not flags.all():
             left.setdefault(part.parameter, {})[part.dim] = torch.from_numpy(np.flatnonzero(flags))
-    for part in writers:
-        bias = part.parameter.removesuffix("weight") + "bias"
-        if (bias, 0) in graph.record.parts and (index := left.get(part.parameter, {}).get(part.dim)) is not None:
-            left[bias] = {0: index}
     return left
 
 

@@ -25,6 +25,7 @@ class Call:
     """One call of an operation.
 
     Attributes:
+        in_place: whether it changes a tensor that it was given.
         name: name of the operation, without the underscore of one that works in place.
         args: its arguments.
         kwargs: its named arguments.
@@ -221,7 +222,7 @@ def _stack(recorder: Recorder, call: Call) -> None:
 def _concatenate(recorder: Recorder, call: Call, tensors: list[Tensor], dim: int) -> None:
     values = [recorder.of(tensor) for tensor in tensors]
     along, across = [], []
-    for _tensor, value in zip(tensors, values, strict=True):
+    for value in values:
         mine = [labels for labels in value.labels if dim in labels.dims]
         along.append(mine[0] if mine else None)
         recorder.freeze(mine[1:], f"channels of two kinds in one concatenation{recorder.where()}")

@@ -94,7 +94,7 @@ KEEPS_ZERO: dict[str, Step] = {
 @pytest.mark.parametrize("name", KEEPS_ZERO)
 def test_operations_that_keep_zeros_leave_channels_free(name: str) -> None:
     group, graph = group_of(KEEPS_ZERO[name])
-    assert (group.writers, group.frozen, graph.unknown) == (("a",), "", [])
+    assert (group.writers, group.frozen, graph.record.unknown) == (("a",), "", [])
     assert group.followers == (("depthwise",) if name == "depthwise" else ())
     assert not group.joined
     dead = np.zeros(8, dtype=bool)
