@@ -293,11 +293,11 @@ class ChannelGraph:
 
     @cached_property
     def norms(self) -> dict[str, Part]:
-        """Scale of every normalisation, by its name."""
+        """Scale of every normalisation of channels that layers write or read, by its name."""
         return {
             module_of(part.parameter): part
-            for part, roles in self.record.roles.items()
-            if "norm" in roles and part.parameter.endswith("weight")
+            for part in self.parts
+            if "norm" in self.record.roles.get(part, ()) and part.parameter.endswith("weight")
         }
 
     @cached_property

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -293,8 +293,9 @@ NETWORKS = {
 }
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(**NETWORKS)
+@example(["softmax", "preact"], [], 6, 0)  # a normalisation of channels that no layer can drop
 def test_random_networks(images: list[str], tokens: list[str], width: int, seed: int) -> None:
     check_parts(images, tokens, width, seed)
 

@@ -88,8 +88,8 @@ def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[.
 
 
 def test_frozen_layers_are_told_with_their_share(composed: Callable[..., DictConfig]) -> None:
-    job = Job.of(composed("model.width=8"))
-    experiment = built(job)
+    config = composed("model.width=8")
+    job, experiment = Job.of(config), Experiment.from_config(config)
     network = experiment.spare_classifier().network
     layers = find_layers(network, experiment.example)
     frozen = list(layers.values())[3]
