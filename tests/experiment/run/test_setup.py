@@ -6,9 +6,11 @@ import io
 import os
 import pty
 import re
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,6 +31,7 @@ from lt_lightning.experiment.run.setup import (
     pruned_layers,
     show_setup,
 )
+from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.pruning.layers import find_layers
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
@@ -87,21 +90,29 @@ def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[.
         assert "[2/2 epochs, " in text
 
 
-def test_frozen_layers_are_told_with_their_share(composed: Callable[..., DictConfig]) -> None:
-    config = composed("model.width=8")
-    job, experiment = Job.of(config), Experiment.from_config(config)
-    network = experiment.spare_classifier().network
-    layers = find_layers(network, experiment.example)
-    frozen = list(layers.values())[3]
-    network.get_parameter(frozen.weight).requires_grad_(False)
-    share = frozen.size / sum(layer.size for layer in layers.values())
+def frozen_resnet8(**options: Any) -> nn.Module:
+    network = cifar_resnet(**options)
+    network.get_parameter("stages.1.0.conv1.weight").requires_grad_(False)
+    return network
+
+
+def test_frozen_layers_are_told_with_their_share(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: of 19,464 weights 16 x 8 x 3 x 3 are the frozen layer's."""
+    module = ModuleType("frozen")
+    module.frozen_resnet8 = frozen_resnet8  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "frozen", module)
+    job = Job.of(composed("model.width=8", "model._target_=frozen.frozen_resnet8", "labels.model=frozen"))
+    experiment = built(job)
+    share = 16 * 8 * 9 / 19_464
     for terminal in (False, True):
         console = Console(file=io.StringIO(), width=200, force_terminal=terminal, no_color=True)
         show_setup(job, experiment, console)
         text = console.file.getvalue()  # type: ignore[attr-defined]
-        assert f": {frozen.name} {share:.1%}\n" in text
+        assert f": stages.1.0.conv1 {share:.1%}\n" in text
         assert f"{share:.1%} of the weights are those of frozen layers" in text
-        assert f"{len(layers) - 3} of {len(layers)} layers are pruned" in text
+        assert "7 of 10 layers are pruned" in text
     assert "no: frozen" in text
 
 
