@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.plugins import LayerSync
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from lt_lightning.training.packages import LayerSync
 
 
 class DisagreementError(ValueError):

@@ -8,14 +8,13 @@ from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lt_lightning.pruning.criteria import Batch
 from lt_lightning.structures.base import Batches
 from lt_lightning.training.lightning_internals import training_loader
+from lt_lightning.training.packages import isolate_rng, pl
 
 
 @runtime_checkable

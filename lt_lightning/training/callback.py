@@ -17,10 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lt_lightning.network_graph.traced import TracedNetwork
@@ -39,6 +36,7 @@ from lt_lightning.training.agreement import check_agreement
 from lt_lightning.training.batches import example_input, first_batches, steps_per_epoch, structure_batches
 from lt_lightning.training.lightning_internals import extend_to, load_data, schedules_of, steps_in_epoch
 from lt_lightning.training.masked_training import MaskedTraining
+from lt_lightning.training.packages import isolate_rng, pl, rank_zero_info, rank_zero_warn
 from lt_lightning.training.pruning_options import PruningOptions, arguments_of
 from lt_lightning.training.timeline import Timeline, check_precision, check_rewind, check_trainer
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lt_lightning.execution.machine import Compile, compile_network
+from lt_lightning.training.packages import pl
 from lt_lightning.training.schedules import Milestones, Schedule
+
+if TYPE_CHECKING:
+    from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 
 
 class EpochMean(Metric):

@@ -12,10 +12,11 @@ import warnings
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from lt_lightning.training.packages import pl
 
 # The loops of a fit
 

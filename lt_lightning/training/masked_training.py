@@ -7,9 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 
 from lt_lightning.pruning.enforcement import (
@@ -24,9 +22,10 @@ from lt_lightning.pruning.enforcement import (
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.training.agreement import check_agreement
+from lt_lightning.training.packages import Callback, pl
 
 
-class MaskedTraining(pl.Callback):
+class MaskedTraining(Callback):
     """Enforce masks on a network while it trains, and remember the state of its best validation.
 
     Masks live here, not in the network: no hooks, no parametrisation, plain `state_dict` keys.
@@ -175,13 +174,13 @@ class MaskedTraining(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if trainer.state.status == TrainerStatus.RUNNING:
+        if trainer.state.status == "running":
             self.check_integrity(trainer)
             if self._enforced is not None and self._stepped:
                 check_gradients(self._enforced)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.monitor is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if self.monitor is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._compare(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.lightning_internals import extend_to, schedules_of
 from lt_lightning.training.masked_training import MaskedTraining
+from lt_lightning.training.packages import pl
 
 Execution = Literal["shrunk", "masked"]
 

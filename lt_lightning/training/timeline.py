@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 
 from lt_lightning.pruning.rewinding import Step
 from lt_lightning.pruning.sparsifiers import Sparsifier
 from lt_lightning.training.batches import steps_per_epoch
 from lt_lightning.training.lightning_internals import scales_gradients, schedules_of
+from lt_lightning.training.packages import is_lightning, pl
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def check_trainer(trainer: pl.Trainer) -> None:
     Raises:
         ValueError: if it would end the fit too early, or does not say how long one training is.
     """
-    if any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+    if any(is_lightning(callback, "EarlyStopping") for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise ValueError("EarlyStopping would end all rounds at once: remove it beside LotteryTicketPruning")
     if trainer.max_epochs is None or trainer.max_epochs < 1 or trainer.max_steps != -1:
         raise ValueError(
