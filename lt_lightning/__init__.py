@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lt_lightning.training.classifier import ImageClassifier
     from lt_lightning.training.retraining import TicketTraining
 
+__version__ = "0.1.0"
 __all__ = [
     "Filters",
     "ImageClassifier",
@@ -43,6 +44,10 @@ _HOMES = {
     "load_shrunk": "tickets.shrinking",
     "shrink": "tickets.shrinking",
 }
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
 
 
 def __getattr__(name: str) -> Any:

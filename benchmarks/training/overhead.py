@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.training.contenders import classifier_of, lottery_of, trainer_of
 from benchmarks.training.task import Task
-from lt_lightning.experiment.logging.loggers import LogRounds, MetricsFile
+from lt_lightning.experiment.logging.loggers import MetricsFile
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.network_graph.traced import TracedNetwork
@@ -79,7 +79,7 @@ def measure_overhead(task: Task, steps: int) -> Overhead:
         checkpoints = Checkpoints(folder / "checkpoints")
         with JobProgress(2, Console(file=io.StringIO(), force_terminal=True, force_interactive=True)) as job:
             report = ReportProgress(job, 2, lambda: lottery.timeline.round_lengths, str)
-            watched = [LogRounds(lottery), report, checkpoints]
+            watched = [report, checkpoints]
             for one in watched:
                 watch.hooks_of(one, pl.Callback)
             watch.hooks_of(file, pl.loggers.Logger)

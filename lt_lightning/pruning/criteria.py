@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from lt_lightning.pruning.examples import copied
+from lt_lightning.pruning.examples import Example, copied
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.pruning.selection import Scope, prune
 
@@ -37,7 +37,7 @@ class Context:
 
     source: nn.Module
     state: Mapping[str, Tensor]
-    example: Tensor
+    example: Example
     batches: Callable[[int], Sequence[Batch]]
     density: float
     scope: Scope
@@ -243,13 +243,15 @@ class SynFlow(Criterion):
         return True
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks, context: Context) -> dict[str, Tensor]:
-        if not context.example.is_floating_point():
+        example = context.example
+        if not (isinstance(example, Tensor) and example.is_floating_point()):
+            reads = example.dtype if isinstance(example, Tensor) else f"a {type(example).__name__}"
             raise ValueError(
-                f"criterion={type(self).__name__}: needs an input of ones, and this network reads "
-                f"{context.example.dtype}; choose another criterion"
+                f"criterion={type(self).__name__}: needs one input of ones, and this network reads {reads}; choose "
+                "another criterion"
             )
         network = absolute(context.network())
-        ones = torch.ones_like(context.example[:1], dtype=torch.float64)
+        ones = torch.ones_like(example[:1], dtype=torch.float64)
         start = density(masks)
         left = masks
         for step in range(1, self.steps):

@@ -100,7 +100,7 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
             both = replace(known, positions=known.positions + called.positions) if known else called
             layers[called.name] = both
 
-    hooks = [m.register_forward_hook(record) for m in names if _has_layers(m)]
+    hooks = [m.register_forward_hook(record) for m in names if has_layers(m)]
     try:
         with evaluating(network):
             call_network(network, example)
@@ -238,7 +238,8 @@ def is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
-def _has_layers(module: nn.Module) -> bool:
+def has_layers(module: nn.Module) -> bool:
+    """Whether a module is of a kind whose weights are pruned."""
     kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
     return isinstance(module, kinds) or is_conv1d(module) or has_plain_heads(module)
 

@@ -41,8 +41,8 @@ def _trainings(search: Search) -> dict[str, dict[str, Metrics]]:
     """Return the metrics of every training of the search and of its tickets, by what was trained and by round."""
     trainings: dict[str, dict[str, Metrics]] = {}
     for row in metrics_of(search.folder):
-        if "round" in row:
-            name = f"round {int(row['round'])}" if row["round"] else "dense (round 0)"
+        if "pruning/round" in row:
+            name = f"round {int(row['pruning/round'])}" if row["pruning/round"] else "dense (round 0)"
             trainings.setdefault("the search's rounds", {}).setdefault(name, []).append(row)
     names = {search.folder_of(result): str(result.kind) for result in search.results}
     for folder in sorted(search.folder.glob("round_*/*")):

@@ -106,6 +106,12 @@ class Ticket:
     layers: Mapping[str, LayerReport] = field(default_factory=dict)
     card: Card = field(default_factory=Card)
 
+    def __repr__(self) -> str:
+        facts = [f"{key} {self.card[key]}" for key in ("round", "density") if key in self.card]
+        layers = f"{len(self.masks)} layers pruned"
+        trained = "trained" if self.trained is not None else "not trained yet"
+        return f"Ticket({', '.join([self.card.get('structure', 'masks'), *facts, layers, trained])})"
+
     # Using
 
     def apply(self, network: nn.Module, values: Values = "rewind") -> nn.Module:

@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lt_lightning.pruning.criteria import Batch
+from lt_lightning.pruning.examples import Example, map_tensors
 from lt_lightning.structures.base import Batches
 from lt_lightning.training.lightning_internals import training_loader
 from lt_lightning.training.packages import isolate_rng, pl
@@ -25,19 +26,33 @@ class GivesPlainBatches(Protocol):
         """Return the first `count` batches of a fixed order, or as many as there are: the same at every call."""
 
 
-def example_input(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:
-    """Return one input of the true shape: `example_input_array`, else one of the first training batch."""
+def example_input(trainer: pl.Trainer, pl_module: pl.LightningModule, network: nn.Module) -> Example:
+    """Return one sample of the network's true input: of `example_input_array`, else of the first training batch.
+
+    It has the device and the type of the network's parameters. The random generators and the training's own loader are
+    left as they were.
+
+    Raises:
+        ValueError: if there is no `example_input_array`, and the batch is neither a tensor nor starts with one.
+    """
     example: Any = pl_module.example_input_array
     if example is None:
-        example = next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
-        example = example[0] if isinstance(example, (tuple, list)) else example
-    if not isinstance(example, Tensor):
-        raise ValueError(
-            f"example_input_array=None: the first batch is a {type(example).__name__}, which does not show the "
-            "network's input; set example_input_array on the LightningModule"
-        )
-    converted: Tensor = trainer.precision_plugin.convert_input(example[:1].to(pl_module.device))
-    return converted
+        with isolate_rng():
+            batch = next(iter(training_loader(trainer)))
+        example = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if not isinstance(example, Tensor):
+            raise ValueError(
+                f"example_input_array=None: the first batch is a {type(example).__name__}, which does not show the "
+                "network's input; set example_input_array on the LightningModule, to a tensor, a tuple of arguments or "
+                "a dict of named ones"
+            )
+    parameter = next(network.parameters())
+
+    def one(tensor: Tensor) -> Tensor:
+        return tensor[:1].to(parameter.device, parameter.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    sample: Example = map_tensors(example, one)
+    return sample
 
 
 def first_batches(trainer: pl.Trainer, count: int) -> list[Batch]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.criteria import Context
 from lt_lightning.pruning.enforcement import check_masks, collapsed, packed
+from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.layers import full_masks, left_out, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept, size
 from lt_lightning.pruning.rewinding import Restart, RewindPoint
@@ -34,6 +35,7 @@ from lt_lightning.tickets.making import RoundTickets, layer_counts
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.agreement import check_agreement
 from lt_lightning.training.batches import example_input, first_batches, steps_per_epoch, structure_batches
+from lt_lightning.training.history import History
 from lt_lightning.training.lightning_internals import extend_to, load_data, schedules_of, steps_in_epoch
 from lt_lightning.training.masked_training import MaskedTraining
 from lt_lightning.training.packages import isolate_rng, pl, rank_zero_info, rank_zero_warn
@@ -89,10 +91,14 @@ class LotteryTicketPruning(MaskedTraining):
         gradient_batches: number of last steps of each round over which gradients are summed, for structures that need
             them.
         on_collapse: what to do when a layer has no weight left: `warn`, or `stop` before the round is trained.
-        monitor: logged metric by which the best epoch of a round is chosen; None takes the last.
+        monitor: metric of the validation by which the best epoch of a round is chosen; None takes the last.
         monitor_mode: whether a higher (`max`) or a lower value (`min`) is better.
         network: path of the submodule to prune; see `MaskedTraining`.
         facts: JSON values that go on the card of every ticket (data, model, seed, ...).
+        verbose: whether a line tells what every round has reached, and what of the network is not pruned.
+
+    The progress bar and the loggers get `pruning/round` and `pruning/density` in every epoch. `history` has what every
+    round has reached, and prints as a table.
 
     Example:
         >>> callback = LotteryTicketPruning(rounds=3, directory="tickets", rewind="1ep")
@@ -100,12 +106,13 @@ class LotteryTicketPruning(MaskedTraining):
         (3, '1ep')
     """
 
-    operational: ClassVar = ("on_collapse",)  # arguments that do not change what is computed
+    operational: ClassVar = ("on_collapse", "verbose")  # arguments that do not change what is computed
 
     @arguments_of(PruningOptions)
     def __init__(self, options: PruningOptions) -> None:
         super().__init__(options.monitor, options.monitor_mode, options.network)
         self.options = options
+        self.verbose = options.verbose
         self.directory = Path(options.directory)
         self.densities = options.densities
         self.rounds = len(self.densities)
@@ -117,7 +124,7 @@ class LotteryTicketPruning(MaskedTraining):
         self.timeline = Timeline()
         self._ends_training = False  # whether the current epoch is a training's last
         self._traced: TracedNetwork | None = None
-        self._example = torch.empty(0)
+        self._example: Example = torch.empty(0)
         # What the dense training leaves for all rounds
         self.restart: Restart | None = None
         self._point: RewindPoint | None = None
@@ -131,7 +138,13 @@ class LotteryTicketPruning(MaskedTraining):
         self._sparsification_state: dict[str, Any] | None = None
         self._sparsify_seconds = 0.0
         # The rounds that are finished
-        self.history: list[RoundFacts] = []
+        self.history = History()
+
+    def __repr__(self) -> str:
+        done = f", {len(self.history)} of {self.rounds + 1} rounds done" if self.history else ""
+        structures = "".join(f", {name}" for name in self.options.structures)
+        last = self.densities[-1] if self.densities else 1.0
+        return f"LotteryTicketPruning({self.rounds} rounds to density {last:.3g}{structures}{done})"
 
     # Hooks
 
@@ -150,9 +163,10 @@ class LotteryTicketPruning(MaskedTraining):
         check_precision(trainer, self.options.sparsifier)
         trainings = 1 if self.options.sparsifier is None else 2
         self.timeline = Timeline(trainer.max_epochs, rewind, self.rounds, trainings)
-        self._example = example_input(trainer, pl_module)
-        self._traced = TracedNetwork(self.network_of(pl_module), self._example)
-        for line in left_out(self._traced.network, self._traced.layers):
+        network = self.network_of(pl_module)
+        self._example = example_input(trainer, pl_module, network)
+        self._traced = TracedNetwork(network, self._example)
+        for line in left_out(self._traced.network, self._traced.layers) if self.verbose else ():
             rank_zero_info(line)
         if not self.masks:
             self.masks = self._full_masks(self._traced)
@@ -182,6 +196,10 @@ class LotteryTicketPruning(MaskedTraining):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._sync_round(trainer, pl_module)
+        for name, value in {"round": float(self.round), "density": density(self.masks)}.items():
+            pl_module.log(
+                f"pruning/{name}", value, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
+            )
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -319,6 +337,8 @@ class LotteryTicketPruning(MaskedTraining):
         if self.round > 0 and self.options.sparsifier is not None:
             facts["sparsify_seconds"] = self._sparsify_seconds
         self.history.append(facts)
+        if self.verbose:
+            rank_zero_info(self.history.last_line(self.rounds))
         if not self.rounds:  # none follows that would make it
             self.restart = self._make_restart(trainer)
         if trainer.is_global_zero:
@@ -435,7 +455,7 @@ class LotteryTicketPruning(MaskedTraining):
             **super().state_dict(),
             "round": self.round,
             "masks": self.masks,
-            "history": self.history,
+            "history": list(self.history),
             "dense": self._dense,
             "point": None if self._point is None else self._point.state_dict(),
             "restart": None if self.restart is None else self.restart.state_dict(),
@@ -449,7 +469,7 @@ class LotteryTicketPruning(MaskedTraining):
         super().load_state_dict(state_dict)
         self.round = state_dict["round"]
         self.masks = state_dict["masks"]
-        self.history = state_dict["history"]
+        self.history = History(state_dict["history"])
         self._dense = state_dict["dense"]
         point, restart = state_dict["point"], state_dict["restart"]
         self._point = None if point is None else RewindPoint(**point)

@@ -52,6 +52,11 @@ def steps_in_epoch(trainer: pl.Trainer) -> int:
     return int(batches.processed) // trainer.accumulate_grad_batches
 
 
+def epoch_is_whole(trainer: pl.Trainer) -> bool:
+    """Say whether the last batch of the current epoch is done."""
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
 def share_of_epoch(trainer: pl.Trainer) -> float:
     """Return the share of the batches of the current epoch that are done."""
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -61,6 +66,12 @@ def share_of_epoch(trainer: pl.Trainer) -> float:
 def batch_in_fit(trainer: pl.Trainer) -> int:
     """Return the index of the current batch, counted from the beginning of the fit."""
     return trainer.fit_loop.epoch_loop.total_batch_idx
+
+
+def validation_metrics(trainer: pl.Trainer) -> dict[str, float]:
+    """Return what the validation has logged that ends now, by name; its means over the epoch."""
+    assert trainer._results is not None
+    return {name: float(value) for name, value in trainer._results.metrics(on_step=False)["callback"].items()}
 
 
 def logged_step(trainer: pl.Trainer) -> int:
@@ -223,7 +234,7 @@ MESSAGES = (
 
 def quieten() -> None:
     """Silence what Lightning says of every Trainer, and its warnings of what is so by design."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message)

@@ -19,10 +19,24 @@ from lt_lightning.pruning.enforcement import (
     check_zeros,
     packed,
 )
+from lt_lightning.pruning.layers import has_layers
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.training.agreement import check_agreement
+from lt_lightning.training.lightning_internals import epoch_is_whole, validation_metrics
 from lt_lightning.training.packages import Callback, pl
+
+
+class StoppedEarlyError(ValueError):
+    """Raised at the end of a fit that was stopped before all was trained that had been asked for."""
+
+
+def stopped_early(trainer: pl.Trainer) -> str:
+    """Return the message that a fit is stopped before its end."""
+    return (
+        f"the fit was stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}: what stops a fit (max_time, "
+        "should_stop, a callback) ends no search and no training of a ticket; go on from the last checkpoint"
+    )
 
 
 class MaskedTraining(Callback):
@@ -31,15 +45,15 @@ class MaskedTraining(Callback):
     Masks live here, not in the network: no hooks, no parametrisation, plain `state_dict` keys.
 
     Args:
-        monitor: name of the logged metric by which the best epoch is chosen; None takes the last epoch.
+        monitor: metric of the validation by which the best epoch is chosen; None takes the last epoch.
         monitor_mode: whether a higher (`max`) or a lower value (`min`) is better.
         network: path of the submodule of the LightningModule that is pruned; None is its attribute `network` where it
-            has one, else the LightningModule itself.
+            has one, else the only submodule that has layers to prune, else the LightningModule itself.
     """
 
     def __init__(
         self,
-        monitor: str | None = "val/accuracy",
+        monitor: str | None = None,
         monitor_mode: Literal["max", "min"] = "max",
         network: str | None = None,
     ) -> None:
@@ -53,6 +67,7 @@ class MaskedTraining(Callback):
     def _reset(self) -> None:
         """Forget every fit before."""
         self.best: dict[str, Any] = {}
+        self._validated: dict[str, float] = {}
         self.enforced_masks: Masks = {}
         self._enforced: EnforcedMasks | None = None
         self._reference: dict[str, Tensor] = {}
@@ -72,7 +87,17 @@ class MaskedTraining(Callback):
                     f"network={self._network_path!r}: is no submodule of {type(pl_module).__name__} (it has {modules})"
                 ) from None
         network = getattr(pl_module, "network", None)
-        return network if isinstance(network, nn.Module) else pl_module
+        if isinstance(network, nn.Module):
+            return network
+        able = _with_layers(pl_module)
+        if len(able) == 1:
+            return pl_module.get_submodule(able[0])
+        if type(pl_module).forward.__qualname__ == "LightningModule.forward":
+            raise ValueError(
+                f"network=None: {type(pl_module).__name__} has no forward of its own, and layers to prune in several "
+                f"submodules ({', '.join(able)}); name one of them"
+            )
+        return pl_module
 
     def enforce(self, trainer: pl.Trainer, network: nn.Module, masks: Masks) -> None:
         """Keep pruned weights zero from now on: in the network, in the optimizers, and after every step."""
@@ -92,6 +117,7 @@ class MaskedTraining(Callback):
     def start_training(self) -> None:
         """Forget the best validation and the time of the training before."""
         self.best = {}
+        self._validated = {}
         self._seconds = 0.0
         self.start_clock()
 
@@ -116,7 +142,7 @@ class MaskedTraining(Callback):
         """
         check_agreement(f"weights in epoch {epoch}", dict(network.named_parameters()))
         if self.monitor is None:
-            self.best = {"epoch": epoch, "metrics": {}, "state": _copy(network)}
+            self.best = {"epoch": epoch, "metrics": self._validated, "state": _copy(network)}
         elif not self.best:
             raise ValueError(f"monitor={self.monitor!r}: needs a validation in every training, and there was none")
         check_finite(self.best["state"])
@@ -169,7 +195,24 @@ class MaskedTraining(Callback):
             check_gradients(self._enforced)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check the masks, and that all of the epoch was trained.
+
+        Raises:
+            StoppedEarlyError: if the fit is stopped within the epoch.
+            ValueError: see `check_integrity`.
+        """
+        if not epoch_is_whole(trainer):
+            raise StoppedEarlyError(stopped_early(trainer))
         self.check_integrity(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See that no epoch is missing.
+
+        Raises:
+            StoppedEarlyError: if the fit is stopped before its last epoch.
+        """
+        if trainer.current_epoch < (trainer.max_epochs or 0):
+            raise StoppedEarlyError(stopped_early(trainer))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -180,29 +223,36 @@ class MaskedTraining(Callback):
                 check_gradients(self._enforced)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.monitor is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn != "fit":
+            return
+        logged = validation_metrics(trainer)
+        if self.monitor is not None and self.monitor not in logged:
+            known = ", ".join(sorted(logged)) or "nothing"
+            raise ValueError(f"monitor={self.monitor!r}: is not logged by the validation, which logs {known}")
+        if not trainer.sanity_checking:
+            self._validated = logged
             self._compare(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and builtins only, since Lightning loads checkpoints weights-only."""
-        return {"enforced_masks": self.enforced_masks, "best": self.best, "seconds": self.seconds()}
+        return {
+            "enforced_masks": self.enforced_masks,
+            "best": self.best,
+            "validated": self._validated,
+            "seconds": self.seconds(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.enforced_masks = state_dict["enforced_masks"]
         self.best = state_dict["best"]
+        self._validated = state_dict["validated"]
         self._seconds = state_dict["seconds"]
 
     def _compare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert self.monitor is not None
-        if self.monitor not in trainer.callback_metrics:
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            raise ValueError(f"monitor={self.monitor!r}: is not logged by the validation, which logs {logged}")
-        # Metrics that are not the validation's (`val/...`) are still those of the epoch before.
-        kind = self.monitor.rpartition("/")[0]
-        metrics = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.rpartition("/")[0] == kind
-        }
-        value = metrics[self.monitor]
+        """Keep the network of this validation if it is the best of its training."""
+        if self.monitor is None:
+            return
+        value = self._validated[self.monitor]
         if math.isnan(value):
             raise FloatingPointError(
                 f"monitor={self.monitor!r}: is nan in epoch {trainer.current_epoch}, the training has diverged"
@@ -211,7 +261,12 @@ class MaskedTraining(Callback):
         # The last of equals is taken: a small validation set saturates long before the training does.
         if not self.best or sign * value >= sign * self.best["metrics"][self.monitor]:
             state = _copy(self.network_of(pl_module))
-            self.best = {"epoch": trainer.current_epoch, "metrics": metrics, "state": state}
+            self.best = {"epoch": trainer.current_epoch, "metrics": self._validated, "state": state}
+
+
+def _with_layers(pl_module: nn.Module) -> list[str]:
+    """Return the names of the submodules that have layers to prune."""
+    return [name for name, module in pl_module.named_children() if any(map(has_layers, module.modules()))]
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

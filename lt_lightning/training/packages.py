@@ -6,28 +6,37 @@ class of both, and what is looked for among the user's objects is known by name.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from lightning_utilities.core import rank_zero
 
 NAMES = ("pytorch_lightning", "lightning.pytorch")
 
 
 def installed_packages() -> list[ModuleType]:
-    """Import and return those of the two packages that are installed.
+    """Import and return those of the two packages that are installed, first the one that is imported already.
+
+    They share one logger, which each takes for itself when it is imported; it stays the first one's.
 
     Raises:
         ImportError: if there is none.
     """
-    packages = []
-    for name in NAMES:
+    packages: list[ModuleType] = []
+    logger = None
+    for name in sorted(NAMES, key=lambda name: name not in sys.modules):
         try:
             packages.append(import_module(name))
         except ModuleNotFoundError as error:
             if error.name not in (name, name.partition(".")[0]):
                 raise
-    if not packages:
+        else:
+            logger = logger or rank_zero.log
+    if logger is None:
         raise ImportError(f"training needs Lightning, and there is neither {' nor '.join(NAMES)}: install one of them")
+    rank_zero.log = logger
     return packages
 
 
@@ -38,9 +47,9 @@ if TYPE_CHECKING:
     from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
     from pytorch_lightning.utilities.seed import isolate_rng
 else:
-    packages = installed_packages()
-    pl = packages[0]
-    Callback = type("Callback", tuple(each.Callback for each in packages), {"__doc__": "A callback of either package."})
+    _packages = installed_packages()
+    pl = _packages[0]
+    Callback = type("Callback", tuple(each.Callback for each in _packages), {"__doc__": "A callback of each package."})
     LayerSync = pl.plugins.LayerSync
     rank_zero_info, rank_zero_warn = pl.utilities.rank_zero_info, pl.utilities.rank_zero_warn
     isolate_rng = pl.utilities.seed.isolate_rng

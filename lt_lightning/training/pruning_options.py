@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import update_wrapper
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 from lt_lightning.pruning.criteria import Criterion, Magnitude
 from lt_lightning.pruning.densities import densities, descending
@@ -16,6 +17,9 @@ from lt_lightning.pruning.selection import Scope
 from lt_lightning.pruning.sparsifiers import Sparsifier
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 from lt_lightning.structures.base import Structure
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 OnCollapse = Literal["warn", "stop"]
 ScoresFrom = Literal["trained", "dense", "rewound"]
@@ -45,10 +49,11 @@ class PruningOptions:
     next_round_from: str = UNSTRUCTURED
     gradient_batches: int = 0
     on_collapse: OnCollapse = "warn"
-    monitor: str | None = "val/accuracy"
+    monitor: str | None = None
     monitor_mode: Literal["max", "min"] = "max"
     network: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    verbose: bool = True
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -162,7 +167,7 @@ def _name(part: object) -> str:
 
 P = ParamSpec("P")
 Owner = TypeVar("Owner")
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def arguments_of(
@@ -171,7 +176,7 @@ def arguments_of(
     """Give a constructor that takes options their arguments instead: `A(rate=0.2)` for `A(Options(rate=0.2))`.
 
     The constructor's signature and annotations are those of the options, for people, type checkers and whatever else
-    reads them.
+    reads them, such as LightningCLI.
     """
 
     def decorate(construct: Callable[[Owner, Options], None]) -> Callable[Concatenate[Owner, P], None]:
@@ -179,6 +184,15 @@ def arguments_of(
             construct(self, options(*args, **kwargs))
 
         update_wrapper(__init__, options.__init__)
+        __init__.__signature__ = _with_plain_defaults(options)  # type: ignore[attr-defined]
         return __init__
 
     return decorate
+
+
+def _with_plain_defaults(options: Any) -> Signature:
+    """Return the signature of a dataclass's constructor, in which a default that is made anew each time is a value."""
+    known = signature(options.__init__)
+    made = {each.name: each.default_factory() for each in fields(options) if each.default_factory is not MISSING}
+    parameters = known.parameters.values()
+    return known.replace(parameters=[each.replace(default=made.get(each.name, each.default)) for each in parameters])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
+from lt_lightning.training.batches import example_input
 from lt_lightning.training.lightning_internals import extend_to, schedules_of
 from lt_lightning.training.masked_training import MaskedTraining
 from lt_lightning.training.packages import pl
@@ -54,7 +55,7 @@ class TicketTraining(MaskedTraining):
         restart: Restart | None = None,
         execution: Execution = "shrunk",
         batch_size: int | None = None,
-        monitor: str | None = "val/accuracy",
+        monitor: str | None = None,
         monitor_mode: Literal["max", "min"] = "max",
         network: str | None = None,
         traced: TracedNetwork | None = None,
@@ -70,6 +71,9 @@ class TicketTraining(MaskedTraining):
         self.trained: Ticket | None = None
         self._shrunk: Shrunk | None = None
 
+    def __repr__(self) -> str:
+        return f"TicketTraining({self.ticket!r}, execution={self.execution!r})"
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Put the ticket into the network, and a smaller network in its place, before optimizers are made."""
         super().setup(trainer, pl_module, stage)
@@ -79,7 +83,7 @@ class TicketTraining(MaskedTraining):
         self.ticket.apply(network)
         if self.execution == "shrunk" and self.ticket.plan is not None:
             device = str(trainer.strategy.root_device)
-            example = _example(pl_module, network)
+            example = example_input(trainer, pl_module, network)
             bfloat16 = is_bfloat16(trainer.precision)
             self._shrunk = execute(
                 network, self.ticket.plan, self.ticket.masks, example, self.batch_size, training=True, device=device,
@@ -93,8 +97,8 @@ class TicketTraining(MaskedTraining):
         (path,) = (name for name, module in pl_module.named_modules() if module is network)
         if not path:
             raise ValueError(
-                f"execution='shrunk': replaces the network within the LightningModule, and {type(pl_module).__name__} "
-                "is the network itself; make the network an attribute, or train with execution='masked'"
+                f"network=None: stands for {type(pl_module).__name__} itself, and execution='shrunk' replaces a "
+                "network within the LightningModule; name the submodule, or train with execution='masked'"
             )
         compile_like(small, network)
         pl_module.set_submodule(path, small)
@@ -127,6 +131,7 @@ class TicketTraining(MaskedTraining):
         return [name.rpartition(".")[0] for name in self._shrunk.masks]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
         best = self.finish_training(self.network_of(pl_module), trainer.current_epoch - 1)
         self.trained = self.ticket.with_training(
             self._under_full_names({name: value.cpu() for name, value in best["state"].items()}),
@@ -183,16 +188,3 @@ def decide(
     if choice is None:
         choice = choose_forms(ticket.apply(network), ticket.plan, example, batch_size, True, device, bfloat16)
     return ticket.with_facts(choice=dict(choice))
-
-
-def _example(pl_module: pl.LightningModule, network: nn.Module) -> Tensor:
-    """Return an input of the true shape, before the trainer has loaded data or moved the network."""
-    example: Any = pl_module.example_input_array
-    if not isinstance(example, Tensor):
-        raise ValueError(
-            "execution='shrunk': needs the input's shape; set example_input_array on the LightningModule, or train "
-            "with execution='masked'"
-        )
-    parameter = next(network.parameters())
-    one: Tensor = example[:1].to(parameter.device)
-    return one.to(parameter.dtype) if one.is_floating_point() else one

@@ -703,7 +703,7 @@ REFUSED: list[tuple[type[Toy], dict[str, Any], dict[str, Any], list[str]]] = [
         Toy,
         {"monitor": "val/acc"},
         {},
-        ["monitor='val/acc': ", "train/loss", "val/accuracy"],
+        ["monitor='val/acc': ", "val/accuracy"],
     ),
     (Endless, {}, {}, ["limit_train_batches"]),
     (Dictionaries, {}, {}, ["example_input_array=None"]),

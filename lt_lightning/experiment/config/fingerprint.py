@@ -29,7 +29,7 @@ MISSING = "???"  # stands for no value in OmegaConf, too
 TRAINER = frozenset({
     "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "num_sanity_val_steps", "log_every_n_steps",
     "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler",
-    "detect_anomaly", "benchmark",
+    "detect_anomaly", "benchmark", "max_time",
 })  # fmt: skip
 TRAINERS = ("pytorch_lightning.trainer.trainer.Trainer", "lightning.pytorch.trainer.trainer.Trainer")
 

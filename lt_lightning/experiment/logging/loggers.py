@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -20,9 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.logging.wandb_record import Entry, define_axes, record_tickets
 from lt_lightning.experiment.sweep.multirun import Multirun
-from lt_lightning.pruning.masks import density
 from lt_lightning.storage.files import replacing
-from lt_lightning.training.callback import LotteryTicketPruning
 
 
 class MetricsFile(Logger):
@@ -95,17 +92,6 @@ def _read(path: Path) -> dict[int, dict[str, float]]:
 
 
 # Loggers of one training: our CSV always, W&B and TensorBoard by choice.
-
-
-class LogRounds(pl.Callback):
-    """Logs round and density at every epoch of a search, so that curves can be drawn over them."""
-
-    def __init__(self, pruning: LotteryTicketPruning) -> None:
-        self._pruning = pruning
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = {"round": float(self._pruning.round), "density": density(self._pruning.masks)}
-        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
 
 class MetricsMirror(Logger):

@@ -206,6 +206,7 @@ class Checkpoints(Checkpoint):
                 f"{trainer.world_size}: use trainer.devices={count}, or remove it to train from the start"
             )
         self._resumed = state
+        checkpoint["callbacks"].pop("Timer", None)  # `trainer.max_time` is how long one command trains, not all of them
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the state that the training goes on from.
@@ -230,7 +231,8 @@ class Checkpoints(Checkpoint):
         if trainer.world_size > 1 and self._steps < self._next_look:
             return
         now = time.monotonic()
-        own = (self._signals.number or 0, now - self._last >= self._pause, (now - self._looked) / self._steps)
+        due_here = trainer.should_stop or now - self._last >= self._pause
+        own = (self._signals.number or 0, due_here, (now - self._looked) / self._steps)
         signal, due, seconds = _largest(trainer, *own)
         self._looked, self._steps = now, 0
         self._next_look = min(max(1, int(LOOK / max(seconds, 1e-6))), STEPS)

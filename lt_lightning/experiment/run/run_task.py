@@ -18,7 +18,7 @@ from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.checks import naming
 from lt_lightning.experiment.config.data_digest import record_data
 from lt_lightning.experiment.config.fingerprint import operational_keys
-from lt_lightning.experiment.logging.loggers import LogRounds, closing_wandb, make_loggers, record
+from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import Checkpoints
@@ -174,7 +174,7 @@ def fit_rounds(
     """
     callback = callback or experiment.pruning()
     checkpoints = Checkpoints(experiment.search_folder / "checkpoints", **asdict(experiment.options.checkpoint))
-    trainer = experiment.trainer([callback, LogRounds(callback), *own, checkpoints], list(loggers))
+    trainer = experiment.trainer([callback, *own, checkpoints], list(loggers))
     trainer.fit(experiment.classifier(), experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
     return checkpoints
 

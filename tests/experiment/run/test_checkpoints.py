@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_lightning.data.tensors import Augment, Pairs, TensorData
-from lt_lightning.experiment.logging.loggers import LogRounds, MetricsFile
+from lt_lightning.experiment.logging.loggers import MetricsFile
 from lt_lightning.experiment.run.checkpoints import Checkpoints, Stopped, stoppable
 from lt_lightning.pruning.sparsifiers import ADMM, Gradual, Movement, Sparsifier
 from lt_lightning.structures.refill import Refill
@@ -104,7 +104,7 @@ class Run:
             accelerator="cpu", devices=1, max_epochs=epochs, log_every_n_steps=2, deterministic=True,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             accumulate_grad_batches=accumulate, logger=[MetricsFile(place / "metrics.csv")],
-            callbacks=[self.pruning, LogRounds(self.pruning), *extra, self.checkpoints],
+            callbacks=[self.pruning, *extra, self.checkpoints],
         )  # fmt: skip
 
     def fit(self) -> Run:

@@ -37,7 +37,10 @@ def test_a_search_without_structure(preset: str, composed: Compose, tmp_path: Pa
     config = composed(f"experiment={preset}", *TINY, "structure=[]", "~structure.refill")
     experiment = Experiment.from_config(config)
     assert experiment.example.dtype == PRESETS[preset]
-    assert example_input(pl.Trainer(logger=False), experiment.classifier()).dtype == PRESETS[preset]
+    classifier = experiment.classifier()
+    read = example_input(pl.Trainer(logger=False), classifier, classifier.network)
+    assert isinstance(read, torch.Tensor)
+    assert read.dtype == PRESETS[preset]
     results = run_of(config)
     assert [(result.round, result.structure) for result in results] == [(0, "dense"), (1, "unstructured")]
     assert all(0 <= result.accuracy <= 1 and math.isfinite(result.train_seconds) for result in results)
