@@ -170,6 +170,7 @@ def search(
 ) -> tuple[Toy, LotteryTicketPruning, Spy]:
     """Runs a search and returns all that took part."""
     module = module or Toy()
+    options = {"monitor": "val/accuracy", "verbose": False, **options}
     pruning = LotteryTicketPruning(rounds=rounds, directory=folder / "tickets", **options)
     spy = Spy(pruning)
     trainer_of(folder, [pruning, spy], **(trainer or {})).fit(module)

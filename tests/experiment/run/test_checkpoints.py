@@ -94,7 +94,10 @@ class Run:
     ) -> None:  # fmt: skip
         pl.seed_everything(3, verbose=False)
         structures = {"refill": Refill(score="saliency", round_to=1)}
-        options = {"rounds": ROUNDS, "structures": structures, "gradient_batches": 3, "rewind": "1ep", **options}
+        options = {
+            "rounds": ROUNDS, "structures": structures, "gradient_batches": 3, "rewind": "1ep",
+            "monitor": "val/accuracy", **options,
+        }  # fmt: skip
         self.pruning = LotteryTicketPruning(directory=place, **options)
         self.data = Small(".", batch_size=8, validation=validation, augment=Augment(pad=1, flip=True))
         self.checkpoints = Checkpoints(place / "checkpoints", share=1, seconds=seconds)
@@ -131,7 +134,7 @@ def left_by(place: Path) -> dict[str, Any]:
 
 
 def finished(run: Run) -> dict[str, Any]:
-    torch.save(run.pruning.history, run.place / "history.pt")
+    torch.save(list(run.pruning.history), run.place / "history.pt")
     state = {name: value.numpy().tobytes() for name, value in run.classifier.state_dict().items()}
     return {**left_by(run.place), "network": state}
 
@@ -189,7 +192,7 @@ def test_a_training_that_crashed_while_masks_came_to_be_in_it_goes_on_exactly(
             attempt("crashed", Crash("on_train_batch_start", step)).fit()
     assert finished(attempt("crashed").fit()) == expected
     with (tmp_path / "whole" / "metrics.csv").open() as file:
-        logged = [float(row["density"]) for row in csv.DictReader(file) if row["density"]]
+        logged = [float(row["pruning/density"]) for row in csv.DictReader(file) if row["pruning/density"]]
     assert logged[:3] == [1.0] * 3  # the dense network
     assert logged[-2:] == [0.25] * 2  # the ticket
     middle = {Gradual: 0.25 + 0.75 / 8, Movement: 0.25, ADMM: 1.0}[type(sparsifier)]
