@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities.seed import isolate_rng
@@ -97,6 +97,7 @@ class Experiment:
         classifier = self.spare_classifier()
         with naming("classifier"):
             classifier.check_device(trainer)
+        self.own_callbacks()
         pruning = self.pruning_options
         for name, structure in self.structures.items():
             if structure.needs_gradients and not pruning.gradient_batches:
@@ -186,6 +187,19 @@ class Experiment:
     def pruning_options(self) -> PruningOptions:
         """The options of the search's callback, checked."""
         return self.pruning().options
+
+    def own_callbacks(self) -> list[pl.Callback]:
+        """Return the user's own callbacks, new ones for every training."""
+        made: list[pl.Callback] = []
+        for name, node in self.config.callbacks.items():
+            with naming(f"callbacks.{name}"):
+                made.append(instantiate(node))
+            if not isinstance(made[-1], pl.Callback):
+                raise ValueError(
+                    f"callbacks.{name}={shown(OmegaConf.to_container(node))}: makes a {type(made[-1]).__name__}, which "
+                    "is no callback of pytorch_lightning"
+                )
+        return made
 
     def trainer(self, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
         """Return a trainer for one training, or one test, in all processes of the job."""

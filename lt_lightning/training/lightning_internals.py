@@ -85,11 +85,14 @@ def log_step(trainer: pl.Trainer) -> None:
 
 
 def between_steps(trainer: pl.Trainer) -> bool:
-    """Say whether the next thing that the fit does is another step of this epoch."""
+    """Say whether the next thing that the fit does, were it not stopped, is another step of this epoch."""
     loop = trainer.fit_loop.epoch_loop
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
-    return not (loop._is_training_done or loop._should_check_val_fx(fetcher) or loop._should_accumulate())
+    stopped, trainer.should_stop = trainer.should_stop, False
+    between = not (loop._is_training_done or loop._should_check_val_fx(fetcher) or loop._should_accumulate())
+    trainer.should_stop = stopped
+    return between
 
 
 # The part of a running epoch that Lightning's checkpoints leave out: random states, means so far, the loader

@@ -31,6 +31,11 @@ TRAINER = frozenset({
     "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler",
     "detect_anomaly", "benchmark", "max_time",
 })  # fmt: skip
+# Callbacks of Lightning that only look on.
+WATCHING = frozenset(
+    f"pytorch_lightning.callbacks.{name}"
+    for name in ("device_stats_monitor.DeviceStatsMonitor", "lr_monitor.LearningRateMonitor")
+)
 TRAINERS = ("pytorch_lightning.trainer.trainer.Trainer", "lightning.pytorch.trainer.trainer.Trainer")
 
 
@@ -64,6 +69,8 @@ def hash_of(what: Mapping[str, Any]) -> str:
 def meanings(config: DictConfig | Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Return the meaning of some keys of a configuration."""
     found = {key: meaning_of(_plain(config[key])) for key in keys}
+    if acting := _that_act(found.pop("callbacks", {})):
+        found["callbacks"] = acting
     if "pruning" in found:
         found["pruning"] = _pruning(found["pruning"])
     return found
@@ -106,6 +113,11 @@ def operational_keys(config: DictConfig) -> list[str]:
     """Return the dotted keys of a configuration's groups that change how, but not what, is computed."""
     groups = {key: value for key in SEARCH_KEYS if isinstance(value := _plain(config[key]), Mapping)}
     return [f"{key}.{option}" for key, value in groups.items() for option in sorted(operational_options(value))]
+
+
+def _that_act(callbacks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the callbacks without those of Lightning that only look on."""
+    return {name: node for name, node in callbacks.items() if node["_target_"] not in WATCHING}
 
 
 def _pruning(meant: dict[str, Any]) -> dict[str, Any]:

@@ -220,6 +220,11 @@ class JobOptions:
     classifier: dict[str, Any] = option(MISSING, determines="search")
     pruning: dict[str, Any] = option(MISSING, determines="search")
     trainer: dict[str, Any] = option(MISSING, determines="search")
+    callbacks: dict[str, Any] = option(
+        {},
+        "callbacks of Lightning, or of your own, in every training: by a name of your choice each a `_target_`",
+        determines="search",
+    )
     logger: Any = option(None, composed=False)
     paths: Paths = option(Paths(), composed=False)
 
@@ -249,6 +254,21 @@ class Training:
     accumulate_grad_batches: int = option(1, allowed=at_least(1))
     gradient_clip_val: float | None = option(None, allowed=POSITIVE)
     limit_train_batches: float | None = option(None, allowed=POSITIVE)
+
+
+# Arguments of the trainer that a job sets itself, and what is there instead.
+SET_BY_THE_JOB = {
+    "callbacks": "name your own in the group callbacks: +callbacks.mine._target_=my_package.MyCallback",
+    "logger": "choose by the group logger",
+    "min_epochs": "every training lasts trainer.max_epochs, those of tickets what is left from pruning.rewind on",
+    "max_steps": "set trainer.max_epochs",
+    "min_steps": "set trainer.max_epochs",
+    "fast_dev_run": "use debug=fdr",
+    "use_distributed_sampler": "every process reads its own part of the data",
+    "enable_progress_bar": "a terminal gets bars, a file lines",
+    "enable_model_summary": "the table of layers is shown at the start",
+    "enable_checkpointing": "see the options checkpoint.share and checkpoint.seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -302,6 +322,9 @@ def options_of(config: DictConfig) -> JobOptions:
     for key, kind in (("pruning", Rounds), ("trainer", Training)):
         known = {each.name for each in fields(kind)}
         read(kind, {name: value for name, value in values[key].items() if name in known}, key)
+    for key, instead in SET_BY_THE_JOB.items():
+        if (value := options.trainer.get(key)) is not None:
+            raise ValueError(f"trainer.{key}={shown(value)}: is set by the job; {instead}")
     sources = (UNSTRUCTURED, *options.structure)
     if (source := options.pruning["next_round_from"]) not in sources:
         raise ValueError(f"pruning.next_round_from={shown(source)}: must be one of {', '.join(sources)}")

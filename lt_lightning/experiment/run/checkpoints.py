@@ -206,7 +206,7 @@ class Checkpoints(Checkpoint):
                 f"{trainer.world_size}: use trainer.devices={count}, or remove it to train from the start"
             )
         self._resumed = state
-        checkpoint["callbacks"].pop("Timer", None)  # `trainer.max_time` is how long one command trains, not all of them
+        checkpoint["callbacks"].pop("Timer", None)  # `trainer.max_time` is the time of one command, not of all
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the state that the training goes on from.

@@ -174,7 +174,7 @@ def fit_rounds(
     """
     callback = callback or experiment.pruning()
     checkpoints = Checkpoints(experiment.search_folder / "checkpoints", **asdict(experiment.options.checkpoint))
-    trainer = experiment.trainer([callback, *own, checkpoints], list(loggers))
+    trainer = experiment.trainer([callback, *experiment.own_callbacks(), *own, checkpoints], list(loggers))
     trainer.fit(experiment.classifier(), experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
     return checkpoints
 
@@ -189,7 +189,7 @@ def fit_ticket(
     """Run the fit of the ticket at a path in this process; see `fit_rounds`."""
     callback = callback or ticket_training(experiment, Ticket.load(Path(path)))
     checkpoints = Checkpoints(Path(path).parent / "checkpoints", **asdict(experiment.options.checkpoint))
-    trainer = experiment.trainer([callback, *own, checkpoints], list(loggers))
+    trainer = experiment.trainer([callback, *experiment.own_callbacks(), *own, checkpoints], list(loggers))
     classifier = experiment.classifier(callback.ticket.card.get("width"))
     trainer.fit(classifier, experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
     return checkpoints

@@ -137,6 +137,23 @@ CONFIGS: dict[str, list[str]] = {
     # training
     "trainer.max_epochs=0": [],
     "trainer.max_epochs=null": [],
+    **{
+        f"+trainer.{key}": [f"trainer.{key}"]
+        for key in (
+            "callbacks=[]",
+            "logger=true",
+            "min_epochs=3",
+            "min_steps=3",
+            "max_steps=5",
+            "fast_dev_run=true",
+            "enable_progress_bar=true",
+            "enable_model_summary=false",
+            "enable_checkpointing=true",
+            "use_distributed_sampler=true",
+        )
+    },
+    "+callbacks.mine._target_=lt_lightning.Magic": ["callbacks.mine._target_=lt_lightning.Magic"],
+    "+callbacks.mine._target_=lt_lightning.Refill": ["callbacks.mine", "Refill"],
     "trainer.precision=12": ["trainer.precision=12", "bf16-mixed"],
     "trainer.accelerator=tpuu": ["tpuu", "cpu"],
     "trainer.gradient_clip_val=-1": [],

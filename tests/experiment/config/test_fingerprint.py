@@ -230,6 +230,18 @@ def test_what_is_written_otherwise_is_the_same_search(same: str, composed: Compo
     assert fingerprint(composed(same)) == fingerprint(composed())
 
 
+def test_a_callback_that_acts_determines_and_one_that_looks_on_does_not(composed: Compose) -> None:
+    plain = fingerprint(composed())
+    assert fingerprint(composed("callbacks=[learning_rates]")) == plain
+    mine = "+callbacks.mine._target_=pytorch_lightning.callbacks.GradientAccumulationScheduler"
+    acting = fingerprint(composed(mine, "+callbacks.mine.scheduling={0:2}"))
+    assert len({plain, acting, fingerprint(composed(mine, "+callbacks.mine.scheduling={0:4}"))}) == 3
+
+
+def test_the_time_that_one_command_trains_does_not_determine(composed: Compose) -> None:
+    assert fingerprint(composed("+trainer.max_time='00:01:00:00'")) == fingerprint(composed())
+
+
 def test_a_true_is_no_one(composed: Compose) -> None:
     assert fingerprint(composed("classifier.nesterov=true")) != fingerprint(composed("classifier.nesterov=1"))
 
