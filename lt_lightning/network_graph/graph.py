@@ -63,6 +63,12 @@ class NotedSize:
     part: Part
     rows: Flags
 
+    def number_in(self, network: nn.Module) -> int:
+        """Return the number that a network has."""
+        number = getattr(network.get_submodule(self.module), self.attribute)
+        assert isinstance(number, int)
+        return number
+
     def scaled(self, number: int, liveness: Liveness) -> int:
         """Return the number in the smaller network."""
         return number * int(liveness.wide[self.part][self.rows].sum()) // int(self.rows.sum())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -70,11 +71,19 @@ class Value:
         labels: labels, several where channels of several kinds cross, along dimensions of their own.
         weight: whether it is computed from parameters and buffers alone.
         name: name of the parameter or buffer, if it is one or a view with all of its elements.
+        fresh: labels of a tensor of one value, whose size the code wrote as numbers: dimensions that may follow the
+            channels that they meet, if the numbers do. What is computed from such tensors alone has them, too.
     """
 
     labels: tuple[ChannelLabels, ...] = ()
     weight: bool = False
     name: str = ""
+    fresh: tuple[ChannelLabels, ...] = ()
+
+    def multiplies(self, other: Value) -> bool:
+        """Whether it is the weight in a product with another value, which may be computed from buffers alone."""
+        is_parameter, is_other = bool(self.name and self.labels), bool(other.name and other.labels)
+        return self.weight and (not other.weight or (is_parameter and not is_other))
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,7 @@ class Recorder:
 
     Attributes:
         record: what was seen.
+        in_fresh: whether rules look at the labels of fresh tensors.
     """
 
     def __init__(self, network: nn.Module, record: Record) -> None:
@@ -154,6 +164,7 @@ class Recorder:
         self._calls: list[set[int]] = []  # of each, numbers of those whose results it takes
         self._made: dict[int, list[int]] = {}
         self._to_freeze: list[tuple[int, Tensor, str]] = []
+        self.in_fresh = False
         for name, parameter in network.named_parameters():
             self.note(parameter, self._parameter(name, parameter))
         for name, buffer in network.named_buffers():
@@ -216,20 +227,40 @@ class Recorder:
 
     def of(self, tensor: Tensor) -> Value:
         """Return what is known of a tensor."""
-        return self._values.get(id(tensor), Value())
+        return self._seen(self._values.get(id(tensor), Value()))
+
+    def _seen(self, value: Value) -> Value:
+        return replace(value, labels=value.fresh, fresh=()) if self.in_fresh else value
 
     def note(self, tensor: Tensor, value: Value) -> None:
         """Say what is known of a tensor."""
         if id(tensor) not in self._values:
             self._alive.append(tensor)
             self._places.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
-        self._values[id(tensor)] = value
+        self._values[id(tensor)] = replace(value, labels=(), fresh=value.labels) if self.in_fresh else value
+
+    @contextmanager
+    def looking_at_fresh(self) -> Iterator[None]:
+        """Let rules see and make the labels of fresh tensors, as if they were those of channels."""
+        self.in_fresh = True
+        try:
+            yield
+        finally:
+            self.in_fresh = False
 
     def sharing(self, tensor: Tensor) -> Iterator[Value]:
         """Yield what is known of other tensors that share a tensor's memory."""
         for other in self._places.get(tensor.untyped_storage().data_ptr(), []):
             if other is not tensor:
-                yield self._values[id(other)]
+                yield self._seen(self._values[id(other)])
+
+    def labels_along(self, tensor: Tensor) -> tuple[ChannelLabels, ...]:
+        """Return labels of new ids for every dimension of a tensor that has several indices."""
+        return tuple(
+            ChannelLabels(self.record.new_ids(size).reshape([size if d == dim else 1 for d in range(tensor.dim())]))
+            for dim, size in enumerate(tensor.shape)
+            if size > 1
+        )
 
     # What happens to channels
 

@@ -65,8 +65,7 @@ def resize(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -> None:
             assert whole is not None
             _set_groups(module, before * len(parts["weight"][0]) // whole.size)
     for size in graph.sizes:
-        module = network.get_submodule(size.module)
-        setattr(module, size.attribute, size.scaled(getattr(module, size.attribute), liveness))
+        setattr(network.get_submodule(size.module), size.attribute, size.scaled(size.number_in(network), liveness))
     writers = [(part, "writes") for name, part in graph.rows.items() if name not in graph.followers]
     for end, side in [*writers, *((part, "reads") for part in graph.reads.values())]:
         kept, wide = liveness.kept[end], liveness.wide[end]

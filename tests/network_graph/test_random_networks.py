@@ -23,10 +23,10 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 class Part(nn.Module):
     """A step that keeps the number of channels."""
 
-    def __init__(self, step: Callable[[Any, Tensor], Any], **modules: nn.Module | nn.Parameter) -> None:
+    def __init__(self, step: Callable[[Any, Tensor], Any], **parts: nn.Module | nn.Parameter | int) -> None:
         super().__init__()
         self.step = step
-        for name, module in modules.items():
+        for name, module in parts.items():
             setattr(self, name, module)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,6 +134,12 @@ def _shared_keys(part: Any, x: Tensor) -> Any:
     return x + part.o((torch.softmax(torch.einsum("bhtd,bhsd->bhts", q, k), -1) @ v).transpose(1, 2).flatten(2))
 
 
+def _attended_beside_zeros(part: Any, x: Tensor) -> Any:
+    q, k, v = (each(x).unflatten(-1, (-1, 3)).transpose(1, 2) for each in (part.q, part.k, part.v))
+    bias = x.new_zeros((1, part.heads, 1, x.shape[1]))
+    return x + part.o(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
 def _glu(part: Any, x: Tensor) -> Any:
     a, b = part.a(x).chunk(2, -1)
     return x + part.b(F.silu(a) * b)
@@ -150,6 +156,9 @@ TOKENS: dict[str, Callable[[int], Part]] = {
     "attention": lambda c: Part(_attended, n=nn.LayerNorm(c), **linears(q=(c, 12), k=(c, 12), v=(c, 12), o=(12, c))),
     "attention by hand": lambda c: Part(_attended_by_hand, **linears(q=(c, 36), o=(12, c))),
     "shared keys": lambda c: Part(_shared_keys, **linears(q=(c, 12), k=(c, 6), v=(c, 6), o=(12, c))),
+    "number of heads": lambda c: Part(
+        _attended_beside_zeros, **linears(q=(c, 12), k=(c, 12), v=(c, 12), o=(12, c)), heads=4
+    ),
     "attention of PyTorch": lambda c: Part(
         lambda p, x: p.n(x + p.m(x, x, x)[0]), n=nn.LayerNorm(c), m=nn.MultiheadAttention(c, c // 2, batch_first=True)
     ),
