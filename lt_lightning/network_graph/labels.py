@@ -123,6 +123,7 @@ class Record:
         counted: weights of normalisations whose statistics run over channels, with the number of all channels.
         grouped: weights of convolutions and normalisations in groups, with the number of groups.
         grouped_inputs: number of inputs of each group of a convolution, by its weight.
+        by_functions: weights that functions use, rather than the layers that they are of.
         unknown: operations that no rule knows, with the line that calls them.
         notes: what else could not be seen, one sentence each.
     """
@@ -137,6 +138,7 @@ class Record:
     counted: dict[str, int] = field(default_factory=dict)
     grouped: dict[str, int] = field(default_factory=dict)
     grouped_inputs: dict[str, int] = field(default_factory=dict)
+    by_functions: set[str] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     size: int = 0
@@ -307,10 +309,20 @@ class Recorder:
     def take_role(self, labels: ChannelLabels, role: Role) -> None:
         """Note what the indices of a parameter do."""
         parts = self._parts
-        index = bisect_right(parts, int(labels.ids.min()), key=lambda part: part.first) - 1
-        roles = self.record.roles.setdefault(parts[index], [])
+        part = parts[bisect_right(parts, int(labels.ids.min()), key=lambda part: part.first) - 1]
+        if role in ("row", "read") and not self._is_of_running_layer(part.parameter):
+            self.record.by_functions.add(part.parameter)
+        roles = self.record.roles.setdefault(part, [])
         if role not in roles:
             roles.append(role)
+
+    def _is_of_running_layer(self, weight: str) -> bool:
+        """Whether a weight is that of the layer that is running, or of the layer that an attention has for itself."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not isinstance(running := frame.f_locals.get("self"), nn.Module):
+            frame = frame.f_back
+        prefix = f"{name}." if frame is not None and (name := self._names.get(running, "")) else ""
+        return weight == prefix + ("out_proj.weight" if isinstance(running, nn.MultiheadAttention) else "weight")
 
     def lift(self, many: Sequence[ChannelLabels], what: str) -> tuple[ChannelLabels, ...]:
         """Return labels of which zeros were turned into other values; the first to do so is remembered."""

@@ -169,12 +169,15 @@ class _Trial:
         return ""
 
     def _some(self, groups: Sequence[ChannelGroup]) -> dict[str, Flags]:
-        """Return flags of the outputs of layers, of which the first third of the units is dropped, and some others."""
+        """Return flags of the outputs of layers, of which the first third of the units is dropped, and some others.
+
+        The number in that third is odd, so that none is where it was, counted in twos.
+        """
         kept: dict[str, Flags] = {}
         for index, group in enumerate(groups):
             draw = np.random.default_rng([group.channels, index])
             units = draw.random(group.channels) < 0.8
-            units[: max(1, group.channels // 3)] = False  # of halves, or of every other channel, unequal numbers
+            units[: group.channels // 3 | 1] = False  # of halves, or of every other channel, unequal numbers
             units[-1] = True
             for name in group.writers:
                 rows = group.rows[name]

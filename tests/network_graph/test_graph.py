@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, module_of
+from lt_lightning.network_graph.resizing import resize
 from lt_lightning.network_graph.traced import TracedNetwork
 
 Step = Callable[["Middle", Tensor], Tensor]
@@ -399,3 +400,37 @@ def test_a_bias_of_scores_loses_heads_with_those_who_share_it() -> None:
     assert (heads.channels, heads.frozen, hidden.channels, hidden.frozen) == (4, "", 7, "")
     assert {(size.module, size.attribute) for size in graph.sizes} == {("", "heads")}
     assert not graph.wide
+
+
+class ByFunctions(nn.Module):
+    """Reads the width of a stream, which a function writes, as a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.inner, self.b = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = x + F.linear(x, self.inner.weight, self.inner.bias) * x.shape[-1] ** -0.5
+        return self.b(x)  # type: ignore[no-any-return]
+
+
+def test_weights_that_functions_use_stay_as_wide_as_the_tensors() -> None:
+    torch.manual_seed(0)
+    network = ByFunctions().double()
+    graph = TracedNetwork(network, torch.zeros(1, 3).double()).graph
+    assert [group.writers for group in graph.groups if not group.frozen] == [("a", "inner")]
+    keep = np.arange(8) % 3 > 0
+    liveness = graph.propagate({"a": keep, "inner": keep})
+    assert liveness.computed["a"].tolist() == liveness.inputs["b"].tolist() == keep.tolist()
+    assert liveness.outputs["inner"].tolist() == keep.tolist()
+    assert liveness.computed["inner"].all()
+    assert liveness.inputs["inner"].all()
+    with torch.no_grad():
+        for name, mask in liveness.masks(network).items():
+            network.get_parameter(name).mul_(mask)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    expected = network(x)
+    resize(network, graph, liveness)
+    assert [tuple(each.weight.shape) for each in (network.a, network.inner, network.b)] == [(5, 3), (8, 8), (2, 5)]
+    torch.testing.assert_close(network(x), expected)

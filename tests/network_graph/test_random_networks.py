@@ -246,11 +246,11 @@ def same_values(first: nn.Module, second: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
 
 
-def check(network: nn.Module, seed: int, may_fail: bool = False) -> ChannelGraph:
+def check(network: nn.Module, seed: int) -> ChannelGraph:
     x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
     graph = TracedNetwork(network, x[:1]).graph
     found = [group.frozen for group in graph.groups if group.frozen.startswith("with fewer channels")]
-    assert may_fail or not found, "a trial had to find what no rule knew"
+    assert not found, "a trial had to find what no rule knew"
     masked = copy.deepcopy(network)
     liveness = graph.propagate(drawn(graph, seed))
     enforced = EnforcedMasks(masked, liveness.masks(masked))
@@ -285,13 +285,8 @@ def test_every_part(name: str) -> None:
 
 
 def check_parts(images: list[str], tokens: list[str], width: int, seed: int) -> None:
-    """Channels stay wide between layers only, which parameters used by a function are not; and heads must divide."""
     torch.manual_seed(seed)
-    apart = bool(WIDE & {*images}) and bool(
-        {"functional", "scale and shift", "position", "class token"} & {*images, *tokens}
-    )
-    attention = "attention of PyTorch" in tokens
-    check(shaken(Network(images, tokens, width)), seed, may_fail=apart or (attention and bool(WIDE & {*images})))
+    check(shaken(Network(images, tokens, width)), seed)
 
 
 NETWORKS = {
@@ -302,8 +297,10 @@ NETWORKS = {
 }
 
 
-@settings(max_examples=6, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=4, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(**NETWORKS)
+@example(["functional"], ["perceptron"], 8, 864)  # functions that write some channels of a wider stream
+@example(["dense connection"], [], 12, 817)  # every second channel of those that are left, when four before are not
 @example(["softmax", "preact"], [], 6, 0)  # a normalisation of channels that no layer can drop
 def test_random_networks(images: list[str], tokens: list[str], width: int, seed: int) -> None:
     check_parts(images, tokens, width, seed)
