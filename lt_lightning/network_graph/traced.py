@@ -169,21 +169,30 @@ class _Trial:
         return ""
 
     def _some(self, groups: Sequence[ChannelGroup]) -> dict[str, Flags]:
-        """Return flags of the outputs of layers, of which the first third of the units is dropped, and some others.
-
-        The number in that third is odd, so that none is where it was, counted in twos.
-        """
+        """Return flags of the outputs of layers, of which some units are dropped."""
         kept: dict[str, Flags] = {}
         for index, group in enumerate(groups):
-            draw = np.random.default_rng([group.channels, index])
-            units = draw.random(group.channels) < 0.8
-            units[: group.channels // 3 | 1] = False  # of halves, or of every other channel, unequal numbers
-            units[-1] = True
+            units = _some_units(group.channels, index)
             for name in group.writers:
                 rows = group.rows[name]
                 flags = kept.setdefault(name, np.ones(len(rows), dtype=bool))
                 flags[rows >= 0] = units[rows[rows >= 0]]
         return kept
+
+
+def _some_units(count: int, seed: int) -> Flags:
+    """Return flags of units that are kept, such that code that counts channels finds others than it should.
+
+    The first is dropped, and those behind it are kept, so that every second, or third, is another one than before; and
+    of the second half more are left than of the first.
+    """
+    units = np.random.default_rng([count, seed]).random(count) < np.linspace(0.25, 0.75, count)
+    units[0] = False
+    units[1:3] = True
+    half = count // 2
+    if units[half:].sum() <= units[:half].sum():
+        units[half:] = True
+    return units
 
 
 def _may_scale(module: nn.Module | None, attribute: str, number: int, units: int) -> bool:

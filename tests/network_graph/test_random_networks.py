@@ -301,6 +301,7 @@ NETWORKS = {
 @given(**NETWORKS)
 @example(["functional"], ["perceptron"], 8, 864)  # functions that write some channels of a wider stream
 @example(["dense connection"], [], 12, 817)  # every second channel of those that are left, when four before are not
+@example(["grouped", "preact", "dense connection"], ["attention of PyTorch", "position"], 6, 604)
 @example(["softmax", "preact"], [], 6, 0)  # a normalisation of channels that no layer can drop
 def test_random_networks(images: list[str], tokens: list[str], width: int, seed: int) -> None:
     check_parts(images, tokens, width, seed)
