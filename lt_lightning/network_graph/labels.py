@@ -80,8 +80,8 @@ class Value:
     name: str = ""
     fresh: tuple[ChannelLabels, ...] = ()
 
-    def multiplies(self, other: Value) -> bool:
-        """Whether it is the weight in a product with another value, which may be computed from buffers alone."""
+    def acts_on(self, other: Value) -> bool:
+        """Whether it is the weight where it meets another value, which may be computed from weights itself."""
         is_parameter, is_other = bool(self.name and self.labels), bool(other.name and other.labels)
         return self.weight and (not other.weight or (is_parameter and not is_other))
 

@@ -459,22 +459,22 @@ def _united(
 ) -> ChannelLabels:
     (a, owners), (b, value) = first, second
     role: Role = "scale" if meeting == "product" else "shift"
-    of_a = owners[0].weight
-    for weight, channels, is_weight in ((a, b, of_a), (b, a, value.weight)):
-        if of_a != value.weight and is_weight:
+    of_a = owners[0]
+    for weight, channels, own, other in ((a, b, of_a, value), (b, a, value, of_a)):
+        if own.acts_on(other):
             recorder.take_role(weight, role)
-        if is_weight and weight.dims < channels.dims:  # one scale for several heads
+        if own.weight and weight.dims < channels.dims:  # one scale for several heads
             why = f"one parameter for several units{recorder.where()}"
             recorder.freeze([weight], why)
             recorder.bind(channels, weight.dims, why)
             return channels if meeting == "product" else recorder.lift([channels], "a sum with a parameter")[0]
     ids, others = broadcast(a.ids, b.ids)
     lifted = (a.lifted or b.lifted) if meeting == "sum" else (a.lifted and b.lifted)
-    activations = not value.weight and not of_a
+    activations = not value.weight and not of_a.weight
     if meeting == "sum" and join and activations and not torch.equal(ids, others):
         return ChannelLabels(recorder.join(ids, others), lifted)
     recorder.pair(ids, others)
-    return ChannelLabels((others if of_a else ids).clone(), lifted)
+    return ChannelLabels((others if of_a.weight else ids).clone(), lifted)
 
 
 def _beside(
@@ -583,11 +583,11 @@ def _contract(recorder: Recorder, first: tuple[Value, Sequence[int]], second: tu
     inner_b = [labels for labels in b.labels if k_of_b in labels.dims]
     outer_a = [labels for labels in a.labels if k_of_a not in labels.dims]
     outer_b = [labels for labels in b.labels if k_of_b not in labels.dims]
-    if b.multiplies(a):
+    if b.acts_on(a):
         _read(recorder, (inner_a, inner_b), (k_of_a, k_of_b))
         for each in outer_b:
             recorder.take_role(each, "row")
-    elif a.multiplies(b):
+    elif a.acts_on(b):
         _read(recorder, (inner_b, inner_a), (k_of_b, k_of_a))
         for each in outer_a:
             recorder.take_role(each, "row")
