@@ -27,7 +27,7 @@ _QUERIES = ("query", "q_proj", "q_lin", "q")
 _KEYS_AND_VALUES = ("key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "k", "v")
 _HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 _WIDTHS = ("all_head_size", "attn_dim", "inner_dim")
-_LIMIT = 30  # seconds
+_LIMIT = 30  # seconds of the processor
 _OF_ONE_HEAD = ("attention_head_size", "head_dim")
 
 
@@ -77,13 +77,13 @@ def _limited() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {_LIMIT} seconds")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(_LIMIT)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, _LIMIT)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _droppable(network: nn.Module, example: Example, layers: Sequence[Layer], heads: Sequence[str]) -> float:
