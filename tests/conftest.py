@@ -26,8 +26,8 @@ import lt_lightning.experiment  # noqa: F401  (makes the defaults of a job known
 
 Compose = Callable[..., DictConfig]
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
-    # There, oneDNN writes past a buffer in the backward pass of a strided 1x1 convolution of fewer than 8 channels in
-    # channels_last (uxlfoundation/oneDNN, issue 6035): smaller networks of width 8 have such ones.
+    # Tests train networks that are as narrow as smaller ones are, which alone are kept off oneDNN's defect there (see
+    # `lt_lightning.execution.onednn`).
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
 
 

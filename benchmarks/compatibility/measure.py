@@ -88,7 +88,7 @@ def measure(case: Case, densities: Sequence[float] = DENSITIES) -> Measured:
     except ValueError as error:
         return Measured(parameters(network), problem=str(error))
     seconds = time.perf_counter() - began
-    layers = prunable_layers(traced.layers, ("classifier",))
+    layers = prunable_layers(traced.layers, ("classifier", *case.heads))
     droppable = droppable_share(layers, graph)
     kept = _reasons(layers, graph)
     try:
@@ -120,7 +120,8 @@ def _free(graph: ChannelGraph, part: Part | None) -> float:
     if part is None:
         return 0.0
     single = {unit for group in graph.groups if group.channels == 1 for unit in graph.units_of(group)}
-    return float(np.mean(~np.isin(graph.unit_of(part), [*graph.frozen, *single])))
+    wide = graph.wide if graph.is_by_function(part) else ()
+    return float(np.mean(~np.isin(graph.unit_of(part), [*graph.frozen, *single, *wide])))
 
 
 def _reasons(layers: Sequence[Layer], graph: ChannelGraph) -> dict[str, float]:
@@ -166,7 +167,10 @@ def compare(masked: nn.Module, small: nn.Module, whole: nn.Module, example: Exam
             expected = outputs(masked, given, training)
         except Exception:  # a network that only infers
             continue
-        differences.append(difference(outputs(small, given, training), expected))
+        try:
+            differences.append(difference(outputs(small, given, training), expected))
+        except RuntimeError:  # a network that a peer has cut for one mode alone
+            differences.append(float("inf"))
     with without_fast_path():
         operations = flops(small.eval(), example) / flops(whole.eval(), example)
     return Left(parameters(small) / parameters(whole), operations, *differences)

@@ -29,12 +29,14 @@ class Case:
         source: where its class is from.
         make: function that makes it.
         example: a batch of one sample.
+        heads: layers that write results of the network beside the last one.
     """
 
     name: str
     source: Source
     make: Callable[[], nn.Module]
     example: Example
+    heads: tuple[str, ...] = ()
 
 
 def cases() -> list[Case]:
@@ -278,7 +280,8 @@ def _torchvision() -> list[Case]:
         "FCN": (lambda: fcn._fcn_resnet(models.ResNet(**dilated), 5, True), 64),
         "DeepLabV3": (lambda: deeplab._deeplabv3_resnet(models.ResNet(**dilated), 5, True), 64),
     }
-    return [Case(name, "torchvision", make, _image(size)) for name, (make, size) in makers.items()]
+    heads = dict.fromkeys(("FCN", "DeepLabV3"), ("classifier.4",))  # the last one that runs is the auxiliary one
+    return [Case(name, "torchvision", make, _image(size), heads.get(name, ())) for name, (make, size) in makers.items()]
 
 
 def _timm() -> list[Case]:

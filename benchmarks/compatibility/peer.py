@@ -1,7 +1,7 @@
 """What Torch-Pruning does to the same network, asked for the same shares of channels.
 
-It gets what its examples give it: the classifier as a layer to leave alone, the number of heads of each attention, and
-numbers in the attention's module that are set to what is left.
+It gets what its examples give it: the layers that write the results, to leave them alone, the number of heads of each
+attention, and numbers in the attention's module that are set to what is left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _QUERIES = ("query", "q_proj", "q_lin", "q")
 _KEYS_AND_VALUES = ("key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "k", "v")
 _HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 _WIDTHS = ("all_head_size", "attn_dim", "inner_dim")
-_LIMIT = 30  # seconds
+_LIMIT = 30  # seconds of the processor
 _OF_ONE_HEAD = ("attention_head_size", "head_dim")
 
 
@@ -54,16 +54,17 @@ def is_there() -> bool:
 def measure_peer(case: Case, densities: Sequence[float]) -> Peer:
     """Let Torch-Pruning drop channels of a network, and compare."""
     network, example = prepared(case)
-    layers = prunable_layers(found := find_layers(network, example), ("classifier",))
-    classifier = next(name for name in found if name not in {layer.name for layer in layers})
+    found = find_layers(network, example)
+    layers = prunable_layers(found, ("classifier", *case.heads))
+    heads = [name for name, layer in found.items() if "classifier" in layer.roles or name in case.heads]
     droppable: float | None = None
     left: dict[str, Left] = {}
     try:
         with warnings.catch_warnings(), _limited():
             warnings.simplefilter("ignore")
-            droppable = _droppable(network, example, layers, classifier)
+            droppable = _droppable(network, example, layers, heads)
             for density in densities:
-                left[f"{density:g}"] = _left(network, example, density, classifier)
+                left[f"{density:g}"] = _left(network, example, density, heads)
     except Exception as error:  # whatever it may say to a network that it does not know
         return Peer(droppable, left, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
     return Peer(droppable, left)
@@ -76,18 +77,18 @@ def _limited() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {_LIMIT} seconds")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(_LIMIT)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, _LIMIT)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
-def _droppable(network: nn.Module, example: Example, layers: Sequence[Layer], classifier: str) -> float:
+def _droppable(network: nn.Module, example: Example, layers: Sequence[Layer], heads: Sequence[str]) -> float:
     own = copied(network)
-    pruner = _pruner(own, example, 0.5, classifier)
+    pruner = _pruner(own, example, 0.5, heads)
     free = {layer.weight: torch.zeros(layer.shape, dtype=torch.bool) for layer in layers}
     names = {id(parameter): name for name, parameter in own.named_parameters()}
     for group in pruner.DG.get_all_groups(pruner.ignored_layers, pruner.root_module_types):
@@ -111,13 +112,13 @@ def _droppable(network: nn.Module, example: Example, layers: Sequence[Layer], cl
     return sum(int(flags.sum()) for flags in free.values()) / sum(flags.numel() for flags in free.values())
 
 
-def _left(network: nn.Module, example: Example, density: float, classifier: str) -> Left:
+def _left(network: nn.Module, example: Example, density: float, heads: Sequence[str]) -> Left:
     """Drop channels of a network whose values are their own numbers: what is left of them says which are left."""
     small = copied(network)
     with torch.no_grad():
         for value in _values(small).values():
             value.copy_(torch.arange(1, value.numel() + 1).view(value.shape))
-    pruner = _pruner(small, example, 1 - density**0.5, classifier)
+    pruner = _pruner(small, example, 1 - density**0.5, heads)
     torch.manual_seed(0)
     pruner.step()
     _set_heads(small, pruner)
@@ -143,7 +144,7 @@ def _values(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters()), **of_norms}
 
 
-def _pruner(network: nn.Module, example: Example, ratio: float, classifier: str) -> Any:
+def _pruner(network: nn.Module, example: Example, ratio: float, ignored: Sequence[str]) -> Any:
     pruning = importlib.import_module("torch_pruning")
     heads = {layer: count for _, count, layers in _attentions(network) for layer in layers}
     return pruning.pruner.BasePruner(
@@ -151,7 +152,7 @@ def _pruner(network: nn.Module, example: Example, ratio: float, classifier: str)
         example if isinstance(example, Tensor) else dict(example) if not isinstance(example, tuple) else example,
         importance=pruning.importance.RandomImportance(),
         pruning_ratio=ratio,
-        ignored_layers=[network.get_submodule(classifier)],
+        ignored_layers=[network.get_submodule(name) for name in ignored],
         in_channel_groups={},
         out_channel_groups={},
         num_heads=heads,

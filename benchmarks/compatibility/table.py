@@ -62,6 +62,8 @@ def _peer_cells(peer: Row | None) -> list[str]:
     left = list(peer["left"].values())
     exact = max(each["evaluation"] for each in left)
     said = "yes" if exact <= EXACT else f"no, {exact:.0e}" if exact < inf else "no, other shapes"
+    if any(each["training"] == inf for each in left):
+        said = f"{said}; does not train"
     return [_percent(peer["droppable"]), _both(left, "parameters"), said]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
+from lt_lightning.execution.onednn import avoid_defect
 from lt_lightning.execution.smaller_network import Cut, Shrunk, Slices
 from lt_lightning.network_graph.graph import ChannelGraph, Flags, Liveness
 from lt_lightning.network_graph.resizing import indices_left, resize
@@ -73,6 +74,7 @@ def keep_channels(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -
     """
     small = copied(network)
     resize(small, graph, liveness)
+    avoid_defect(small)
     cuts = {name: _cut(index) for name, index in indices_left(graph, liveness).items()}
     first = {parameter: name for name, parameter in network.named_parameters()}
     for name, parameter in network.named_parameters(remove_duplicate=False):  # one under several names

@@ -63,6 +63,12 @@ class NotedSize:
     part: Part
     rows: Flags
 
+    def number_in(self, network: nn.Module) -> int:
+        """Return the number that a network has."""
+        number = getattr(network.get_submodule(self.module), self.attribute)
+        assert isinstance(number, int)
+        return number
+
     def scaled(self, number: int, liveness: Liveness) -> int:
         """Return the number in the smaller network."""
         return number * int(liveness.wide[self.part][self.rows].sum()) // int(self.rows.sum())
@@ -78,12 +84,15 @@ class Liveness:
             write some of a stream's channels only, and what could not be made narrow stays wide, with zeros.
         outputs: flag of every output that is not dropped, by name of layer or normalisation.
         inputs: flag of every input that is read, by name of layer.
+        computed: flag of every output that the smaller network computes, by name of layer: where a function uses the
+            weight, and tensors stay wide, outputs that are dropped are zero, but are computed.
     """
 
     kept: Mapping[Part, Flags]
     wide: Mapping[Part, Flags]
     outputs: Mapping[str, Flags]
     inputs: Mapping[str, Flags]
+    computed: Mapping[str, Flags]
 
     def masks(self, network: nn.Module) -> dict[str, Tensor]:
         """Return masks, on the CPU, of the parameters of the full network that lose something, by name."""
@@ -264,11 +273,10 @@ class ChannelGraph:
         return self._liveness(kept, branches, there)
 
     def _liveness(self, given: Mapping[str, Flags], branches: Flags, there: Flags) -> Liveness:
-        wide = there | self._is_wide
-        kept = {
-            part: (there if "read" in self.record.roles.get(part, ()) else branches)[..., classes]
-            for part, classes in self._compact.items()
-        }
+        wide = {part: (there | self._is_wide)[..., classes] for part, classes in self._compact.items()}
+        kept = {part: branches[..., classes] for part, classes in self._compact.items()}
+        for part in self.reads.values():
+            kept[part] = wide[part] if self.is_by_function(part) else there[..., self._compact[part]]
         for name, part in self.rows.items():
             if name in given:
                 kept[part] = kept[part] & (given[name] | self._is_frozen[self._compact[part]])
@@ -280,12 +288,13 @@ class ChannelGraph:
             outputs = kept[self.rows[module_of(weight)]]
             groups = outputs.reshape(*outputs.shape[:-1], self.record.grouped[weight], -1).any(axis=-1)
             inputs[module_of(weight)] = np.repeat(groups, count, axis=-1)
-        return Liveness(
-            kept,
-            {part: wide[..., classes] for part, classes in self._compact.items()},
-            {name: kept[part] for name, part in (*self.norms.items(), *self.rows.items())},
-            inputs,
-        )
+        written = {name: kept[part] for name, part in (*self.norms.items(), *self.rows.items())}
+        computed = {name: (wide if self.is_by_function(part) else kept)[part] for name, part in self.rows.items()}
+        return Liveness(kept, wide, written, inputs, computed)
+
+    def is_by_function(self, part: Part) -> bool:
+        """Whether a function uses a weight, which writes and reads tensors as wide as they are."""
+        return part.parameter in self.record.by_functions
 
     def bias_of(self, rows: Part) -> Part | None:
         """Return the bias of a layer's outputs; None if it has none."""

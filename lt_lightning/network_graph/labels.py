@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -70,11 +71,19 @@ class Value:
         labels: labels, several where channels of several kinds cross, along dimensions of their own.
         weight: whether it is computed from parameters and buffers alone.
         name: name of the parameter or buffer, if it is one or a view with all of its elements.
+        fresh: labels of a tensor of one value, whose size the code wrote as numbers: dimensions that may follow the
+            channels that they meet, if the numbers do. What is computed from such tensors alone has them, too.
     """
 
     labels: tuple[ChannelLabels, ...] = ()
     weight: bool = False
     name: str = ""
+    fresh: tuple[ChannelLabels, ...] = ()
+
+    def acts_on(self, other: Value) -> bool:
+        """Whether it is the weight where it meets another value, which may be computed from weights itself."""
+        is_parameter, is_other = bool(self.name and self.labels), bool(other.name and other.labels)
+        return self.weight and (not other.weight or (is_parameter and not is_other))
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,7 @@ class Record:
         counted: weights of normalisations whose statistics run over channels, with the number of all channels.
         grouped: weights of convolutions and normalisations in groups, with the number of groups.
         grouped_inputs: number of inputs of each group of a convolution, by its weight.
+        by_functions: weights that functions use, rather than the layers that they are of.
         unknown: operations that no rule knows, with the line that calls them.
         notes: what else could not be seen, one sentence each.
     """
@@ -128,6 +138,7 @@ class Record:
     counted: dict[str, int] = field(default_factory=dict)
     grouped: dict[str, int] = field(default_factory=dict)
     grouped_inputs: dict[str, int] = field(default_factory=dict)
+    by_functions: set[str] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     size: int = 0
@@ -143,6 +154,7 @@ class Recorder:
 
     Attributes:
         record: what was seen.
+        in_fresh: whether rules look at the labels of fresh tensors.
     """
 
     def __init__(self, network: nn.Module, record: Record) -> None:
@@ -154,6 +166,7 @@ class Recorder:
         self._calls: list[set[int]] = []  # of each, numbers of those whose results it takes
         self._made: dict[int, list[int]] = {}
         self._to_freeze: list[tuple[int, Tensor, str]] = []
+        self.in_fresh = False
         for name, parameter in network.named_parameters():
             self.note(parameter, self._parameter(name, parameter))
         for name, buffer in network.named_buffers():
@@ -216,20 +229,40 @@ class Recorder:
 
     def of(self, tensor: Tensor) -> Value:
         """Return what is known of a tensor."""
-        return self._values.get(id(tensor), Value())
+        return self._seen(self._values.get(id(tensor), Value()))
+
+    def _seen(self, value: Value) -> Value:
+        return replace(value, labels=value.fresh, fresh=()) if self.in_fresh else value
 
     def note(self, tensor: Tensor, value: Value) -> None:
         """Say what is known of a tensor."""
         if id(tensor) not in self._values:
             self._alive.append(tensor)
             self._places.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
-        self._values[id(tensor)] = value
+        self._values[id(tensor)] = replace(value, labels=(), fresh=value.labels) if self.in_fresh else value
+
+    @contextmanager
+    def looking_at_fresh(self) -> Iterator[None]:
+        """Let rules see and make the labels of fresh tensors, as if they were those of channels."""
+        self.in_fresh = True
+        try:
+            yield
+        finally:
+            self.in_fresh = False
 
     def sharing(self, tensor: Tensor) -> Iterator[Value]:
         """Yield what is known of other tensors that share a tensor's memory."""
         for other in self._places.get(tensor.untyped_storage().data_ptr(), []):
             if other is not tensor:
-                yield self._values[id(other)]
+                yield self._seen(self._values[id(other)])
+
+    def labels_along(self, tensor: Tensor) -> tuple[ChannelLabels, ...]:
+        """Return labels of new ids for every dimension of a tensor that has several indices."""
+        return tuple(
+            ChannelLabels(self.record.new_ids(size).reshape([size if d == dim else 1 for d in range(tensor.dim())]))
+            for dim, size in enumerate(tensor.shape)
+            if size > 1
+        )
 
     # What happens to channels
 
@@ -276,10 +309,20 @@ class Recorder:
     def take_role(self, labels: ChannelLabels, role: Role) -> None:
         """Note what the indices of a parameter do."""
         parts = self._parts
-        index = bisect_right(parts, int(labels.ids.min()), key=lambda part: part.first) - 1
-        roles = self.record.roles.setdefault(parts[index], [])
+        part = parts[bisect_right(parts, int(labels.ids.min()), key=lambda part: part.first) - 1]
+        if role in ("row", "read") and not self._is_of_running_layer(part.parameter):
+            self.record.by_functions.add(part.parameter)
+        roles = self.record.roles.setdefault(part, [])
         if role not in roles:
             roles.append(role)
+
+    def _is_of_running_layer(self, weight: str) -> bool:
+        """Whether a weight is that of the layer that is running, or of the layer that an attention has for itself."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not isinstance(running := frame.f_locals.get("self"), nn.Module):
+            frame = frame.f_back
+        prefix = f"{name}." if frame is not None and (name := self._names.get(running, "")) else ""
+        return weight == prefix + ("out_proj.weight" if isinstance(running, nn.MultiheadAttention) else "weight")
 
     def lift(self, many: Sequence[ChannelLabels], what: str) -> tuple[ChannelLabels, ...]:
         """Return labels of which zeros were turned into other values; the first to do so is remembered."""

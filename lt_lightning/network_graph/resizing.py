@@ -27,13 +27,22 @@ Index = Mapping[int, Tensor]
 def indices_left(graph: ChannelGraph, liveness: Liveness) -> dict[str, dict[int, Tensor]]:
     """Return the indices that are left of every parameter and buffer that is cut, by its name."""
     left: dict[str, dict[int, Tensor]] = {}
-    writers = [part for name, part in graph.rows.items() if name not in graph.followers]
-    ends = {*writers, *map(graph.bias_of, writers), *graph.reads.values()}
+    writers, readers = layers_at_ends(graph)
+    ends = {*writers, *map(graph.bias_of, writers), *readers}
     for part, wide in liveness.wide.items():
         flags = liveness.kept[part] if part in ends else wide
         if not flags.all():
             left.setdefault(part.parameter, {})[part.dim] = torch.from_numpy(np.flatnonzero(flags))
     return left
+
+
+def layers_at_ends(graph: ChannelGraph) -> tuple[list[Part], list[Part]]:
+    """Return outputs and inputs of all layers that may write, or read, some channels of a wider tensor."""
+    writers = [part for name, part in graph.rows.items() if name not in graph.followers]
+    writers, readers = (
+        [part for part in parts if not graph.is_by_function(part)] for parts in (writers, graph.reads.values())
+    )
+    return writers, readers
 
 
 def resize(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -> None:
@@ -43,9 +52,6 @@ def resize(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -> None:
         network: the network, or a copy of it.
         graph: graph of the network.
         liveness: what is left of it.
-
-    Raises:
-        ValueError: if what writes or reads some of a tensor's channels is no layer.
     """
     left = indices_left(graph, liveness)
     _cut(network, left)
@@ -65,13 +71,12 @@ def resize(network: nn.Module, graph: ChannelGraph, liveness: Liveness) -> None:
             assert whole is not None
             _set_groups(module, before * len(parts["weight"][0]) // whole.size)
     for size in graph.sizes:
-        module = network.get_submodule(size.module)
-        setattr(module, size.attribute, size.scaled(getattr(module, size.attribute), liveness))
-    writers = [(part, "writes") for name, part in graph.rows.items() if name not in graph.followers]
-    for end, side in [*writers, *((part, "reads") for part in graph.reads.values())]:
-        kept, wide = liveness.kept[end], liveness.wide[end]
-        if not np.array_equal(kept, wide):
-            _make_partial(network, end, side, kept[wide])
+        setattr(network.get_submodule(size.module), size.attribute, size.scaled(size.number_in(network), liveness))
+    for ends, side in zip(layers_at_ends(graph), ("writes", "reads"), strict=True):
+        for end in ends:
+            kept, wide = liveness.kept[end], liveness.wide[end]
+            if not np.array_equal(kept, wide):
+                _make_partial(network.get_submodule(module_of(end.parameter)), side, kept[wide])
 
 
 def _own(name: str, full: str) -> str:
@@ -217,11 +222,7 @@ class CountedGroupNorm(nn.GroupNorm):
 # Layers that write or read some channels of a wider tensor
 
 
-def _make_partial(network: nn.Module, part: Part, side: str, flags: Flags) -> None:
-    name = module_of(part.parameter)
-    if _full(name, "weight") != part.parameter:
-        raise ValueError(f"{part.parameter} {side} some channels only, and is no layer of its own")
-    module = network.get_submodule(name)
+def _make_partial(module: nn.Module, side: str, flags: Flags) -> None:
     if not isinstance(module, Partial):
         module.__class__ = _derived("Partial", Partial, type(module))
         for buffer in ("reads", "writes", "sources"):

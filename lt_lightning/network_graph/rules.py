@@ -21,6 +21,10 @@ Options = dict[str, Any]
 Rule = Callable[[Recorder, "Call"], None]
 
 
+_FRESH = {"zeros", "ones", "full", "empty"}
+"""Operations that make a tensor of one value, with sizes that are numbers."""
+
+
 class Call:
     """One call of an operation.
 
@@ -66,11 +70,19 @@ class Call:
 def apply_rule(recorder: Recorder, func: Any, args: Arguments, kwargs: Options, result: Any) -> None:
     """Note what an operation that has run did to channels."""
     call = Call(func, args, kwargs, result)
-    if not any(recorder.of(tensor).labels for tensor in call.inputs):
-        weight = bool(call.inputs) and all(recorder.of(tensor).weight for tensor in call.inputs)
+    known = [recorder.of(tensor) for tensor in call.inputs]
+    if any(value.labels for value in known):
+        _apply(recorder, call)
+    elif any(value.fresh for value in known):
+        with recorder.looking_at_fresh():
+            _apply(recorder, call)
+    else:
+        weight = bool(known) and all(value.weight for value in known)
         for output in call.outputs:
-            recorder.note(output, Value(weight=weight))
-        return
+            recorder.note(output, Value(weight=weight, fresh=_fresh(recorder, call)))
+
+
+def _apply(recorder: Recorder, call: Call) -> None:
     before = [recorder.of(output) for output in call.outputs] if call.in_place else []
     RULES.get(call.name, _unknown)(recorder, call)
     for output, old in zip(call.outputs, before, strict=False):
@@ -89,7 +101,16 @@ def _check_sharing(recorder: Recorder, call: Call, output: Tensor, before: Value
         recorder.freeze([*other.labels, *after.labels], f"{call.name} in place on a view{recorder.where()}")
 
 
+def _fresh(recorder: Recorder, call: Call) -> tuple[ChannelLabels, ...]:
+    """Return labels of a tensor that was made of one value, with sizes that are numbers; none of any other."""
+    made = call.name in _FRESH or (call.name.startswith("new_") and call.name[4:] in _FRESH)
+    return recorder.labels_along(call.outputs[0]) if made else ()
+
+
 def _unknown(recorder: Recorder, call: Call) -> None:
+    if recorder.in_fresh:
+        _freeze_all(recorder, call, "an unknown operation")
+        return
     name = f"{call.name}{recorder.where()}"
     if name not in recorder.record.unknown:
         recorder.record.unknown.append(name)
@@ -173,7 +194,7 @@ def _like(recorder: Recorder, call: Call) -> None:
 
 def _new(recorder: Recorder, call: Call) -> None:
     """Makes a tensor of a shape that is written as numbers."""
-    recorder.note(call.outputs[0], Value())
+    recorder.note(call.outputs[0], Value(fresh=_fresh(recorder, call)))
 
 
 def _index(recorder: Recorder, call: Call) -> None:
@@ -377,21 +398,19 @@ def _elementwise(
     numbers = [each for each in operands if isinstance(each, (int, float, complex))]
     for each in operands:
         if isinstance(each, Tensor):
-            given.append(((known or {}).get(id(each), recorder.of(each)), _broadcast_shape(each)))
+            given.append(((known or {}).get(id(each), recorder.of(each)), _extent(each)))
     labels = _meet(recorder, meeting, given, shape=shape)
     if condition is not None and (value := recorder.of(condition)).labels:
         labels = _meet(recorder, "product", [(Value(labels), shape), (value, condition.shape)], shape=shape)
     elif condition is not None:
-        labels = _meet(
-            recorder, "product", [(Value(labels), shape), (Value(), _broadcast_shape(condition))], shape=shape
-        )
+        labels = _meet(recorder, "product", [(Value(labels), shape), (value, _extent(condition))], shape=shape)
     if meeting == "sum" and any(numbers):
         labels = recorder.lift(labels, f"{call.name} of a number")
     weight = all(value.weight for value, _ in given)
     recorder.note(call.outputs[0], Value(_compressed(recorder, labels), weight))
 
 
-def _broadcast_shape(tensor: Tensor) -> torch.Size:
+def _extent(tensor: Tensor) -> torch.Size:
     """Return the shape of a tensor, of size 1 where it repeats one value in memory."""
     return torch.Size(1 if stride == 0 else size for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
@@ -440,22 +459,22 @@ def _united(
 ) -> ChannelLabels:
     (a, owners), (b, value) = first, second
     role: Role = "scale" if meeting == "product" else "shift"
-    of_a = owners[0].weight
-    for weight, channels, is_weight in ((a, b, of_a), (b, a, value.weight)):
-        if of_a != value.weight and is_weight:
+    of_a = owners[0]
+    for weight, channels, own, other in ((a, b, of_a, value), (b, a, value, of_a)):
+        if own.acts_on(other):
             recorder.take_role(weight, role)
-        if is_weight and weight.dims < channels.dims:  # one scale for several heads
+        if own.weight and weight.dims < channels.dims:  # one scale for several heads
             why = f"one parameter for several units{recorder.where()}"
             recorder.freeze([weight], why)
             recorder.bind(channels, weight.dims, why)
             return channels if meeting == "product" else recorder.lift([channels], "a sum with a parameter")[0]
     ids, others = broadcast(a.ids, b.ids)
     lifted = (a.lifted or b.lifted) if meeting == "sum" else (a.lifted and b.lifted)
-    activations = not value.weight and not of_a
+    activations = not value.weight and not of_a.weight
     if meeting == "sum" and join and activations and not torch.equal(ids, others):
         return ChannelLabels(recorder.join(ids, others), lifted)
     recorder.pair(ids, others)
-    return ChannelLabels((others if of_a else ids).clone(), lifted)
+    return ChannelLabels((others if of_a.weight else ids).clone(), lifted)
 
 
 def _beside(
@@ -468,16 +487,27 @@ def _beside(
     dim: int | None,
 ) -> ChannelLabels | None:
     """Return labels beside the tensors that do not have such channels; None if they are fixed by that."""
-    for index, (_value, shape) in enumerate(given):
+    for index, (value, shape) in enumerate(given):
         if index in owners:
             continue
         sizes = (1,) * (rank - len(shape)) + tuple(shape)
-        fixed = {each for each in labels.dims if each != dim and sizes[each] > 1}
+        follows = _following(recorder, labels, [fresh.over(rank) for fresh in value.fresh])
+        fixed = {each for each in labels.dims - follows if each != dim and sizes[each] > 1}
         if fixed and recorder.bind(labels, fixed, f"meets a tensor of fixed width{recorder.where()}") is None:
             return None
         if meeting == "sum":
             (labels,) = recorder.lift([labels], "a sum with other values")
     return labels
+
+
+def _following(recorder: Recorder, labels: ChannelLabels, fresh: Sequence[ChannelLabels]) -> set[int]:
+    """Let dimensions of a fresh tensor follow the channels that they meet, and return these dimensions."""
+    following: set[int] = set()
+    for each in fresh:
+        if each.dims <= labels.dims:
+            recorder.pair(each.ids, labels.ids)
+            following |= each.dims
+    return following
 
 
 # Sums over elements: convolutions, matrix products, attention, means
@@ -553,13 +583,13 @@ def _contract(recorder: Recorder, first: tuple[Value, Sequence[int]], second: tu
     inner_b = [labels for labels in b.labels if k_of_b in labels.dims]
     outer_a = [labels for labels in a.labels if k_of_a not in labels.dims]
     outer_b = [labels for labels in b.labels if k_of_b not in labels.dims]
-    if a.weight != b.weight:
-        _read(
-            recorder,
-            (inner_a, inner_b) if b.weight else (inner_b, inner_a),
-            (k_of_a, k_of_b) if b.weight else (k_of_b, k_of_a),
-        )
-        for each in outer_b if b.weight else outer_a:
+    if b.acts_on(a):
+        _read(recorder, (inner_a, inner_b), (k_of_a, k_of_b))
+        for each in outer_b:
+            recorder.take_role(each, "row")
+    elif a.acts_on(b):
+        _read(recorder, (inner_b, inner_a), (k_of_b, k_of_a))
+        for each in outer_a:
             recorder.take_role(each, "row")
     elif a.weight:
         recorder.freeze([*inner_a, *inner_b], f"a product of weights{recorder.where()}")
@@ -673,9 +703,14 @@ def _attention(recorder: Recorder, call: Call) -> None:
         of_k, of_v = (_shared_heads(each, q.shape[1]) for each in (of_k, of_v))
     turned = replace(of_k, labels=tuple(replace(each, ids=each.ids.transpose(-1, -2)) for each in of_k.labels))
     *batch, _, width = q.shape
+    shape = (*batch, q.shape[-2], k.shape[-2])
     scores = _contract(recorder, (of_q, q.shape), (turned, (*batch, width, k.shape[-2])))
+    mask = call.get("attn_mask", call.get("attn_bias"))
+    if isinstance(mask, Tensor):
+        given = [(scores, shape), (recorder.of(mask), _extent(mask))]
+        scores = Value(_meet(recorder, "sum", given, shape=shape))
     lifted = replace(scores, labels=recorder.lift(scores.labels, "softmax"))
-    result = _contract(recorder, (lifted, (*batch, q.shape[-2], k.shape[-2])), (of_v, (*batch, *v.shape[-2:])))
+    result = _contract(recorder, (lifted, shape), (of_v, (*batch, *v.shape[-2:])))
     for index, output in enumerate(call.outputs):
         recorder.note(output, replace(result, labels=_compressed(recorder, result.labels)) if index == 0 else Value())
 

@@ -28,6 +28,7 @@ from lt_lightning.pruning.examples import Example, call_network, copied, map_ten
 from lt_lightning.pruning.layers import Layer, find_layers, is_conv1d
 
 _CHEAP = 10**8  # multiply-adds of a sample up to which a trial in float64, which is slow, takes no time that is felt
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)  # which have no code of the network's own
 _ROUNDING = 1e-5  # of a network in float64 that has parts in float32; what a wrong head does may be 1e-4
 
 
@@ -74,6 +75,7 @@ class _Trial:
         if precise:
             self.network, self.example = _precisely(self.network, self.example)
         self.modes = (False,) if graph.record.notes else (False, True)
+        self._scaling: list[set[str]] = []  # names of numbers that had to change with other groups
 
     def freeze_what_fails(self) -> None:
         self._fitting([], [group for group in self.graph.groups if not group.frozen and group.channels > 1])
@@ -91,12 +93,8 @@ class _Trial:
 
     def _fitted(self, groups: Sequence[ChannelGroup], group: ChannelGroup, why: str) -> list[ChannelGroup]:
         """Find a way to drop channels of a group beside others; without one, freeze it and return nothing."""
-        sizes = self._sizes_of(group)
-        for chosen in [sizes, *([size for size in sizes if size != out] for out in sizes)] if sizes else []:
-            self.graph.sizes += chosen
-            if not self.failure(groups):
-                return [group]
-            self.graph.sizes = [size for size in self.graph.sizes if size not in chosen]
+        if self._scales(groups, group):
+            return [group]
         self.graph.keep_wide(group)
         if not self.failure(groups):
             return [group]
@@ -104,13 +102,42 @@ class _Trial:
         self.graph.freeze(group, why)
         return []
 
+    def _scales(self, groups: Sequence[ChannelGroup], group: ChannelGroup) -> bool:
+        """Find the fewest numbers in modules with which channels of a group can be dropped; false if there are none."""
+        sizes, before = self._sizes_of(group), self.graph.sizes
+
+        def fits(names: set[str]) -> bool:
+            self.graph.sizes = [*before, *(size for size in sizes if size.attribute in names)]
+            return not self.failure(groups)
+
+        numbers = {size.attribute: size.number_in(self.network) for size in sizes}
+        every = set(numbers)
+        counts = {name for name, number in numbers.items() if number == group.channels}
+        choices = [
+            *(names for names in self._scaling if names <= every),
+            counts,
+            every,
+            *(every - {n} for n in numbers),
+        ]
+        found = next((names for names in choices if names and fits(names)), set[str]())
+        if found and found not in self._scaling:
+            for name in sorted(found, key=lambda name: -numbers[name]):
+                found = found - {name} if len(found) > 1 and fits(found - {name}) else found
+            self._scaling.append(found)
+        self.graph.sizes = [*before, *(size for size in sizes if size.attribute in found)]
+        return bool(found)
+
     def _sizes_of(self, group: ChannelGroup) -> list[NotedSize]:
         """Return the numbers in the modules around a group's writers that may change with its channels."""
         found: dict[tuple[str, str], NotedSize] = {}
+        modules = dict(self.network.named_modules())
         for name in group.writers:
             part, rows = self.graph.rows[name], group.rows[name] >= 0
-            for module_name in (name, name.rpartition(".")[0]):
-                module = dict(self.network.named_modules()).get(module_name)
+            around = name.rpartition(".")[0]
+            while isinstance(modules.get(around), _CONTAINERS) and around:
+                around = around.rpartition(".")[0]
+            for module_name in (name, around):
+                module = modules.get(module_name)
                 for attribute, number in vars(module).items() if module is not None else ():
                     if type(number) is int and _may_scale(module, attribute, number, group.channels):
                         found[module_name, attribute] = NotedSize(module_name, attribute, part, rows)
@@ -142,18 +169,30 @@ class _Trial:
         return ""
 
     def _some(self, groups: Sequence[ChannelGroup]) -> dict[str, Flags]:
-        """Return flags of the outputs of layers, of which the first third of the units is dropped, and some others."""
+        """Return flags of the outputs of layers, of which some units are dropped."""
         kept: dict[str, Flags] = {}
         for index, group in enumerate(groups):
-            draw = np.random.default_rng([group.channels, index])
-            units = draw.random(group.channels) < 0.8
-            units[: max(1, group.channels // 3)] = False  # of halves, or of every other channel, unequal numbers
-            units[-1] = True
+            units = _some_units(group.channels, index)
             for name in group.writers:
                 rows = group.rows[name]
                 flags = kept.setdefault(name, np.ones(len(rows), dtype=bool))
                 flags[rows >= 0] = units[rows[rows >= 0]]
         return kept
+
+
+def _some_units(count: int, seed: int) -> Flags:
+    """Return flags of units that are kept, such that code that counts channels finds others than it should.
+
+    The first is dropped, and those behind it are kept, so that every second, or third, is another one than before; and
+    of the second half more are left than of the first.
+    """
+    units = np.random.default_rng([count, seed]).random(count) < np.linspace(0.25, 0.75, count)
+    units[0] = False
+    units[1:3] = True
+    half = count // 2
+    if units[half:].sum() <= units[:half].sum():
+        units[half:] = True
+    return units
 
 
 def _may_scale(module: nn.Module | None, attribute: str, number: int, units: int) -> bool:

@@ -296,7 +296,7 @@ def executed_weights(layer: Layer, liveness: Liveness) -> NDArray[np.int64]:
     count = np.asarray(layer.size)
     # A group's outputs go with its inputs.
     inputs = liveness.inputs.get(layer.name) if layer.groups == 1 else None
-    for flags in (liveness.outputs.get(layer.name), inputs):
+    for flags in (liveness.computed.get(layer.name), inputs):
         if flags is not None:
             count = count * np.count_nonzero(flags, axis=-1) // flags.shape[-1]
     return count

@@ -359,3 +359,30 @@ def test_masks_that_are_not_applied_yet_leave_a_layer_unknown() -> None:
     assert after.kept_whole == ()
     assert widths(after.network) == {"0": (2, 1), "2": (2, 2)}
     torch.testing.assert_close(after.network(images), expected)
+
+
+class OnPositions(nn.Module):
+    """A perceptron on a table of positions, whose results are added to tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Buffer(torch.randn(5, 2))
+        self.first, self.second, self.tokens = nn.Linear(2, 6), nn.Linear(6, 4), nn.Linear(3, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.tokens(x) + self.second(self.first(self.table).tanh()))  # type: ignore[no-any-return]
+
+
+def test_a_bias_keeps_a_channel_that_is_computed_from_a_table() -> None:
+    torch.manual_seed(0)
+    network = OnPositions().double()
+    dead = torch.tensor([True, True, False, False, False, False])
+    masks = {"first.weight": ~dead[:, None].expand(6, 2), "first.bias": torch.tensor([False, *[True] * 5])}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            network.get_parameter(name).mul_(mask)
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    small = shrink_masked(network, x[:1], masks).network
+    assert small.first.weight.shape == (5, 2)  # type: ignore[union-attr]
+    torch.testing.assert_close(small(x), network(x))

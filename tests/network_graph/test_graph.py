@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, module_of
+from lt_lightning.network_graph.resizing import resize
 from lt_lightning.network_graph.traced import TracedNetwork
 
 Step = Callable[["Middle", Tensor], Tensor]
@@ -129,7 +130,8 @@ FREEZES: dict[str, tuple[Step, str]] = {
     "threshold": (lambda m, x: F.threshold(x, 0.5, 2.0), "threshold"),
     "power of zero": (lambda m, x: x**0, "pow"),
     "padding with a number": (lambda m, x: F.pad(x, (1, 1), value=2.0), "padding"),
-    "constant added": (lambda m, x: x + torch.ones(8, 1, 1), "fixed width"),
+    "numbers added": (lambda m, x: x + torch.arange(8.0).view(8, 1, 1), "fixed width"),
+    "one number added": (lambda m, x: x + torch.ones(8, 1, 1), "a sum with other values"),
     "written into a part": (lambda m, x: _written_into_a_part(x), "part of a tensor"),
 }
 
@@ -369,3 +371,66 @@ def test_a_width_that_is_read_as_a_number_keeps_tensors_wide() -> None:
     liveness = graph.propagate({"a": np.array([True, False, True, True, False, True])})
     assert liveness.inputs["b"].tolist() == [True, False, True, True, False, True]
     assert liveness.wide[graph.rows["a"]].all()
+
+
+class Biased(nn.Module):
+    """Two attentions with a bias of their scores, one that the first makes of zeros, and a position's, by layers."""
+
+    def __init__(self, positions: int = 5) -> None:
+        super().__init__()
+        self.heads, self.depth = 4, 4  # of which one counts heads
+        self.attentions = nn.ModuleList(nn.Linear(6, 3 * 12) for _ in range(2))
+        self.outs = nn.ModuleList(nn.Linear(12, 6) for _ in range(2))
+        self.table = nn.Buffer(torch.randn(positions * positions, 2))
+        self.by_position = nn.Sequential(nn.Linear(2, 7), nn.Tanh(), nn.Linear(7, self.heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = self.by_position(self.table).T.reshape(1, -1, x.shape[1], x.shape[1]).sigmoid()
+        bias = torch.zeros(1, self.heads, x.shape[1], x.shape[1], dtype=x.dtype) - 1
+        for attention, out in zip(self.attentions, self.outs, strict=True):
+            q, k, v = attention(x).view(*x.shape[:2], 3, -1, 3).permute(2, 0, 3, 1, 4)
+            x = x + out(F.scaled_dot_product_attention(q, k, v, bias + positions).transpose(1, 2).flatten(2))
+        return x
+
+
+def test_a_bias_of_scores_loses_heads_with_those_who_share_it() -> None:
+    graph = TracedNetwork(Biased(), torch.zeros(1, 5, 6)).graph
+    heads, hidden = (next(g for g in graph.groups if name in g.writers) for name in ("attentions.0", "by_position.0"))
+    assert heads.writers == ("by_position.2", "attentions.0", "attentions.1")
+    assert (heads.channels, heads.frozen, hidden.channels, hidden.frozen) == (4, "", 7, "")
+    assert {(size.module, size.attribute) for size in graph.sizes} == {("", "heads")}
+    assert not graph.wide
+
+
+class ByFunctions(nn.Module):
+    """Reads the width of a stream, which a function writes, as a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.inner, self.b = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = x + F.linear(x, self.inner.weight, self.inner.bias) * x.shape[-1] ** -0.5
+        return self.b(x)  # type: ignore[no-any-return]
+
+
+def test_weights_that_functions_use_stay_as_wide_as_the_tensors() -> None:
+    torch.manual_seed(0)
+    network = ByFunctions().double()
+    graph = TracedNetwork(network, torch.zeros(1, 3).double()).graph
+    assert [group.writers for group in graph.groups if not group.frozen] == [("a", "inner")]
+    keep = np.arange(8) % 3 > 0
+    liveness = graph.propagate({"a": keep, "inner": keep})
+    assert liveness.computed["a"].tolist() == liveness.inputs["b"].tolist() == keep.tolist()
+    assert liveness.outputs["inner"].tolist() == keep.tolist()
+    assert liveness.computed["inner"].all()
+    assert liveness.inputs["inner"].all()
+    with torch.no_grad():
+        for name, mask in liveness.masks(network).items():
+            network.get_parameter(name).mul_(mask)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    expected = network(x)
+    resize(network, graph, liveness)
+    assert [tuple(each.weight.shape) for each in (network.a, network.inner, network.b)] == [(5, 3), (8, 8), (2, 5)]
+    torch.testing.assert_close(network(x), expected)

@@ -23,10 +23,10 @@ from lt_lightning.pruning.enforcement import EnforcedMasks
 class Part(nn.Module):
     """A step that keeps the number of channels."""
 
-    def __init__(self, step: Callable[[Any, Tensor], Any], **modules: nn.Module | nn.Parameter) -> None:
+    def __init__(self, step: Callable[[Any, Tensor], Any], **parts: nn.Module | nn.Parameter | int) -> None:
         super().__init__()
         self.step = step
-        for name, module in modules.items():
+        for name, module in parts.items():
             setattr(self, name, module)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,6 +134,12 @@ def _shared_keys(part: Any, x: Tensor) -> Any:
     return x + part.o((torch.softmax(torch.einsum("bhtd,bhsd->bhts", q, k), -1) @ v).transpose(1, 2).flatten(2))
 
 
+def _attended_beside_zeros(part: Any, x: Tensor) -> Any:
+    q, k, v = (each(x).unflatten(-1, (-1, 3)).transpose(1, 2) for each in (part.q, part.k, part.v))
+    bias = x.new_zeros((1, part.heads, 1, x.shape[1]))
+    return x + part.o(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
 def _glu(part: Any, x: Tensor) -> Any:
     a, b = part.a(x).chunk(2, -1)
     return x + part.b(F.silu(a) * b)
@@ -150,6 +156,9 @@ TOKENS: dict[str, Callable[[int], Part]] = {
     "attention": lambda c: Part(_attended, n=nn.LayerNorm(c), **linears(q=(c, 12), k=(c, 12), v=(c, 12), o=(12, c))),
     "attention by hand": lambda c: Part(_attended_by_hand, **linears(q=(c, 36), o=(12, c))),
     "shared keys": lambda c: Part(_shared_keys, **linears(q=(c, 12), k=(c, 6), v=(c, 6), o=(12, c))),
+    "number of heads": lambda c: Part(
+        _attended_beside_zeros, **linears(q=(c, 12), k=(c, 12), v=(c, 12), o=(12, c)), heads=4
+    ),
     "attention of PyTorch": lambda c: Part(
         lambda p, x: p.n(x + p.m(x, x, x)[0]), n=nn.LayerNorm(c), m=nn.MultiheadAttention(c, c // 2, batch_first=True)
     ),
@@ -237,11 +246,11 @@ def same_values(first: nn.Module, second: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
 
 
-def check(network: nn.Module, seed: int, may_fail: bool = False) -> ChannelGraph:
+def check(network: nn.Module, seed: int) -> ChannelGraph:
     x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
     graph = TracedNetwork(network, x[:1]).graph
     found = [group.frozen for group in graph.groups if group.frozen.startswith("with fewer channels")]
-    assert may_fail or not found, "a trial had to find what no rule knew"
+    assert not found, "a trial had to find what no rule knew"
     masked = copy.deepcopy(network)
     liveness = graph.propagate(drawn(graph, seed))
     enforced = EnforcedMasks(masked, liveness.masks(masked))
@@ -276,13 +285,8 @@ def test_every_part(name: str) -> None:
 
 
 def check_parts(images: list[str], tokens: list[str], width: int, seed: int) -> None:
-    """Channels stay wide between layers only, which parameters used by a function are not; and heads must divide."""
     torch.manual_seed(seed)
-    apart = bool(WIDE & {*images}) and bool(
-        {"functional", "scale and shift", "position", "class token"} & {*images, *tokens}
-    )
-    attention = "attention of PyTorch" in tokens
-    check(shaken(Network(images, tokens, width)), seed, may_fail=apart or (attention and bool(WIDE & {*images})))
+    check(shaken(Network(images, tokens, width)), seed)
 
 
 NETWORKS = {
@@ -293,8 +297,11 @@ NETWORKS = {
 }
 
 
-@settings(max_examples=6, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=4, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(**NETWORKS)
+@example(["functional"], ["perceptron"], 8, 864)  # functions that write some channels of a wider stream
+@example(["dense connection"], [], 12, 817)  # every second channel of those that are left, when four before are not
+@example(["grouped", "preact", "dense connection"], ["attention of PyTorch", "position"], 6, 604)
 @example(["softmax", "preact"], [], 6, 0)  # a normalisation of channels that no layer can drop
 def test_random_networks(images: list[str], tokens: list[str], width: int, seed: int) -> None:
     check_parts(images, tokens, width, seed)
