@@ -83,12 +83,12 @@ pruning = LotteryTicketPruning(
     rewind="1ep",
     directory=FOLDER / "search",
     structures={"refill": Refill(), "regroup": Regroup(granularity="input_channel")},
+    monitor="val/accuracy",  # by which the best epoch of a round is chosen; without it the last one counts
 )
 classifier = new_classifier()
 new_trainer(pruning).fit(classifier, data)
 
-for done in pruning.history:
-    print(f"round {done['round']}: density {done['density']:.2f}, validation {done['metrics']['val/accuracy']:.3f}")
+print(pruning.history)
 
 # %% [markdown]
 # ## Reading a ticket
@@ -142,7 +142,7 @@ for name, report in tickets["refill"].layers.items():
 
 # %%
 restart = Restart.load(FOLDER / "search/restart.pt")
-training = TicketTraining(tickets["refill"], restart)
+training = TicketTraining(tickets["refill"], restart, monitor="val/accuracy")
 trainer = new_trainer(training)
 trainer.fit(new_classifier(), data)
 trained = training.trained  # the ticket with the weights of its best epoch, under the names of the full network
@@ -243,7 +243,6 @@ own = LotteryTicketPruning(
     directory=FOLDER / "own",
     criterion=WithinFilter(),
     structures={"half": HalfOfTheFilters()},
-    monitor=None,  # this module logs nothing: the last epoch of a round counts
 )
 new_trainer(own, epochs=2).fit(Plain(), data)
 for name, report in Ticket.load(FOLDER / "own/round_01/half/ticket").layers.items():
