@@ -108,11 +108,14 @@ class Periods:
             trainer: the Trainer.
             epoch: epoch of the training, counted from 0.
         """
+        same = epoch == trainer.current_epoch  # as in the dense training, which is Lightning's own
         for config, every in zip(trainer.lr_scheduler_configs, self.schedules, strict=True):
             if config.interval == "epoch":
-                config.frequency = 1 if epoch % every == 0 else NEVER
+                steps = 1 if (epoch + 1) % every == 0 else NEVER
+                config.frequency = every if same else steps
         if self.validation is not None:
-            trainer.check_val_every_n_epoch = 1 if (epoch + 1) % self.validation == 0 else NEVER
+            validates = 1 if (epoch + 1) % self.validation == 0 else NEVER
+            trainer.check_val_every_n_epoch = self.validation if same else validates
 
     def restore(self, trainer: pl.Trainer) -> None:
         """Give the Trainer back what it had; its schedules end with the fit."""

@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.callback import LotteryTicketPruning
-from lt_lightning.training.compatibility import REFUSED
+from lt_lightning.training.compatibility import REFUSED, check_callbacks
 from lt_lightning.training.retraining import TicketTraining
 from tests import toys
 
@@ -180,6 +181,15 @@ def test_a_callback_works_or_is_refused_as_the_table_says(name: str, tmp_path: P
     assert epochs.count == 0
 
 
+def test_what_is_refused_is_refused_of_the_other_package_too() -> None:
+    """`lightning.pytorch` has classes of its own."""
+    other = pytest.importorskip("lightning.pytorch.callbacks")
+    for name, reason in REFUSED.items():
+        callback: object = object.__new__(type("Own", (getattr(other, name),), {}))
+        with pytest.raises(ValueError, match=rf"^Own: .*{re.escape(reason)}$"):
+            check_callbacks(SimpleNamespace(callbacks=[callback]), object())  # type: ignore[arg-type]
+
+
 def test_a_ticket_alone_may_stop_early(tmp_path: Path) -> None:
     trainer_of(pruning_in(tmp_path)).fit(Toy())
     training, epochs = TicketTraining(ticket_in(tmp_path)), Epochs()
@@ -221,21 +231,24 @@ class Scheduled(Toy):
 
 
 @pytest.mark.parametrize(
-    ("frequency", "plateau", "rewind"),
-    [(2, False, 1), (3, False, 0), (3, False, 2), (1, True, 1), (2, True, 1), (2, True, 2)],
+    ("frequency", "plateau", "rewind", "epochs"),
+    [(2, False, 1, 4), (3, False, 0, 4), (3, False, 2, 4), (1, True, 1, 4), (2, True, 3, 6)],
 )
 def test_every_round_has_the_rates_of_the_dense_training(
-    frequency: int, plateau: bool, rewind: int, tmp_path: Path
+    frequency: int, plateau: bool, rewind: int, epochs: int, tmp_path: Path
 ) -> None:
     module = Scheduled(frequency, plateau)
-    trainer_of(pruning_in(tmp_path, rounds=2, rewind=rewind), max_epochs=4).fit(module)
+    trainer_of(pruning_in(tmp_path, rounds=2, rewind=rewind), max_epochs=epochs).fit(module)
+    plain = Scheduled(frequency, plateau)
+    trainer_of(max_epochs=epochs).fit(plain)
     rates = module.rates[::STEPS]
-    dense, rounds = rates[:4], rates[4:]
+    dense, rounds = rates[:epochs], rates[epochs:]
+    assert dense == plain.rates[::STEPS]
     assert len(set(dense)) > 1
     assert rounds == dense[rewind:] * 2
     training = TicketTraining(ticket_in(tmp_path, 2), Restart.load(tmp_path / "tickets" / "restart.pt"))
     alone = Scheduled(frequency, plateau)
-    trainer_of(training, max_epochs=4).fit(alone)
+    trainer_of(training, max_epochs=epochs).fit(alone)
     assert alone.rates[::STEPS] == dense[rewind:]
 
 
