@@ -58,6 +58,8 @@ class LotteryTicketPruning(MaskedTraining):
     (one-shot pruning) and `rewound` (at `0ep`: pruning at initialisation) every round prunes the whole network
     to its density, and rounds differ in nothing else.
 
+    What the LightningModule trains beside the network is rewound with it, and is in `restart.pt`, not in tickets.
+
     Only weights of convolution and linear layers are pruned. Those of other layers, computed ones (weight norm), and
     frozen ones (`requires_grad=False` when the fit begins) are not, and count in no density: they are told with their
     share. A weight that layers share is pruned once.

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.pruning.sparsifiers import ADMM
 from lt_lightning.structures.base import Structure
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
@@ -354,6 +355,20 @@ def test_what_is_beside_the_network_is_rewound(tmp_path: Path) -> None:
     for epoch in (2, 3):  # one for each round
         assert same(beside(module.starts[epoch]), beside(module.starts[1]))
     assert not same(beside(module.state_dict()), beside(module.starts[1]))
+
+
+@pytest.mark.parametrize("scores_from", ["dense", "rewound"])
+def test_what_is_beside_the_network_goes_with_the_weights_that_are_made_sparse(
+    scores_from: Any, tmp_path: Path
+) -> None:
+    module = Projecting()
+    pruning = pruning_in(tmp_path, density=[0.6, 0.4], sparsifier=ADMM(), scores_from=scores_from)
+    trainer_of(pruning).fit(module)
+    starts = [beside(module.starts[epoch]) for epoch in (0, 2, 4, 6, 8)]  # dense, then sparse and ticket by round
+    assert same(starts[2], starts[0])
+    assert same(starts[4], starts[0])
+    assert same(starts[3], starts[1])
+    assert same(starts[1], starts[0]) == (scores_from == "rewound")
 
 
 @pytest.mark.parametrize("structure", [Refill(round_to=1), Regroup()])
