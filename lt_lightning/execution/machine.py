@@ -111,6 +111,23 @@ def compile_network(network: nn.Module, how: Compile = True, **options: Any) -> 
     network.compile(**isolating(), **options)
 
 
+def uncompiled(network: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` was given to make another module of, with its own names; or itself."""
+    original = getattr(network, "_orig_mod", None) if type(network).__name__ == "OptimizedModule" else None
+    return original if isinstance(original, nn.Module) else network
+
+
+def compiled_as(wrapper: nn.Module, network: nn.Module) -> nn.Module:
+    """Make of a network what `torch.compile` made of another one, in the same way.
+
+    Args:
+        wrapper: module that `torch.compile` returned.
+        network: network to compile.
+    """
+    made: nn.Module = type(wrapper)(network, wrapper.dynamo_ctx)
+    return made
+
+
 def isolating() -> dict[str, Any]:
     """Return options of `torch.compile` with which every one of many networks is compiled.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.pruning.rewinding import RewindPoint, parameter_names
+from lt_lightning.pruning.rewinding import BESIDE, RewindPoint, parameter_names
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,13 @@ class Shrunk:
 # A rewind point cut to a smaller network: its weights, its statistics, and the momentum of what is left.
 
 
-def cut_point(point: RewindPoint, slices: Slices, network: nn.Module, optimizers: Sequence[Optimizer]) -> RewindPoint:
+def cut_point(
+    point: RewindPoint,
+    slices: Slices,
+    network: nn.Module,
+    optimizers: Sequence[Optimizer],
+    module: nn.Module | None = None,
+) -> RewindPoint:
     """Return the rewind point of a smaller network.
 
     Args:
@@ -121,24 +127,35 @@ def cut_point(point: RewindPoint, slices: Slices, network: nn.Module, optimizers
         slices: where the small network's values stand in the full one.
         network: the small network.
         optimizers: new optimizers of the small network, with the groups of the full one's.
+        module: module that the small network belongs to; None if there is nothing else to train.
     """
+    names = [parameter_names(network, optimizer, network if module is None else module) for optimizer in optimizers]
     states = [
-        _cut_state(state, names, slices, network, optimizer)
-        for state, names, optimizer in zip(point.optimizers, point.names, optimizers, strict=True)
+        _cut_state(state, names_before, slices, network, optimizer, names_now)
+        for state, names_before, optimizer, names_now in zip(
+            point.optimizers, point.names, optimizers, names, strict=True
+        )
     ]
-    names = [parameter_names(network, optimizer) for optimizer in optimizers]
-    return RewindPoint(slices.take(point.network), states, point.schedules, names)
+    return RewindPoint(slices.take(point.network), states, point.schedules, names, point.beside)
 
 
 def _cut_state(
-    state: dict[str, Any], names: list[str], slices: Slices, network: nn.Module, optimizer: Optimizer
+    state: dict[str, Any],
+    before: list[str],
+    slices: Slices,
+    network: nn.Module,
+    optimizer: Optimizer,
+    now: list[str],
 ) -> dict[str, Any]:
     averages = {}
     parameters = dict(network.named_parameters())
-    for number, name in enumerate(parameter_names(network, optimizer)):
-        source, part = slices.parts[name]
-        if (was := state["state"].get(names.index(source))) is not None:
-            averages[number] = {key: _cut_value(value, part, parameters[name]) for key, value in was.items()}
+    for number, name in enumerate(now):
+        source, part = (name, None) if name.startswith(BESIDE) else slices.parts[name]
+        was = state["state"].get(before.index(source))
+        if was is not None:
+            averages[number] = {
+                key: value if part is None else _cut_value(value, part, parameters[name]) for key, value in was.items()
+            }
     groups = [
         {**group, "params": mine["params"]}
         for group, mine in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True)

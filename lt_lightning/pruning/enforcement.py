@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,18 @@ class EnforcedMasks:
     the gradients, and nothing in the network changes: no hooks, no extra parameters.
     """
 
-    def __init__(self, network: nn.Module, masks: Masks) -> None:
+    def __init__(self, network: nn.Module | Mapping[str, Tensor], masks: Masks) -> None:
         """Bind the masks; they are copied to the parameters' devices.
+
+        Args:
+            network: the network, or its parameters by name.
+            masks: masks by parameter name.
 
         Raises:
             ValueError: if a mask's parameter is missing or has another shape.
         """
-        parameters = dict(network.named_parameters(remove_duplicate=False))
+        named = network.named_parameters(remove_duplicate=False) if isinstance(network, nn.Module) else network
+        parameters = dict(named)
         for name, mask in masks.items():
             if name not in parameters:
                 raise ValueError(f"the network has no parameter {name!r}, and there is a mask for it")
@@ -73,8 +78,6 @@ class EnforcedMasks:
 
 # Mask integrity: checks between steps, each of which costs about one multiplication of every pruned parameter
 
-# What optimizers keep in the shape of the weights that is rightly not zero where they are: Rprop's step sizes.
-NOT_AVERAGES = frozenset({"step_size"})
 DIVERGED = "the training has diverged, a lower learning rate may help"
 
 
@@ -164,8 +167,15 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def check_enforced(enforced: EnforcedMasks, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+def check_enforced(
+    enforced: EnforcedMasks, optimizers: Iterable[torch.optim.Optimizer], harmless: Collection[str] = ()
+) -> None:
     """Look whether weights and their running averages (momentum) are zero where the masks prune.
+
+    Args:
+        enforced: masks and the parameters that they are bound to.
+        optimizers: optimizers of these parameters.
+        harmless: keys of what optimizers keep that may be anything there, see `dry_run.harmless_state`.
 
     Raises:
         ValueError: see `check_zeros`.
@@ -173,8 +183,9 @@ def check_enforced(enforced: EnforcedMasks, optimizers: Iterable[torch.optim.Opt
     """
     check_zeros("the weight", enforced.parameters, enforced.factors)
     for optimizer in optimizers:
-        for key, values in _averages(optimizer, enforced.parameters).items():
-            check_zeros(f"{type(optimizer).__name__}'s {key}", values, enforced.factors)
+        for key, values in averages_of(optimizer, enforced.parameters).items():
+            if key not in harmless:
+                check_zeros(f"{type(optimizer).__name__}'s {key}", values, enforced.factors)
 
 
 def check_gradients(enforced: EnforcedMasks) -> None:
@@ -188,11 +199,11 @@ def check_gradients(enforced: EnforcedMasks) -> None:
     check_zeros("the gradient", gradients, enforced.factors)
 
 
-def _averages(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def averages_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Return what an optimizer keeps for each weight: by its own key, then by parameter name."""
     averages: dict[str, dict[str, Tensor]] = {}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and key not in NOT_AVERAGES:
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
                 averages.setdefault(key, {})[name] = value
     return averages

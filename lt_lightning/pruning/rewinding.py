@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -78,28 +78,49 @@ class RewindPoint:
         network: parameters and buffers (BatchNorm statistics included) by name.
         optimizers: state dicts of the optimizers, momentum included.
         schedules: state dicts of the learning-rate schedules.
-        names: names of each optimizer's parameters in the network, in the order in which its state numbers them; empty
-            for a parameter from elsewhere.
+        names: names of each optimizer's parameters, in the order in which its state numbers them, see
+            `parameter_names`.
+        beside: parameters and buffers of the module that the network belongs to, without the network's, by name.
     """
 
     network: dict[str, Tensor]
     optimizers: list[dict[str, Any]]
     schedules: list[dict[str, Any]]
     names: list[list[str]]
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def capture(cls, network: nn.Module, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> RewindPoint:
-        """Copy everything, so that nothing in the point is shared with the training."""
+    def capture(
+        cls,
+        network: nn.Module,
+        optimizers: Sequence[Stateful],
+        schedules: Sequence[Stateful],
+        module: nn.Module | None = None,
+    ) -> RewindPoint:
+        """Copy everything, so that nothing in the point is shared with the training.
+
+        Args:
+            network: the network.
+            optimizers: optimizers, of the network's parameters and of others of the module.
+            schedules: learning-rate schedules.
+            module: module that the network belongs to; None if there is nothing else to train.
+        """
+        module = network if module is None else module
         return cls(
-            {name: value.detach().clone() for name, value in network.state_dict().items()},
+            copied(network.state_dict()),
             [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers],
             [copy.deepcopy(schedule.state_dict()) for schedule in schedules],
-            [parameter_names(network, optimizer) for optimizer in optimizers],
+            [parameter_names(network, optimizer, module) for optimizer in optimizers],
+            copied(state_beside(network, module)),
         )
 
     def restore_network(self, network: nn.Module) -> None:
         """Copy the values back in place: parameters stay the same objects."""
         network.load_state_dict(self.network)
+
+    def restore_beside(self, module: nn.Module) -> None:
+        """Copy back what is beside the network."""
+        load_beside(module, self.beside)
 
     def restore_schedule(
         self, optimizers: Sequence[Stateful], schedules: Sequence[Stateful], momentum: bool = True
@@ -123,11 +144,40 @@ class RewindPoint:
         return dict(vars(self))
 
 
-def parameter_names(network: nn.Module, optimizer: Stateful) -> list[str]:
-    """Return the names of an optimizer's parameters, in the order in which its state numbers them."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+BESIDE = "beside:"  # in front of the names of parameters that are not the network's
+
+
+def parameter_names(network: nn.Module, optimizer: Stateful, module: nn.Module) -> list[str]:
+    """Return the names of an optimizer's parameters, in the order in which its state numbers them.
+
+    Args:
+        network: the network; its parameters have their names in it.
+        optimizer: the optimizer.
+        module: module that the network belongs to; further parameters have their names in it, after `beside:`.
+    """
+    names = {parameter: f"{BESIDE}{name}" for name, parameter in module.named_parameters()}
+    names |= {parameter: name for name, parameter in network.named_parameters()}
     groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", [])
-    return [names.get(parameter, "") for group in groups for parameter in group["params"]]
+    return [names.get(parameter, BESIDE) for group in groups for parameter in group["params"]]
+
+
+def copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy parameters and buffers by value."""
+    return {name: value.detach().clone() for name, value in values.items()}
+
+
+def state_beside(network: nn.Module, module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a module without those of a network in it, by name."""
+    own = {id(value) for value in network.state_dict(keep_vars=True).values()}
+    return {name: value for name, value in module.state_dict(keep_vars=True).items() if id(value) not in own}
+
+
+@torch.no_grad()
+def load_beside(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy values that `state_beside` returned back in place, as far as the module has such names."""
+    own = module.state_dict(keep_vars=True)
+    for name in own.keys() & values.keys():
+        own[name].copy_(values[name])
 
 
 @dataclass

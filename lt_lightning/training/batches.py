@@ -107,8 +107,20 @@ def _seeded_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
 
 def steps_per_epoch(trainer: pl.Trainer) -> int:
     """Return the number of optimizer steps of an epoch; the last may be of fewer batches than are accumulated."""
-    if math.isinf(trainer.num_training_batches):
+    return math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches)
+
+
+def batches_per_epoch(trainer: pl.Trainer) -> int:
+    """Return the number of batches of an epoch.
+
+    Raises:
+        ValueError: if it has none, or no end.
+    """
+    count = trainer.num_training_batches
+    if not count or not trainer.limit_train_batches:
+        raise ValueError(f"Trainer(limit_train_batches={trainer.limit_train_batches}): leaves no batch to train on")
+    if math.isinf(count):
         raise ValueError(
             "the training data have no length: set limit_train_batches of the Trainer to the batches of an epoch"
         )
-    return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+    return int(count)

@@ -26,15 +26,16 @@ from lt_lightning.pruning.enforcement import check_masks, collapsed, packed
 from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.layers import full_masks, left_out, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept, size
-from lt_lightning.pruning.rewinding import Restart, RewindPoint
+from lt_lightning.pruning.rewinding import Restart, RewindPoint, copied, load_beside, state_beside
 from lt_lightning.pruning.selection import prune, prune_each
 from lt_lightning.pruning.sparsifiers import Aim, Sparsification, Sparsifier
-from lt_lightning.storage.layout import UNSTRUCTURED, RoundFacts, trained_rounds, write_rounds
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, RoundFacts, round_folder, trained_rounds, write_rounds
 from lt_lightning.structures.base import StructureInput
 from lt_lightning.tickets.making import RoundTickets, layer_counts
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.agreement import check_agreement
 from lt_lightning.training.batches import example_input, first_batches, steps_per_epoch, structure_batches
+from lt_lightning.training.compatibility import check_callbacks, check_validations, warn_of_checkpoints
 from lt_lightning.training.history import History
 from lt_lightning.training.lightning_internals import extend_to, load_data, schedules_of, steps_in_epoch
 from lt_lightning.training.masked_training import MaskedTraining
@@ -58,6 +59,8 @@ class LotteryTicketPruning(MaskedTraining):
     `scores_from` turns it into other methods. With `trained` every round prunes on from the masks before. With `dense`
     (one-shot pruning) and `rewound` (at `0ep`: pruning at initialisation) every round prunes the whole network
     to its density, and rounds differ in nothing else.
+
+    What the LightningModule trains beside the network is rewound with it, and is in `restart.pt`, not in tickets.
 
     Only weights of convolution and linear layers are pruned. Those of other layers, computed ones (weight norm), and
     frozen ones (`requires_grad=False` when the fit begins) are not, and count in no density: they are told with their
@@ -129,6 +132,7 @@ class LotteryTicketPruning(MaskedTraining):
         self.restart: Restart | None = None
         self._point: RewindPoint | None = None
         self._dense: dict[str, Tensor] = {}
+        self._dense_beside: dict[str, Tensor] = {}
         self._last_rates: list[list[float]] = []
         # The round
         self.round = 0
@@ -151,7 +155,9 @@ class LotteryTicketPruning(MaskedTraining):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
+            check_callbacks(trainer, self)
             check_trainer(trainer)
+            warn_of_checkpoints(trainer, str(round_folder(self.directory, 1) / UNSTRUCTURED / TICKET))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the fit as long as all rounds; optimizers and schedules are set up by now, for one training."""
@@ -163,6 +169,8 @@ class LotteryTicketPruning(MaskedTraining):
         check_precision(trainer, self.options.sparsifier)
         trainings = 1 if self.options.sparsifier is None else 2
         self.timeline = Timeline(trainer.max_epochs, rewind, self.rounds, trainings)
+        if self.monitor is not None:
+            check_validations(trainer, self.timeline, self.monitor)
         network = self.network_of(pl_module)
         self._example = example_input(trainer, pl_module, network)
         self._traced = TracedNetwork(network, self._example)
@@ -172,6 +180,8 @@ class LotteryTicketPruning(MaskedTraining):
             self.masks = self._full_masks(self._traced)
         for structure in self.options.structures.values():
             structure.check(self._traced)
+        arguments = {**self.options.determining, "rewind": str(self.rewind), "max_epochs": trainer.max_epochs}
+        self.prepare_fit(trainer, pl_module, self.masks, arguments)
         extend_to(trainer, self.timeline.total_epochs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -237,6 +247,7 @@ class LotteryTicketPruning(MaskedTraining):
         check_masks(self.masks, reference, "round's")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
         if stage == "fit" and self.timeline.epochs:
             extend_to(trainer, self.timeline.epochs)
 
@@ -248,42 +259,46 @@ class LotteryTicketPruning(MaskedTraining):
         Pruning and rewinding stand at the start of a round, not at the end of the one before: a checkpoint written
         at the end of an epoch then holds the trained network.
         """
-        network = self.network_of(pl_module)
         if self._point is None and self.timeline.rewind == (trainer.current_epoch, 0):
             self._capture_point(trainer, pl_module)
         while self.round < min(self.timeline.round_of(trainer.current_epoch), self.rounds):
-            self._begin_round(trainer, network)
+            self._begin_round(trainer, pl_module)
         if self._sparsification is not None and trainer.current_epoch >= self.timeline.ticket_epoch(self.round):
-            self._end_sparsification(trainer, network, self._sparsification)
+            self._end_sparsification(trainer, pl_module, self._sparsification)
+        self.follow_epoch(trainer, self.timeline.training_epoch(trainer.current_epoch))
         self.keep_rates(self.restart if self.round > 0 and self._sparsification is None else None)
         self._ends_training = self.timeline.ends_training(trainer.current_epoch)
 
     def _capture_point(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._point = RewindPoint.capture(self.network_of(pl_module), trainer.optimizers, schedules_of(trainer))
+        self._point = RewindPoint.capture(
+            self.network_of(pl_module), trainer.optimizers, schedules_of(trainer), pl_module
+        )
 
-    def _begin_round(self, trainer: pl.Trainer, network: nn.Module) -> None:
+    def _begin_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        network = self.network_of(pl_module)
         if self.restart is None:
-            self._keep_dense(trainer, network)
+            self._keep_dense(trainer, pl_module)
         self.round += 1
         if self.options.sparsifier is not None:
-            self._begin_sparsification(trainer, network, self.options.sparsifier)
+            self._begin_sparsification(trainer, pl_module, self.options.sparsifier)
             return
         scored = self._scored(network)
         self.masks = self._prune(trainer, network, scored)
-        self._begin_ticket(trainer, network, scored)
+        self._begin_ticket(trainer, pl_module, scored)
 
-    def _begin_ticket(self, trainer: pl.Trainer, network: nn.Module, pruned: Mapping[str, Tensor]) -> None:
+    def _begin_ticket(self, trainer: pl.Trainer, pl_module: pl.LightningModule, pruned: Mapping[str, Tensor]) -> None:
         """Begin the training of the ticket that the round's masks make of the network.
 
         Args:
             trainer: the Trainer of the fit.
-            network: the network, as it was trained last.
+            pl_module: the LightningModule, its network as it was trained last.
             pruned: the values of the network that the masks were made from.
         """
+        network = self.network_of(pl_module)
         self.start_training()
         check_agreement(f"masks in epoch {trainer.current_epoch}", self.masks)
         enforced = self._write_ticket(trainer, network, pruned)
-        self._rewind(trainer, network)
+        self._rewind(trainer, pl_module)
         self.enforce(trainer, network, enforced)
         self._gradients = {}
 
@@ -316,10 +331,11 @@ class LotteryTicketPruning(MaskedTraining):
             self._tickets.begin(self.round, ticket)
         return enforced
 
-    def _rewind(self, trainer: pl.Trainer, network: nn.Module) -> None:
+    def _rewind(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.restart is not None
         if self.options.mode == "weights":
-            self.restart.point.restore_network(network)
+            self.restart.point.restore_network(self.network_of(pl_module))
+            self.restart.point.restore_beside(pl_module)
         self.restart.restore(trainer.optimizers, schedules_of(trainer))
 
     def _end_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -359,6 +375,13 @@ class LotteryTicketPruning(MaskedTraining):
         state: dict[str, Tensor] = network.state_dict()
         return state
 
+    def _scored_beside(self) -> Mapping[str, Tensor]:
+        """Return what was beside these weights; nothing where it is still there."""
+        if self.options.scores_from == "rewound":
+            assert self._point is not None
+            return self._point.beside
+        return self._dense_beside
+
     def _pruned_from(self) -> tuple[Masks, float]:
         """Return the masks that this round prunes further, and the density that it prunes them to."""
         wanted = self.densities[self.round - 1]
@@ -369,11 +392,13 @@ class LotteryTicketPruning(MaskedTraining):
             wanted = kept(masks) / size(masks) * (1 - self.options.rate)
         return masks, wanted
 
-    def _begin_sparsification(self, trainer: pl.Trainer, network: nn.Module, sparsifier: Sparsifier) -> None:
+    def _begin_sparsification(self, trainer: pl.Trainer, pl_module: pl.LightningModule, sparsifier: Sparsifier) -> None:
         assert self.restart is not None
         self.start_training()
         self.masks, wanted = self._pruned_from()
+        network = self.network_of(pl_module)
         network.load_state_dict(self._scored(network))
+        load_beside(pl_module, self._scored_beside())
         rewound = self.options.scores_from == "rewound"
         self.restart.point.restore_schedule(trainer.optimizers, schedules_of(trainer), momentum=rewound)
         # A structure that the last round trained holds more than weights.
@@ -384,11 +409,13 @@ class LotteryTicketPruning(MaskedTraining):
         aim = Aim(self.masks, wanted, self.options.compared_in, steps)
         self._sparsification = Sparsification(sparsifier, network, aim)
 
-    def _end_sparsification(self, trainer: pl.Trainer, network: nn.Module, sparsification: Sparsification) -> None:
+    def _end_sparsification(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, sparsification: Sparsification
+    ) -> None:
         self.masks = sparsification.finish()
         self._sparsification = None
         self._sparsify_seconds = self.seconds()
-        self._begin_ticket(trainer, network, network.state_dict())
+        self._begin_ticket(trainer, pl_module, self.network_of(pl_module).state_dict())
 
     def _check_collapse(self) -> None:
         if not (names := collapsed(self.masks)):
@@ -409,11 +436,13 @@ class LotteryTicketPruning(MaskedTraining):
             )
         return masks
 
-    def _keep_dense(self, trainer: pl.Trainer, network: nn.Module) -> None:
+    def _keep_dense(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what rounds need of the dense training."""
         self.restart = self._make_restart(trainer)
         if self.options.scores_from == "dense":
-            self._dense = {name: value.detach().clone() for name, value in network.state_dict().items()}
+            network = self.network_of(pl_module)
+            self._dense = copied(network.state_dict())
+            self._dense_beside = copied(state_beside(network, pl_module))
 
     def _make_restart(self, trainer: pl.Trainer) -> Restart:
         assert self._point is not None
@@ -457,6 +486,7 @@ class LotteryTicketPruning(MaskedTraining):
             "masks": self.masks,
             "history": list(self.history),
             "dense": self._dense,
+            "dense_beside": self._dense_beside,
             "point": None if self._point is None else self._point.state_dict(),
             "restart": None if self.restart is None else self.restart.state_dict(),
             "gradients": self._gradients,
@@ -471,6 +501,7 @@ class LotteryTicketPruning(MaskedTraining):
         self.masks = state_dict["masks"]
         self.history = History(state_dict["history"])
         self._dense = state_dict["dense"]
+        self._dense_beside = state_dict["dense_beside"]
         point, restart = state_dict["point"], state_dict["restart"]
         self._point = None if point is None else RewindPoint(**point)
         self.restart = None if restart is None else Restart.from_state(restart)

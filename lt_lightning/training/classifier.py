@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lt_lightning.execution.machine import Compile, compile_network
-from lt_lightning.training.packages import pl
+from lt_lightning.training.packages import is_lightning, pl
 from lt_lightning.training.schedules import Milestones, Schedule
 
 if TYPE_CHECKING:
@@ -256,14 +256,27 @@ class ImageClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
+        if self.optimizer == "adamw" and self.dtype == torch.float16:
+            raise ValueError(
+                f"optimizer='adamw': divides by averages that are 0 in Trainer(precision={self.trainer.precision!r}); "
+                "use 'sgd', or 'bf16-true' or a mixed precision"
+            )
         groups = self._parameter_groups()
-        # One kernel for all parameters; where there is none, PyTorch's own choice.
-        fused = True if self.device.type in ("cpu", "cuda") else None
+        fused = True if self._can_fuse() else None  # else PyTorch's own choice
         if self.optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(self.momentum, 0.999), fused=fused)
         return torch.optim.SGD(
             groups, lr=self.learning_rate, momentum=self.momentum, nesterov=self.nesterov, fused=fused
         )
+
+    def _can_fuse(self) -> bool:
+        """Whether one kernel can update all parameters."""
+        if self.device.type == "cpu" and self.dtype in (torch.float16, torch.bfloat16):  # it adds up wrongly there
+            return False
+        clips = bool(self.trainer.gradient_clip_val)
+        if clips and is_lightning(self.trainer.precision_plugin, "MixedPrecision"):  # Lightning clips no fused ones
+            return False
+        return self.device.type in ("cpu", "cuda")
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]

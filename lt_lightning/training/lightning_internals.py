@@ -41,6 +41,12 @@ def schedules_of(trainer: pl.Trainer) -> list[Any]:
     return [config.scheduler for config in trainer.lr_scheduler_configs]
 
 
+def validation_clock(trainer: pl.Trainer) -> float | None:
+    """Return the seconds after which a fit validates; None where it counts batches or epochs."""
+    seconds: float | None = getattr(trainer, "_val_check_time_interval", None)
+    return seconds
+
+
 def scales_gradients(trainer: pl.Trainer) -> bool:
     """Say whether gradients are multiples of the loss's, as with a precision of 16 bits and a small exponent."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lt_lightning.execution.machine import uncompiled
+from lt_lightning.pruning.dry_run import harmless_state
 from lt_lightning.pruning.enforcement import (
     EnforcedMasks,
     check_enforced,
@@ -21,10 +23,12 @@ from lt_lightning.pruning.enforcement import (
 )
 from lt_lightning.pruning.layers import has_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.pruning.rewinding import Restart, copied
 from lt_lightning.training.agreement import check_agreement
+from lt_lightning.training.compatibility import check_first_fit, check_tensors_only
 from lt_lightning.training.lightning_internals import epoch_is_whole, validation_metrics
 from lt_lightning.training.packages import Callback, pl
+from lt_lightning.training.timeline import Periods
 
 
 class StoppedEarlyError(ValueError):
@@ -71,13 +75,20 @@ class MaskedTraining(Callback):
         self.enforced_masks: Masks = {}
         self._enforced: EnforcedMasks | None = None
         self._reference: dict[str, Tensor] = {}
+        self._harmless: frozenset[str] = frozenset()
         self._stepped = False
         self._keeps_rates: Restart | None = None
+        self._periods: Periods | None = None
+        self._arguments: dict[str, Any] = {}
+        self._resumed_arguments: dict[str, Any] | None = None
         self._seconds = 0.0
         self._clock: float | None = None
 
     def network_of(self, pl_module: pl.LightningModule) -> nn.Module:
-        """Return the module that is pruned."""
+        """Return the module that is pruned; of a compiled one the module that was compiled."""
+        return uncompiled(self._chosen_network(pl_module))
+
+    def _chosen_network(self, pl_module: pl.LightningModule) -> nn.Module:
         if self._network_path is not None:
             try:
                 return pl_module.get_submodule(self._network_path)
@@ -98,6 +109,32 @@ class MaskedTraining(Callback):
                 f"submodules ({', '.join(able)}); name one of them"
             )
         return pl_module
+
+    def prepare_fit(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, masks: Masks, arguments: dict[str, Any]
+    ) -> None:
+        """See, before the first epoch, that the optimizers leave pruned weights alone, and what is resumed.
+
+        Args:
+            trainer: the Trainer, its optimizers and schedules set up.
+            pl_module: the LightningModule.
+            masks: masks of all parameters that will be pruned.
+            arguments: what determines the training, as builtins; a resumed fit must have the same.
+
+        Raises:
+            ValueError: if an optimizer moves pruned weights, or an argument is not the checkpoint's.
+        """
+        self._arguments = arguments
+        if self._resumed_arguments is not None:
+            _check_same(arguments, self._resumed_arguments)
+        network = self.network_of(pl_module)
+        self._harmless = frozenset().union(*(harmless_state(each, network, masks) for each in trainer.optimizers))
+        self._periods = Periods.of(trainer)
+
+    def follow_epoch(self, trainer: pl.Trainer, epoch: int) -> None:
+        """Let schedules and validations take the current epoch for that epoch of a training."""
+        assert self._periods is not None
+        self._periods.follow(trainer, epoch)
 
     def enforce(self, trainer: pl.Trainer, network: nn.Module, masks: Masks) -> None:
         """Keep pruned weights zero from now on: in the network, in the optimizers, and after every step."""
@@ -142,7 +179,7 @@ class MaskedTraining(Callback):
         """
         check_agreement(f"weights in epoch {epoch}", dict(network.named_parameters()))
         if self.monitor is None:
-            self.best = {"epoch": epoch, "metrics": self._validated, "state": _copy(network)}
+            self.best = {"epoch": epoch, "metrics": self._validated, "state": copied(network.state_dict())}
         elif not self.best:
             raise ValueError(f"monitor={self.monitor!r}: needs a validation in every training, and there was none")
         check_finite(self.best["state"])
@@ -162,12 +199,14 @@ class MaskedTraining(Callback):
         check_masks(self.enforced_masks, self._reference, "enforced")
         applied = {name: factor.bool() for name, factor in self._enforced.factors.items()}
         check_masks(applied, self._reference, "applied")
-        check_enforced(self._enforced, trainer.optimizers)
+        check_enforced(self._enforced, trainer.optimizers, self._harmless)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         self._reset()
+        check_first_fit(trainer)
+        check_tensors_only(pl_module)
         if self.monitor is not None and not trainer.enable_validation:
             raise ValueError(
                 f"monitor={self.monitor!r}: needs a validation, and the fit has none; give it one, or set monitor=None"
@@ -233,9 +272,14 @@ class MaskedTraining(Callback):
             self._validated = logged
             self._compare(trainer, pl_module)
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and self._periods is not None:
+            self._periods.restore(trainer)
+
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and builtins only, since Lightning loads checkpoints weights-only."""
         return {
+            "arguments": self._arguments,
             "enforced_masks": self.enforced_masks,
             "best": self.best,
             "validated": self._validated,
@@ -243,6 +287,7 @@ class MaskedTraining(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed_arguments = state_dict["arguments"]
         self.enforced_masks = state_dict["enforced_masks"]
         self.best = state_dict["best"]
         self._validated = state_dict["validated"]
@@ -260,7 +305,7 @@ class MaskedTraining(Callback):
         sign = 1 if self.monitor_mode == "max" else -1
         # The last of equals is taken: a small validation set saturates long before the training does.
         if not self.best or sign * value >= sign * self.best["metrics"][self.monitor]:
-            state = _copy(self.network_of(pl_module))
+            state = copied(self.network_of(pl_module).state_dict())
             self.best = {"epoch": trainer.current_epoch, "metrics": self._validated, "state": state}
 
 
@@ -269,5 +314,10 @@ def _with_layers(pl_module: nn.Module) -> list[str]:
     return [name for name, module in pl_module.named_children() if any(map(has_layers, module.modules()))]
 
 
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+def _check_same(arguments: Mapping[str, Any], resumed: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        if value != resumed.get(name):
+            raise ValueError(
+                f"{name}={value!r}: the fit that is resumed has {name}={resumed.get(name)!r}; resume it with that, or "
+                "start a new one"
+            )

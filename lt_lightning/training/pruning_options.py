@@ -25,6 +25,10 @@ OnCollapse = Literal["warn", "stop"]
 ScoresFrom = Literal["trained", "dense", "rewound"]
 
 
+# What may differ where a search is resumed: folders, what is told, and what is made of a round's masks beside training.
+APART = frozenset({"directory", "imp", "facts", "on_collapse", "structures", "gradient_batches", "verbose"})
+
+
 @dataclass(frozen=True)
 class PruningOptions:
     """What `LotteryTicketPruning` is called with; it explains each option.
@@ -83,6 +87,12 @@ class PruningOptions:
     def compared_in(self) -> Scope:
         """The scope in which scores are compared; within layers whose densities are another search's it has no say."""
         return "global" if self.scope == "imp" else self.scope
+
+    @property
+    def determining(self) -> dict[str, Any]:
+        """What determines the rounds, as builtins: a search that is resumed must have the same."""
+        own = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if each.name not in APART}
+        return own | {"next_round_from": [self.next_round_from, _plain(self.structures.get(self.next_round_from))]}
 
     # What is refused
 
@@ -163,6 +173,19 @@ class PruningOptions:
 
 def _name(part: object) -> str:
     return type(part).__name__
+
+
+def _plain(value: Any, depth: int = 3) -> Any:
+    """Return a value as builtins: of an object its class and its public attributes."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each, depth) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, depth) for each in value]
+    attributes = getattr(value, "__dict__", {}) if depth else {}
+    public = {name: _plain(each, depth - 1) for name, each in attributes.items() if not name.startswith("_")}
+    return {"class": type(value).__name__, **public}
 
 
 P = ParamSpec("P")

@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from lt_lightning.execution.execute import choose_forms, execute
-from lt_lightning.execution.machine import compile_like, is_bfloat16
+from lt_lightning.execution.machine import compile_like, compiled_as, is_bfloat16, uncompiled
 from lt_lightning.execution.smaller_network import Shrunk, cut_point
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.traced import TracedNetwork
-from lt_lightning.pruning.rewinding import Restart
+from lt_lightning.pruning.masks import Masks, digest
+from lt_lightning.pruning.rewinding import BESIDE, Restart
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import example_input
+from lt_lightning.training.compatibility import check_callbacks
 from lt_lightning.training.lightning_internals import extend_to, schedules_of
 from lt_lightning.training.masked_training import MaskedTraining
-from lt_lightning.training.packages import pl
+from lt_lightning.training.packages import pl, rank_zero_warn
 
 Execution = Literal["shrunk", "masked"]
 
@@ -70,6 +71,7 @@ class TicketTraining(MaskedTraining):
         self.traced = traced
         self.trained: Ticket | None = None
         self._shrunk: Shrunk | None = None
+        self._first_epoch = 0  # of the dense training's epochs
 
     def __repr__(self) -> str:
         return f"TicketTraining({self.ticket!r}, execution={self.execution!r})"
@@ -79,6 +81,7 @@ class TicketTraining(MaskedTraining):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
+        check_callbacks(trainer, self, allowed=["EarlyStopping"])
         network = self.network_of(pl_module)
         self.ticket.apply(network)
         if self.execution == "shrunk" and self.ticket.plan is not None:
@@ -100,14 +103,33 @@ class TicketTraining(MaskedTraining):
                 f"network=None: stands for {type(pl_module).__name__} itself, and execution='shrunk' replaces a "
                 "network within the LightningModule; name the submodule, or train with execution='masked'"
             )
+        parent = pl_module.get_submodule(path.rpartition(".")[0])
+        if uncompiled(parent) is network:  # `torch.compile` made a module of its own around it
+            pl_module.set_submodule(path.rpartition(".")[0], compiled_as(parent, small))
+            return
         compile_like(small, network)
         pl_module.set_submodule(path, small)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        arguments = {
+            "execution": self.execution,
+            "monitor": self.monitor,
+            "monitor_mode": self.monitor_mode,
+            "mode": None if self.restart is None else self.restart.mode,
+            "masks": digest(self.ticket.masks),
+            "max_epochs": trainer.max_epochs,
+        }
+        self.prepare_fit(trainer, pl_module, self._masks, arguments)
+        assert trainer.max_epochs is not None
+        self._first_epoch = 0 if self.restart is None else trainer.max_epochs - self.restart.epochs
         if self.restart is not None:
             extend_to(trainer, self.restart.epochs)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.follow_epoch(trainer, self._first_epoch + trainer.current_epoch)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.follow_epoch(trainer, self._first_epoch + trainer.current_epoch)
         network = self.network_of(pl_module)
         self.keep_rates(self.restart)
         if trainer.global_step > 0:  # resumed
@@ -115,14 +137,26 @@ class TicketTraining(MaskedTraining):
         else:
             self.start_training()
             if self.restart is not None:
-                self._fitting_restart(network, trainer.optimizers).restore(trainer.optimizers, schedules_of(trainer))
-        self.enforce(trainer, network, self.ticket.masks if self._shrunk is None else self._shrunk.masks)
+                self._restore(trainer, pl_module, self.restart)
+        self.enforce(trainer, network, self._masks)
 
-    def _fitting_restart(self, network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Restart:
-        assert self.restart is not None
-        if self._shrunk is None:
-            return self.restart
-        return replace(self.restart, point=cut_point(self.restart.point, self._shrunk.slices, network, optimizers))
+    @property
+    def _masks(self) -> Masks:
+        return self.ticket.masks if self._shrunk is None else self._shrunk.masks
+
+    def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule, restart: Restart) -> None:
+        if restart.mode == "weights":
+            restart.point.restore_beside(pl_module)
+        elif any(name.startswith(BESIDE) for names in restart.point.names for name in names):
+            rank_zero_warn(
+                f"mode={restart.mode!r}: what is trained beside the network starts as it is in "
+                f"{type(pl_module).__name__}; the ticket does not have the values of its search"
+            )
+        if self._shrunk is not None:
+            network = self.network_of(pl_module)
+            point = cut_point(restart.point, self._shrunk.slices, network, trainer.optimizers, pl_module)
+            restart = replace(restart, point=point)
+        restart.restore(trainer.optimizers, schedules_of(trainer))
 
     def _left_dense(self) -> list[str]:
         """Return the layers of a plan of blocks, or of n:m weights, that were faster dense."""

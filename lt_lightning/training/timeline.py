@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from lt_lightning.pruning.rewinding import Step
 from lt_lightning.pruning.sparsifiers import Sparsifier
 from lt_lightning.training.batches import steps_per_epoch
 from lt_lightning.training.lightning_internals import scales_gradients, schedules_of
-from lt_lightning.training.packages import is_lightning, pl
+from lt_lightning.training.packages import pl
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ class Timeline:
         """Return the round that an epoch belongs to."""
         return 0 if epoch < self.epochs else 1 + (epoch - self.epochs) // self.round_lengths[1]
 
+    def training_epoch(self, epoch: int) -> int:
+        """Return which epoch of a training an epoch is; later trainings repeat the dense one from the rewind point on.
+
+        >>> timeline = Timeline(epochs=4, rewind=(1, 0), rounds=2)
+        >>> [timeline.training_epoch(epoch) for epoch in range(timeline.total_epochs)]
+        [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]
+        """
+        return epoch if epoch < self.epochs else self.rewind[0] + (epoch - self.epochs) % self.epochs_per_training
+
     def ticket_epoch(self, number: int) -> int:
         """Return the first epoch in which a round's ticket is trained."""
         return sum(self.round_lengths[: number + 1]) - (self.epochs_per_training if number else self.epochs)
@@ -68,14 +78,56 @@ class Timeline:
         return self.ends_round(epoch) or epoch + 1 == self.ticket_epoch(self.round_of(epoch))
 
 
+NEVER = sys.maxsize
+
+
+@dataclass(frozen=True)
+class Periods:
+    """What a Trainer does every few epochs: steps of schedules, and validations.
+
+    Lightning counts the epochs of the fit. Later trainings do both in the epochs of the dense training that they
+    repeat.
+
+    Attributes:
+        schedules: `frequency` of each schedule; where it counts batches, it begins anew in every epoch.
+        validation: `check_val_every_n_epoch` of the Trainer.
+    """
+
+    schedules: tuple[int, ...]
+    validation: int | None
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> Periods:
+        """Read them from a Trainer whose schedules are set up."""
+        return cls(tuple(each.frequency for each in trainer.lr_scheduler_configs), trainer.check_val_every_n_epoch)
+
+    def follow(self, trainer: pl.Trainer, epoch: int) -> None:
+        """Let the current epoch of the fit count as that epoch of a training.
+
+        Args:
+            trainer: the Trainer.
+            epoch: epoch of the training, counted from 0.
+        """
+        same = epoch == trainer.current_epoch  # as in the dense training, which is Lightning's own
+        for config, every in zip(trainer.lr_scheduler_configs, self.schedules, strict=True):
+            if config.interval == "epoch":
+                steps = 1 if (epoch + 1) % every == 0 else NEVER
+                config.frequency = every if same else steps
+        if self.validation is not None:
+            validates = 1 if (epoch + 1) % self.validation == 0 else NEVER
+            trainer.check_val_every_n_epoch = self.validation if same else validates
+
+    def restore(self, trainer: pl.Trainer) -> None:
+        """Give the Trainer back what it had; its schedules end with the fit."""
+        trainer.check_val_every_n_epoch = self.validation
+
+
 def check_trainer(trainer: pl.Trainer) -> None:
     """See that a Trainer can host many rounds, before its optimizers are set up.
 
     Raises:
         ValueError: if it would end the fit too early, or does not say how long one training is.
     """
-    if any(is_lightning(callback, "EarlyStopping") for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        raise ValueError("EarlyStopping would end all rounds at once: remove it beside LotteryTicketPruning")
     if trainer.max_epochs is None or trainer.max_epochs < 1 or trainer.max_steps != -1:
         raise ValueError(
             f"Trainer(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}): max_epochs must be the length "
@@ -107,6 +159,13 @@ def check_rewind(trainer: pl.Trainer, step: Step, rewind: tuple[int, int]) -> No
             f"rewind={step}: lies within an epoch, and OneCycleLR allows no step beyond its end; rewind to a whole "
             "epoch"
         )
+    batches = steps * trainer.accumulate_grad_batches
+    for config in trainer.lr_scheduler_configs:
+        if config.interval == "step" and batches % config.frequency:
+            raise ValueError(
+                f"rewind={step}: lies between two steps of a schedule with frequency={config.frequency}, which counts "
+                "the batches of each epoch; rewind to a whole epoch"
+            )
 
 
 def check_precision(trainer: pl.Trainer, sparsifier: Sparsifier | None) -> None:

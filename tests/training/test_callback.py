@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepLR
@@ -722,12 +722,6 @@ def test_bad_fits_are_refused_before_a_round_ends(
     assert not (tmp_path / "tickets").exists()
 
 
-def test_early_stopping_is_refused(tmp_path: Path) -> None:
-    pruning = LotteryTicketPruning(rounds=1, directory=tmp_path / "tickets")
-    with pytest.raises(ValueError, match="EarlyStopping"):
-        trainer_of(tmp_path, [EarlyStopping("val/loss"), pruning]).fit(Toy())
-
-
 def test_one_cycle_cannot_be_overrun(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^rewind=3it: .*OneCycleLR"):
         search(tmp_path, Toy(schedule="one cycle"), rewind="3it")
@@ -743,19 +737,24 @@ def test_a_diverged_monitor_stops_the_search_before_the_round_is_saved(tmp_path:
 
 def test_an_optimizer_that_moves_zeros_is_found_out(tmp_path: Path) -> None:
     class Restless(torch.optim.SGD):
+        """It is quiet for longer than a dry run."""
+
+        steps = 0
+
         def step(self, closure: Any = None) -> Any:
             loss = super().step(closure)
+            self.steps += 1
             with torch.no_grad():
                 for group in self.param_groups:
                     for parameter in group["params"]:
-                        parameter.add_(1e-6)
+                        parameter.add_(1e-6 if self.steps > STEPS * EPOCHS else 0)
             return loss
 
     class Noisy(Toy):
         def configure_optimizers(self) -> Any:
             return Restless(self.parameters(), lr=0.1)
 
-    with pytest.raises(ValueError, match=r"\b3\.weight\b.*\b139 of 139\b"):
+    with pytest.raises(ValueError, match=r"\b3\.weight\b.*\b138 of 138\b"):
         search(tmp_path, Noisy())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -204,6 +206,61 @@ def test_groups_of_decay(tmp_path: Path, weight_decay: float) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             spared = isinstance(module, nn.BatchNorm2d) or name == "bias"
             assert decays[id(parameter)] == (0 if spared else weight_decay)
+
+
+# Precisions
+
+
+@functools.cache
+def digits() -> tuple[TensorDataset, TensorDataset]:
+    """Training and validation images of scikit-learn's digits."""
+    data: Any = load_digits()
+    images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
+    labels = torch.tensor(data.target)
+    return TensorDataset(images[:1200], labels[:1200]), TensorDataset(images[1200:], labels[1200:])
+
+
+def digits_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "clip"),
+    [("32-true", "sgd", 0.5), ("64-true", "sgd", None), ("16-mixed", "sgd", 0.5), ("bf16-mixed", "adamw", 0.5),
+     ("bf16-mixed", "sgd", 0.5), ("16-true", "sgd", None), ("bf16-true", "sgd", 0.5), ("bf16-true", "adamw", None),
+     ("16-true", "adamw", None)],
+)  # fmt: skip
+def test_every_precision_learns_digits_or_is_refused(
+    tmp_path: Path, precision: Any, optimizer: Any, clip: float | None
+) -> None:
+    train, val = digits()
+    module = ImageClassifier(digits_net(), 10, 0.1 if optimizer == "sgd" else 0.01, optimizer)
+    fit = trainer(tmp_path, 2, precision=precision, gradient_clip_val=clip)
+    loaders = DataLoader(train, 40), DataLoader(val, 200)
+    if (precision, optimizer) == ("16-true", "adamw"):
+        with pytest.raises(ValueError, match=r"^optimizer='adamw': .*precision='16-true'"):
+            fit.fit(module, *loaders)
+        return
+    fit.fit(module, *loaders)
+    assert float(fit.callback_metrics["val/accuracy"]) > 0.75
+
+
+@pytest.mark.parametrize(
+    ("precision", "clip", "fused"),
+    [("32-true", None, True), ("32-true", 0.1, True), ("bf16-mixed", None, True), ("bf16-mixed", 0.1, False),
+     ("bf16-true", None, False)],
+)  # fmt: skip
+def test_steps_are_fused_where_lightning_and_pytorch_can(
+    tmp_path: Path, precision: Any, clip: float | None, fused: bool
+) -> None:
+    module = ImageClassifier(network(), CLASSES)
+    trainer(tmp_path, 1, precision=precision, gradient_clip_val=clip).fit(module, batches(8))
+    assert bool(cast(Any, module.optimizers()).param_groups[0]["fused"]) == fused
 
 
 def test_frozen_parameters_stay_out(tmp_path: Path) -> None:

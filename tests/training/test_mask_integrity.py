@@ -234,7 +234,7 @@ def test_looked_at_once_an_epoch_and_once_a_checkpoint(tmp_path: Path, monkeypat
     """Not in every step: on a GPU each look waits for the device."""
     looks: list[str] = []
     monkeypatch.setattr(masked_training, "check_gradients", lambda held: looks.append("gradients"))
-    monkeypatch.setattr(masked_training, "check_enforced", lambda held, optimizers: looks.append("weights"))
+    monkeypatch.setattr(masked_training, "check_enforced", lambda held, optimizers, harmless: looks.append("weights"))
     keep = ModelCheckpoint(tmp_path / "ck", save_on_train_epoch_end=True)
     trainer_of([pruning_in(tmp_path), keep], enable_checkpointing=True).fit(Toy())
     assert looks == ["gradients", "weights", "weights", "gradients"] * 2 * EPOCHS  # two rounds hold masks
