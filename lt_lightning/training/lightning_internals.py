@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lt_lightning.training.packages import pl
+from lt_lightning.training.packages import is_lightning, pl
 
 # The loops of a fit
 
@@ -79,6 +79,11 @@ def between_steps(trainer: pl.Trainer) -> bool:
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return not (loop._is_training_done or loop._should_check_val_fx(fetcher) or loop._should_accumulate())
+
+
+def starts_by_multiprocessing(trainer: pl.Trainer) -> bool:
+    """Say whether the fit runs in copies of this process, which get its callbacks and give none back."""
+    return is_lightning(getattr(trainer.strategy, "launcher", None), "_MultiProcessingLauncher")
 
 
 # The part of a running epoch that Lightning's checkpoints leave out: random states, means so far, the loader
