@@ -107,6 +107,8 @@ def _start(function: Callable[..., Any], arguments: tuple[Any, ...], size: int, 
     }  # fmt: skip
     environments = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
     before = {number: signal.getsignal(number) for number in REPLACED}
+    method = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(START, force=True)  # new processes take it over, and do not know joblib's own
     try:
         return start_processes(
             "lt-lightning",
@@ -117,6 +119,7 @@ def _start(function: Callable[..., Any], arguments: tuple[Any, ...], size: int, 
             start_method=START,
         )
     finally:
+        multiprocessing.set_start_method(method, force=True)
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
