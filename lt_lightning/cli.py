@@ -24,9 +24,10 @@ CONF: Final = Path(__file__).resolve().parent.parent / "conf"
 
 def run() -> None:
     """Find structured lottery tickets: `python scripts/run.py KEY=VALUE ...`; `--help` lists the options."""
-    with _hydra_hands_errors_on(), ending_in_one_line():
-        sys.argv[1:] = spelled_out(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(_run)()
+    with _first_of_several() as first, _hydra_hands_errors_on(), ending_in_one_line():
+        if first:
+            sys.argv[1:] = spelled_out(sys.argv[1:])
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(_run)()
 
 
 def _run(config: DictConfig) -> float | None:
@@ -34,10 +35,13 @@ def _run(config: DictConfig) -> float | None:
 
     hydra_config = HydraConfig.get()
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
-    if hydra_config.mode == RunMode.MULTIRUN:
-        return do_in_sweep(config, int(hydra_config.job.num), overrides, folder)
-    with ending_in_one_line():  # here, or Hydra tells of it, too
-        do(config, folder, overrides)
+    with _first_of_several() as first:  # SLURM has started this function in all of them, not the command
+        if not first:
+            return None
+        if hydra_config.mode == RunMode.MULTIRUN:
+            return do_in_sweep(config, int(hydra_config.job.num), overrides, folder)
+        with ending_in_one_line():  # here, or Hydra tells of it, too
+            do(config, folder, overrides)
     return None
 
 
@@ -180,6 +184,18 @@ def _hydra_hands_errors_on() -> Iterator[None]:
         yield
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextmanager
+def _first_of_several() -> Iterator[bool]:
+    """Say whether this process is the first of those that torchrun or SLURM has started, and let the others follow."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ and os.environ.get("SLURM_NTASKS", "1") == "1":
+        yield True
+        return
+    from lt_lightning.training.processes import led  # not needed for `--help`
+
+    with led() as first:
+        yield first
 
 
 def _parser(about: str | None) -> argparse.ArgumentParser:

@@ -68,7 +68,7 @@ def forkserver() -> ForkServerContext:
         "experiment.run.command",
         "experiment.parts",
         "experiment.run.scheduler",
-        "experiment.sweep.sweep_end",
+        "experiment.sweep.multirun",
     )
     context.set_forkserver_preload(["pytest", *(f"lt_lightning.{name}" for name in modules)])
     return context

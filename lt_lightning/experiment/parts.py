@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
@@ -29,8 +29,8 @@ from lt_lightning.structures.base import Structure
 from lt_lightning.training.agreement import SyncBatchNormOnCpu
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
-from lt_lightning.training.lightning_internals import quieten
-from lt_lightning.training.processes import processes, rank
+from lt_lightning.training.lightning_internals import quieten, starts_by_multiprocessing
+from lt_lightning.training.processes import processes, started
 from lt_lightning.training.pruning_options import PruningOptions
 
 
@@ -46,7 +46,8 @@ class Experiment:
         structures: structures by name.
         rounds: number of pruning rounds.
         search_folder: folder of the search.
-        devices: devices that the job is to use, one process each.
+        devices: devices that the job is to use on this machine, one process each.
+        size: number of processes of the job, on all machines.
     """
 
     config: DictConfig
@@ -57,6 +58,7 @@ class Experiment:
     rounds: int
     search_folder: Path
     devices: tuple[str, ...]
+    size: int
 
     @classmethod
     def from_config(cls, config: DictConfig) -> Experiment:
@@ -76,16 +78,17 @@ class Experiment:
                 )
         structures = {name: instantiate(node) for name, node in config.structure.items()}
         root, folder, trainer = Path(options.paths.root), search_folder(config), plain_trainer(config)
-        experiment = cls(config, options, root, data, structures, rounds_of(config), folder, devices_of(trainer))
+        devices = devices_of(trainer)
+        size = len(devices) * trainer.num_nodes
+        experiment = cls(config, options, root, data, structures, rounds_of(config), folder, devices, size)
         experiment._check(trainer)
         return experiment
 
     def _check(self, trainer: pl.Trainer) -> None:
         """Build what the trainings build, so that a mistake shows before the first of them."""
-        if self.data.batch_size % len(self.devices):
-            raise ValueError(
-                f"data.batch_size={self.data.batch_size}: must be a multiple of the {len(self.devices)} processes"
-            )
+        self._check_processes(trainer.num_nodes)
+        if self.data.batch_size % self.size:
+            raise ValueError(f"data.batch_size={self.data.batch_size}: must be a multiple of the {self.size} processes")
         source = self.options.pruning["next_round_from"]
         if source != UNSTRUCTURED and set(self.structures) - {source}:
             raise ValueError(
@@ -105,6 +108,16 @@ class Experiment:
             with naming(f"structure.{name}"):
                 structure.check(self.traced)
 
+    def _check_processes(self, nodes: int) -> None:
+        if (environment := started()) is not None:
+            with naming("trainer"):
+                environment.validate_settings(num_devices=len(self.devices), num_nodes=nodes)
+        elif nodes > 1:
+            raise ValueError(
+                f"trainer.num_nodes={nodes}: a job itself starts processes on one machine alone; start it by "
+                "hydra/launcher=slurm_nodes, srun, or torchrun on every machine"
+            )
+
     def use_threads(self) -> None:
         """Let this process use as many CPU threads as the configuration says."""
         if self.options.threads is not None:
@@ -113,12 +126,13 @@ class Experiment:
     @property
     def needs_processes(self) -> bool:
         """Whether the job is still to be handed to several processes."""
-        return processes() == 1 and len(self.devices) > 1
+        return processes() == 1 and self.size > 1
 
     @property
     def device(self) -> str:
         """The device of this process."""
-        return self.devices[rank()]
+        environment = started()
+        return self.devices[0 if environment is None else environment.local_rank()]
 
     @property
     def computes_in_bfloat16(self) -> bool:
@@ -203,19 +217,20 @@ class Experiment:
 
     def trainer(self, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
         """Return a trainer for one training, or one test, in all processes of the job."""
-        plugins: list[Any] = [LightningEnvironment()]  # the processes are our own, in SLURM too
-        count = processes()
-        synchronised = count > 1 and self.config.trainer.sync_batchnorm
+        together = self.size > 1 and processes() == self.size  # outside of them a trainer only measures
+        plugins: list[Any] = [(started() if together else None) or LightningEnvironment()]
+        synchronised = together and self.config.trainer.sync_batchnorm
         if on_cpu := synchronised and torch.distributed.get_backend() == "gloo":
             plugins.append(SyncBatchNormOnCpu())
-        benchmark = self.config.trainer.get("benchmark")
+        benchmark, strategy = (self.config.trainer.get(key) for key in ("benchmark", "strategy"))
         trainer: pl.Trainer = instantiate(
             self.config.trainer,
             benchmark=not self.config.trainer.get("deterministic") if benchmark is None else benchmark,
-            devices=self.config.trainer.devices if count == len(self.devices) else 1,  # outside of them: to measure
+            devices=self.config.trainer.devices if together or self.size == 1 else 1,
+            num_nodes=self.size // len(self.devices) if together else 1,
             callbacks=callbacks,
             logger=loggers,
-            strategy="ddp" if count > 1 else "auto",
+            strategy=("ddp" if strategy in (None, "auto") else strategy) if together else "auto",
             plugins=plugins,
             sync_batchnorm=synchronised and not on_cpu,
             use_distributed_sampler=False,  # each loader serves its process's part
@@ -256,16 +271,18 @@ def plain_trainer(config: DictConfig) -> pl.Trainer:
     """Return the trainer that the configuration asks for, to be asked about its devices and never to train.
 
     Raises:
-        ValueError: if it asks for another way of using several devices.
+        ValueError: if it asks for a way of using several devices that keeps no whole network in every process.
     """
-    for key in ("strategy", "num_nodes", "plugins"):
-        if (value := config.trainer.get(key)) is not None:
-            raise ValueError(
-                f"trainer.{key}={value}: a job runs one process a device, on one machine, by DDP: remove it, and "
-                "choose the devices by trainer.devices"
-            )
+    if (plugins := config.trainer.get("plugins")) is not None:
+        raise ValueError(f"trainer.plugins={shown(plugins)}: the job sets plugins itself; remove it")
     plain = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    trainer: pl.Trainer = instantiate(config.trainer, **plain)
+    trainer: pl.Trainer = instantiate(config.trainer, **plain, plugins=[LightningEnvironment()])
+    whole = isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))
+    if not whole or starts_by_multiprocessing(trainer):
+        raise ValueError(
+            f"trainer.strategy={shown(config.trainer.get('strategy'))}: must be auto, ddp or another form of DDP whose "
+            "processes are started by the job, torchrun or SLURM"
+        )
     return trainer
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lt_lightning.training.packages import pl
+from lt_lightning.training.packages import is_lightning, pl
 
 # The loops of a fit
 
@@ -85,6 +85,16 @@ def logged_step(trainer: pl.Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
+def set_logged_step(trainer: pl.Trainer, step: int) -> None:
+    """Set the step under which loggers get what is logged next; a resume at an epoch's start counts one too many."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def begin_counting(trainer: pl.Trainer) -> None:
+    """Count the batches of the epoch that begins from 0, as Lightning does after the callbacks."""
+    trainer.fit_loop.epoch_loop.reset()
+
+
 def log_step(trainer: pl.Trainer) -> None:
     """Send to the loggers what was logged in the step that ends, as Lightning does after the callbacks."""
     trainer._logger_connector.update_train_step_metrics()
@@ -101,12 +111,18 @@ def between_steps(trainer: pl.Trainer) -> bool:
     return between
 
 
+def starts_by_multiprocessing(trainer: pl.Trainer) -> bool:
+    """Say whether the fit runs in copies of this process, which get its callbacks and give none back."""
+    return is_lightning(getattr(trainer.strategy, "launcher", None), "_MultiProcessingLauncher")
+
+
 # The part of a running epoch that Lightning's checkpoints leave out: random states, means so far, the loader
 
 
 def running_state(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
     """Return the state of this process within an epoch, between two steps, as tensors and builtins."""
-    loader: Any = trainer.train_dataloader
+    # Where an epoch begins, the loader still stands at the end of the epoch before.
+    loader: Any = trainer.train_dataloader if steps_in_epoch(trainer) else None
     return {
         "random": random_states(pl_module.device),
         "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,

@@ -10,7 +10,7 @@ import torch
 from lt_lightning.pruning.rewinding import Step
 from lt_lightning.pruning.sparsifiers import Sparsifier
 from lt_lightning.training.batches import steps_per_epoch
-from lt_lightning.training.lightning_internals import scales_gradients, schedules_of
+from lt_lightning.training.lightning_internals import scales_gradients, schedules_of, starts_by_multiprocessing
 from lt_lightning.training.packages import pl
 
 
@@ -126,8 +126,13 @@ def check_trainer(trainer: pl.Trainer) -> None:
     """See that a Trainer can host many rounds, before its optimizers are set up.
 
     Raises:
-        ValueError: if it would end the fit too early, or does not say how long one training is.
+        ValueError: if it would end the fit too early, does not say how long one training is, or runs it elsewhere.
     """
+    if starts_by_multiprocessing(trainer):
+        raise ValueError(
+            "strategy='ddp_spawn', 'ddp_fork' or 'ddp_notebook': the fit runs in other processes, which leave "
+            "LotteryTicketPruning.history empty here: use 'ddp', or one device"
+        )
     if trainer.max_epochs is None or trainer.max_epochs < 1 or trainer.max_steps != -1:
         raise ValueError(
             f"Trainer(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}): max_epochs must be the length "

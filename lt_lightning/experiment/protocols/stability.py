@@ -118,7 +118,7 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
     _check(config)
     experiment = Experiment.from_config(config)
     experiment.use_threads()
-    if experiment.needs_processes:
+    if experiment.size > 1:
         raise ValueError(f"trainer.devices={config.trainer.devices}: stability is measured on one device")
     title = f"{config.labels.data}, {config.labels.model}, seed {config.seed}"
     networks = {name: _masks_of(experiment, name) for name in config.stability.networks}

@@ -27,15 +27,19 @@ from lt_lightning.experiment.logging.loggers import MetricsFile
 from lt_lightning.storage.files import write_tensors
 from lt_lightning.training.lightning_internals import (
     batch_in_fit,
+    begin_counting,
     between_steps,
     log_step,
     logged_step,
     restore_running,
     running_state,
+    set_logged_step,
+    steps_in_epoch,
 )
-from lt_lightning.training.processes import processes
+from lt_lightning.training.processes import is_watched, rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LIMIT = 30  # seconds after which the system ends a job that was asked to end and has not
 
 
 class Stopped(SystemExit):
@@ -80,6 +84,9 @@ class StopSignals:
         if self.number is not None:
             raise Stopped(number)
         self.number = number
+        signal.alarm(LIMIT)  # kills, also where nothing in Python runs any more
+        name = signal.Signals(number).name
+        _answer(f"{name}: the step is finished and saved, in {LIMIT} s at most; a second signal ends the job at once")
 
 
 @contextmanager
@@ -101,10 +108,10 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        if processes() == 1:  # the process that watches several prints the line for them
-            print(f"stopped by {stopped.name}: the same command goes on from here", file=sys.stderr)
+        _answer(f"stopped by {stopped.name}: the same command goes on from here")
         raise
     finally:
+        signal.alarm(0)
         for number in ours:
             signal.signal(number, before[number])
 
@@ -115,7 +122,14 @@ def _is_ours(handler: Any) -> bool:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    signal.alarm(LIMIT)
     raise Stopped(number)
+
+
+def _answer(line: str) -> None:
+    """Print a line, in one of the processes of the job."""
+    if rank() == 0 and not is_watched():
+        print(line, file=sys.stderr, flush=True)
 
 
 # Checkpoints of a running training: the same command goes on from the last of them and comes to the same result.
@@ -131,7 +145,8 @@ class Checkpoints(Checkpoint):
     A checkpoint contains everything: weights, optimizer, schedule, callbacks, random states, the loader's position and
     the epoch's means so far. So a resumed training is bit for bit the uninterrupted one, wherever in an epoch or a
     round it was interrupted. No checkpoint is written after an epoch's last step or before a validation; the next step
-    is soon enough.
+    is soon enough. After an epoch in which there was no other moment, as with a single step, one is written when the
+    next epoch begins.
 
     Checkpoints are written as often as `share` of the time allows, given what the last one cost, and at most every
     `seconds`. A `kill -9` loses at most that much work. After SIGTERM or Ctrl-C the step is finished, a checkpoint is
@@ -161,6 +176,8 @@ class Checkpoints(Checkpoint):
         self._last = self._looked = 0.0
         self._pause = seconds
         self._steps, self._next_look = 0, 1
+        self._was_between = True  # whether there was a moment between two steps in the last epoch
+        self._first_step: int | None = None  # the logged step of the first one, if it is an epoch's
 
     def latest(self) -> Path | None:
         """Return the newest whole checkpoint; None if there is none. Damaged ones are left out with a warning."""
@@ -217,31 +234,48 @@ class Checkpoints(Checkpoint):
             if isinstance(logger, MetricsFile):
                 logger.drop_after(-1 if self._resumed is None else self._resumed["step"])
         if self._resumed is not None:
-            restore_running(trainer, pl_module, self._resumed["processes"][trainer.global_rank])
+            own = self._resumed["processes"][trainer.global_rank]
+            restore_running(trainer, pl_module, own)
+            self._first_step = None if steps_in_epoch(trainer) else self._resumed["step"]
             self._resumed = None
         # Replaces Lightning's handlers, which would end with exit code 0; Lightning restores all handlers itself.
         self._signals.listen()
         self._last = self._looked = time.monotonic()
         self._steps, self._next_look = 0, 1
+        self._was_between = True
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._was_between and self._steps:
+            begin_counting(trainer)
+            self._look(trainer)
+        self._was_between = False
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._first_step is not None:
+            set_logged_step(trainer, self._first_step)
+            self._first_step = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._steps += 1
-        if trainer.world_size > 1 and self._steps < self._next_look:
-            return
+        between = between_steps(trainer)
+        self._was_between |= between
+        if between and (trainer.world_size == 1 or self._steps >= self._next_look):
+            self._look(trainer)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        """Save if it is time to, and end if a signal came; all processes call it at the same moment."""
         now = time.monotonic()
         due_here = trainer.should_stop or now - self._last >= self._pause
         own = (self._signals.number or 0, due_here, (now - self._looked) / self._steps)
         signal, due, seconds = _largest(trainer, *own)
         self._looked, self._steps = now, 0
         self._next_look = min(max(1, int(LOOK / max(seconds, 1e-6))), STEPS)
-        if not (signal or due):
-            return
-        if not between_steps(trainer):
-            self._next_look = 1
-            return
-        self.save(trainer)
+        if signal or due:
+            self.save(trainer)
         if signal:  # in all processes, whichever got it
             raise Stopped(int(signal))
 
@@ -252,7 +286,8 @@ class Checkpoints(Checkpoint):
             OSError: if that is impossible; the checkpoint before is intact.
         """
         start = time.monotonic()
-        log_step(trainer)  # what is logged belongs to the step before the checkpoint
+        if steps_in_epoch(trainer):
+            log_step(trainer)  # what is logged belongs to the step before the checkpoint
         older = self._files()[:-1]
         trainer.save_checkpoint(self.folder / f"step-{batch_in_fit(trainer):09d}.pt")
         if trainer.is_global_zero:

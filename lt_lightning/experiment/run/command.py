@@ -97,6 +97,10 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
         trace = "" if isinstance(error, EXPECTED) else f"\n{failure.traceback}"
         console.print(f"job {number} FAILED: {failure.error}{trace}", markup=False, highlight=False, soft_wrap=True)
         replace(record, error=failure.error, trained=True).save(folder)
+        from lt_lightning.training.processes import out_of_step  # for start-up time
+
+        if out_of_step():
+            raise SystemExit(1) from error
         return math.nan
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from lt_lightning.experiment.config.data_digest import check_data
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.sweep.multirun import Multirun
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.locks import tidy
 from lt_lightning.results.published_figures import figures_of
@@ -46,26 +45,15 @@ def run_job(job: Job, console: Console) -> list[Result]:
     if job.is_finished:
         check_data(job.tasks[0].folder, job.config)
     else:
-        from lt_lightning.execution.machine import keep_freed_memory  # slow to import, like all that needs Lightning
-        from lt_lightning.experiment.run.checkpoints import stoppable
-        from lt_lightning.experiment.run.progress import JobProgress
-        from lt_lightning.experiment.run.scheduler import Scheduler
+        # slow to import, like all that needs Lightning
+        from lt_lightning.experiment.run.scheduler import run_in_processes, run_tasks
         from lt_lightning.experiment.run.setup import built, show_setup
 
         experiment = built(job)
         check_data(experiment.search_folder, job.config, experiment.data)
         show_setup(job, experiment, console)
-        if experiment.needs_processes:
-            from lt_lightning.experiment.run.scheduler import run_in_processes
-
-            failed = run_in_processes(experiment, job, console)
-        else:
-            keep_freed_memory()
-            experiment.use_threads()
-            with stoppable(), JobProgress(0, console, Multirun.of(job.config)) as progress:
-                scheduler = Scheduler(experiment, job, progress)
-                scheduler.run()
-            failed = scheduler.failed
+        run = run_in_processes if experiment.needs_processes else run_tasks
+        failed = run(experiment, job, console)
     results = show_job(job, console)
     if failed:
         errors, count = list(failed.values()), len(job.asked())

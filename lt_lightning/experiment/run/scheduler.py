@@ -1,6 +1,6 @@
 """The scheduler: each task of a job in one process at a time; what others do, or have finished, is left to them.
 
-A job on several devices is handed to one process a device; process 0 schedules, the others take part in trainings.
+A job on several devices is handed to one process a device; the first schedules, the others take part in trainings.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -33,7 +34,17 @@ from lt_lightning.results.records import Result, results_of, write_summary
 from lt_lightning.storage.layout import TICKET, is_ticket, trained_rounds
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.agreement import DisagreementError
-from lt_lightning.training.processes import JobError, ProcessDiedError, announce, follow, launch, processes, rank
+from lt_lightning.training.processes import (
+    ProcessDiedError,
+    announce,
+    announced,
+    dismiss,
+    follow,
+    grouped,
+    invite,
+    launch,
+    processes,
+)
 
 POLL = 0.5  # seconds between two looks at what another process does
 
@@ -126,8 +137,7 @@ class Scheduler:
         """Take the task's lock, unless another process has it or has finished or failed meanwhile."""
         if not self._locks[task].take():
             return False
-        failure = Failure.load(task.folder)
-        if failure is not None and failure.time > self._start:
+        if (failure := _failure_since(self._start, task)) is not None:
             self.failed[task] = ElsewhereError(f"{failure.error} (in another process)")
         if task in self.failed or results_of(task) is not None:
             self._locks[task].release()
@@ -150,7 +160,8 @@ class Scheduler:
             write_summary(self._experiment.root)
             announce("")
         except Exception as error:
-            Failure.of(error).save(task.folder)
+            if processes() == 1 or _failure_since(self._start, task) is None:  # else this one only lost its partner
+                Failure.of(error).save(task.folder)
             traceback.clear_frames(error.__traceback__)  # they hold the failed training's memory
             self.failed[task] = error
             if processes() > 1:
@@ -175,6 +186,12 @@ class Scheduler:
                 self._progress.note(f"{task.label} is in the hands of {owner}")
 
 
+def _failure_since(start: float, task: Task) -> Failure | None:
+    """Return the failure of a task if it is newer than a time."""
+    failure = Failure.load(task.folder)
+    return failure if failure is not None and failure.time > start else None
+
+
 def _clear_litter(task: Task) -> None:
     """Remove what a killed owner was just writing; other folders may be in other hands."""
     rounds = {part.parent for part in task.parts} if task.kind is None else set()
@@ -183,9 +200,49 @@ def _clear_litter(task: Task) -> None:
             partial.unlink(missing_ok=True)
 
 
-# A job on several devices: process 0 runs it, the others take part in its trainings and tests.
+def run_tasks(
+    experiment: Experiment, job: Job, console: Console, given_up: Collection[Task] = ()
+) -> Mapping[Task, Exception]:
+    """Run the tasks of a job in this process, and in those that were started with it, and return what failed.
 
-ENTRY = f"{__name__}:take_part_in_job"
+    Args:
+        experiment: parts of the job.
+        job: job whose tasks are run.
+        console: console to print on.
+        given_up: tasks that failed before, and are left alone.
+    """
+    keep_freed_memory()
+    experiment.use_threads()
+    invite(take_part, OmegaConf.to_container(job.config, resolve=True))
+    with (
+        grouped(torch.device(experiment.device)),
+        stoppable(),
+        JobProgress(0, console, Multirun.of(job.config)) as progress,
+    ):
+        scheduler = Scheduler(experiment, job, progress, given_up)
+        scheduler.run()
+        dismiss()
+    return scheduler.failed
+
+
+def take_part(_: None, config: dict[str, Any]) -> None:
+    """Take part in a job's trainings and tests, in every process but the first; see `invite`."""
+    made = OmegaConf.create(config)
+    assert isinstance(made, DictConfig)
+    keep_freed_memory()
+    experiment = Experiment.from_config(made)
+    experiment.use_threads()
+    with grouped(torch.device(experiment.device)):
+        try:
+            follow(experiment)
+        except Exception as error:
+            if folder := announced():
+                Failure.of(error).save(Path(folder))
+            raise
+
+
+# A job on several devices: the first process runs it, the others take part in its trainings and tests.
+
 # After these errors the processes end: someone has killed one, or they cannot be trusted. No task has caused them.
 ENDING = (ProcessDiedError, DisagreementError)
 
@@ -207,38 +264,30 @@ def run_in_processes(experiment: Experiment, job: Job, console: Console) -> Mapp
     }  # fmt: skip
     with stoppable():
         while True:
+            start = time.time()
             try:
-                elsewhere: Mapping[Task, Exception] = launch(ENTRY, message, experiment.devices, job.config.threads)
+                elsewhere: Mapping[Task, Exception] = launch(lead, message, experiment.size)
                 return {**elsewhere, **failed}
-            except JobError as ended:
-                task = next((task for task in job.tasks if str(task.folder) == ended.at), None)
-                if task is None or isinstance(ended.error, ENDING) or not isinstance(ended.error, Exception):
-                    raise ended.error from None
-                failed[task] = ended.error
-            failure = Failure.of(failed[task])
-            failure.save(task.folder)
+            except Exception as error:
+                task = next((task for task in job.tasks if _failure_since(start, task) is not None), None)
+                if task is None or isinstance(error, ENDING):
+                    raise
+                failed[task] = error
             if task is job.tasks[0] and not any(trained_rounds(task.folder)):
                 return failed  # there is no ticket to go on with
             message["given_up"].append(str(task.folder))
             console.print(
-                f"{task.label} FAILED: {failure.error}\nThe processes are started anew for what is left.",
+                f"{task.label} FAILED: {failures.one_line(failed[task])}\n"
+                "The processes are started anew for what is left.",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
 
 
-def take_part_in_job(message: dict[str, Any]) -> Mapping[Task, Exception] | None:
-    """Do this process's part of a job, and return the failed tasks: process 0 schedules, the others follow."""
+def lead(message: dict[str, Any]) -> Mapping[Task, Exception]:
+    """Run a job in the first of its processes, and return the failed tasks."""
     config = OmegaConf.create(message["config"])
     assert isinstance(config, DictConfig)
-    keep_freed_memory()
     experiment = Experiment.from_config(config)
-    experiment.use_threads()
-    if rank() == 0:
-        job = Job(config, options_of(config), tasks_from_json(message["tasks"]))
-        given_up = tuple(task for task in job.tasks if str(task.folder) in message["given_up"])
-        with stoppable(), JobProgress(0, Console(), Multirun.of(config)) as progress:
-            scheduler = Scheduler(experiment, job, progress, given_up)
-            scheduler.run()
-        return scheduler.failed
-    follow(experiment)
-    return None
+    job = Job(config, options_of(config), tasks_from_json(message["tasks"]))
+    given_up = [task for task in job.tasks if str(task.folder) in message["given_up"]]
+    return run_tasks(experiment, job, Console(), given_up)

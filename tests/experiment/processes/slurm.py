@@ -43,18 +43,31 @@ def run(state: Path) -> None:
             again.rename(again.with_name(f"again-{JOB}_{task}"))
 
 
-def srun(options: list[str]) -> None:
-    """Becomes the command, as the only task of a job step."""
+def srun(state: Path, options: list[str]) -> None:
+    """Starts the command once for each task of a job step, and ends when all have ended."""
+    (tasks,) = re.findall(r"--ntasks-per-node=(\d+)", (state / "script.sh").read_text())
+    running = []
+    for rank in range(int(tasks)):
+        if (pid := os.fork()) == 0:
+            become(rank, int(tasks), options)
+        running.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in running]
+    sys.exit(max(map(abs, codes)))
+
+
+def become(rank: int, tasks: int, options: list[str]) -> None:
+    """Becomes the command, as one task of a job step."""
     files = {}
     while options[0].startswith("--"):
         option = options.pop(0)
         if option in ("--output", "--error"):
             files[option] = options.pop(0)
-    known = {"%A": JOB, "%a": os.environ["SLURM_ARRAY_TASK_ID"], "%t": "0"}
+    known = {"%A": JOB, "%a": os.environ["SLURM_ARRAY_TASK_ID"], "%t": str(rank)}
     for option, number in (("--output", 1), ("--error", 2)):
         name = re.sub("%[Aat]", lambda found: known[found[0]], files[option])
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), number)
-    own = {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    own = {"SLURM_NTASKS": str(tasks), "SLURM_NTASKS_PER_NODE": str(tasks)}
+    own |= {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODELIST": "localhost"}
     os.execvpe(options[0], options, {**os.environ, **own, "SLURM_NODEID": "0", "FAKE_STEP": "1"})
 
 
@@ -64,7 +77,7 @@ def main() -> None:
         case "sbatch":
             sbatch(state, sys.argv[1])
         case "srun":
-            srun(sys.argv[1:])
+            srun(state, sys.argv[1:])
         case "scontrol":
             assert sys.argv[1] == "requeue"
             (state / f"requeue-{sys.argv[2]}").touch()

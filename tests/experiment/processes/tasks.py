@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from importlib import import_module
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -15,39 +14,28 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.run.scheduler import take_part_in_job
+from lt_lightning.experiment.run.scheduler import lead
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.training.agreement import DisagreementError, SyncBatchNormOnCpu, check_agreement
-from lt_lightning.training.processes import FOR_THE_CALLER, announce, rank
+from lt_lightning.training.processes import grouped, invite, rank
+
+CPU = torch.device("cpu")
 
 WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.chmod", "os.truncate")
 
 
-def run_rank(read: Connection, message: dict[str, Any], environment: dict[str, str], folder: str) -> None:
-    """What `python -m lt_lightning.training.processes` does, with these on its standard input, in its environment."""
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.setsid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*FOR_THE_CALLER, signal.SIGINT})
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    import_module("lt_lightning.training.processes").take_part(message, read.fileno())
-
-
-def fail_on_one(job: dict[str, Any]) -> None:
-    """Process 1 fails as the job says; process 0 is busy, and notices nothing."""
-    if rank() == 0:
-        announce("the task in hand")
-    dist.barrier()
-    if dist.get_rank() == 1:
-        if job["how"] == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise FloatingPointError("train/loss=nan: told by process 1")
-    time.sleep(600)
-
-
-def disagree(job: dict[str, Any]) -> list[str]:
+def disagree(job: None) -> list[str]:
     """What `check_agreement` says in process 0 of values that process 1 has altered in one bit; "" where all agree."""
+    invite(_disagree)
+    return _disagree()
+
+
+def _disagree(_: None = None) -> list[str]:
+    with grouped(CPU):
+        return _told()
+
+
+def _told() -> list[str]:
     told = []
     for name in ("", "b"):
         tensors = {"a": torch.ones(3), "b": torch.tensor([True, False]), "c": torch.tensor(1.0, dtype=torch.bfloat16)}
@@ -64,8 +52,18 @@ def disagree(job: dict[str, Any]) -> list[str]:
     return told
 
 
-def normalise(job: dict[str, Any]) -> list[float]:
+def normalise(job: None) -> list[float]:
     """Largest differences of a synchronised BatchNorm on halves of a batch from an ordinary one on the whole."""
+    invite(_normalise)
+    return _normalise()
+
+
+def _normalise(_: None = None) -> list[float]:
+    with grouped(CPU):
+        return _differences()
+
+
+def _differences() -> list[float]:
     generator = torch.Generator().manual_seed(0)
     images = 3 + 2 * torch.randn(6, 4, 5, 5, generator=generator)
     upstream = torch.randn(6, 4, 5, 5, generator=generator)
@@ -92,64 +90,93 @@ def normalise(job: dict[str, Any]) -> list[float]:
     return [float(each.abs().max()) for each in different]
 
 
-def take_part_watched(job: dict[str, Any]) -> Any:
+def lead_watched(job: dict[str, Any]) -> Any:
     """A job in which no process makes a list of tasks, and process 0 alone writes anything under the root."""
-    root = job["config"]["paths"]["root"]
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if event in WRITES and not reads and str(arguments[0]).startswith(root):
-            raise AssertionError(f"process {rank()} may not {event} {arguments}")
 
     def of(config: DictConfig) -> Job:
         raise AssertionError("the tasks are those of the process that started this one")
 
     Job.of = of  # type: ignore[method-assign]
-    if rank() > 0:
-        sys.addaudithook(audit)
-    return take_part_in_job(job)
+    invite(_watch, job["config"]["paths"]["root"])
+    return lead(job)
 
 
-def take_part_stopped(job: dict[str, Any]) -> Any:
+def _watch(_: None, root: str) -> None:
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if event in WRITES and not reads and str(arguments[0]).startswith(root):
+            raise AssertionError(f"process {rank()} may not {event} {arguments}")
+
+    sys.addaudithook(audit)
+
+
+def lead_stopped(watching: int, job: dict[str, Any]) -> Any:
     """A job in which process 0, in its ninth step, sends the watching process a SIGTERM, and waits until it is told."""
     checkpoints: Any = import_module("lt_lightning.experiment.run.checkpoints").Checkpoints
     step_done = checkpoints.on_train_batch_end
 
     def wrong(self: Any, trainer: Any, *arguments: Any) -> None:
-        if rank() == 0 and trainer.global_step == 9:
-            os.kill(int(os.environ["WATCHING"]), signal.SIGTERM)
+        if trainer.global_step == 9:
+            os.kill(watching, signal.SIGTERM)
             while self._signals.number is None:
                 time.sleep(0.01)
         step_done(self, trainer, *arguments)
 
     checkpoints.on_train_batch_end = wrong
-    return take_part_in_job(job)
+    return lead(job)
 
 
-def take_part_diverging(job: dict[str, Any]) -> Any:
+def lead_hanging(watching: int, job: dict[str, Any]) -> Any:
+    """A job in which process 1 hangs in its third step, and process 0 then sends the watching process a SIGTERM."""
+    invite(_hang, watching)
+    return lead(job)
+
+
+def _hang(_: None, watching: int) -> None:
+    training: Any = import_module("lt_lightning.training.callback").LotteryTicketPruning
+    step_done = training.on_train_batch_end
+
+    def wrong(self: Any, trainer: Any, *arguments: Any) -> None:
+        if trainer.global_step == 3:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            os.kill(watching, signal.SIGTERM)
+            time.sleep(600)
+        step_done(self, trainer, *arguments)
+
+    training.on_train_batch_end = wrong
+
+
+def lead_diverging(job: dict[str, Any]) -> Any:
     """A job in which the loss of process 1 alone is NaN, in every retraining of `refill`."""
+    invite(_diverge)
+    return lead(job)
+
+
+def _diverge(_: None) -> None:
     training: Any = import_module("lt_lightning.training.retraining").TicketTraining
     start = training.on_train_start
 
     def wrong(self: Any, *arguments: Any) -> None:
         start(self, *arguments)
-        if dist.get_rank() == 1 and self.ticket.card["structure"] == "refill":
+        if self.ticket.card["structure"] == "refill":
             raise FloatingPointError("train/loss=nan: told by process 1")
 
     training.on_train_start = wrong
-    return take_part_in_job(job)
 
 
-def take_part_corrupted(job: dict[str, Any]) -> Any:
+def lead_corrupted(job: dict[str, Any]) -> Any:
     """A job in which process 1 prunes one weight more than process 0."""
+    invite(_corrupt)
+    return lead(job)
+
+
+def _corrupt(_: None) -> None:
     callback: Any = import_module("lt_lightning.training.callback")
     prune = callback.prune
 
     def wrong(*arguments: Any) -> Masks:
         masks: Masks = prune(*arguments)
-        if dist.get_rank() == 1:
-            next(iter(masks.values())).view(-1)[0] ^= True
+        next(iter(masks.values())).view(-1)[0] ^= True
         return masks
 
     callback.prune = wrong
-    return take_part_in_job(job)

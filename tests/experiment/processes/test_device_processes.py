@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.config.tasks import search_folder
-from lt_lightning.experiment.run import scheduler as device_processes
+from lt_lightning.experiment.run import scheduler
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.results.status import state_of
@@ -36,7 +37,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_two_processes_learn_what_one_does(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same batches, normalised together; every test image counts once. Process 0 alone writes."""
-    monkeypatch.setattr(device_processes, "ENTRY", "tasks:take_part_watched")
+    monkeypatch.setattr(scheduler, "lead", import_module("tasks").lead_watched)
     alone = run_of(small("alone", *GENTLE, "trainer=default", "trainer.accelerator=cpu"))
     environment = dict(os.environ)
     both = run_of(small("both", *GENTLE, "trainer=ddp_sim", "data.eval_batch_size=77"))
@@ -63,7 +64,7 @@ def test_two_processes_learn_what_one_does(small: Compose, tmp_path: Path, monke
 def test_processes_that_prune_differently_are_stopped(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_processes, "ENTRY", "tasks:take_part_corrupted")
+    monkeypatch.setattr(scheduler, "lead", import_module("tasks").lead_corrupted)
     with pytest.raises(DisagreementError, match=r"masks in epoch 2 .*\b0 and 1\b.*weight"):
         run_of(small("runs", "trainer=ddp_sim"))
     assert not list(tmp_path.rglob("result.json"))
@@ -74,11 +75,11 @@ def test_the_tasks_are_those_of_the_process_that_started_the_others(
 ) -> None:
     """Also where the configuration asks for more."""
 
-    def launch(entry: str, message: dict[str, Any], devices: tuple[str, ...], threads: int) -> object:
-        assert devices == ("cpu", "cpu")
-        return device_processes.take_part_in_job(json.loads(json.dumps(message)))
+    def launch(lead: Callable[[Any], object], message: dict[str, Any], size: int) -> object:
+        assert size == 2
+        return lead(json.loads(json.dumps(message)))
 
-    monkeypatch.setattr(device_processes, "launch", launch)
+    monkeypatch.setattr(scheduler, "launch", launch)
     job = Job.of(small("runs", "trainer=ddp_sim", "trainer.max_epochs=1", "pruning.rewind=0ep"))
     run_job(replace(job, tasks=job.tasks[:1]), Console(quiet=True))
     assert [state_of(task).kind for task in job.tasks] == ["done", "missing"]
@@ -88,8 +89,8 @@ def test_failed_task_of_one_process_does_not_stop_the_others(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Process 1 fails alone, while process 0 waits for it. A second attempt finds the rest, and then all is there."""
-    whole = device_processes.ENTRY
-    monkeypatch.setattr(device_processes, "ENTRY", "tasks:take_part_diverging")
+    whole = scheduler.lead
+    monkeypatch.setattr(scheduler, "lead", import_module("tasks").lead_diverging)
     config = small(
         "runs", "trainer=ddp_sim", "structure=[refill,regroup_channels]", "structure.regroup_channels.group_size=4"
     )
@@ -100,7 +101,7 @@ def test_failed_task_of_one_process_does_not_stop_the_others(
     assert state_of(refill).detail == "train/loss=nan: told by process 1"
     assert "refill, round 1 of 1 FAILED: train/loss=nan: told by process 1" in capsys.readouterr().out
     finished = {task: (task.parts[-1] / "result.json").read_bytes() for task in (search, regroup)}
-    monkeypatch.setattr(device_processes, "ENTRY", whole)
+    monkeypatch.setattr(scheduler, "lead", whole)
     assert [result.structure for result in run_of(config)] == [
         "dense",
         "unstructured",
@@ -113,12 +114,13 @@ def test_failed_task_of_one_process_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("override", "message"),
     [("data.batch_size=63", r"data.batch_size=63: .*\b2\b"),
-     ("pruning.rate=2", "pruning.rate=2")],
+     ("pruning.rate=2", "pruning.rate=2"), ("trainer.num_nodes=2", "trainer.num_nodes=2: "),
+     ("trainer.strategy=ddp_spawn", "trainer.strategy='ddp_spawn': ")],
 )  # fmt: skip
 def test_wrong_configuration_ends_in_its_own_error(
     override: str, message: str, small: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_processes, "launch", None)  # before any process is started
+    monkeypatch.setattr(scheduler, "launch", None)  # before any process is started
     with pytest.raises(ValueError, match=message):
         run_of(small("runs", "trainer=ddp_sim", override))
 

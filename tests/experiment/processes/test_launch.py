@@ -7,64 +7,78 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch.distributed as dist
 
-from lt_lightning.training.processes import JobError, ProcessDiedError, launch
-
-TWO = ("cpu", "cpu")
-GRACE = "lt_lightning.training.processes.GRACE"
+from lt_lightning.training.processes import REPLACED, ProcessDiedError, launch
 
 
-def test_returns_what_process_0_returned_and_leaves_the_caller_as_it_was() -> None:
+@pytest.fixture
+def plain() -> ModuleType:
+    return import_module("plain_tasks")
+
+
+@pytest.fixture
+def rich() -> ModuleType:
+    return import_module("tasks")
+
+
+def test_returns_what_process_0_returned_and_leaves_the_caller_as_it_was(plain: ModuleType) -> None:
     environment, path = dict(os.environ), list(sys.path)
-    returned = launch("plain_tasks:add_ranks", {"key": [1, None]}, ("cpu",) * 3, threads=2)
+    handlers = [signal.getsignal(number) for number in REPLACED]
+    returned = launch(plain.add_ranks, {"key": [1, None]}, 3)
     assert returned == {
-        "sum": 3.0, "size": 3, "job": {"key": [1, None]}, "LOCAL_RANK": "0", "WORLD_SIZE": "3", "OMP_NUM_THREADS": "2",
-        "blocked": ["SIGTERM", "SIGUSR1", "SIGUSR2"],  # which SLURM sends to all
+        "sum": 3.0, "job": {"key": [1, None]}, "LOCAL_RANK": "0", "WORLD_SIZE": "3", "threads": 1,
+        "ignored": ["SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGTERM", "SIGXFSZ"],  # those for the caller, and Python's own
     }  # fmt: skip
     assert (dict(os.environ), list(sys.path)) == (environment, path)
+    assert [signal.getsignal(number) for number in REPLACED] == handlers
     assert not dist.is_initialized()
 
 
 @pytest.mark.usefixtures("started")
-def test_error_of_one_process_ends_all_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GRACE, 0.1)
-    with pytest.raises(JobError) as caught:
-        launch("tasks:fail_on_one", {"how": "raise"}, TWO, 1)
-    error = caught.value.error
-    assert isinstance(error, FloatingPointError)
-    assert "told by process 1" in str(error)
-    assert caught.value.at == "the task in hand"
-    (note,) = error.__notes__
+@pytest.mark.parametrize("how", ["raises", "raises, waiting"])
+def test_error_of_one_process_ends_all_and_is_raised(
+    how: str, plain: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lt_lightning.training.processes.GRACE", 0.1)
+    with pytest.raises(FloatingPointError, match="told by process 1") as caught:
+        launch(plain.fail_on_one, how, 2)
+    (note,) = caught.value.__notes__
     assert note.startswith("in process 1:")
-    assert "tasks.py" in note
+    assert "plain_tasks.py" in note
 
 
 @pytest.mark.usefixtures("started")
-def test_killed_process_ends_all_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GRACE, 0.1)
-    with pytest.raises(JobError) as caught:
-        launch("tasks:fail_on_one", {"how": "killed"}, TWO, 1)
-    assert isinstance(caught.value.error, ProcessDiedError)
-    assert "process 1 of 2 was ended from outside (SIGKILL)" in str(caught.value.error)
+@pytest.mark.parametrize("how", ["killed", "killed, waiting"])
+def test_killed_process_ends_all_and_is_named(how: str, plain: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lt_lightning.training.processes.GRACE", 0.1)
+    with pytest.raises(ProcessDiedError, match=r"process 1 of 2 .*\(SIGKILL\)"):
+        launch(plain.fail_on_one, how, 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_the_one_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
+    """Also those that hang."""
     program = (
-        "from lt_lightning.training.processes import launch\n"
-        f"launch('plain_tasks:wait_long', {{'folder': {str(tmp_path)!r}}}, ['cpu', 'cpu'], 1)"
+        "import plain_tasks\n"
+        "from lt_lightning.training import processes\n"
+        "processes.LAST_WORDS = 1\n"
+        f"if __name__ == '__main__': processes.launch(plain_tasks.wait_long, {str(tmp_path)!r}, 2)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    parent = subprocess.Popen([sys.executable, str(path)], env=environment, stderr=subprocess.DEVNULL)
     files = [tmp_path / "0", tmp_path / "1"]
     _wait_until(lambda: all(file.is_file() and file.read_text() for file in files))
     parent.send_signal(number)
-    parent.wait(60)
     _wait_until(lambda: not any(_alive(int(file.read_text())) for file in files))
+    parent.wait(60)
 
 
 def _alive(pid: int) -> bool:
@@ -82,20 +96,13 @@ def _wait_until(condition: object) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("key", "value"), [("LOCAL_RANK", "0"), ("SLURM_NTASKS", "2")])
-def test_refuses_to_be_started_several_times(key: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(key, value)
-    with pytest.raises(ValueError, match=f"{key}={value} "):
-        launch("plain_tasks:add_ranks", {}, TWO, 1)
-
-
 @pytest.mark.usefixtures("started")
-def test_disagreement_is_found_bit_for_bit_and_by_all() -> None:
-    alike, different = launch("tasks:disagree", {}, TWO, 1)
+def test_disagreement_is_found_bit_for_bit_and_by_all(rich: ModuleType) -> None:
+    alike, different = launch(rich.disagree, None, 2)
     assert alike == ""
     assert different.startswith("masks in round 2 differ between processes 0 and 1: b is the first of 1")
 
 
 @pytest.mark.usefixtures("started")
-def test_batches_are_normalised_over_all_processes() -> None:
-    assert max(launch("tasks:normalise", {}, TWO, 1)) < 2e-5
+def test_batches_are_normalised_over_all_processes(rich: ModuleType) -> None:
+    assert max(launch(rich.normalise, None, 2)) < 2e-5

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lt_lightning.experiment.run import scheduler as device_processes
+from lt_lightning.experiment.run import scheduler
 from lt_lightning.experiment.run.checkpoints import KEY, STEPS, Stopped
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.processes import ProcessDiedError
@@ -23,14 +25,10 @@ from tests.runs import run_of
 Compose = Callable[..., DictConfig]
 
 
-class Killable(Protocol):
-    def kill(self) -> None: ...
-
-
 JOB = ("trainer=ddp_sim", "checkpoint.share=1", "checkpoint.seconds=0", "pruning.rounds=2", "retrain_rounds=[2]")
 
 
-def kill_after(folder: Path, checkpoints: int, started: list[Killable]) -> threading.Thread:
+def kill_after(folder: Path, checkpoints: int) -> threading.Thread:
     """Kills both processes once as many checkpoints were seen under the folder."""
 
     def watch() -> None:
@@ -42,7 +40,7 @@ def kill_after(folder: Path, checkpoints: int, started: list[Killable]) -> threa
                 except FileNotFoundError:
                     continue
             time.sleep(0.002)
-        for process in started[-2:]:
+        for process in multiprocessing.active_children():
             process.kill()
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -75,16 +73,17 @@ def test_sigterm_stops_all_after_the_same_step_and_the_job_goes_on_bit_for_bit(
     """No checkpoint is written but for the signal."""
     job = ("trainer=ddp_sim", "retrain_rounds=[]", "data.batch_size=16", "data.limit=0.2", "checkpoint.seconds=1e9")
     run_of(small("whole", *job))
-    whole = device_processes.ENTRY
-    monkeypatch.setattr(device_processes, "ENTRY", "tasks:take_part_stopped")
-    monkeypatch.setenv("WATCHING", str(os.getpid()))
+    lead, tasks = scheduler.lead, import_module("tasks")
+    monkeypatch.setattr(scheduler, "lead", partial(tasks.lead_stopped, os.getpid()))
     with pytest.raises(Stopped) as stopped:
         run_of(small("stopped", *job))
     assert stopped.value.code == 143
-    assert "stopped by SIGTERM: the same command goes on from here" in capsys.readouterr().err
+    first, last = capsys.readouterr().err.splitlines()
+    assert "SIGTERM" in first
+    assert "stopped by SIGTERM: the same command goes on from here" in last
     (checkpoint,) = (tmp_path / "stopped").rglob("step-*.pt")
     assert 8 <= int(checkpoint.stem.removeprefix("step-")) <= 8 + STEPS  # counted from 0
-    monkeypatch.setattr(device_processes, "ENTRY", whole)
+    monkeypatch.setattr(scheduler, "lead", lead)
     with pytest.raises(ValueError, match=r"\b2 process.*\b1\b.*trainer\.devices=2"):
         run_of(small("stopped", *job, "trainer.devices=1"))
     of_two = torch.load(checkpoint, weights_only=True)
@@ -97,13 +96,23 @@ def test_sigterm_stops_all_after_the_same_step_and_the_job_goes_on_bit_for_bit(
     assert equal(tmp_path / "whole", tmp_path / "stopped")
 
 
-@pytest.mark.slow
-def test_killed_job_goes_on_with_as_many_processes_bit_for_bit(
-    small: Compose, started: list[Killable], tmp_path: Path
+def test_sigterm_ends_processes_of_which_one_hangs(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("lt_lightning.training.processes.LAST_WORDS", 1)
+    monkeypatch.setattr(scheduler, "lead", partial(import_module("tasks").lead_hanging, os.getpid()))
+    with pytest.raises(Stopped) as stopped:
+        run_of(small("job", "trainer=ddp_sim"))
+    assert stopped.value.code == 143
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_killed_job_goes_on_with_as_many_processes_bit_for_bit(small: Compose, tmp_path: Path) -> None:
     expected = run_of(small("whole", *JOB))
     for count in (2, 5):  # twice in a row
-        thread = kill_after(tmp_path / "killed", count, started)
+        thread = kill_after(tmp_path / "killed", count)
         with pytest.raises(ProcessDiedError, match="SIGKILL"):
             run_of(small("killed", *JOB))
         thread.join(60)

@@ -69,7 +69,8 @@ def test_a_waiting_job_goes_on_where_a_killed_one_was(start: Start, tmp_path: Pa
     first = start(*options)
     wait_for(lambda: list(tmp_path.rglob("step-*.pt")) or first.poll() is not None)
     assert first.poll() is None, first.communicate()[0]
-    processes = [int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    processes = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(processes) == 2
     for pid in processes:
         os.kill(pid, signal.SIGSTOP)  # so that they do not finish before the second has started

@@ -41,30 +41,56 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return state
 
 
-def test_what_is_asked_of_the_cluster(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit of time, a signal before it is over, one task a node, and to be put back into the queue."""
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [(["hydra/launcher=slurm"], {"nodes=1", "ntasks-per-node=1", "gpus-per-node=1", "mem=32GB"}),
+     (["hydra/launcher=slurm_nodes", "trainer.num_nodes=2", "trainer.devices=4"],
+      {"nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "mem=128GB"})],
+)  # fmt: skip
+def test_what_is_asked_of_the_cluster(
+    options: list[str], asked: set[str], slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of time, a signal before it is over, a task a node or a device, and to be put back into the queue."""
     import submitit
 
-    asked: list[str] = []
+    script: list[str] = []
 
     def map_array(executor: submitit.AutoExecutor, *_: object) -> list[object]:
         own: Any = executor._executor
-        asked.extend(own._make_submission_file_text("command", "id").splitlines())
+        script.extend(own._make_submission_file_text("command", "id").splitlines())
         return []
 
     monkeypatch.setattr(submitit.AutoExecutor, "map_array", map_array)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        overrides = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", f"paths.root={tmp_path}"]
+        overrides = [*options, "hydra.launcher.partition=gpu", f"paths.root={tmp_path}"]
         config = compose("run", [*overrides, "hydra.job.name=run", "hydra.job.num=0"], return_hydra_config=True)
     launcher = instantiate(config.hydra.launcher)
     launcher.config = config
     launcher.launch([["seed=0"], ["seed=1"]], 0)
-    assert {
-        "#SBATCH --time=240", "#SBATCH --signal=USR2@120", "#SBATCH --requeue", "#SBATCH --partition=gpu",
-        "#SBATCH --ntasks-per-node=1", "#SBATCH --gpus-per-node=1", "#SBATCH --cpus-per-task=8", "#SBATCH --mem=32GB",
-        "#SBATCH --job-name=lt-lightning", "#SBATCH --open-mode=append",
-    } <= set(asked)  # fmt: skip
+    asked |= {"time=240", "signal=USR2@120", "requeue", "partition=gpu", "cpus-per-task=8"}
+    asked |= {"job-name=lt-lightning", "open-mode=append"}
+    assert {f"#SBATCH --{each}" for each in asked} <= set(script)
+
+
+@pytest.mark.slow
+def test_a_job_whose_processes_slurm_has_started(slurm: Path, tmp_path: Path) -> None:
+    """As on several nodes: one of them, here, with two tasks."""
+    command = [sys.executable, str(ROOT / "scripts" / "run.py"), "-m", "paths.root=runs", *OPTIONS, "seed=1,2"]
+    command += ["hydra/launcher=slurm_nodes", "hydra.launcher.gpus_per_node=null"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = tmp_path / "runs"
+    logs = {path.name: path.read_text() for path in sorted(runs.rglob("77_*_log.out"))}
+    assert [name for name, log in logs.items() if "dense network (round 0)" in log] == [
+        "77_0_0_log.out",
+        "77_1_0_log.out",
+    ]
+    assert {name for name, log in logs.items() if "validation" not in log} == {"77_0_1_log.out", "77_1_1_log.out"}
+    assert "2 jobs: 2 done" in done.stdout
+    assert len(find_results(runs)) == 4
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import errno
 import random
 import resource
 import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -226,9 +228,9 @@ def test_a_signal_finishes_the_step_saves_and_ends(
     with pytest.raises(Stopped) as stopped, stoppable():
         run.fit()
     assert stopped.value.code == 128 + number
-    (line,) = capsys.readouterr().err.splitlines()
-    assert signal.Signals(number).name in line
-    assert "same command goes on" in line
+    first, last = capsys.readouterr().err.splitlines()
+    assert signal.Signals(number).name in first
+    assert signal.Signals(number).name in last
     path = run.checkpoints.latest()
     assert path is not None
     assert torch.load(path, weights_only=True)["global_step"] == saved
@@ -239,17 +241,60 @@ def test_a_signal_finishes_the_step_saves_and_ends(
 def test_a_signal_in_the_last_epoch_ends_the_job_when_the_result_is_there(
     whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    run = Run(tmp_path, Signal("on_train_batch_start", TOTAL - 1, signal.SIGTERM)).fit()
-    assert finished(run) == whole
-    with pytest.raises(Stopped):
-        run.checkpoints.finish()
+    with stoppable():
+        run = Run(tmp_path, Signal("on_train_batch_start", TOTAL - 1, signal.SIGTERM)).fit()
+        assert finished(run) == whole
+        with pytest.raises(Stopped):
+            run.checkpoints.finish()
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     run = Run(tmp_path, Signal("on_train_batch_start", 3, signal.SIGINT, signal.SIGINT), seconds=1e9)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped), stoppable():
         run.fit()
     assert run.checkpoints.latest() is None
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_signal_is_heeded_where_an_epoch_has_a_single_step(step: int, tmp_path: Path) -> None:
+    """In the dense training, and before the first epoch of a round."""
+    options: dict[str, Any] = {"epochs": 4, "validation": 52, "rounds": 1, "rewind": "2ep", "gradient_batches": 1}
+    expected = finished(Run(tmp_path / "whole", seconds=1e9, **options).fit())
+    place = tmp_path / "stopped"
+    run = Run(place, Signal("on_before_optimizer_step", step, signal.SIGTERM), seconds=1e9, **options)
+    with pytest.raises(Stopped), stoppable():
+        run.fit()
+    assert run.trainer.global_step == step + 1
+    assert finished(Run(place, seconds=1e9, **options).fit()) == expected
+
+
+LATE = """
+import os, signal, sys, time
+from lt_lightning.experiment.run import checkpoints
+checkpoints.LIMIT = 1
+with checkpoints.stoppable():
+    signals = checkpoints.StopSignals()
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(signals.number, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_job_that_hangs_is_ended_some_time_after_the_first_signal() -> None:
+    """Also where it was started in the background of a script, in which Ctrl-C is ignored."""
+
+    def ignore() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    hanging = subprocess.run(
+        [sys.executable, "-c", LATE], preexec_fn=ignore, capture_output=True, text=True, timeout=300
+    )
+    assert hanging.returncode == -signal.SIGALRM
+    assert hanging.stdout == f"{signal.SIGTERM.value}\n"
+    (line,) = hanging.stderr.splitlines()
+    assert "SIGTERM" in line
 
 
 def test_outside_a_training_a_signal_ends_at_once() -> None:
