@@ -91,7 +91,7 @@ def _copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
     except Exception as error:
         raise _UnusableError from error
     for group in twin.param_groups:
-        if not isinstance(group["lr"], Tensor) and group["lr"] == 0:  # the first step of a warm-up
+        if not isinstance(group["lr"], Tensor):  # whatever it is: zero in a warm-up, or far too large
             group["lr"] = 0.01
     return twin
 

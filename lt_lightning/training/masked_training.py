@@ -240,7 +240,7 @@ class MaskedTraining(Callback):
             StoppedEarlyError: if the fit is stopped within the epoch.
             ValueError: see `check_integrity`.
         """
-        if not epoch_is_whole(trainer):
+        if not (epoch_is_whole(trainer) or self._may_stop_early(trainer)):
             raise StoppedEarlyError(stopped_early(trainer))
         self.check_integrity(trainer)
 
@@ -250,8 +250,12 @@ class MaskedTraining(Callback):
         Raises:
             StoppedEarlyError: if the fit is stopped before its last epoch.
         """
-        if trainer.current_epoch < (trainer.max_epochs or 0):
+        if trainer.current_epoch < (trainer.max_epochs or 0) and not self._may_stop_early(trainer):
             raise StoppedEarlyError(stopped_early(trainer))
+
+    def _may_stop_early(self, trainer: pl.Trainer) -> bool:
+        """Say whether the training may be shorter than asked, as its user wants it."""
+        return False
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -21,7 +21,7 @@ from lt_lightning.training.batches import example_input
 from lt_lightning.training.compatibility import check_callbacks
 from lt_lightning.training.lightning_internals import extend_to, schedules_of
 from lt_lightning.training.masked_training import MaskedTraining
-from lt_lightning.training.packages import pl, rank_zero_warn
+from lt_lightning.training.packages import is_lightning, pl, rank_zero_warn
 
 Execution = Literal["shrunk", "masked"]
 
@@ -157,6 +157,9 @@ class TicketTraining(MaskedTraining):
             point = cut_point(restart.point, self._shrunk.slices, network, trainer.optimizers, pl_module)
             restart = replace(restart, point=point)
         restart.restore(trainer.optimizers, schedules_of(trainer))
+
+    def _may_stop_early(self, trainer: pl.Trainer) -> bool:
+        return any(is_lightning(each, "EarlyStopping") for each in trainer.callbacks)  # type: ignore[attr-defined]
 
     def _left_dense(self) -> list[str]:
         """Return the layers of a plan of blocks, or of n:m weights, that were faster dense."""

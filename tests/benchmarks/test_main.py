@@ -22,6 +22,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_keeps_what_it_has_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "benchmark.json"
     arguments = [*TINY, "--batch", "1", "2", "3", "--output", str(output)]

@@ -123,7 +123,7 @@ def _check_put_back(masked: nn.Module, shrunk: Shrunk, structured: StructureResu
 
 @pytest.mark.parametrize("coupling", ["stream", "inner", "independent"])
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("density", [0.6, 0.1])
+@pytest.mark.parametrize("density", [pytest.param(0.6, marks=pytest.mark.slow), 0.1])
 def test_every_network_equals_its_masked_one(name: str, coupling: Coupling, density: float) -> None:
     network = in_float64(NETWORKS[name])
     size = 64 if name in ("resnet50", "mobilenet") else 16  # so that BatchNorm has more than a few values

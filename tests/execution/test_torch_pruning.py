@@ -35,7 +35,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet": lambda: MobileNet(10, width=8),
 }
 # Inner channels are those inside a residual block; the others have none.
-CASES = [*((name, "stream") for name in NETWORKS), ("resnet20", "inner"), ("resnet50", "inner")]
+CASES = [
+    *((name, "stream") for name in NETWORKS),
+    ("resnet20", "inner"),
+    pytest.param("resnet50", "inner", marks=pytest.mark.slow),
+]
 
 
 def pruned_by_peer(network: nn.Module, plan: ChannelPlan, example: Tensor) -> nn.Module:

@@ -69,7 +69,7 @@ def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
         if index == 0:
             write_json(search.folder / "environment.json", {"cpu": "a processor", "versions": {"torch": "2"}})
         (search.folder / "metrics.csv").write_text(
-            "step,val/accuracy,train/loss,round\n1,0.5,2.0,0\n2,0.7,1.0,0\n3,0.8,0.9,1\n", encoding="utf-8"
+            "step,val/accuracy,train/loss,pruning/round\n1,0.5,2.0,0\n2,0.7,1.0,0\n3,0.8,0.9,1\n", encoding="utf-8"
         )
         for number, folder in enumerate(search.parts):
             _finish(search, folder, ("dense", "unstructured")[number], number, index)

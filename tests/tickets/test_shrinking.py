@@ -271,7 +271,9 @@ def test_the_table_says_what_went_and_what_stayed() -> None:
 # The file
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", ["bert", *(pytest.param(each, marks=pytest.mark.slow) for each in KINDS if each != "bert")]
+)
 def test_saved_and_loaded_in_a_new_process_it_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     network, example = of_kind(name)
     small = shrink(network, example, 0.4)

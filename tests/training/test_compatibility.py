@@ -58,7 +58,9 @@ def trainer_of(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
 
 
 def pruning_in(folder: Path, **options: Any) -> LotteryTicketPruning:
-    return LotteryTicketPruning(**{"rounds": 1, "rate": 0.4, "directory": folder / "tickets", **options})
+    return LotteryTicketPruning(
+        **{"rounds": 1, "rate": 0.4, "directory": folder / "tickets", "monitor": "val/accuracy", **options}
+    )
 
 
 def ticket_in(folder: Path, number: int = 1, name: str = "unstructured") -> Ticket:

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 # The axis of each metric: learning curves over the epoch of the fit, tickets over density, pictures over the round.
-AXES = {"train/*": "epoch", "val/*": "epoch", "lr": "epoch", "ticket/*": "density", "masks/*": "round"}
+AXES = {
+    "train/*": "epoch",
+    "val/*": "epoch",
+    "lr": "epoch",
+    "pruning/*": "epoch",
+    "ticket/*": "density",
+    "masks/*": "round",
+}
 ROUNDS = (
     "round", "structure", "control", "target_density", "density", "executed", "retained_magnitude", "accuracy",
     "dense_accuracy", "val_accuracy", "best_epoch",

@@ -449,6 +449,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_limited_file_size_in_a_process_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LIMITED, str(SCRIPT), f"paths.root={tmp_path}", *SEARCH]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)

@@ -102,7 +102,7 @@ def test_metrics_have_their_axes(recorded: Recorded) -> None:
         axes = {each.glob_name or each.name: each.step_metric for each in recorded.of(folder, "metric")}
         assert axes == {
             "*": "trainer/global_step", "trainer/global_step": "", "epoch": "", "density": "", "round": "",
-            "train/*": "epoch", "val/*": "epoch", "lr": "epoch", "ticket/*": "density", "masks/*": "round",
+            "train/*": "epoch", "pruning/*": "epoch", "val/*": "epoch", "lr": "epoch", "ticket/*": "density", "masks/*": "round",
         }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_all_three_hold_the_same_scalars(recorded: Recorded) -> None:
         EventAccumulator,
     )
 
-    assert [row["round"] for row in rows_of(recorded.search).values()] == [0, 0, 1]
+    assert [row["pruning/round"] for row in rows_of(recorded.search).values()] == [0, 0, 1]
     for folder in recorded.runs:
         rows = rows_of(folder)
         assert len(rows) == (2 + 1 if folder == recorded.search else len(rows))

@@ -57,7 +57,7 @@ def test_two_processes_learn_what_one_does(small: Compose, tmp_path: Path, monke
         assert first_row["step"] == second_row["step"]
         for key in ("train/loss", "val/loss", "lr"):
             assert float(first_row[key]) == pytest.approx(float(second_row[key]), rel=2e-4), key
-        for key in ("round", "density"):
+        for key in ("pruning/round", "pruning/density"):
             assert first_row[key] == second_row[key]
 
 
@@ -85,6 +85,7 @@ def test_the_tasks_are_those_of_the_process_that_started_the_others(
     assert [state_of(task).kind for task in job.tasks] == ["done", "missing"]
 
 
+@pytest.mark.slow
 def test_failed_task_of_one_process_does_not_stop_the_others(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,7 +81,7 @@ def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_
     with metrics.open() as file:
         rows = list(csv.DictReader(file))
     ends = [float(row["train/accuracy"]) for row in (rows[29], rows[-1])]
-    assert rows[29]["round"] == "0.0"
+    assert rows[29]["pruning/round"] == "0.0"
     assert min(ends) > 0.99
 
 
@@ -102,5 +102,5 @@ def test_profiler_reports_beside_what_it_profiled(composed: Compose, tmp_path: P
 
 def test_places_of_real_results_are_those_that_they_were(composed: Compose) -> None:
     """Named by what determines them, to which the group adds nothing."""
-    assert search_folder(composed()).name == "digits-resnet8-s0-bb7a6ead"
-    assert search_folder(composed("experiment=cifar10_vgg16")).name == "cifar10-vgg16_bn-s0-0f2cfc61"
+    assert search_folder(composed()).name == "digits-resnet8-s0-3fc1a45c"
+    assert search_folder(composed("experiment=cifar10_vgg16")).name == "cifar10-vgg16_bn-s0-59465ffc"

@@ -27,7 +27,12 @@ SOURCES, STRUCTURES = (sorted(p.stem for p in (CONF / group).glob("*.yaml")) for
 OPTIONS = (*SMALL, "trainer.max_epochs=1", "pruning.rewind=0ep", "structure.refill.round_to=1", "threads=1")
 
 
-@pytest.mark.parametrize("source", SOURCES)
+QUICK = ("imp", "movement", "synflow")  # of each kind one: magnitude, a sparsifier, scores from data
+
+
+@pytest.mark.parametrize(
+    "source", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in SOURCES]
+)
 def test_source_goes_with_every_structure(source: str, composed: Compose) -> None:
     """Two of them are retrained; of each the network that executes the ticket computes what the masked one does."""
     config = composed(*OPTIONS, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")

@@ -180,7 +180,7 @@ def test_killed_at_random_moments_it_ends_the_same(starter: Starter, whole: dict
 @pytest.mark.parametrize(
     ("pattern", "times"),
     [
-        (".step-*.partial", 5),
+        pytest.param(".step-*.partial", 5, marks=pytest.mark.slow),
         (".ticket.safetensors.*.partial", 3),
         pytest.param(".result.json.*.partial", 2, marks=pytest.mark.slow),
     ],
@@ -212,6 +212,7 @@ def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(
     assert left_in(tmp_path) == whole["left"]
 
 
+@pytest.mark.slow
 def test_a_control_killed_in_its_training_ends_the_same(starter: Starter, tmp_path: Path) -> None:
     """One that is trained for the whole schedule from other initial values, and one with other weights kept."""
     options = [each for each in OPTIONS if "regroup" not in each]
@@ -239,6 +240,7 @@ def shared_service() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("shared_service")
+@pytest.mark.slow
 def test_wandb_holds_each_step_and_ticket_once_after_kills(
     starter: Starter, wandb_records: Callable[[Path], list[Any]], tmp_path: Path
 ) -> None:

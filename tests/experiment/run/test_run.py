@@ -155,6 +155,7 @@ def test_diverging_training_stops_and_leaves_no_result(composed: Compose, tmp_pa
     assert find_results(tmp_path / "runs") == []
 
 
+@pytest.mark.slow
 def test_search_on_digits_finds_tickets_that_match_the_dense_network(composed: Compose) -> None:
     """The main job in small. 360 test images: a point is about twice the standard error of a difference."""
     results = run_of(composed(*SMALL, "model.width=16", "data.limit=1", "trainer.max_epochs=8"))

@@ -33,6 +33,7 @@ def accuracy(network: nn.Module) -> float:
     return float(torch.cat(right).float().mean())
 
 
+@pytest.mark.slow
 def test_from_a_search_to_exported_files(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["run.py", f"paths.root={tmp_path / 'runs'}", *SMALL, *REFILL, "data.limit=0.5", "report=false"]
     monkeypatch.setattr(sys, "argv", asked)
