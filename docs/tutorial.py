@@ -88,7 +88,8 @@ pruning = LotteryTicketPruning(
 classifier = new_classifier()
 new_trainer(pruning).fit(classifier, data)
 
-print(pruning.history)
+for done in pruning.history:
+    print(f"round {done['round']}: density {done['density']:.2f}, validation {done['metrics']['val/accuracy']:.3f}")
 
 # %% [markdown]
 # ## Reading a ticket
