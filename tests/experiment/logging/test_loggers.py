@@ -102,7 +102,8 @@ def test_metrics_have_their_axes(recorded: Recorded) -> None:
         axes = {each.glob_name or each.name: each.step_metric for each in recorded.of(folder, "metric")}
         assert axes == {
             "*": "trainer/global_step", "trainer/global_step": "", "epoch": "", "density": "", "round": "",
-            "train/*": "epoch", "pruning/*": "epoch", "val/*": "epoch", "lr": "epoch", "ticket/*": "density", "masks/*": "round",
+            "train/*": "epoch", "pruning/*": "epoch", "val/*": "epoch", "lr": "epoch", "ticket/*": "density",
+            "masks/*": "round",
         }  # fmt: skip
 
 
