@@ -273,8 +273,6 @@ def plain_trainer(config: DictConfig) -> pl.Trainer:
     Raises:
         ValueError: if it asks for a way of using several devices that keeps no whole network in every process.
     """
-    if (plugins := config.trainer.get("plugins")) is not None:
-        raise ValueError(f"trainer.plugins={shown(plugins)}: the job sets plugins itself; remove it")
     plain = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     trainer: pl.Trainer = instantiate(config.trainer, **plain, plugins=[LightningEnvironment()])
     whole = isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))

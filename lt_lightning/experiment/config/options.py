@@ -260,6 +260,7 @@ class Training:
 SET_BY_THE_JOB = {
     "callbacks": "name your own in the group callbacks: +callbacks.mine._target_=my_package.MyCallback",
     "logger": "choose by the group logger",
+    "plugins": "processes and checkpoints need their own",
     "min_epochs": "every training lasts trainer.max_epochs, those of tickets what is left from pruning.rewind on",
     "max_steps": "set trainer.max_epochs",
     "min_steps": "set trainer.max_epochs",
