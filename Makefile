@@ -9,7 +9,7 @@ run: setup
 	$(VENV)/bin/python scripts/run.py $(ARGS)
 
 test: setup
-	$(VENV)/bin/pytest -n 2 --dist loadfile $(ARGS)
+	$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff check

@@ -44,7 +44,7 @@ def by_name(rows: list[Measurement]) -> Mapping[tuple[str, float], Measurement]:
     return {(row.variant, row.density): row for row in rows}
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_variant_at_every_density(vgg: Tickets, training: bool) -> None:
     setting = Setting(4, training)
     rows = by_name(measure_networks(vgg, SOME, [0.5, 0.25], setting, QUICK, layouts=(True, False)))

@@ -37,7 +37,7 @@ CASES = [
     pytest.param("vgg11", "independent", marks=SLOW),
     pytest.param("vgg11", "kernel_position", marks=SLOW),
     pytest.param("vgg11", "input_channel", marks=SLOW),
-    ("mobilenet", "stream"),
+    pytest.param("mobilenet", "stream", marks=SLOW),
     pytest.param("mobilenet", "kernel_position", marks=SLOW),
     pytest.param("mobilenet", "input_channel", marks=SLOW),
 ]
