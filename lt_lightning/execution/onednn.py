@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_lightning.network_graph.resizing import derived
+
 _BLOCK = 8  # channels that AVX2's kernels compute together
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def avoid_defect(network: nn.Module) -> None:
@@ -27,12 +28,7 @@ def avoid_defect(network: nn.Module) -> None:
     if uses_avx2():
         for module in network.modules():
             if is_affected(module):
-                module.__class__ = _skipping(type(module))
-
-
-def _skipping(own: type[nn.Module]) -> type[nn.Module]:
-    """Return the class that skips pixels and is otherwise another one, the same whenever it is asked for."""
-    return _CLASSES.setdefault(own, type(f"Skipping{own.__name__}", (SkipsPixels, own), {"__module__": __name__}))
+                module.__class__ = derived(f"Skipping{type(module).__name__}", SkipsPixels, type(module))
 
 
 def uses_avx2() -> bool:

@@ -157,9 +157,8 @@ def _set_groups(module: nn.Module, groups: int) -> None:
 _DERIVED: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
 
 
-def _derived(prefix: str, first: type[nn.Module], second: type[nn.Module]) -> type[nn.Module]:
-    """Return the class that derives from two, the same whenever it is asked for."""
-    name = f"{prefix}{(second if prefix == 'Partial' else first).__name__}"
+def derived(name: str, first: type[nn.Module], second: type[nn.Module]) -> type[nn.Module]:
+    """Return the class of that name that derives from two, the same whenever it is asked for."""
     return _DERIVED.setdefault((first, second), type(name, (first, second), {"__module__": __name__}))
 
 
@@ -174,7 +173,9 @@ def _count(module: nn.Module, channels: int) -> None:
     for own, counted in norms:
         if isinstance(module, own):
             # A class derived from PyTorch's finds the counting one behind itself, if it calls what it inherits.
-            module.__class__ = counted if type(module) is own else _derived("Counted", type(module), counted)
+            module.__class__ = (
+                counted if type(module) is own else derived(f"Counted{type(module).__name__}", type(module), counted)
+            )
             module.all_channels = channels  # type: ignore[assignment]
 
 
@@ -224,7 +225,7 @@ class CountedGroupNorm(nn.GroupNorm):
 
 def _make_partial(module: nn.Module, side: str, flags: Flags) -> None:
     if not isinstance(module, Partial):
-        module.__class__ = _derived("Partial", Partial, type(module))
+        module.__class__ = derived(f"Partial{type(module).__name__}", Partial, type(module))
         for buffer in ("reads", "writes", "sources"):
             module.register_buffer(buffer, None, persistent=False)
     positions = torch.from_numpy(np.flatnonzero(flags)).to(next(module.parameters()).device)

@@ -107,11 +107,11 @@ class RewindPoint:
         """
         module = network if module is None else module
         return cls(
-            copied(network.state_dict()),
+            copied_values(network.state_dict()),
             [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers],
             [copy.deepcopy(schedule.state_dict()) for schedule in schedules],
             [parameter_names(network, optimizer, module) for optimizer in optimizers],
-            copied(state_beside(network, module)),
+            copied_values(state_beside(network, module)),
         )
 
     def restore_network(self, network: nn.Module) -> None:
@@ -161,7 +161,7 @@ def parameter_names(network: nn.Module, optimizer: Stateful, module: nn.Module) 
     return [names.get(parameter, BESIDE) for group in groups for parameter in group["params"]]
 
 
-def copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copied_values(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy parameters and buffers by value."""
     return {name: value.detach().clone() for name, value in values.items()}
 

@@ -26,7 +26,7 @@ from lt_lightning.pruning.enforcement import check_masks, collapsed, packed
 from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.layers import full_masks, left_out, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept, size
-from lt_lightning.pruning.rewinding import Restart, RewindPoint, copied, load_beside, state_beside
+from lt_lightning.pruning.rewinding import Restart, RewindPoint, copied_values, load_beside, state_beside
 from lt_lightning.pruning.selection import prune, prune_each
 from lt_lightning.pruning.sparsifiers import Aim, Sparsification, Sparsifier
 from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, RoundFacts, round_folder, trained_rounds, write_rounds
@@ -115,7 +115,6 @@ class LotteryTicketPruning(MaskedTraining):
     def __init__(self, options: PruningOptions) -> None:
         super().__init__(options.monitor, options.monitor_mode, options.network)
         self.options = options
-        self.verbose = options.verbose
         self.directory = Path(options.directory)
         self.densities = options.densities
         self.rounds = len(self.densities)
@@ -174,7 +173,7 @@ class LotteryTicketPruning(MaskedTraining):
         network = self.network_of(pl_module)
         self._example = example_input(trainer, pl_module, network)
         self._traced = TracedNetwork(network, self._example)
-        for line in left_out(self._traced.network, self._traced.layers) if self.verbose else ():
+        for line in left_out(self._traced.network, self._traced.layers) if self.options.verbose else ():
             rank_zero_info(line)
         if not self.masks:
             self.masks = self._full_masks(self._traced)
@@ -353,7 +352,7 @@ class LotteryTicketPruning(MaskedTraining):
         if self.round > 0 and self.options.sparsifier is not None:
             facts["sparsify_seconds"] = self._sparsify_seconds
         self.history.append(facts)
-        if self.verbose:
+        if self.options.verbose:
             rank_zero_info(self.history.last_line(self.rounds))
         if not self.rounds:  # none follows that would make it
             self.restart = self._make_restart(trainer)
@@ -441,8 +440,8 @@ class LotteryTicketPruning(MaskedTraining):
         self.restart = self._make_restart(trainer)
         if self.options.scores_from == "dense":
             network = self.network_of(pl_module)
-            self._dense = copied(network.state_dict())
-            self._dense_beside = copied(state_beside(network, pl_module))
+            self._dense = copied_values(network.state_dict())
+            self._dense_beside = copied_values(state_beside(network, pl_module))
 
     def _make_restart(self, trainer: pl.Trainer) -> Restart:
         assert self._point is not None

@@ -23,7 +23,7 @@ from lt_lightning.pruning.enforcement import (
 )
 from lt_lightning.pruning.layers import has_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.pruning.rewinding import Restart, copied
+from lt_lightning.pruning.rewinding import Restart, copied_values
 from lt_lightning.training.agreement import check_agreement
 from lt_lightning.training.compatibility import check_first_fit, check_tensors_only
 from lt_lightning.training.lightning_internals import epoch_is_whole, validation_metrics
@@ -179,7 +179,7 @@ class MaskedTraining(Callback):
         """
         check_agreement(f"weights in epoch {epoch}", dict(network.named_parameters()))
         if self.monitor is None:
-            self.best = {"epoch": epoch, "metrics": self._validated, "state": copied(network.state_dict())}
+            self.best = {"epoch": epoch, "metrics": self._validated, "state": copied_values(network.state_dict())}
         elif not self.best:
             raise ValueError(f"monitor={self.monitor!r}: needs a validation in every training, and there was none")
         check_finite(self.best["state"])
@@ -309,7 +309,7 @@ class MaskedTraining(Callback):
         sign = 1 if self.monitor_mode == "max" else -1
         # The last of equals is taken: a small validation set saturates long before the training does.
         if not self.best or sign * value >= sign * self.best["metrics"][self.monitor]:
-            state = copied(self.network_of(pl_module).state_dict())
+            state = copied_values(self.network_of(pl_module).state_dict())
             self.best = {"epoch": trainer.current_epoch, "metrics": self._validated, "state": state}
 
 
