@@ -12,7 +12,7 @@ from benchmarks.network_costs import share_of_ideal
 from benchmarks.variants import Effort, Tickets, Variant
 from lt_lightning.execution.cost import Setting, flops
 from lt_lightning.execution.execute import DENSE_FORM, forms_of, input_shapes
-from lt_lightning.execution.smaller_network import Cut, Shrunk
+from lt_lightning.execution.shrink_channels import Cut, Shrunk
 from lt_lightning.execution.timing import time_layers
 from lt_lightning.pruning.evaluation import relative_difference
 from lt_lightning.structures.plan import BlockPlan

@@ -26,7 +26,7 @@ from lt_lightning.execution.cost import Engine, Setting, flops, inputs_like, net
 from lt_lightning.execution.machine import tensor_float32
 from lt_lightning.execution.timing import interleaved, stopwatch
 from lt_lightning.pruning.evaluation import relative_difference
-from lt_lightning.tickets.export.onnx_file import IMAGES, make_session, to_onnx
+from lt_lightning.tickets.export.standard_formats import IMAGES, make_session, to_onnx
 
 _COMPARED = 8  # images on which networks are compared
 _TOLERANCE = {False: 1e-3, True: 0.25}  # with rounded products: bfloat16 gives some 0.03 in a deep network, TF32 less

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.peers import SquareBlocks, prune_by_torch_pruning, with_sparse_weights
 from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.execute import DENSE_FORM, execute
-from lt_lightning.execution.smaller_network import Shrunk
+from lt_lightning.execution.shrink_channels import Shrunk
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers

@@ -27,7 +27,7 @@ import lt_lightning.experiment  # noqa: F401  (makes the defaults of a job known
 Compose = Callable[..., DictConfig]
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
     # Tests train networks that are as narrow as smaller ones are, which alone are kept off oneDNN's defect there (see
-    # `lt_lightning.execution.onednn`).
+    # `lt_lightning.execution.shrink_channels`).
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
 
 
@@ -68,7 +68,7 @@ def forkserver() -> ForkServerContext:
         "experiment.run.command",
         "experiment.parts",
         "experiment.run.scheduler",
-        "experiment.sweep.multirun",
+        "experiment.sweep",
     )
     context.set_forkserver_preload(["pytest", *(f"lt_lightning.{name}" for name in modules)])
     return context

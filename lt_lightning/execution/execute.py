@@ -15,8 +15,7 @@ from lt_lightning.execution.blocks.block_formats import stands_for
 from lt_lightning.execution.blocks.input_channels import Form, GroupedChannelConv2d, GroupedChannelLinear
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
 from lt_lightning.execution.semi_structured import semi_structured_forms
-from lt_lightning.execution.shrink_channels import shrink_channels
-from lt_lightning.execution.smaller_network import Cut, Gather, Shrunk, Slices
+from lt_lightning.execution.shrink_channels import Cut, Gather, Shrunk, Slices, shrink_channels
 from lt_lightning.execution.timing import Shape, time_layers
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating

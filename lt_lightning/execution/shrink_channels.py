@@ -1,21 +1,187 @@
 """A channel ticket's network: its own class with fewer channels, which computes the same.
 
 Dropped channels are provably zero (a refilled ticket drops a channel with its bias, its normalisation's scale and
-shift, and its readers' inputs), so leaving them out changes nothing.
+shift, and its readers' inputs), so leaving them out changes nothing. The module also says where the values of a smaller
+network stand in the full one, cuts a rewind point to it, and keeps narrow layers clear of a defect of oneDNN.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from torch import Tensor, nn
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from lt_lightning.execution.onednn import avoid_defect
-from lt_lightning.execution.smaller_network import Cut, Shrunk, Slices
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
 from lt_lightning.network_graph.graph import ChannelGraph, Flags, Liveness
-from lt_lightning.network_graph.resizing import indices_left, resize
+from lt_lightning.network_graph.resizing import derived, indices_left, resize
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.examples import Example, copied
+from lt_lightning.pruning.masks import Masks
+from lt_lightning.pruning.rewinding import BESIDE, RewindPoint, parameter_names
 from lt_lightning.structures.plan import ChannelPlan
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Indices along the leading dimensions of a tensor; None for all of them in that dimension."""
+
+    index: tuple[Tensor | None, ...] = ()
+
+    def take(self, whole: Tensor) -> Tensor:
+        """Return a copy of the part."""
+        for dimension, chosen in enumerate(self.index):
+            if chosen is not None:
+                whole = whole.index_select(dimension, chosen.to(whole.device))
+        return whole.clone()
+
+    def put(self, value: Tensor, whole: Tensor) -> None:
+        """Write the part back, in place."""
+        if all(chosen is None for chosen in self.index):
+            whole.copy_(value)
+            return
+        index = [
+            (torch.arange(size) if chosen is None else chosen).to(whole.device)
+            for size, chosen in zip(whole.shape, self.index, strict=False)
+        ]
+        crossed = [each.view([-1 if dim == at else 1 for at in range(len(index))]) for dim, each in enumerate(index)]
+        whole[tuple(crossed)] = value
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Elements of a tensor by flat index, in the shape of the part; -1 where the part has a zero of its own."""
+
+    index: Tensor
+
+    def take(self, whole: Tensor) -> Tensor:
+        """Return a copy of the part."""
+        index = self.index.to(whole.device)
+        return whole.reshape(-1)[index.clamp_min(0)] * (index >= 0).to(whole.dtype)
+
+    def put(self, value: Tensor, whole: Tensor) -> None:
+        """Write the part back, in place."""
+        index = self.index.to(whole.device)
+        flat = whole.reshape(-1)  # a copy where the memory format is another
+        flat[index[index >= 0]] = value.to(whole.device)[index >= 0]
+        whole.copy_(flat.view(whole.shape))
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Where every parameter and buffer of the small network stands in the full one.
+
+    Attributes:
+        parts: name in the full network and part of that, by name in the small one; without buffers that the full
+            network does not have.
+    """
+
+    parts: Mapping[str, tuple[str, Cut | Gather]]
+
+    def take(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the small network's part of a full state dict.
+
+        Raises:
+            KeyError: if the state misses a name.
+        """
+        return {name: part.take(state[source]) for name, (source, part) in self.parts.items()}
+
+    def put(self, state: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a full state dict with the small network's values where it has any, and zeros elsewhere.
+
+        Args:
+            state: state of the small network.
+            full: state of the full one, for names, shapes and types.
+        """
+        whole = {name: value.new_zeros(value.shape) for name, value in full.items()}
+        for name, (source, part) in self.parts.items():
+            part.put(state[name].to(whole[source].device, whole[source].dtype), whole[source])
+        return whole
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """The network that executes a ticket.
+
+    Attributes:
+        network: a module of the original's class, whose layers are smaller or replaced.
+        slices: where its parameters and buffers stand in the full network.
+        kept_whole: why channels are there that no structure may drop, each reason once.
+        masks: masks that training has to enforce, of parameters that are not executed sparsely.
+        choice: form of each layer of a plan of blocks or of n:m weights, see `execute.choose_forms`.
+    """
+
+    network: nn.Module
+    slices: Slices
+    kept_whole: tuple[str, ...] = ()
+    masks: Masks = field(default_factory=dict)
+    choice: Mapping[str, str] = field(default_factory=dict)
+
+
+# A rewind point cut to a smaller network: its weights, its statistics, and the momentum of what is left.
+
+
+def cut_point(
+    point: RewindPoint,
+    slices: Slices,
+    network: nn.Module,
+    optimizers: Sequence[Optimizer],
+    module: nn.Module | None = None,
+) -> RewindPoint:
+    """Return the rewind point of a smaller network.
+
+    Args:
+        point: rewind point of the full network.
+        slices: where the small network's values stand in the full one.
+        network: the small network.
+        optimizers: new optimizers of the small network, with the groups of the full one's.
+        module: module that the small network belongs to; None if there is nothing else to train.
+    """
+    names = [parameter_names(network, optimizer, network if module is None else module) for optimizer in optimizers]
+    states = [
+        _cut_state(state, names_before, slices, network, optimizer, names_now)
+        for state, names_before, optimizer, names_now in zip(
+            point.optimizers, point.names, optimizers, names, strict=True
+        )
+    ]
+    return RewindPoint(slices.take(point.network), states, point.schedules, names, point.beside)
+
+
+def _cut_state(
+    state: dict[str, Any],
+    before: list[str],
+    slices: Slices,
+    network: nn.Module,
+    optimizer: Optimizer,
+    now: list[str],
+) -> dict[str, Any]:
+    averages = {}
+    parameters = dict(network.named_parameters())
+    for number, name in enumerate(now):
+        source, part = (name, None) if name.startswith(BESIDE) else slices.parts[name]
+        was = state["state"].get(before.index(source))
+        if was is not None:
+            averages[number] = {
+                key: value if part is None else _cut_value(value, part, parameters[name]) for key, value in was.items()
+            }
+    groups = [
+        {**group, "params": mine["params"]}
+        for group, mine in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+    ]
+    return {**state, "state": averages, "param_groups": groups}
+
+
+def _cut_value(value: Any, part: Cut | Gather, parameter: Tensor) -> Any:
+    """Cut an average, which has its parameter's shape; a counter is a single number, and stays."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    # In the parameter's memory format: fused optimizers walk both in the order of their storage.
+    return torch.empty_like(parameter, requires_grad=False).copy_(part.take(value))
 
 
 def shrink_channels(
@@ -93,3 +259,59 @@ def _flags(channels: Tensor, width: int) -> Flags:
 
 def _cut(index: dict[int, Tensor]) -> Cut:
     return Cut(tuple(index.get(dim) for dim in range(max(index) + 1)))
+
+
+_BLOCK = 8  # channels that AVX2's kernels compute together
+
+
+def avoid_defect(network: nn.Module) -> None:
+    """Let the layers of a network that have the defect on this machine skip pixels before they compute, in place.
+
+    In the backward pass of a strided 1x1 convolution of 2 to 7 inputs in channels_last, oneDNN's kernels for AVX2 write
+    past a buffer (uxlfoundation/oneDNN, issue 6035; seen with PyTorch 2.13): the process dies, hangs, or goes on with
+    wrong gradients. A shortcut of a residual network becomes such a layer where few channels are left.
+
+    The layers compute the same, as convolutions without a stride, which do not have the defect. Nothing is done on
+    processors without AVX2 or with AVX-512, nor where ONEDNN_MAX_CPU_ISA keeps oneDNN off AVX2. Layers of a dense
+    network are not guarded: they are the user's own.
+    """
+    if uses_avx2():
+        for module in network.modules():
+            if is_affected(module):
+                module.__class__ = derived(f"Skipping{type(module).__name__}", SkipsPixels, type(module))
+
+
+def uses_avx2() -> bool:
+    """Whether oneDNN computes with AVX2's kernels: the processor has nothing newer, or oneDNN may use nothing newer."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    return allowed.startswith("AVX2") or (
+        allowed not in ("SSE41", "AVX") and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    )
+
+
+def is_affected(module: nn.Module) -> bool:
+    """Whether a module is a convolution that has the defect, if its images are in channels_last.
+
+    >>> [is_affected(nn.Conv2d(inputs, 16, 1, stride=2)) for inputs in (1, 2, 7, 8)]
+    [False, True, True, False]
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.groups == 1
+        and 1 < module.in_channels < _BLOCK
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.padding in ((0, 0), "valid")
+        and type(module)._conv_forward is nn.Conv2d._conv_forward
+    )
+
+
+class SkipsPixels(nn.Conv2d):
+    """A 1x1 convolution that takes the pixels of its stride before it computes, where gradients are wanted."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+            out: Tensor = super()._conv_forward(input, weight, bias)
+            return out
+        rows, columns = self.stride
+        return F.conv2d(input[..., ::rows, ::columns], weight, bias)

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.shrink_channels import keep_channels
-from lt_lightning.execution.smaller_network import Shrunk
+from lt_lightning.execution.shrink_channels import Shrunk, keep_channels
 from lt_lightning.network_graph.graph import ChannelGraph, Flags
 from lt_lightning.network_graph.labels import Part
 from lt_lightning.network_graph.traced import TracedNetwork

@@ -1,6 +1,6 @@
 """A job from its configuration to its results.
 
-    sweep        a multirun of Hydra: many jobs, aggregated over seeds at its end (`sweep/`)
+    sweep        a multirun of Hydra: many jobs, aggregated over seeds at its end (`sweep.py`)
       job        one configuration with one seed; its list of tasks is made once (`run/job.py`)
         task     a search; the retraining of one ticket; a control of it (`run/search.py`, `run/retraining.py`)
           training   one fit of Lightning (`run/fitting.py`)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.cost import flops, parameters
 from lt_lightning.execution.execute import execute
-from lt_lightning.execution.shrink_channels import follow_plan, keep_channels
-from lt_lightning.execution.smaller_network import Shrunk, Slices
+from lt_lightning.execution.shrink_channels import Shrunk, Slices, follow_plan, keep_channels
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.network_graph.traced import TracedNetwork

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lt_lightning.training.packages import LayerSync
+from lt_lightning.training.lightning_internals import LayerSync
 
 
 class DisagreementError(ValueError):

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from lt_lightning.pruning.criteria import Batch
 from lt_lightning.pruning.examples import Example, map_tensors
 from lt_lightning.structures.base import Batches
-from lt_lightning.training.lightning_internals import training_loader
-from lt_lightning.training.packages import isolate_rng, pl
+from lt_lightning.training.lightning_internals import isolate_rng, pl, training_loader
 
 
 @runtime_checkable

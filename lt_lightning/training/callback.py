@@ -29,17 +29,32 @@ from lt_lightning.pruning.masks import Masks, density, kept, size
 from lt_lightning.pruning.rewinding import Restart, RewindPoint, copied_values, load_beside, state_beside
 from lt_lightning.pruning.selection import prune, prune_each
 from lt_lightning.pruning.sparsifiers import Aim, Sparsification, Sparsifier
-from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, RoundFacts, round_folder, trained_rounds, write_rounds
+from lt_lightning.storage.layout import (
+    TICKET,
+    UNSTRUCTURED,
+    History,
+    RoundFacts,
+    round_folder,
+    trained_rounds,
+    write_rounds,
+)
 from lt_lightning.structures.base import StructureInput
 from lt_lightning.tickets.making import RoundTickets, layer_counts
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.agreement import check_agreement
 from lt_lightning.training.batches import example_input, first_batches, steps_per_epoch, structure_batches
 from lt_lightning.training.compatibility import check_callbacks, check_validations, warn_of_checkpoints
-from lt_lightning.training.history import History
-from lt_lightning.training.lightning_internals import extend_to, load_data, schedules_of, steps_in_epoch
+from lt_lightning.training.lightning_internals import (
+    extend_to,
+    isolate_rng,
+    load_data,
+    pl,
+    rank_zero_info,
+    rank_zero_warn,
+    schedules_of,
+    steps_in_epoch,
+)
 from lt_lightning.training.masked_training import MaskedTraining
-from lt_lightning.training.packages import isolate_rng, pl, rank_zero_info, rank_zero_warn
 from lt_lightning.training.pruning_options import PruningOptions, arguments_of
 from lt_lightning.training.timeline import Timeline, check_precision, check_rewind, check_trainer
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lt_lightning.execution.machine import Compile, compile_network
-from lt_lightning.training.packages import is_lightning, pl
+from lt_lightning.training.lightning_internals import is_lightning, pl
 from lt_lightning.training.schedules import Milestones, Schedule
 
 if TYPE_CHECKING:

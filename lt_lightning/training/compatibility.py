@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from lt_lightning.training.batches import batches_per_epoch
-from lt_lightning.training.lightning_internals import validation_clock
-from lt_lightning.training.packages import is_lightning, pl, rank_zero_warn
+from lt_lightning.training.lightning_internals import is_lightning, pl, rank_zero_warn, validation_clock
 from lt_lightning.training.timeline import Timeline
 
 # Callbacks of Lightning, by name; those that inherit from them are meant, too.

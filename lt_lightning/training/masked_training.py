@@ -26,8 +26,7 @@ from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart, copied_values
 from lt_lightning.training.agreement import check_agreement
 from lt_lightning.training.compatibility import check_first_fit, check_tensors_only
-from lt_lightning.training.lightning_internals import epoch_is_whole, validation_metrics
-from lt_lightning.training.packages import Callback, pl
+from lt_lightning.training.lightning_internals import Callback, epoch_is_whole, pl, validation_metrics
 from lt_lightning.training.timeline import Periods
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.execute import choose_forms, execute
 from lt_lightning.execution.machine import compile_like, compiled_as, is_bfloat16, uncompiled
-from lt_lightning.execution.smaller_network import Shrunk, cut_point
+from lt_lightning.execution.shrink_channels import Shrunk, cut_point
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.masks import Masks, digest
@@ -19,9 +19,8 @@ from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import example_input
 from lt_lightning.training.compatibility import check_callbacks
-from lt_lightning.training.lightning_internals import extend_to, schedules_of
+from lt_lightning.training.lightning_internals import extend_to, is_lightning, pl, rank_zero_warn, schedules_of
 from lt_lightning.training.masked_training import MaskedTraining
-from lt_lightning.training.packages import is_lightning, pl, rank_zero_warn
 
 Execution = Literal["shrunk", "masked"]
 

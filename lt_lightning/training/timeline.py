@@ -10,8 +10,7 @@ import torch
 from lt_lightning.pruning.rewinding import Step
 from lt_lightning.pruning.sparsifiers import Sparsifier
 from lt_lightning.training.batches import steps_per_epoch
-from lt_lightning.training.lightning_internals import scales_gradients, schedules_of, starts_by_multiprocessing
-from lt_lightning.training.packages import pl
+from lt_lightning.training.lightning_internals import pl, scales_gradients, schedules_of, starts_by_multiprocessing
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lt_lightning.execution.execute import (
     input_shapes,
     swap_layers,
 )
-from lt_lightning.execution.smaller_network import cut_point
+from lt_lightning.execution.shrink_channels import cut_point
 from lt_lightning.execution.timing import by_clock
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG

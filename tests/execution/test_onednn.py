@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.onednn import SkipsPixels, avoid_defect, is_affected, uses_avx2
-from lt_lightning.execution.shrink_channels import shrink_channels
+from lt_lightning.execution.shrink_channels import SkipsPixels, avoid_defect, is_affected, shrink_channels, uses_avx2
 from lt_lightning.structures.plan import ChannelPlan
 
 
@@ -99,7 +98,7 @@ def test_guarded_layers_train_on_avx2() -> None:
     """In a process of its own, since one without the guard does not live to tell."""
     code = """if True:
         import torch
-        from lt_lightning.execution.onednn import avoid_defect
+        from lt_lightning.execution.shrink_channels import avoid_defect
         for inputs in range(2, 8):
             layer = torch.nn.Conv2d(inputs, 8, 1, 2)
             avoid_defect(layer)

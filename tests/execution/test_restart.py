@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_lightning.execution.shrink_channels import shrink_channels
-from lt_lightning.execution.smaller_network import cut_point
+from lt_lightning.execution.shrink_channels import cut_point, shrink_channels
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lt_lightning.execution.shrink_channels import shrink_channels
-from lt_lightning.execution.smaller_network import Shrunk
+from lt_lightning.execution.shrink_channels import Shrunk, shrink_channels
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import WideResNet, cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from lt_lightning.execution.shrink_channels import Shrunk
 from lt_lightning.execution.shrink_masked import shrink_masked
-from lt_lightning.execution.smaller_network import Shrunk
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import WideResNet, cifar_resnet, resnet18, resnet50
 from lt_lightning.models.vgg import VGG

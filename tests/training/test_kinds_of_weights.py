@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from lt_lightning.execution import execute as executor
-from lt_lightning.execution.smaller_network import Shrunk
+from lt_lightning.execution.shrink_channels import Shrunk
 from lt_lightning.network_graph.compare import DifferentError
 from lt_lightning.pruning.criteria import SNIP, Criterion, GraSP, SynFlow
 from lt_lightning.pruning.rewinding import Restart

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lt_lightning import LotteryTicketPruning, Refill, Ticket, TicketTraining
+from lt_lightning.training.lightning_internals import NAMES
 from lt_lightning.training.masked_training import StoppedEarlyError
-from lt_lightning.training.packages import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET: dict[str, Any] = {

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.logging.wandb_record import Entry, define_axes, record_tickets
-from lt_lightning.experiment.sweep.multirun import Multirun
+from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.storage.files import replacing
 
 

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lt_lightning.experiment.config.data_digest import record_data
-from lt_lightning.experiment.config.fingerprint import hash_of
+from lt_lightning.experiment.config.fingerprint import hash_of, record_data
 from lt_lightning.experiment.config.options import Stability, options_of, read
 from lt_lightning.experiment.config.tasks import search_folder
 from lt_lightning.experiment.parts import Experiment

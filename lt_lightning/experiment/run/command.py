@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run_job import run_job
-from lt_lightning.experiment.sweep.multirun import Multirun
+from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.results.failures import EXPECTED, Failure
 from lt_lightning.results.job_record import Cost, JobRecord, describe_costs
 from lt_lightning.results.records import Result

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from lt_lightning.experiment.sweep.multirun import Multirun
+from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.training.lightning_internals import share_of_epoch
 
 

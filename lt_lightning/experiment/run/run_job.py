@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from lt_lightning.experiment.config.data_digest import check_data
+from lt_lightning.experiment.config.fingerprint import check_data
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.locks import tidy

@@ -22,10 +22,9 @@ from lt_lightning.experiment.config.options import options_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import stoppable
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.run.outcome import evaluate
 from lt_lightning.experiment.run.progress import JobProgress
-from lt_lightning.experiment.run.run_task import run_retraining, run_search
-from lt_lightning.experiment.sweep.multirun import Multirun
+from lt_lightning.experiment.run.run_task import evaluate, run_retraining, run_search
+from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.results import failures
 from lt_lightning.results.failures import Failure
 from lt_lightning.results.job_record import Task, tasks_from_json, tasks_to_json

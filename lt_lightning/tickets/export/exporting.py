@@ -22,7 +22,7 @@ from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.storage.files import read_json, write_bytes, write_json
 from lt_lightning.structures.plan import BlockPlan, Plan
-from lt_lightning.tickets.export import onnx_file, torch_program
+from lt_lightning.tickets.export import standard_formats
 from lt_lightning.tickets.export.network_file import (
     BATCHES,
     RECIPE,
@@ -32,7 +32,7 @@ from lt_lightning.tickets.export.network_file import (
     save_network,
     targets,
 )
-from lt_lightning.tickets.export.torch_program import block_layers
+from lt_lightning.tickets.export.standard_formats import block_layers
 from lt_lightning.tickets.ticket import Ticket
 
 # What is exported: a finished ticket of a search, and the network that it executes.
@@ -177,7 +177,7 @@ def export_ticket(
     if wrong := [name for name in chosen if name not in FORMATS]:
         raise ValueError(f"formats={wrong[0]!r}: must be of {', '.join(FORMATS)}")
     if "onnx" in chosen:
-        onnx_file.require_extra()
+        standard_formats.require_extra()
     source = Source.read(Path(ticket))
     small = executed(source, batch_size)
     with _new_folder(Path(output)) as folder:
@@ -210,18 +210,18 @@ def _write_safetensors(source: Source, small: Executed, folder: Path) -> Facts:
 
 
 def _write_pt2(source: Source, small: Executed, folder: Path) -> Facts:
-    content = torch_program.to_bytes(torch_program.to_program(small.network, source.shape))
-    apart = checked(PROGRAM, torch_program.from_bytes(content), source.masked, source.shape)
+    content = standard_formats.to_bytes(standard_formats.to_program(small.network, source.shape))
+    apart = checked(PROGRAM, standard_formats.from_bytes(content), source.masked, source.shape)
     write_bytes(folder / PROGRAM, content)
-    needs = [torch_program.OPERATORS] if block_layers(small.network) else []
+    needs = [standard_formats.OPERATORS] if block_layers(small.network) else []
     return {"difference": apart, "bytes": _sizes(folder, PROGRAM), "needs_import": needs}
 
 
 def _write_onnx(source: Source, small: Executed, folder: Path) -> Facts:
     network = _for_onnx(source, small)
-    content = onnx_file.to_onnx(network, source.shape)
-    session = onnx_file.make_session(content, threads=torch.get_num_threads())
-    apart = checked(ONNX, lambda images: onnx_file.run_session(session, images), source.masked, source.shape)
+    content = standard_formats.to_onnx(network, source.shape)
+    session = standard_formats.make_session(content, threads=torch.get_num_threads())
+    apart = checked(ONNX, lambda images: standard_formats.run_session(session, images), source.masked, source.shape)
     write_bytes(folder / ONNX, content)
     # No standard operator computes blocks of single kernel positions.
     return {"difference": apart, "bytes": _sizes(folder, ONNX), "run_dense": block_layers(network)}
@@ -279,5 +279,5 @@ def _sizes(folder: Path, *names: str) -> dict[str, int]:
 
 
 def _versions(with_onnx: bool) -> dict[str, str]:
-    packages = ["lt-lightning", "torch", *(onnx_file.EXTRA if with_onnx else ())]
+    packages = ["lt-lightning", "torch", *(standard_formats.EXTRA if with_onnx else ())]
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -19,7 +19,7 @@ from PIL import Image
 from lt_lightning.data.digits import Digits
 from lt_lightning.data.fashion_mnist import FashionMnist
 from lt_lightning.data.imagenet import ImageNet
-from lt_lightning.experiment.config.data_digest import check_data, record_data
+from lt_lightning.experiment.config.fingerprint import check_data, record_data
 from tests.runs import REFILL, SMALL
 
 Compose = Callable[..., DictConfig]

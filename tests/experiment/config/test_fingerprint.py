@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.config import fingerprint as module
+from lt_lightning.experiment.config.checks import Signature, imported, signature_of, state_of_files
 from lt_lightning.experiment.config.fingerprint import fingerprint, hash_of, meaning_of, retraining_fingerprint
-from lt_lightning.experiment.config.signatures import Signature, imported, signature_of, state_of_files
 
 Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -129,7 +129,7 @@ def test_arguments_that_are_handed_to_a_base_class_are_known_with_their_defaults
 def test_what_was_found_is_kept_until_a_file_of_the_package_changes(tmp_path: Path) -> None:
     (tmp_path / "their_nets.py").write_text("import torch\nclass Net:\n    def __init__(self, depth=8): ...\n")
     code = (
-        "import sys\nfrom lt_lightning.experiment.config.signatures import signature_of\n"
+        "import sys\nfrom lt_lightning.experiment.config.checks import signature_of\n"
         "print(signature_of('their_nets.Net').defaults['depth'], 'torch' in sys.modules)"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}

@@ -22,7 +22,7 @@ from PIL import Image
 from lt_lightning.data.cifar import Cifar10, Cifar100
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.sweep.multirun import SweepEnd
+from lt_lightning.experiment.sweep import SweepEnd
 from lt_lightning.models.resnet import WideResNet
 from lt_lightning.pruning.densities import densities
 from lt_lightning.pruning.rewinding import Step

@@ -20,7 +20,7 @@ from PIL import Image
 
 from lt_lightning.experiment.logging.loggers import make_loggers
 from lt_lightning.experiment.logging.wandb_record import artifact_name
-from lt_lightning.experiment.sweep.multirun import Multirun
+from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket

@@ -23,7 +23,7 @@ from lt_lightning.experiment.protocols.bisection import CAVEAT, EXPLANATION, Bra
 from lt_lightning.experiment.run.command import do
 from lt_lightning.experiment.run.costs import costs_of
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.sweep.multirun import SweepEnd
+from lt_lightning.experiment.sweep import SweepEnd
 from lt_lightning.results.job_record import JobRecord, Task, TicketKind, describe_costs
 from lt_lightning.results.records import Result, find_results, results_of
 from lt_lightning.results.status import print_status, tasks_under

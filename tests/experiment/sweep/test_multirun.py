@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lt_lightning.experiment.run.progress import JobProgress
-from lt_lightning.experiment.sweep.multirun import Multirun, count_jobs
+from lt_lightning.experiment.sweep import Multirun, count_jobs
 from lt_lightning.results.job_record import JobRecord
 
 

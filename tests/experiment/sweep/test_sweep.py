@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lt_lightning.experiment.run.command import do, do_in_sweep, objective
-from lt_lightning.experiment.sweep.multirun import remove_output
+from lt_lightning.experiment.sweep import remove_output
 from lt_lightning.results.aggregate import aggregate, settings_of
 from lt_lightning.results.job_record import JobRecord
 from lt_lightning.results.records import Result

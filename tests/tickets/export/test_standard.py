@@ -10,7 +10,7 @@ from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, Regr
 from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.network_graph.resizing import Partial
 from lt_lightning.structures.plan import Block, ChannelPlan
-from lt_lightning.tickets.export.torch_program import block_layers, in_standard_operators, to_program
+from lt_lightning.tickets.export.standard_formats import block_layers, in_standard_operators, to_program
 
 
 def blocks(filters: int, columns: int) -> list[Block]:

@@ -1,1 +1,0 @@
-"""A multirun as its jobs see it, and its end."""
