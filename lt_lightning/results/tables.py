@@ -67,18 +67,28 @@ LEFT = ("data", "model", "setting", "ticket", "published")  # columns of text
 # The table that a job ends with.
 
 
-def results_table(results: Sequence[Result], title: str) -> Table:
+WIDE = 110  # characters of a line in which a job's table has all its columns
+
+
+def results_table(results: Sequence[Result], title: str, width: int = 80) -> Table:
     """Return a table with a line for each ticket and its controls below it, ordered by round.
 
-    Accuracies are in per cent, differences to the dense network in points.
+    Accuracies are in per cent, differences to the dense network in points. Where there is room, columns say what
+    the validation reached, how much of the search's magnitude the ticket retains, and how long it trained.
+
+    Args:
+        results: results of one job.
+        title: title of the table.
+        width: characters of a line.
     """
-    headings = ("round", "ticket", "density", "accuracy", "vs dense", "params", "FLOPs", "infer", "train")
+    headings = ["round", "ticket", "density", "accuracy", "vs dense", "params", "FLOPs", "infer", "train"]
+    headings += ["validation", "best epoch", "retained", "seconds"] * (width >= WIDE)
     table = _table(title, _job_caption(results), headings)
     structures = list(dict.fromkeys((result.structure, result.origin) for result in results))
     ordered = sorted(results, key=lambda r: (r.round, structures.index((r.structure, r.origin)), bool(r.control)))
     for index, result in enumerate(ordered):
         last_of_round = index + 1 == len(ordered) or ordered[index + 1].round != result.round
-        table.add_row(*_job_cells(result), end_section=last_of_round)
+        table.add_row(*_job_cells(result)[: len(headings)], end_section=last_of_round)
     return table
 
 
@@ -94,6 +104,10 @@ def _job_cells(result: Result) -> list[str]:
         f"{result.flops_ratio:.2f}",
         number(result.time_ratio_inference, ".2f"),
         number(result.time_ratio_training, ".2f"),
+        number(result.val_accuracy, ".2%"),
+        str(result.best_epoch),
+        number(result.retained_magnitude, ".0%"),
+        f"{result.train_seconds:.0f}",
     ]
 
 

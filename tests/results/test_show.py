@@ -24,9 +24,9 @@ REFILL = replace(
 )  # fmt: skip
 
 
-def rendered(results: list[Result]) -> str:
-    console = Console(file=io.StringIO(), width=80)
-    console.print(results_table(results, "title"))
+def rendered(results: list[Result], width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(results_table(results, "title", width))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -40,6 +40,14 @@ def test_table_tells_accuracy_and_difference_within_eighty_columns() -> None:
     assert "no verdict" not in rendered([DENSE, replace(DENSE, seed=1)])
     unmeasured = replace(REFILL, time_ratio_inference=math.nan, time_ratio_training=math.nan)
     assert "nan" not in rendered([unmeasured])
+
+
+def test_a_wide_terminal_gets_more_columns() -> None:
+    known = replace(REFILL, val_accuracy=0.98, best_epoch=7, retained_magnitude=0.42, train_seconds=12.3)
+    text = rendered([known, DENSE], width=140)
+    line = next(line for line in text.splitlines() if "refill" in line)
+    assert line.split()[-4:] == ["98.00%", "7", "42%", "12"]
+    assert max(map(len, text.splitlines())) <= 140
 
 
 def test_summary_has_a_row_for_each_finished_ticket_and_survives_unfinished_folders(tmp_path: Path) -> None:

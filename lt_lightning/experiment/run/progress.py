@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 
 import pytorch_lightning as pl
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
+from rich.text import Text
 
 from lt_lightning.experiment.sweep import Multirun
+from lt_lightning.results.tables import percent
 from lt_lightning.training.lightning_internals import share_of_epoch
 
 
 class JobProgress:
-    """Shows a bar each for the sweep, the job and the current training; where there is no terminal, prints a line.
+    """Prints a line for every finished training; on a terminal, below it, bars for the sweep, the job and the training.
+
+    Under the bars stands what the last epoch of the training came to.
 
     The time left is that of all epochs still to come, at the mean speed of those done in this process. Nothing is done
     at a step of the training: the bars ask, when they are drawn, how far the epoch is.
@@ -74,6 +78,7 @@ class JobProgress:
         began, self._training, self._running = self._training[0], (label, epochs, epoch), running
         if epoch == 0 or label != began:
             self._bars.reset(self._training_bar, description=label)
+            self._bars.below = ""
             if self._sweep is not None:
                 self._ended = self._sweep.ended()  # other processes may run jobs of it, too
         if self.watcher is not None:
@@ -85,9 +90,15 @@ class JobProgress:
         self._training, self._running = (label, length, min(epoch + epochs, length)), float
         self._done += epochs
 
+    def reach(self, metrics: Mapping[str, float], best: float | None = None) -> None:
+        """Show under the bars what an epoch has come to, in the words of `format_metrics`."""
+        self._bars.below = "  ".join(format_metrics(metrics, best))
+
     def finish(self, text: str) -> None:
-        """Print that a training has ended, where there are no bars."""
-        if not self._console.is_interactive:
+        """Print that a training has ended; where there are no bars, also how far the job is."""
+        if self._console.is_interactive:
+            self.note(text)
+        else:
             sweep = "" if self._sweep is None else f"; {self._job_number()}, {self.sweep_time_left()}"
             self.note(f"[{self._done}/{self.epochs} epochs, {self.time_left()}{sweep}] {text}")
 
@@ -144,10 +155,11 @@ class JobProgress:
 
 
 class _Bars(Progress):
-    """Bars that are brought up to date, by `update_all`, whenever they are drawn."""
+    """Bars that are brought up to date, by `update_all`, whenever they are drawn, and a line of text below them."""
 
     def __init__(self, console: Console) -> None:
         self.update_all: Callable[[], object] = float  # nothing; Rich draws the bars before there are any
+        self.below = ""
         super().__init__(
             TextColumn("{task.description}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what is left of the line: the rest must be seen
@@ -162,7 +174,23 @@ class _Bars(Progress):
 
     def get_renderable(self) -> RenderableType:
         self.update_all()
-        return super().get_renderable()
+        bars = super().get_renderable()
+        return Group(bars, Text(self.below, style="dim", no_wrap=True, overflow="ellipsis")) if self.below else bars
+
+
+def format_metrics(metrics: Mapping[str, float], best: float | None = None) -> list[str]:
+    """Return what is worth seeing of the metrics of an epoch, each as people write it; nothing of what is not there.
+
+    >>> format_metrics({"pruning/density": 0.512, "val/accuracy": 0.9889, "val/loss": 0.1}, best=0.9944)
+    ['density 51.2 %', 'validation accuracy 98.89 % (best 99.44 %)']
+    """
+    texts = []
+    if (density := metrics.get("pruning/density")) is not None:
+        texts.append(f"density {percent(float(density), 1)}")
+    if (accuracy := metrics.get("val/accuracy")) is not None:
+        highest = "" if best is None else f" (best {percent(best, 2)})"
+        texts.append(f"validation accuracy {percent(float(accuracy), 2)}{highest}")
+    return texts
 
 
 def _format_time_left(seconds: float) -> str:
@@ -196,6 +224,7 @@ class ReportProgress(pl.Callback):
         self._make_lengths = make_lengths
         self._lengths: list[int] = []
         self._label = label
+        self._best: float | None = None  # validation accuracy of the part that runs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._lengths = self._make_lengths()
@@ -211,10 +240,13 @@ class ReportProgress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._progress.advance()
         label, length, epoch = self._locate(trainer.current_epoch)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if (accuracy := metrics.get("val/accuracy")) is not None:
+            self._best = max(accuracy, accuracy if self._best is None or epoch == 0 else self._best)
+        self._progress.reach(metrics, self._best)
         if epoch + 1 == length:
-            accuracy = trainer.callback_metrics.get("val/accuracy")
-            text = "" if accuracy is None else f", validation accuracy {float(accuracy):.4f}"
-            self._progress.finish(f"{label}{text}")
+            best = {} if self._best is None else {"val/accuracy": self._best}
+            self._progress.finish(", ".join([label, *format_metrics(metrics | best)]))
 
     def _locate(self, epoch: int) -> tuple[str, int, int]:
         """Return the part that an epoch of the fit belongs to, by label and length, and the epoch within that part."""

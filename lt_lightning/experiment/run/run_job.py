@@ -65,7 +65,7 @@ def show_job(job: Job, console: Console) -> list[Result]:
     """Print the table of the results, what protocols have to say, and where everything is; return the results."""
     root, search = Path(job.config.paths.root), job.tasks[0].folder
     if results := job.results():
-        console.print(results_table(results, job.title))
+        console.print(results_table(results, job.title, console.width))
         for note in job.notes():
             console.print(note, markup=False, highlight=False, soft_wrap=True)
         plain: Any = OmegaConf.to_container(job.config)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from lt_lightning.experiment.config.tasks import retrained_rounds, rounds_of
 from lt_lightning.experiment.parts import Experiment
@@ -50,9 +48,9 @@ def built(job: Job) -> Experiment:
 
 
 def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
-    """Print what the job consists of, its choices, its configuration and the table of layers.
+    """Print what the job consists of, its choices and what differs from the defaults, and the table of layers.
 
-    In a sweep, and where there is no terminal, one line about the layers replaces configuration and table.
+    In a sweep, and where there is no terminal, one line replaces the table.
     """
     config = job.config
     console.print(
@@ -66,7 +64,6 @@ def show_setup(job: Job, experiment: Experiment, console: Console) -> None:
     network, layers = experiment.spare_classifier().network, experiment.traced.layers
     rows = pruned_layers(layers.values(), exempt)
     if console.is_interactive and not _in_sweep():
-        console.print(configuration_table(experiment.config))
         console.print(layers_table(rows, exempt))
     else:
         console.print(layers_line(rows, exempt), markup=False, highlight=False, soft_wrap=True)
@@ -87,34 +84,6 @@ def configuration_lines(experiment: Experiment) -> list[str]:
     changed = [each for each in hydra.overrides.task if each.partition("=")[0].lstrip("+~") not in choices]
     lines = [" ".join(f"{key}={each}" for key, each in choices.items() if each not in (None, "null", "default"))]
     return lines + [f"changed: {' '.join(changed)}"] * bool(changed) + [where]
-
-
-def configuration_table(config: DictConfig) -> Table:
-    """Return the composed configuration as a table: a row for each group, and one for the keys outside of groups."""
-    table = Table(title="Configuration", box=SIMPLE_HEAD, show_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    whole: Any = OmegaConf.to_container(config, resolve=True)
-    shown = {key: value for key, value in whole.items() if key not in NOT_SHOWN}
-    groups = {key: shown.pop(key) for key in list(shown) if isinstance(shown[key], Mapping) and shown[key]}
-    for name, values in {"": shown, **groups}.items():
-        table.add_row(name, Text(" ".join(f"{key}={value}" for key, value in _flat(values))))
-    return table
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield values by dotted key, as on a command line."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", _format(value)
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(_format, value))}]"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
 def pruned_layers(layers: Iterable[Layer], exempt: Sequence[str]) -> list[PrunedLayer]:

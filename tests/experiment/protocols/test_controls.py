@@ -230,7 +230,11 @@ def summary(root: Path) -> list[dict[str, str]]:
 def trained(printed: str) -> list[str]:
     """What a job says it has trained."""
     lines = " ".join(printed.split()).split("[")
-    return [line.split("] ")[1].split(", validation")[0] for line in lines if ", validation accuracy" in line]
+    return [
+        re.split(", (?:density|validation)", line.split("] ")[1])[0]
+        for line in lines
+        if ", validation accuracy" in line
+    ]
 
 
 def test_controls_are_results_of_their_own_and_found_again(

@@ -25,7 +25,6 @@ from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.experiment.run.setup import (
     built,
     configuration_lines,
-    configuration_table,
     layers_line,
     layers_table,
     pruned_layers,
@@ -65,19 +64,6 @@ def test_choices_and_changes_are_told(composed: Callable[..., DictConfig]) -> No
     assert set(changed.split()) >= {"changed:", "model.width=8", "+trainer.detect_anomaly=false"}
     assert "model=resnet14" not in changed
     assert where == f"Configuration: {experiment.search_folder / 'config.yaml'}"
-
-
-def test_the_whole_configuration_is_told_within_eighty_columns(composed: Callable[..., DictConfig]) -> None:
-    config = composed("model.width=8", "structure=[refill]", "retrain_rounds=[1,2]")
-    console = Console(file=io.StringIO(), width=80)
-    console.print(configuration_table(config))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert max(map(len, text.splitlines())) <= 80
-    rows = {line.split()[0] for line in text.splitlines() if re.match(r"  ?\w", line)}
-    assert {"data", "model", "classifier", "pruning", "structure", "trainer", "paths"} <= rows
-    assert {
-        "seed=0", "retrain_rounds=[1,2]", "threads=1", "report=true", "width=8", "rounds=6", "refill.round_to=16",
-    } <= set(text.split())  # fmt: skip
 
 
 def test_a_file_gets_one_line_of_layers_and_no_escape_codes(composed: Callable[..., DictConfig]) -> None:
@@ -135,6 +121,20 @@ def test_bars_tell_all_in_eighty_columns() -> None:
     assert "0/362 epochs" in last[0]
     assert last[1].startswith("reinit of regroup_c")
     assert "epoch 18/20" in last[1]
+
+
+def test_a_terminal_shows_what_an_epoch_reached_and_keeps_a_line_for_each_training() -> None:
+    for width in (80, 140):
+        file = io.StringIO()
+        with JobProgress(362, Console(file=file, width=width, force_terminal=True, no_color=True)) as job:
+            job.start("search, round 1 of 6", 11, 3)
+            job.reach({"pruning/density": 0.8, "val/accuracy": 0.975, "val/loss": 0.1}, best=0.98)
+            job.finish("search, round 1 of 6")
+            job.start("search, round 2 of 6", 11)
+        lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).splitlines()
+        assert "search, round 1 of 6" in lines
+        assert "density 80.0 %  validation accuracy 97.50 % (best 98.00 %)" in map(str.strip, lines)
+        assert max(map(len, lines)) <= width
 
 
 def shown(job: Job, environment: Mapping[str, str], terminal: bool) -> str:
