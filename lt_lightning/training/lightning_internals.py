@@ -54,6 +54,7 @@ def installed_packages() -> list[ModuleType]:
 if TYPE_CHECKING:
     import pytorch_lightning as pl
     from pytorch_lightning import Callback
+    from pytorch_lightning.loggers import WandbLogger
     from pytorch_lightning.plugins import LayerSync
     from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
     from pytorch_lightning.utilities.seed import isolate_rng
@@ -327,3 +328,8 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message)
+
+
+def drop_outdated_settings(logger: WandbLogger) -> None:
+    """Take back the setting `anonymous`, which Lightning always hands to W&B, and of which W&B warns whatever it is."""
+    logger._wandb_init.pop("anonymous", None)

@@ -48,7 +48,7 @@ def _tickets() -> list[Any]:
         _scatter("Accuracy over operations (dense = 1)", "flops_ratio"),
         wr.LinePlot(
             title="Accuracy over density, by structure",
-            x="density",
+            x="ticket/density",
             y=["ticket/accuracy"],
             groupby=wr.Config(STRUCTURE),
         ),
@@ -62,7 +62,7 @@ def _curves() -> list[Any]:
         "Validation loss": "val/loss",
         "Training loss": "train/loss",
         "Learning rate": "lr",
-        "Density": "density",
+        "Density": "pruning/density",
     }
     return [wr.LinePlot(title=title, x="epoch", y=[metric]) for title, metric in metrics.items()]
 

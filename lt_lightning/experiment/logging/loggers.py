@@ -20,6 +20,7 @@ from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.logging.wandb_record import Entry, define_axes, record_tickets
 from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.storage.files import replacing
+from lt_lightning.training.lightning_internals import drop_outdated_settings
 
 
 class MetricsFile(Logger):
@@ -172,6 +173,7 @@ def make_loggers(
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), "ticket": dict(ticket)})  # type: ignore[dict-item]
         known = -1
         if isinstance(logger, WandbLogger):
+            drop_outdated_settings(logger)
             define_axes(logger.experiment)
             known = logger.experiment.summary.get("trainer/global_step", -1)  # set where a run goes on online
         mirrors.append(MetricsMirror(file, logger, known))

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 
 # The axis of each metric: learning curves over the epoch of the fit, tickets over density, pictures over the round.
+# Rows of tickets share no key with those of epochs, so that no curve jumps between the two.
 AXES = {
     "train/*": "epoch",
     "val/*": "epoch",
     "lr": "epoch",
     "pruning/*": "epoch",
-    "ticket/*": "density",
-    "masks/*": "round",
+    "ticket/*": "ticket/density",
+    "masks/*": "ticket/round",
 }
 ROUNDS = (
     "round", "structure", "control", "target_density", "density", "executed", "retained_magnitude", "accuracy",
@@ -107,10 +108,8 @@ def record_tickets(run: wandb.Run, entries: Sequence[Entry]) -> None:
 def _row(entry: Entry) -> dict[str, Any]:
     """Return the ticket's figures, and pictures of its masks."""
     result = entry.result
-    figures = {f"ticket/{name}": getattr(result, name) for name in FIGURES}
-    row: dict[str, Any] = {"round": result.round, "density": result.density}
-    row |= {name: value for name, value in figures.items() if not math.isnan(value)}
-    return row | _pictures(entry)
+    figures = {f"ticket/{name}": getattr(result, name) for name in ("round", "density", *FIGURES)}
+    return {name: value for name, value in figures.items() if not math.isnan(value)} | _pictures(entry)
 
 
 def _pictures(entry: Entry) -> dict[str, Any]:

@@ -36,6 +36,9 @@ BLUE, WHITE = (0, 114, 178), (255, 255, 255)
 Records = Callable[[Path], list[Any]]
 
 
+STEPS = {"_step", "_runtime", "_timestamp", "trainer/global_step"}  # W&B writes them into every row
+
+
 @dataclass(frozen=True)
 class Recorded:
     """A finished job and what W&B recorded of each training, by the training's folder."""
@@ -101,9 +104,9 @@ def test_metrics_have_their_axes(recorded: Recorded) -> None:
     for folder in recorded.runs:
         axes = {each.glob_name or each.name: each.step_metric for each in recorded.of(folder, "metric")}
         assert axes == {
-            "*": "trainer/global_step", "trainer/global_step": "", "epoch": "", "density": "", "round": "",
-            "train/*": "epoch", "pruning/*": "epoch", "val/*": "epoch", "lr": "epoch", "ticket/*": "density",
-            "masks/*": "round",
+            "*": "trainer/global_step", "trainer/global_step": "", "epoch": "", "ticket/density": "",
+            "ticket/round": "", "train/*": "epoch", "pruning/*": "epoch", "val/*": "epoch", "lr": "epoch",
+            "ticket/*": "ticket/density", "masks/*": "ticket/round",
         }  # fmt: skip
 
 
@@ -186,7 +189,7 @@ def test_tables_and_figures_are_those_of_the_results(recorded: Recorded) -> None
         rows = [
             items for history in recorded.of(folder, "history") if "ticket/accuracy" in (items := values_of(history))
         ]
-        assert [(row["round"], row["density"], row["ticket/accuracy"]) for row in rows] == [
+        assert [(row["ticket/round"], row["ticket/density"], row["ticket/accuracy"]) for row in rows] == [
             (result.round, pytest.approx(result.density), result.accuracy) for result in own
         ]
         summary = {
@@ -213,7 +216,7 @@ def test_pictures_show_the_masks(recorded: Recorded) -> None:
     shown = [layers[0], layers[-1]]
     (row,) = (
         items for history in recorded.of(recorded.search, "history")
-        if "masks" in (items := values_of(history)) and items["round"] == 1
+        if "masks" in (items := values_of(history)) and items["ticket/round"] == 1
     )  # fmt: skip
     assert set(row["masks"]) == {"1", "2", "3", "4"}
     for number, layer in (("1", shown[0]), ("4", shown[1])):
@@ -283,7 +286,19 @@ def test_dashboard_shows_what_is_recorded(recorded: Recorded) -> None:
     assert {"masks/1", "masks/4", "tables/rounds", "tables/timings", "ticket/accuracy"} <= set(named)
 
 
-def test_a_sweep_is_a_group_and_a_place_keeps_its_id(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
+def test_no_curve_has_rows_of_epochs_and_of_tickets(recorded: Recorded) -> None:
+    for folder in recorded.runs:
+        rows = [set(values_of(each)) - STEPS for each in recorded.of(folder, "history")]
+        tickets = [row for row in rows if "ticket/accuracy" in row]
+        assert tickets
+        others = set().union(*(row for row in rows if row not in tickets))
+        assert "val/accuracy" in others
+        assert not others & set().union(*tickets)
+
+
+def test_a_sweep_is_a_group_and_a_place_keeps_its_id(
+    composed: Callable[..., DictConfig], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = composed("logger=wandb")
     sweep = Multirun(tmp_path / "jobs" / "now", "sweep_small-1a2b3c4d", 4, 0.0)
     sweep.save()
@@ -296,6 +311,7 @@ def test_a_sweep_is_a_group_and_a_place_keeps_its_id(composed: Callable[..., Dic
         assert settings["group"] == (group or sweep.name)
         ids.append(settings["id"])
         wandb.finish()
+    assert "WARNING" not in capfd.readouterr().err
     assert len(set(ids)) == 1
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1  # each takes the place of the one before
 
