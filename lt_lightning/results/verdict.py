@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -108,6 +109,50 @@ def half_width(deviation: float | None, seeds: int, confidence: float = 0.95) ->
     if deviation is None or seeds < 2:
         return None
     return _quantile(seeds - 1, (1 + confidence) / 2) * deviation / math.sqrt(seeds)
+
+
+MOST_SEEDS = 10_000
+
+
+def seeds_needed(deviation: float, rule: Rule = STANDARD, power: float = 0.8, difference: float = 0.0) -> int | None:
+    """Return how many paired seeds show that a ticket wins by the interval, with a given probability.
+
+    The differences are taken for normal. Over n seeds, Student's statistic of the test follows a noncentral t
+    distribution with n - 1 degrees of freedom and the noncentrality (difference + margin) sqrt(n) / deviation; the
+    smallest n is returned at which it is above the quantile of `rule.confidence` with a probability of `power`.
+
+    Args:
+        deviation: standard deviation of the paired differences.
+        rule: margin and confidence.
+        power: probability of winning.
+        difference: true mean difference that is assumed; 0 stands for a ticket that is as accurate.
+
+    Returns:
+        The number of seeds, at least 2; None if it is above 10000, or if no number is enough.
+
+    Raises:
+        ValueError: if `deviation` or `power` is out of range.
+
+    >>> seeds_needed(0.005)  # a spread as large as the margin
+    8
+    """
+    if not 0 <= deviation < math.inf:
+        raise ValueError(f"deviation={deviation!r}: must be a number of at least 0")
+    if not 0 < power < 1:
+        raise ValueError(f"power={power!r}: must be in (0, 1), 0.8 say")
+    if difference + rule.margin <= 0:
+        return None
+    if deviation <= ROUNDING:
+        return 2
+    from scipy.special import nctdtr  # slow to import, and not needed to look at a job
+
+    def is_enough(seeds: int) -> bool:
+        noncentrality = (difference + rule.margin) * math.sqrt(seeds) / deviation
+        return float(nctdtr(seeds - 1, noncentrality, _quantile(seeds - 1, rule.confidence))) <= 1 - power
+
+    numbers = range(2, MOST_SEEDS + 1)
+    place = bisect_left(numbers, True, key=is_enough)
+    return numbers[place] if place < len(numbers) else None
 
 
 def _quantile(degrees: int, probability: float) -> float:
