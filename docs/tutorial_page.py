@@ -1,12 +1,10 @@
-"""Runs docs/tutorial.py cell by cell and writes it with what it prints to docs/tutorial.md.
-
-python scripts/tutorial.py
-"""
+"""Runs docs/tutorial.py cell by cell, and writes it with what it prints to docs/tutorial.md."""
 
 from __future__ import annotations
 
 import io
 import re
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -14,11 +12,11 @@ from typing import Final
 
 from lt_lightning.storage.files import write_bytes
 
-DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
+DOCS: Final = Path(__file__).resolve().parent
 SOURCE: Final = DOCS / "tutorial.py"
 PAGE: Final = DOCS / "tutorial.md"
 NOTE: Final = (
-    "<!-- Written by `python scripts/tutorial.py`. Do not edit: change docs/tutorial.py, and run it again. -->\n"
+    "<!-- Written by `python docs/tutorial_page.py`. Do not edit: change docs/tutorial.py, and run it again. -->\n"
 )
 
 
@@ -54,4 +52,5 @@ def _shown(kind: str, first: int, text: str, namespace: dict[str, object]) -> It
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__).parse_args()
     write_bytes(PAGE, page().encode())

@@ -1,37 +1,49 @@
-"""The commands that `scripts/` call: run, stability, report, export, dashboard, doctor."""
+"""The commands of `lt-lightning`, which `scripts/` call, too."""
 
 from __future__ import annotations
 
-import argparse
-import inspect
+import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from lt_lightning.arguments import about, parser_of, refuse
+from lt_lightning.config_groups import CONF
 
-import lt_lightning.experiment  # noqa: F401  (makes the defaults of a job known to Hydra)
-from lt_lightning.results.failures import EXPECTED, one_line
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-CONF: Final = Path(__file__).resolve().parent.parent / "conf"
+# Commands import what they need when they are called: help and completion are there at once.
 
 
 def run() -> None:
-    """Find structured lottery tickets: `python scripts/run.py KEY=VALUE ...`; `--help` lists the options."""
+    """Find structured lottery tickets: search, structure, retrain, time, report.
+
+    A search trains the network, prunes it in rounds, makes structured tickets of every round, retrains each from its
+    rewound weights, and compares it with the dense network. What is there already is found again, not run again.
+
+    Example:
+      lt-lightning run data=digits model=resnet8 seeds=3 density=0.5,0.1
+    """
+    if _asks_for_help():
+        from lt_lightning.experiment.config.help_text import run_help
+
+        print(_hydra_help(run, run_help()))
+        return
     with _first_of_several() as first, _hydra_hands_errors_on(), ending_in_one_line():
         if first:
             sys.argv[1:] = spelled_out(sys.argv[1:])
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(_run)()
+            _by_hydra(run, _run)
 
 
 def _run(config: DictConfig) -> float | None:
-    from lt_lightning.experiment.run.command import do, do_in_sweep  # not needed for `--help`
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from lt_lightning.experiment.run.command import do, do_in_sweep
 
     hydra_config = HydraConfig.get()
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
@@ -46,28 +58,155 @@ def _run(config: DictConfig) -> float | None:
 
 
 def stability() -> None:
-    """Measure stability to the data order, and find the smallest stable rewind point: see `conf/stability.yaml`."""
+    """Measure stability to the data order, and find the smallest stable rewind point.
+
+    Two trainings start at a rewind point of the dense training, or of a ticket, and see the images in different orders.
+    The point is stable if no error barrier lies on the line between their ends (Frankle et al. 2020). Options are those
+    of `lt-lightning run`, and a few of its own.
+
+    Example:
+      lt-lightning stability pruning.rewind=1ep stability.search=1ep
+    """
+    if _asks_for_help():
+        from lt_lightning.experiment.config.help_text import stability_help
+
+        print(_hydra_help(stability, stability_help()))
+        return
     with _hydra_hands_errors_on(), ending_in_one_line():
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="stability")(_stability)()
+        _by_hydra(stability, _stability)
 
 
 def _stability(config: DictConfig) -> None:
-    from lt_lightning.experiment.protocols.stability import measure_stability  # not needed for `--help`
+    from lt_lightning.experiment.protocols.stability import measure_stability
 
     measure_stability(config)
 
 
+def _by_hydra(command: Callable[[], None], task: Callable[[DictConfig], Any]) -> None:
+    """Let Hydra read the command line, and do the task with the configuration of the command's name."""
+    import hydra
+
+    from lt_lightning.experiment.config import options as job_options
+
+    for argument in sys.argv[1:]:
+        flag = argument.partition("=")[0]
+        if flag.startswith("-") and not any(known.startswith(flag) for known in HYDRA_FLAGS):
+            refuse(f"{argument}: `lt-lightning {command.__name__}` has no such flag", flag, HYDRA_FLAGS)
+    job_options.register()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.__name__)(task)()
+
+
+def _asks_for_help() -> bool:
+    return bool({"-h", "--help"} & set(sys.argv[1:]))
+
+
+def _hydra_help(command: Callable[[], None], options: str) -> str:
+    text, example = about(command)
+    usage = f"usage: lt-lightning {command.__name__} [GROUP=CHOICE ...] [KEY=VALUE ...] [-m]"
+    return "\n\n".join([usage, text, options, example])
+
+
+def status(arguments: Sequence[str] | None = None) -> None:
+    """Show what is done, running, failed or missing under a folder of results.
+
+    `lt-lightning run ... status=true` shows the same of one command.
+
+    Example:
+      lt-lightning status runs
+    """
+    parser = parser_of(status)
+    parser.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="folder of results (runs)")
+    root = parser.parse_args(arguments).root
+    from rich.console import Console
+
+    from lt_lightning.results.status import print_status, tasks_under
+
+    if not root.is_dir():
+        sys.exit(f"error: {root}: there is no such folder")
+    print_status(tasks_under(root), root, Console())
+
+
+def options(arguments: Sequence[str] | None = None) -> None:
+    """Explain the options of `lt-lightning run`: those of a group, or all that a word finds.
+
+    Examples:
+      lt-lightning options               # the groups
+      lt-lightning options structure     # the choices of a group, and their options
+      lt-lightning options rewind        # every option with this word
+    """
+    parser = parser_of(options)
+    parser.add_argument("words", metavar="WORD", nargs="*", help="a group, a key, or a word of an explanation")
+    words = parser.parse_args(arguments).words
+    from lt_lightning.experiment.config.help_text import explain
+
+    try:
+        print(explain(words))
+    except ValueError as error:
+        refuse(str(error))
+
+
+def verdict(arguments: Sequence[str] | None = None) -> None:
+    """Judge a table of accuracies of any origin: intervals, margins, seeds needed.
+
+    The table has a line for each training: setting, seed, accuracy, and perhaps sparsity. Each setting is compared with
+    a reference over the seeds that both have: the difference with its interval, whether it is shown to be no worse than
+    a margin, and how many seeds that takes. The extreme sparsity of a setting is asked from dense to sparse.
+
+    Examples:
+      lt-lightning verdict results.csv
+      lt-lightning verdict results.csv --setting method --accuracy test_acc
+                                       --sparsity sparsity --reference baseline
+      lt-lightning verdict runs/summary.csv --setting structure round
+                                            --reference "dense 0"
+    """
+    parser = parser_of(verdict)
+    parser.add_argument("table", type=Path, help="file with a line of names: comma, semicolon or tab between columns")
+    parser.add_argument("--setting", nargs="+", default=["setting"], metavar="COLUMN", help="of the setting (setting)")
+    parser.add_argument("--seed", default="seed", metavar="COLUMN", help="of the seed (seed)")
+    parser.add_argument("--accuracy", default="accuracy", metavar="COLUMN", help="of the accuracy (accuracy)")
+    sparse = parser.add_mutually_exclusive_group()
+    sparse.add_argument("--sparsity", metavar="COLUMN", help="of the sparsity, if there is one")
+    sparse.add_argument("--density", metavar="COLUMN", help="of the density, in place of one of the sparsity")
+    parser.add_argument(
+        "--reference", metavar="SETTING", help="what the others are compared with (dense, or what has no sparsity)"
+    )
+    parser.add_argument("--margin", type=float, default=0.5, metavar="POINTS", help="in percentage points (0.5)")
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="SHARE", help="one-sided (0.95)")
+    parser.add_argument("--power", type=float, default=0.8, metavar="SHARE", help="of the seeds that are needed (0.8)")
+    parser.add_argument("--json", action="store_true", help="print JSON, with shares in place of points")
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from lt_lightning.results.accuracy_table import Columns, read_table
+    from lt_lightning.results.comparison import compare, print_comparison
+    from lt_lightning.results.verdict import Rule
+
+    columns = Columns(tuple(options.setting), options.seed, options.accuracy, options.sparsity, options.density)
+    try:
+        rule = Rule(options.margin / 100, options.confidence)
+        comparison = compare(read_table(options.table, columns), options.reference, rule, options.power)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if options.json:
+        print(json.dumps(comparison.as_json(), indent=2))
+    else:
+        print_comparison(comparison, Console())
+
+
 def report(arguments: Sequence[str] | None = None) -> None:
-    """Write a report of what has been run: `python scripts/report.py runs`.
+    """Write a report of what has been run: one HTML page, figures, tables.
 
     It reads a search's folder, the folder of a sweep's jobs, or a root with any number of both, and writes one HTML
     file that opens offline, PNGs of the main figures, and the table of all tickets as Markdown, CSV and LaTeX.
+
+    Example:
+      lt-lightning report runs
     """
-    parser = _parser(report.__doc__)
+    parser = parser_of(report)
     parser.add_argument("path", type=Path, help="folder of a search, of a sweep's jobs (jobs/...), or root of both")
     parser.add_argument("--output", type=Path, help="folder to write to (report, under PATH)")
     options = parser.parse_args(arguments)
-    from lt_lightning.report.writing import write_report  # not needed for `--help`
+    from lt_lightning.report.writing import write_report
 
     try:
         print(f"Report: {write_report(options.path, options.output)}")
@@ -76,22 +215,25 @@ def report(arguments: Sequence[str] | None = None) -> None:
 
 
 def export(arguments: Sequence[str] | None = None) -> None:
-    """Export the network that a finished ticket executes, for use elsewhere: safetensors, torch.export, ONNX.
+    """Export the network that a ticket executes: safetensors, torch.export, ONNX.
 
-    python scripts/export.py runs/digits-resnet8-s0-HASH/round_03/refill-HASH exported
+    Every file is read back and compared with the masked network before the command ends.
+
+    Example:
+      lt-lightning export runs/SEARCH/round_03/refill-HASH exported
     """
-    from hydra.errors import InstantiationException
-
-    from lt_lightning.tickets.export.exporting import FORMATS, export_ticket
-
-    parser = _parser(export.__doc__)
+    parser = parser_of(export)
     parser.add_argument("ticket", type=Path, help="folder of a finished ticket: SEARCH/round_NN/STRUCTURE")
     parser.add_argument("output", type=Path, help="folder to write, new or empty")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", help="of safetensors, pt2, onnx (all)")
     parser.add_argument(
         "--batch-size", type=int, help="compute a layer by blocks only where that is measured faster at this batch size"
     )
     options = parser.parse_args(arguments)
+    from hydra.errors import InstantiationException
+
+    from lt_lightning.tickets.export.exporting import export_ticket
+
     try:
         card = export_ticket(options.ticket, options.output, options.formats, options.batch_size)
     except (ValueError, OSError, ImportError, RuntimeError, InstantiationException) as error:
@@ -106,12 +248,15 @@ def export(arguments: Sequence[str] | None = None) -> None:
 
 
 def dashboard(arguments: Sequence[str] | None = None) -> None:
-    """Make the W&B dashboard of a project's runs: `python scripts/dashboard.py ENTITY [--project lt-lightning]`.
+    """Make the W&B dashboard of a project's runs.
 
-    Panels: accuracy over density, over measured time and over operations, by structure; learning curves; times; mask
-    pictures; tables of rounds and timings. With --json the description is written to a file, and nothing is sent.
+    It has panels of accuracy over density, over measured time and over operations, of learning curves, times and mask
+    pictures, and tables of rounds and timings.
+
+    Example:
+      lt-lightning dashboard my-team --project lt-lightning --json dashboard.json
     """
-    parser = _parser(dashboard.__doc__)
+    parser = parser_of(dashboard)
     parser.add_argument("entity", help="user or team that the project belongs to")
     parser.add_argument("--project", default="lt-lightning", help="logger.wandb.project of the runs (lt-lightning)")
     parser.add_argument("--group", help="show one sweep alone: the name that its runs have in common")
@@ -136,11 +281,14 @@ def dashboard(arguments: Sequence[str] | None = None) -> None:
 
 
 def doctor(arguments: Sequence[str] | None = None) -> None:
-    """Tell what is here, what is missing, and what that turns off: `python scripts/doctor.py [--data PATH]`.
+    """Tell what is here, what is missing, and what that turns off.
 
     It ends with exit code 1 if nothing can be run as things are, else with 0.
+
+    Example:
+      lt-lightning doctor --data /my/data
     """
-    parser = _parser(doctor.__doc__)
+    parser = parser_of(doctor)
     parser.add_argument("--data", type=Path, default=Path("data"), help="paths.data (data)")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="paths.root (runs)")
     options = parser.parse_args(arguments)
@@ -158,11 +306,18 @@ def doctor(arguments: Sequence[str] | None = None) -> None:
 # What commands share
 
 FULL_ERROR: Final = bool(os.environ.get("HYDRA_FULL_ERROR"))  # asked for by the user
+HYDRA_FLAGS: Final = (
+    "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m",
+    "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
 
 
 @contextmanager
 def ending_in_one_line() -> Iterator[None]:
     """Let an error that is to be expected end the process with one line; a defect of ours keeps its traceback."""
+    from lt_lightning.results.failures import EXPECTED, one_line
+
     try:
         yield
     except EXPECTED as error:
@@ -192,15 +347,10 @@ def _first_of_several() -> Iterator[bool]:
     if "TORCHELASTIC_RUN_ID" not in os.environ and os.environ.get("SLURM_NTASKS", "1") == "1":
         yield True
         return
-    from lt_lightning.training.processes import led  # not needed for `--help`
+    from lt_lightning.training.processes import led
 
     with led() as first:
         yield first
-
-
-def _parser(about: str | None) -> argparse.ArgumentParser:
-    description = inspect.cleandoc(about or "")
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 # What may be written shorter on the command line: `seeds=5`, and densities without their group

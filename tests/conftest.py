@@ -22,9 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-import lt_lightning.experiment  # noqa: F401  (makes the defaults of a job known to Hydra)
+from lt_lightning.experiment.config import options
 
 Compose = Callable[..., DictConfig]
+options.register()  # composed by many tests
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
     # Tests train networks that are as narrow as smaller ones are, which alone are kept off oneDNN's defect there (see
     # `lt_lightning.execution.shrink_channels`).

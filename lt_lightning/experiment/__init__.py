@@ -10,5 +10,3 @@
 where its results lie, `parts.py` builds the network, the data and all else that trainings need, and `protocols/` holds
 what a job may do besides its search and its retrainings.
 """
-
-from lt_lightning.experiment.config import options  # noqa: F401  (makes the defaults of a job known to Hydra)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,18 +11,20 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from lt_lightning.experiment.config import reference
+
 ROOT = Path(__file__).resolve().parents[2]
 Load = Callable[[str], ModuleType]
 
 
 @pytest.fixture
 def options(script: Load) -> ModuleType:
-    return script("scripts/options.py")
+    return script("docs/options_page.py")
 
 
 def test_the_page_is_up_to_date(options: ModuleType) -> None:
     written = options.PAGE.read_text()
-    assert written == options.page(), "run `python scripts/options.py`"
+    assert written == options.page(), "run `python docs/options_page.py`"
 
 
 def keys_of(node: object, prefix: str = "") -> Iterator[str]:
@@ -47,12 +48,12 @@ def test_every_key_of_the_composed_job_has_a_row(options: ModuleType) -> None:
         assert key in rows or key.endswith("_target_"), key
 
 
-def test_every_option_is_explained(options: ModuleType) -> None:
+def test_every_option_is_explained() -> None:
     """By its own comment or docstring, or by a comment on the node that it is in."""
     for path in sorted((ROOT / "conf").rglob("*.yaml")):
         if "hydra" in path.parts:  # explained by Hydra
             continue
-        choice = options.read(path)
+        choice = reference.read(path)
         told = {option.key for option in choice.options if option.meaning}
         for option in choice.options:
             parent = option.key.rpartition(".")[0]
@@ -75,7 +76,7 @@ def test_rows_by_hand(options: ModuleType, tmp_path: Path) -> None:
     assert "| `one` | The first. | [`NM`](api/structures.md#lt_lightning.structures.nm.NM) |" in page
     assert "| `structure.NAME.n` | `2` | a whole number | number of weights kept of each m |" in page
     assert "| `structure.NAME.x` | `a\\|b` |  | but this |" in page
-    assert "## The job of `scripts/stability.py`\n\nAnother.\n" in page
+    assert "## The job of `lt-lightning stability`\n\nAnother.\n" in page
 
 
 def test_defaults_that_differ_name_their_choices(options: ModuleType, tmp_path: Path) -> None:
@@ -91,10 +92,9 @@ def test_defaults_that_differ_name_their_choices(options: ModuleType, tmp_path: 
     assert "| `big` | Starts from `base`. |  |" in page
 
 
-def test_docstrings_are_read(options: ModuleType) -> None:
-    assert doctest.testmod(options).failed == 0
-    assert options.arguments_in("None.\n\nRaises:\n    ValueError: if so.") == {}
-    two = options.arguments_in(
+def test_docstrings_are_read() -> None:
+    assert reference.arguments_in("None.\n\nRaises:\n    ValueError: if so.") == {}
+    two = reference.arguments_in(
         "A.\n\nArgs:\n    a: one\n        line, and\n\n        more.\n    b: `c: d`.\n\n    >>> e: f"
     )
     assert two == {"a": "one line, and more.", "b": "`c: d`."}

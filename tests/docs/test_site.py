@@ -37,7 +37,7 @@ def test_strict_build(tmp_path: Path) -> None:
 def test_each_public_module_is_on_one_page(script: Callable[[str], ModuleType]) -> None:
     api = script("docs/api_pages.py")
     listed = [name for modules in api.modules_by_folder(ROOT).values() for name in modules]
-    files = {path for path in (ROOT / "lt_lightning").rglob("*.py") if path.name != "__init__.py"}
+    files = {path for path in (ROOT / "lt_lightning").rglob("*.py") if not path.name.startswith("__")}
     assert len(listed) == len(set(listed))
     assert {ROOT / f"{name.replace('.', '/')}.py" for name in listed} == files
     text = api.page("structures", ["lt_lightning.structures.nm"], ROOT)

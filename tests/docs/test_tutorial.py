@@ -18,10 +18,10 @@ def without_numbers(page: str) -> str:
 def test_the_page_is_what_a_run_prints(
     script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tutorial = script("scripts/tutorial.py")
+    tutorial = script("docs/tutorial_page.py")
     monkeypatch.chdir(tmp_path)
     page = tutorial.page()
-    assert without_numbers(page) == without_numbers(tutorial.PAGE.read_text()), "run `python scripts/tutorial.py`"
+    assert without_numbers(page) == without_numbers(tutorial.PAGE.read_text()), "run `python docs/tutorial_page.py`"
     assert "outputs below 1e-5: True" in page
     assert "as accurate as when it was trained: True" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
@@ -30,11 +30,11 @@ def test_the_page_is_what_a_run_prints(
 def test_cells_are_told_apart(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
     source = tmp_path / "small.py"
     source.write_text("# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1 / 3\nprint(x, 12)\n\n\n# %%\ny = x\n")
-    page = script("scripts/tutorial.py").page(source)
+    page = script("docs/tutorial_page.py").page(source)
     shown = "# Title\n\nText.\n\n```python\nx = 1 / 3\nprint(x, 12)\n```\n\n```text\n0.3333333333333333 12\n```\n"
     assert page.endswith(f"\n{shown}\n```python\ny = x\n```\n")
     assert without_numbers(page).endswith("```text\n# #\n```\n\n```python\ny = x\n```\n")
     source.write_text("# %%\n\n1 / 0\n")
     with pytest.raises(ZeroDivisionError) as caught:
-        script("scripts/tutorial.py").page(source)
+        script("docs/tutorial_page.py").page(source)
     assert caught.traceback[-1].lineno == 2  # counted from 0: errors name the source's line

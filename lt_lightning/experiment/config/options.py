@@ -274,7 +274,7 @@ SET_BY_THE_JOB = {
 
 @dataclass(frozen=True)
 class Stability:
-    """The options of `scripts/stability.py` beside those of the main job."""
+    """The options of `lt-lightning stability` beside those of the main job."""
 
     networks: list[str] = option(
         ["dense"],
@@ -425,6 +425,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-# The names that `conf/run.yaml` and `conf/stability.yaml` begin with; whoever imports the package can compose them.
-ConfigStore.instance().store("job", defaults_of(JobOptions))
-ConfigStore.instance().store("stability_job", {"stability": defaults_of(Stability)})
+def register(group: str | None = None) -> None:
+    """Make the names that `conf/run.yaml` and `conf/stability.yaml` begin with known to Hydra.
+
+    Args:
+        group: group that the names belong to, if the configurations are not at the root of the search path.
+    """
+    store = ConfigStore.instance()
+    store.store("job", defaults_of(JobOptions), group)
+    store.store("stability_job", {"stability": defaults_of(Stability)}, group)

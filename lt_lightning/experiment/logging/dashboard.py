@@ -1,4 +1,4 @@
-"""The W&B dashboard of this project's runs as code; `scripts/dashboard.py` saves it to W&B."""
+"""The W&B dashboard of this project's runs as code; `lt-lightning dashboard` saves it to W&B."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def _check(config: DictConfig) -> None:
     read(Stability, OmegaConf.to_container(config.stability, resolve=True), "stability")
     for key in ("plan", "status"):
         if config[key]:
-            raise ValueError(f"{key}={config[key]}: scripts/stability.py only measures; use scripts/run.py")
+            raise ValueError(f"{key}={config[key]}: lt-lightning stability only measures; use lt-lightning run")
 
 
 def _masks_of(experiment: Experiment, name: str) -> Masks:

@@ -29,9 +29,9 @@ COLOURS: dict[State, str] = {"ok": "green", "off": "yellow", "wrong": "red"}
 
 # What an extra of pyproject.toml is for.
 EXTRAS = {
-    "dashboard": "scripts/dashboard.py",
+    "dashboard": "lt-lightning dashboard",
     "docs": "the documentation's pages",
-    "export": "ONNX in scripts/export.py and python -m benchmarks",
+    "export": "ONNX in lt-lightning export and python -m benchmarks",
     "ray": "hydra/launcher=ray",
     "sweep": "hydra/launcher=joblib, submitit_local or slurm, hydra/sweeper=tune",
     "tensorboard": "logger=tensorboard",
