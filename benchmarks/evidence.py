@@ -14,7 +14,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -22,10 +22,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lt_lightning.results.aggregate import Row, aggregate, extremes
+from lt_lightning.results.aggregate import DIFFERENT_RULES, Row, aggregate, extremes
 from lt_lightning.results.records import Result, find_results
-from lt_lightning.results.tables import markdown_table
-from lt_lightning.results.verdict import STANDARD, Rule, lower_limit
+from lt_lightning.results.tables import markdown_table, number
+from lt_lightning.results.verdict import STANDARD, Rule, half_width, is_shown
 from lt_lightning.storage.files import read_json, replacing, write_json
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
@@ -75,31 +75,36 @@ def _read(row: Mapping[str, Any]) -> Result:
 def accuracy_table(results: Sequence[Result], rule: Rule) -> str:
     """Make the Markdown table of differences to the dense network, in points, by kind of ticket and by round.
 
-    Each entry is the mean over seeds ± the standard deviation; bold where the ticket is shown not to be worse by more
-    than the rule's margin. Rounds that hold nothing but unstructured tickets are left out.
+    Each entry is the mean over seeds ± half of its two-sided 95 % interval; bold where the ticket is shown not to be
+    worse by more than the rule's margin. Beside it stand what the ticket executes (FLOPs) and its measured times of
+    inference and of a training step, the dense network's being 1; times that no ticket has are named below the table.
+    Rounds that hold nothing but unstructured tickets are left out.
     """
     rows = [row for row in aggregate([("", result) for result in results], rule) if row.structure != DENSE]
     rounds = sorted({row.round for row in rows if (row.structure, row.control) != (UNSTRUCTURED, "")})
     rounds = rounds or sorted({row.round for row in rows})
     by_kind = {((row.structure, row.control), row.round): row for row in rows}
     targets = {result.round: result.target_density for result in results}
-    lines = [["ticket", *(f"{100 * targets[number]:.0f} %" for number in rounds)]]
+    measured = [heading for heading, cost in _COSTS.items() if any(cost(row) == cost(row) for row in rows)]
+    lines = [["ticket", *(each for number in rounds for each in (f"{100 * targets[number]:.0f} %", *measured))]]
     for kind in _kinds(rows):
-        cells = [_difference(by_kind.get((kind, number)), targets[number]) for number in rounds]
-        lines.append([_name(kind), *cells])
-    return markdown_table(lines)
+        found = [(by_kind.get((kind, number)), targets[number]) for number in rounds]
+        lines.append([_name(kind), *(cell for row, target in found for cell in _cells(row, target, measured))])
+    missing = [heading for heading in _COSTS if heading not in measured]
+    note = f"\nNot measured: {' and '.join(missing)}.\n" if missing else ""
+    return markdown_table(lines) + note
 
 
-def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], rule: Rule) -> str:
+def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]]) -> str:
     """Make the Markdown table of pairs of kinds, the first minus the second, paired over seeds.
 
-    Each entry is the mean difference in points ± the standard deviation, and `>` or `<` where the one-sided interval
-    shows that the first is better or worse. No correction is made for asking many questions.
+    Each entry is the mean difference in points ± half of its two-sided 95 % interval, and `>` or `<` where this
+    interval does not contain zero. A line below the table counts the cells, since no correction is made for asking many
+    questions.
 
     Args:
         results: results of all seeds.
         pairs: pairs of names, such as `refill reinit` for a control. Every control is compared with its ticket, too.
-        rule: rule whose confidence counts.
     """
     accuracy = {(result.structure, result.control, result.round, result.seed): result.accuracy for result in results}
     controls = sorted({(result.structure, result.control) for result in results if result.control})
@@ -111,9 +116,17 @@ def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]], 
     lines = [["first, minus second", *(f"{100 * density[number]:.0f} %" for number in rounds)]]
     for first, second in compared:
         shared = _shared(accuracy, first, second)
-        cells = [_compared(shared.get(number, []), rule.confidence) for number in rounds]
+        cells = [_compared(shared.get(number, [])) for number in rounds]
         lines.append([f"{_name(first)}, minus {_name(second)}", *cells])
-    return markdown_table(lines)
+    return markdown_table(lines) + _count([cell for line in lines[1:] for cell in line[1:] if "±" in cell])
+
+
+def _count(cells: Sequence[str]) -> str:
+    """Say how many cells of a table are marked, and how many would be by chance alone."""
+    marked = sum(cell.endswith((">", "<")) for cell in cells)
+    return (
+        f"\n{marked} of {len(cells)} cells are marked; if nothing differed, about {0.05 * len(cells):.2g} would be.\n"
+    )
 
 
 def extremes_table(results: Sequence[Result], rule: Rule) -> str:
@@ -129,7 +142,8 @@ def extremes_table(results: Sequence[Result], rule: Rule) -> str:
         densities = ", ".join(f"{100 * targets[int(number)]:.0f}" for number in row.rounds.split())
         sparsities = [_sparsity(value) for value in (row.sparsity_by_mean, row.sparsity_shown)]
         lines.append([row.structure, f"{densities} %", *sparsities])
-    return markdown_table(lines)
+    differ = any(row.sparsity_by_mean != row.sparsity_shown for row in best)
+    return markdown_table(lines) + (f"\n{DIFFERENT_RULES}\n" if differ else "")
 
 
 def _sparsity(value: float | None) -> str:
@@ -139,28 +153,42 @@ def _sparsity(value: float | None) -> str:
 def _shared(accuracy: Mapping[tuple[str, str, int, int], float], first: Kind, second: Kind) -> dict[int, list[float]]:
     """Return the differences by round, one for each seed that has both."""
     shared: dict[int, list[float]] = {}
-    for (structure, control, number, seed), value in accuracy.items():
-        other = accuracy.get((*second, number, seed))
+    for (structure, control, round_, seed), value in accuracy.items():
+        other = accuracy.get((*second, round_, seed))
         if (structure, control) == first and other is not None:
-            shared.setdefault(number, []).append(value - other)
+            shared.setdefault(round_, []).append(value - other)
     return shared
 
 
-def _compared(differences: Sequence[float], confidence: float) -> str:
+def _compared(differences: Sequence[float]) -> str:
     if len(differences) < 2:
         return "".join(f"{100 * each:+.2f}" for each in differences)
-    above = lower_limit(differences, confidence)
-    below = lower_limit([-each for each in differences], confidence)
-    sign = " >" if above is not None and above > 0 else " <" if below is not None and below > 0 else ""
-    return f"{100 * fmean(differences):+.2f} ± {100 * stdev(differences):.2f}{sign}"
+    mean, half = fmean(differences), half_width(stdev(differences), len(differences))
+    sign = "" if not is_shown(differences) else " >" if mean > 0 else " <"
+    return f"{_points(mean, half)}{sign}"
 
 
-def _difference(row: Row | None, target: float) -> str:
+def _points(mean: float, half: float | None) -> str:
+    return f"{100 * mean:+.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
+
+
+_COSTS: Mapping[str, Callable[[Row], float]] = {
+    "FLOPs": lambda row: row.flops_ratio,
+    "time of inference": lambda row: row.time_ratio_inference,
+    "time of training": lambda row: row.time_ratio_training,
+}
+"""What a ticket costs over the dense network, by the heading of its column; NaN where it was not measured."""
+
+
+def _cells(row: Row | None, target: float, costs: Sequence[str]) -> list[str]:
+    """Return the difference to the dense network, and the named costs beside it."""
     if row is None:
-        return ""
-    text = f"{100 * row.difference:+.2f}"
-    if row.difference_sd is not None:
-        text += f" ± {100 * row.difference_sd:.2f}"
+        return [""] * (1 + len(costs))
+    return [_difference(row, target), *(number(_COSTS[cost](row), ".2f") for cost in costs)]
+
+
+def _difference(row: Row, target: float) -> str:
+    text = _points(row.difference, half_width(row.difference_sd, row.seeds))
     text = f"**{text}**" if row.wins else text
     return text if abs(row.density - target) < 0.005 else f"{text} (at {100 * row.density:.1f} %)"
 
@@ -193,7 +221,7 @@ def with_tables(text: str, folder: Path) -> str:
         results = results_in(read)
         tables = {
             "accuracy": lambda: accuracy_table(results, STANDARD),
-            "comparisons": lambda: comparison_table(results, read.get("pairs", []), STANDARD),
+            "comparisons": lambda: comparison_table(results, read.get("pairs", [])),
             "extremes": lambda: extremes_table(results, STANDARD),
         }
         return f"{match[1]}{tables[match[2]]()}{match[4]}"

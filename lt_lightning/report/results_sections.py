@@ -35,6 +35,7 @@ def add_overview(page: Page, contents: Contents, rows: Sequence[Row], rule: Rule
         blocks += map(paragraph, lines[:1])
         if len(lines) > 1:
             blocks.append(table(("ticket", "extreme ticket sparsity"), named_verdicts(sparsest), (0, 1)))
+            blocks += map(paragraph, lines[1 + len(sparsest) :])
         blocks.append(heading("All tickets"))
         blocks.append(_ticket_table(rows))
         blocks.append(paragraph(

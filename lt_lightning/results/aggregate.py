@@ -227,8 +227,15 @@ def _extreme_row(key: ExtremeKey, rows: Sequence[Row], rule: Rule) -> ExtremeRow
     )  # fmt: skip
 
 
+DIFFERENT_RULES = (
+    "The two rules differ where the interval over so few seeds is too wide for what the mean suggests, or where the "
+    "mean is below the dense network's by less than the margin. What is shown was shown at every lower sparsity, too."
+)
+"""The clause that belongs beside verdicts in which one rule names a ticket and the other does not."""
+
+
 def verdict_lines(rows: Sequence[ExtremeRow]) -> Iterator[str]:
-    """Yield what people read of the extreme tickets: a heading, and a line for each kind of ticket."""
+    """Yield what people read of the extreme tickets: a heading, a line for each kind, and why the two rules differ."""
     if not rows:
         return
     if all(row.seeds < 2 for row in rows):
@@ -240,6 +247,8 @@ def verdict_lines(rows: Sequence[ExtremeRow]) -> Iterator[str]:
     width = max(len(name) for name, _ in verdicts)
     for name, text in verdicts:
         yield f"  {name:{width}}  {text}"
+    if any(row.sparsity_by_mean != row.sparsity_shown for row in rows):
+        yield DIFFERENT_RULES
 
 
 def named_verdicts(rows: Sequence[ExtremeRow]) -> list[tuple[str, str]]:

@@ -124,20 +124,27 @@ def _job_caption(results: Sequence[Result]) -> str:
 
 
 def aggregate_table(rows: Sequence[Row], rule: Rule = STANDARD) -> Table:
-    """Return a table of means and standard deviations over seeds, and verdicts.
+    """Return a table of means over seeds, intervals of the differences to the dense network, costs and verdicts.
 
-    Accuracies are in per cent, differences to the dense network in points.
+    Accuracies are in per cent, differences in points. Times have columns where any was measured.
     """
     data, models = (sorted(set(names)) for names in ((row.data for row in rows), (row.model for row in rows)))
     caption = _sweep_caption(rule) if any(row.seeds > 1 for row in rows) else "One seed: no verdict."
     shown = {"data": len(data) > 1, "model": len(models) > 1, "setting": any(row.setting for row in rows)}
     headings = [heading for heading, varies in shown.items() if varies]
-    headings += ["round", "ticket", "density", "accuracy", "vs dense", "lower", "n"]
+    times = {
+        "infer": [number(row.time_ratio_inference, ".2f") for row in rows],
+        "train": [number(row.time_ratio_training, ".2f") for row in rows],
+    }
+    measured = {heading: cells for heading, cells in times.items() if any(cells)}
+    headings += ["round", "ticket", "density", "accuracy", "vs dense", "lower", "FLOPs", *measured, "n"]
     table = _table(", ".join(data + models * (len(models) == 1)), caption, headings)
-    for row, after in zip(rows, [*rows[1:], None], strict=True):
+    for index, (row, after) in enumerate(zip(rows, [*rows[1:], None], strict=True)):
         last = after is None or (row.data, row.model, row.setting) != (after.data, after.model, after.setting)
         apart = {"data": row.data, "model": row.model, "setting": short_setting(row.setting)}
-        table.add_row(*(apart[key] for key, varies in shown.items() if varies), *_sweep_cells(row), end_section=last)
+        named = [apart[key] for key, varies in shown.items() if varies]
+        costs = [f"{row.flops_ratio:.2f}", *(cells[index] for cells in measured.values())]
+        table.add_row(*named, *_sweep_cells(row), *costs, str(row.seeds), end_section=last)
     return table
 
 
@@ -146,23 +153,23 @@ def _sweep_cells(row: Row) -> list[str]:
         str(row.round),
         _label(row),
         f"{row.density:.1%}",
-        _mean_and_deviation(row.accuracy, row.accuracy_sd),
-        "" if row.round == 0 else _mean_and_deviation(row.difference, row.difference_sd, "+"),
+        f"{100 * row.accuracy:.2f}",
+        "" if row.round == 0 else _with_interval(row.difference, half_width(row.difference_sd, row.seeds)),
         "" if row.lower is None else f"{100 * row.lower:+.2f} {'✓' if row.wins else '✗'}",
-        str(row.seeds),
     ]
 
 
-def _mean_and_deviation(mean: float, deviation: float | None, sign: str = "") -> str:
-    text = f"{100 * mean:{sign}.2f}"
-    return text if deviation is None else f"{text} ±{100 * deviation:.2f}"
+def _with_interval(mean: float, half: float | None) -> str:
+    text = f"{100 * mean:+.2f}"
+    return text if half is None else f"{text} ±{100 * half:.2f}"
 
 
 def _sweep_caption(rule: Rule) -> str:
     return (
-        f"Lower: lower end of the one-sided {100 * rule.confidence:g} % interval of the difference over n paired "
-        f"seeds; ✓: above the margin of {-100 * rule.margin:g} points, ✗: not shown. By the paper's rule a ticket wins "
-        "whose mean difference is not negative."
+        "±: half of the two-sided 95 % interval of the mean difference over n paired seeds. Lower: lower end of the "
+        f"one-sided {100 * rule.confidence:g} % interval; ✓: above the margin of {-100 * rule.margin:g} points, ✗: not "
+        "shown. By the paper's rule a ticket wins whose mean difference is not negative. FLOPs and measured times of "
+        "inference and of a training step: whole network, dense = 1."
     )
 
 

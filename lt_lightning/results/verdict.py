@@ -155,6 +155,20 @@ def seeds_needed(deviation: float, rule: Rule = STANDARD, power: float = 0.8, di
     return numbers[place] if place < len(numbers) else None
 
 
+def is_shown(differences: Sequence[float]) -> bool:
+    """Return whether the two-sided 95 % interval of the mean difference does not contain zero.
+
+    Args:
+        differences: at least two values; if all are the same, they tell nothing of others, and nothing is shown.
+
+    >>> is_shown([0.9, 1.0, 1.1]), is_shown([-0.1, 0.5, 1.1])
+    (True, False)
+    """
+    spread = stdev(differences)
+    half = half_width(spread, len(differences))
+    return half is not None and spread > ROUNDING and abs(fmean(differences)) > half
+
+
 def _quantile(degrees: int, probability: float) -> float:
     """Return a quantile of Student's distribution."""
     from scipy.special import stdtrit  # slow to import, and not needed to look at a job

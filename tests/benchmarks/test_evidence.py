@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
 
 from benchmarks.evidence import accuracy_table, comparison_table, evidence, extremes_table, main, results_in
+from lt_lightning.results.aggregate import DIFFERENT_RULES
 from lt_lightning.results.records import Result
-from lt_lightning.results.verdict import STANDARD
+from lt_lightning.results.verdict import STANDARD, is_shown
 
 ROOT = Path(__file__).resolve().parents[2]
 DENSE_ACCURACY = 0.9
@@ -37,27 +39,49 @@ def some() -> list[Result]:
     ]
 
 
-def test_accuracy_in_points_with_deviation_and_verdict() -> None:
-    # refill: mean 0.1, deviation 0.1; lower end 0.1 - 2.92 * 0.1 / sqrt(3) = -0.07: above -0.5, so bold.
+T = 4.302653  # Student's 97.5 % quantile with two degrees of freedom, of a printed table
+
+
+def test_accuracy_in_points_with_interval_verdict_and_costs() -> None:
+    # refill: mean 0.1, deviation 0.1: half of the interval is T * 0.1 / sqrt(3) = 0.25. The lower end of the one-sided
+    # interval is 0.1 - 2.92 * 0.1 / sqrt(3) = -0.07: above -0.5, so bold.
+    assert T * 0.1 / math.sqrt(3) == pytest.approx(0.248, abs=0.001)
     assert accuracy_table(some(), STANDARD).splitlines() == [
-        "| ticket | 26 % |",
-        "|-|-|",
-        "| unstructured | +1.00 ± 0.00 |",  # seeds that differ by the same tell nothing of others: no verdict
-        "| refill | **+0.10 ± 0.10** |",
-        "| refill reinit | -1.00 ± 0.20 |",
-        "| regroup | +1.00 ± 3.00 (at 30.0 %) |",
+        "| ticket | 26 % | FLOPs | time of inference |",
+        "|-|-|-|-|",
+        "| unstructured | +1.00 ± 0.00 | 0.40 | 0.50 |",  # seeds that differ by the same tell nothing: no verdict
+        "| refill | **+0.10 ± 0.25** | 0.40 | 0.50 |",
+        "| refill reinit | -1.00 ± 0.50 | 0.40 | 0.50 |",
+        "| regroup | +1.00 ± 7.45 (at 30.0 %) | 0.40 | 0.50 |",
+        "",
+        "Not measured: time of training.",
     ]
+
+
+def test_costs_stand_beside_every_round() -> None:
+    rows = [*some(), *(result("refill", seed, 4, -0.01) for seed in (0, 1, 2))]
+    head, _, *lines = accuracy_table(rows, STANDARD).splitlines()
+    assert head == "| ticket | 26 % | FLOPs | time of inference | 26 % | FLOPs | time of inference |"
+    assert {line.count("|") for line in [head, *lines] if line.startswith("|")} == {8}
 
 
 def test_comparisons_are_paired_over_seeds() -> None:
-    # refill minus its control: 1.1, 1.2, 1.0 by seed. Refill minus regroup: 2.1, -1.0, -3.8: nothing is shown.
-    assert comparison_table(some(), [["refill", "regroup"], ["refill reinit", "refill"]], STANDARD).splitlines() == [
+    # refill minus its control: 1.1, 1.2, 1.0 by seed: 1.1 +- T * 0.1 / sqrt(3). Refill minus regroup: 2.1, -1.0, -3.8.
+    assert comparison_table(some(), [["refill", "regroup"], ["refill reinit", "refill"]]).splitlines() == [
         "| first, minus second | 26 % |",
         "|-|-|",
-        "| refill, minus regroup | -0.90 ± 2.95 |",
-        "| refill reinit, minus refill | -1.10 ± 0.10 < |",
-        "| refill, minus refill reinit | +1.10 ± 0.10 > |",
+        "| refill, minus regroup | -0.90 ± 7.33 |",
+        "| refill reinit, minus refill | -1.10 ± 0.25 < |",
+        "| refill, minus refill reinit | +1.10 ± 0.25 > |",
+        "",
+        "2 of 3 cells are marked; if nothing differed, about 0.15 would be.",
     ]
+
+
+def test_one_cell_in_twenty_is_marked_where_nothing_differs() -> None:
+    draw = random.Random(0)
+    marked = sum(is_shown([draw.gauss(0, 1) for _ in range(3)]) for _ in range(4000))
+    assert marked / 4000 == pytest.approx(0.05, abs=0.01)  # three standard deviations
 
 
 def test_extreme_sparsities_by_both_rules() -> None:
@@ -68,12 +92,14 @@ def test_extreme_sparsities_by_both_rules() -> None:
         "| unstructured | 26, 26 % | 74 % | none |",
         "| refill | 26 % | 74 % | 74 % |",
         "| regroup | 26 % | 70 % | none |",
+        "",
+        DIFFERENT_RULES,
     ]
 
 
 def test_a_seed_that_only_one_of_a_pair_has_does_not_count() -> None:
     rows = [*some(), result("refill", 3, 3, 0.5)]
-    assert "| refill, minus refill reinit | +1.10 ± 0.10 > |" in comparison_table(rows, [], STANDARD)
+    assert "| refill, minus refill reinit | +1.10 ± 0.25 > |" in comparison_table(rows, [])
 
 
 @pytest.mark.parametrize("times", [True, False])
@@ -86,7 +112,8 @@ def test_results_come_back(tmp_path: Path, times: bool) -> None:
     assert written["what"] == "w"
     assert written["environments"] == [{"cpu": "c", "threads": 1}]
     read = results_in(written)
-    assert accuracy_table(read, STANDARD) == accuracy_table(some(), STANDARD)
+    assert comparison_table(read, []) == comparison_table(some(), [])
+    assert (accuracy_table(read, STANDARD) == accuracy_table(some(), STANDARD)) is times
     assert {each.place for each in read} == {each.place for each in some()}
     assert all((each.train_seconds == 3.0) is times for each in read)
     assert all(math.isnan(each.time_ratio_training) for each in read)
@@ -120,7 +147,7 @@ def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
     )
     run("record", tmp_path / "runs", tmp_path / "e.json", "--about", about)
     run("tables", page)
-    first, second = accuracy_table(some(), STANDARD), comparison_table(some(), [["refill", "regroup"]], STANDARD)
+    first, second = accuracy_table(some(), STANDARD), comparison_table(some(), [["refill", "regroup"]])
     marks = (
         "a\n<!-- accuracy e.json -->\n{}<!-- end -->\nb\n<!-- comparisons e.json -->\n{}<!-- end -->\n"
         "<!-- extremes e.json -->\n{}<!-- end -->\nc\n"
