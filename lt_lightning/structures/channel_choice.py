@@ -22,6 +22,7 @@ from lt_lightning.structures.plan import ChannelPlan
 
 WeightScore = Literal["l1", "l2", "count", "saliency"]
 Coupling = Literal["stream", "inner", "independent"]
+Cost = Literal["weights", "flops"]
 Floats = NDArray[np.float64]
 
 
@@ -63,19 +64,23 @@ class ChannelChoice(ABC):
         given: network and mask to structure.
         coupling: which channels are chosen together; see `Refill`.
         round_to: number of which kept counts are multiples; see `Refill`.
+        cost: what a choice is counted in: prunable weights, or the multiply-adds of one sample that are made with them.
 
     Attributes:
         groups: the groups that channels are dropped from.
+        target: what the round's masks keep, in that cost.
 
     Raises:
         ValueError: if no channel may be dropped.
     """
 
-    def __init__(self, given: StructureInput, coupling: Coupling, round_to: int) -> None:
+    def __init__(self, given: StructureInput, coupling: Coupling, round_to: int, cost: Cost = "weights") -> None:
         self.given = given
         self.graph = given.graph
         self._coupling = coupling
         self._round_to = round_to
+        self._prices = prices(given, cost)
+        self.target = sum(price * count_kept(given.masks[layer.weight]) for layer, price in self._prices)
         self._executed: dict[tuple[int, ...], int] = {}
         self.groups = self._ranked(droppable(self.graph, coupling))
         if not self.groups:
@@ -132,7 +137,7 @@ class ChannelChoice(ABC):
     # What a choice executes
 
     def executed(self, counts: Sequence[int]) -> int:
-        """Return how many prunable weights the smaller network executes with so many channels of each group."""
+        """Return what the smaller network executes, in the cost, with so many channels of each group."""
         return self.executed_by_each([counts])[0]
 
     def executed_by_each(self, choices: Sequence[Sequence[int]]) -> list[int]:
@@ -140,8 +145,8 @@ class ChannelChoice(ABC):
         keys = [tuple(counts) for counts in choices]
         if new := list(dict.fromkeys(key for key in keys if key not in self._executed)):
             liveness = self._liveness(np.array(new))
-            once = [layer for layer in self.given.prunable if not layer.tied_to]
-            total = sum((executed_weights(layer, liveness) for layer in once), np.zeros(len(new), int))
+            parts = (price * executed_weights(layer, liveness) for layer, price in self._prices)
+            total = sum(parts, np.zeros(len(new), int))
             self._executed |= zip(new, total.tolist(), strict=True)
         return [self._executed[key] for key in keys]
 
@@ -289,6 +294,16 @@ def by_unit(group: ChannelGroup, layer: Layer, scores: Floats) -> Floats:
     units = group.rows[layer.name]
     total: Floats = np.bincount(units[units >= 0], weights=scores[units >= 0], minlength=group.channels).astype(float)
     return total
+
+
+def prices(given: StructureInput, cost: Cost) -> list[tuple[Layer, int]]:
+    """Return the prunable layers, each with what one of its weights costs.
+
+    As a weight each counts once, however many layers share it; as multiply-adds as often as it is used in a sample.
+    """
+    if cost == "flops":
+        return [(layer, layer.positions) for layer in given.prunable]
+    return [(layer, 1) for layer in given.prunable if not layer.tied_to]
 
 
 def executed_weights(layer: Layer, liveness: Liveness) -> NDArray[np.int64]:

@@ -12,7 +12,6 @@ import torch
 from lt_lightning.network_graph.graph import ChannelGraph, ChannelGroup, Numbers
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import Layer
-from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.channel_choice import (
     ChannelChoice,
@@ -111,7 +110,6 @@ class _FilterChoice(ChannelChoice):
 
         They are the most, taken in one order over all groups, that execute no more weights than the mask keeps.
         """
-        target = kept(self.given.masks)
         indices, ranks, keys = [], [], []
         for index, group in enumerate(self.groups):
             indices.append(np.full(group.channels, index))
@@ -128,7 +126,7 @@ class _FilterChoice(ChannelChoice):
         low, high = 0, len(order)  # `low` is not above the target, but for a channel of each group that stays anyway
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.executed(first(middle)) <= target else (low, middle - 1)
+            low, high = (middle, high) if self.executed(first(middle)) <= self.target else (low, middle - 1)
         return first(low)
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lt_lightning.pruning.layers import Layer
-from lt_lightning.pruning.masks import kept
+from lt_lightning.pruning.masks import count_kept
 from lt_lightning.structures.base import Form, LayerReport, StructureInput, StructureResult, retained_magnitude
+from lt_lightning.structures.channel_choice import Cost, prices
 from lt_lightning.structures.executable import why_no_blocks, why_not_held
 from lt_lightning.structures.plan import Block, BlockPlan, Granularity
 
@@ -190,18 +191,30 @@ def matrices_of(given: StructureInput, granularity: Granularity) -> list[Matrix]
     ]
 
 
-def shared_out(given: StructureInput, matrices: Sequence[Matrix], steps: Sequence[int]) -> list[int]:
-    """Return how many steps every layer keeps, so that all keep as many weights as the unstructured masks.
+def shared_out(
+    given: StructureInput, matrices: Sequence[Matrix], steps: Sequence[int], cost: Cost = "weights"
+) -> list[int]:
+    """Return how many steps every layer keeps, so that all together cost as much as the unstructured masks.
 
     Args:
         given: network and masks.
         matrices: matrices of the layers that are divided; the others are kept whole.
         steps: number of weights of one step of each layer; see `apportion`.
+        cost: what is shared out: weights, or the multiply-adds of one sample that are made with them.
     """
     most = [matrix.layer.size // step for matrix, step in zip(matrices, steps, strict=True)]
     divided = {matrix.layer.weight for matrix in matrices}
-    dense = sum(mask.numel() for name, mask in given.masks.items() if name not in divided)
-    return apportion([matrix.target for matrix in matrices], steps, most, total=kept(given.masks) - dense)
+    priced = prices(given, cost)
+    total = sum(price * count_kept(given.masks[layer.weight]) for layer, price in priced)
+    dense = sum(price * layer.size for layer, price in priced if layer.weight not in divided)
+    price_of = {layer.name: price for layer, price in priced}
+    each = [price_of[matrix.layer.name] for matrix in matrices]
+    return apportion(
+        [price * matrix.target for matrix, price in zip(matrices, each, strict=True)],
+        [price * step for step, price in zip(steps, each, strict=True)],
+        most,
+        total=total - dense,
+    )
 
 
 def assembled(

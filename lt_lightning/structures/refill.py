@@ -18,11 +18,11 @@ from lt_lightning.network_graph.graph import ChannelGroup
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating
 from lt_lightning.pruning.layers import CONVOLUTIONS, TRANSPOSED, Layer
-from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.base import StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import (
     ChannelChoice,
     ChannelStructure,
+    Cost,
     Coupling,
     Floats,
     RankedGroup,
@@ -36,7 +36,7 @@ from lt_lightning.structures.channel_choice import (
 Norm = Literal["l1", "l2"]
 FeatureScore = Literal["feature_l1", "feature_l2"]
 Score = Literal[WeightScore, FeatureScore]
-Match = Literal["executed", "filters"]
+Match = Literal["executed", "flops", "filters"]
 
 _MOST_PAIRED = 12
 _MOST_NAMED = 5
@@ -63,8 +63,9 @@ class Refill(ChannelStructure):
             `independent`, and at low density more accurate than `inner` (`results/coupling_fashion_mnist.json`); its
             networks are the fastest, since streams shrink too.
         match: `executed` keeps the share of channels, proportional to the square root of a group's density, with which
-            the smaller network executes as many prunable weights as the round's mask keeps; `filters` (the
-            paper's) keeps `ceil(density x channels)`, which executes about the square of the density.
+            the smaller network executes as many prunable weights as the round's mask keeps; `flops` does the same for
+            multiply-adds, those that are made with these weights; `filters` (the paper's) keeps
+            `ceil(density x channels)`, which executes about the square of the density.
         round_to: kept counts are rounded up to a multiple of it by refilling the next best; in groups with fewer than
             4 x `round_to` channels, to a multiple of an eighth of the channels.
         batches: number of batches of training data on which feature maps are looked at, with the trained weights under
@@ -136,7 +137,8 @@ class _RefillChoice(ChannelChoice):
 
     def __init__(self, options: Refill, given: StructureInput) -> None:
         self.options = options
-        super().__init__(given, options.coupling, options.round_to)
+        cost: Cost = "flops" if options.match == "flops" else "weights"
+        super().__init__(given, options.coupling, options.round_to, cost)
 
     # Which channels
 
@@ -172,7 +174,7 @@ class _RefillChoice(ChannelChoice):
         if self.options.match == "filters":
             counts = [group.rounded(group.density * group.channels) for group in self.groups]
         else:
-            counts = self._counts_for(kept(self.given.masks))
+            counts = self._counts_for(self.target)
         return [self._with_extra(group, count) for group, count in zip(self.groups, counts, strict=True)]
 
     def _with_extra(self, group: RankedGroup, count: int) -> int:
@@ -181,7 +183,7 @@ class _RefillChoice(ChannelChoice):
         return group.rounded(count + self.options.extra * (group.channels - count))
 
     def _counts_for(self, target: int) -> list[int]:
-        """Return counts proportional to the root of the density that execute at most, and nearly, `target` weights.
+        """Return counts proportional to the root of the density that execute at most, and nearly, the target.
 
         A layer executes (kept outputs) x (kept inputs) weights, so the root of the density on either side. No group
         keeps fewer than half of the paper's own count: where other layers must be kept whole, those that need not be
@@ -205,12 +207,13 @@ class _RefillChoice(ChannelChoice):
 
     def _warn(self, executed: int, target: int) -> None:
         """Say that more is executed than the mask keeps, and which layers are the reason."""
-        size = sum(layer.size for layer in self.given.prunable if not layer.tied_to)
+        size = sum(price * layer.size for layer, price in self._prices)
+        what = "multiply-adds of prunable layers" if self.options.match == "flops" else "prunable weights"
         whole = [f"{name} ({why})" for name, why in self._frozen.items() if why and self._is_prunable(name)]
         reason = f": kept whole are {', '.join(whole[:_MOST_NAMED])}" if whole else ""
         more = f" and {len(whole) - _MOST_NAMED} more" if len(whole) > _MOST_NAMED else ""
         warnings.warn(
-            f"refill executes {executed / size:.1%} of the prunable weights, where the mask keeps {target / size:.1%}"
+            f"refill executes {executed / size:.1%} of the {what}, where the mask keeps {target / size:.1%}"
             f"{reason}{more}",
             stacklevel=2,
         )

@@ -30,6 +30,7 @@ from lt_lightning.structures.matrices import (
 from lt_lightning.structures.plan import Block, Granularity
 
 Budget = Literal["match", "threshold"]
+Match = Literal["executed", "flops"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Regroup(Structure):
             columns in which most magnitude survives; over all layers the sum is never above that of the masks,
             and less than one column below it, where a column is `group size` weights for `kernel_position` and, for
             `input_channel`, one channel (with `round_to`, that many) in every group of a layer: filters x kernel
-            weights. A layer keeps at least one column, however little of it survives. What layers that cannot be
-            grouped keep too much is taken from the others in proportion. With `kernel_position` the groups of a
-            layer may differ in their columns' number, down to none; with `input_channel` they do not, so a
+            weights. With `match="flops"` multiply-adds are shared out in place of weights, those of one sample that the
+            masks' weights take part in. A layer keeps at least one column, however little of it survives. What layers
+            that cannot be grouped keep too much is taken from the others in proportion. With `kernel_position` the
+            groups of a layer may differ in their columns' number, down to none; with `input_channel` they do not, so a
             grouped convolution computes them without padding.
         threshold: the paper's. A group keeps the columns of which at least `min_count` survives. The number of
             weights is what comes out of it. A layer without any block is executed dense, and reported so.
@@ -63,6 +65,7 @@ class Regroup(Structure):
         group_size: least number of filters in a group. Kernels want multiples of 32.
         clustering: method that finds the groups; see `clustering.cluster`.
         budget: number of weights that the ticket keeps; see above.
+        match: what the ticket has as much of as the masks, for the budget `match`: `executed` weights, or `flops`.
         round_to: number of which a group's columns are a multiple, as far as it divides the layer's inputs and a
             fourth of them; for `match` with `input_channel`. CPUs compute channels by 16, GPUs by 8 at least: odd
             counts cost time that the weights do not show. 1 keeps closest to the masks.
@@ -83,6 +86,7 @@ class Regroup(Structure):
     group_size: int = 32
     clustering: Method = "best"
     budget: Budget = "match"
+    match: Match = "executed"
     round_to: int = 1
     min_rows: int = 16
     min_count: float = 0.5
@@ -91,7 +95,12 @@ class Regroup(Structure):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("granularity", Granularity), ("clustering", Method), ("budget", Budget)):
+        for name, allowed in (
+            ("granularity", Granularity),
+            ("clustering", Method),
+            ("budget", Budget),
+            ("match", Match),
+        ):
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(allowed))}")
         for name in ("group_size", "round_to", "min_rows", "min_columns"):
@@ -103,6 +112,8 @@ class Regroup(Structure):
             raise ValueError(f"passes={self.passes}: must be at least 1, or None to go on until no block is found")
         if self.budget == "match" and self.passes != 1:
             raise ValueError(f"passes={self.passes}: budget='match' makes one pass; more need budget='threshold'")
+        if self.match != "executed" and self.budget != "match":
+            raise ValueError(f"match={self.match!r}: only for budget='match'; thresholds say what is kept")
         if self.round_to != 1 and (self.budget, self.granularity) != ("match", "input_channel"):
             raise ValueError(f"round_to={self.round_to}: only for budget='match' with granularity='input_channel'")
 
@@ -128,7 +139,7 @@ class Regroup(Structure):
             multiple * matrix.taps * (matrix.rows if in_each else self._length(matrix))
             for multiple, matrix in zip(multiples, matrices, strict=True)
         ]
-        counts = shared_out(given, matrices, steps)
+        counts = shared_out(given, matrices, steps, "flops" if self.match == "flops" else "weights")
 
         for matrix, multiple, step, count in zip(matrices, multiples, steps, counts, strict=True):
             # b. Cluster a layer's rows so that the columns that its share allows hold most magnitude.

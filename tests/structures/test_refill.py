@@ -31,6 +31,7 @@ from lt_lightning.structures.base import StructureInput, retained_magnitude
 from lt_lightning.structures.channel_choice import Coupling, channel_scores
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
+from lt_lightning.structures.regroup import Regroup
 
 ENDS = ("stem", "classifier")
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -519,6 +520,41 @@ def test_what_rounding_leaves_of_the_target_is_spent(share: float) -> None:
     assert executed(counts) <= target
     costs = [executed([*counts[:i], counts[i] + 1, *counts[i + 1 :]]) - executed(counts) for i in range(1, len(counts))]
     assert target - executed(counts) < min(costs)
+
+
+@pytest.mark.parametrize(
+    ("match", "counts"),
+    [
+        ("executed", (5, 6)),  # 8 + 32 weights: 2 * 5 + 5 * 6 = 40, where 2 * 6 + 6 * 5 were 42
+        ("flops", (4, 5)),  # 16 * 8 + 32 = 160 multiply-adds: 16 * 2 * 4 + 4 * 5 = 148, where 5 channels take 160 alone
+    ],
+)
+def test_equal_weights_and_equal_multiply_adds_by_hand(match: Any, counts: tuple[int, int]) -> None:
+    """A layer of 2 inputs and 8 outputs at 16 positions, and one of 8 and 8 at one; half of the weights survive."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.Conv2d(2, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Flatten(),
+        nn.Linear(8, 2),
+    )  # fmt: skip
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    masks = {name: torch.zeros_like(weights[name], dtype=torch.bool) for name in ("1.weight", "3.weight")}
+    masks["1.weight"][:, :1] = True
+    masks["3.weight"][:, :4] = True
+    given = StructureInput(TracedNetwork(network, torch.zeros(1, 1, 4, 4)), masks, weights)
+    reports = Refill(match=match, round_to=1)(given).layers
+    assert [reports[name].positions for name in ("1", "3")] == [16, 1]
+    assert [reports[name].executed for name in ("1", "3")] == [2 * counts[0], counts[0] * counts[1]]
+
+
+@pytest.mark.parametrize("coupling", ["stream", "inner"])
+@pytest.mark.parametrize("name", ["resnet8", "vgg", "mobilenet"])
+def test_refill_and_regroup_execute_equal_multiply_adds(name: str, coupling: Coupling) -> None:
+    given = subject_of(make(name), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
+    asked = sum(layer.positions * int(given.masks[layer.weight].sum()) for layer in given.prunable)
+    for structure in (Refill(coupling=coupling, match="flops", round_to=1), Regroup(group_size=4, match="flops")):
+        reports = structure(given).layers
+        executed = sum(reports[layer.name].executed * layer.positions for layer in given.prunable)
+        assert executed <= asked
+        assert executed == pytest.approx(asked, rel=0.06)
 
 
 @pytest.mark.parametrize(("round_to", "step"), [(1, 1), (4, 4), (8, 8), (10, 10), (11, 5), (16, 5)])

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -299,6 +300,44 @@ def test_a_depthwise_convolution_stays_dense_at_the_cost_of_the_others(granulari
     assert result.layers["last"].kept < result.layers["last"].target
 
 
+class Branches(nn.Module):
+    """`wide` and `gate` run at 16 positions, `last` at one; `gate` has one filter and stays whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.gate, self.last = (nn.Conv2d(4, outputs, 1, bias=False) for outputs in (4, 1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wide(x)
+        out: Tensor = self.last((x * self.gate(x)).mean((2, 3), keepdim=True))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("match", "wide", "last"),
+    [
+        # 8 + 2 + 8 weights survive, 4 go to the gate. 14 are left, 7 for each: 3 columns of two rows, and 2 weights
+        # more for the first.
+        ("executed", 8, 6),
+        # 16 * 8 + 16 * 2 + 8 = 168 multiply-adds, 64 go to the gate. 104 are left for 136: a share of 0.76, 3 columns
+        # of 32 and 3 of 2; the 2 that are left go to the last layer.
+        ("flops", 6, 8),
+    ],
+)
+def test_equal_weights_and_equal_multiply_adds_by_hand(match: Any, wide: int, last: int) -> None:
+    network = Branches()
+    masks = {f"{name}.weight": torch.zeros_like(getattr(network, name).weight, dtype=torch.bool) for name in
+             ("wide", "gate", "last")}  # fmt: skip
+    for name, mask in masks.items():
+        mask[:, :2] = True  # half of the weights of each
+        assert int(mask.sum()) == (2 if name == "gate.weight" else 8)
+    weights = {name: torch.ones_like(parameter) for name, parameter in network.named_parameters()}
+    given_input = StructureInput(TracedNetwork(network, torch.zeros(1, 4, 4, 4)), masks, weights)
+    reports = Regroup(group_size=2, match=match)(given_input).layers
+    assert [reports[name].executed for name in ("wide", "gate", "last")] == [wide, 4, last]
+    assert [reports[name].positions for name in ("wide", "gate", "last")] == [16, 16, 1]
+
+
 def test_a_linear_layer_is_grouped_alike_by_both_grains() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 24), nn.Linear(24, 4))
     given_input = structure_input(network, density=0.25, exempt=("classifier",))
@@ -458,6 +497,8 @@ def test_a_failed_partitioner_stands_in_the_report(monkeypatch: pytest.MonkeyPat
         ({"budget": "threshold", "passes": 0}, "passes=0: "),
         ({"passes": None}, "passes=None: "),
         ({"round_to": 8}, "round_to=8: "),
+        ({"match": "filters"}, "match='filters': "),
+        ({"match": "flops", "budget": "threshold"}, "match='flops': "),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
