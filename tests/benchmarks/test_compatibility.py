@@ -13,6 +13,7 @@ from benchmarks.compatibility.measure import measure
 from benchmarks.compatibility.networks import Case, LSTMClassifier, UNet, cases
 from benchmarks.compatibility.peer import measure_peer
 from benchmarks.compatibility.table import behind, insert, table
+from tests.cases import slow_but
 
 
 def perceptron() -> nn.Module:
@@ -109,7 +110,7 @@ def test_a_pattern_that_names_no_network_is_refused() -> None:
         main(["--network", "nonsense"])
 
 
-@pytest.mark.parametrize("name", ["Bert", "GPT2", "ConvNext", "Segformer"])
+@pytest.mark.parametrize("name", slow_but(["GPT2"], ["Bert", "GPT2", "ConvNext", "Segformer"]))
 def test_networks_of_transformers_lose_channels_exactly(name: str) -> None:
     pytest.importorskip("transformers")
     found = measure(next(case for case in cases() if (case.name, case.source) == (name, "transformers")), [0.25])

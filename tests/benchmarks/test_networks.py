@@ -21,6 +21,7 @@ from lt_lightning.pruning.evaluation import largest_difference
 from lt_lightning.pruning.masks import kept
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
+from tests.cases import slow_but
 
 QUICK = Effort(samples=2, slot=0.001)
 REFILL = Variant(Refill(round_to=2), as_planned, exports=True)
@@ -44,7 +45,8 @@ def by_name(rows: list[Measurement]) -> Mapping[tuple[str, float], Measurement]:
     return {(row.variant, row.density): row for row in rows}
 
 
-@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
 def test_every_variant_at_every_density(vgg: Tickets, training: bool) -> None:
     setting = Setting(4, training)
     rows = by_name(measure_networks(vgg, SOME, [0.5, 0.25], setting, QUICK, layouts=(True, False)))
@@ -83,13 +85,14 @@ def test_the_ideal_is_the_plans_even_if_layers_run_dense(vgg: Tickets) -> None:
     assert row.left_dense == ("all",)
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", slow_but([False], [False, True]))
 def test_bfloat16(resnet: Tickets, training: bool) -> None:
     rows = measure_networks(resnet, {"refill": REFILL}, [0.25], Setting(2, training, True), QUICK)
     assert all(row.difference < 0.1 for row in rows)
     assert training or all(row.difference > 1e-5 for row in rows)  # to float32
 
 
+@pytest.mark.slow
 def test_compiled_and_onnx_runtime(conv_net: Callable[[], nn.Module]) -> None:
     pytest.importorskip("onnxruntime")
     torch._dynamo.reset()
@@ -146,7 +149,7 @@ def test_square_blocks_keep_the_largest_squares(resnet: Tickets) -> None:
     assert float(sums[squares.any(2)].min()) > float(sums[~squares.any(2)].max())
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", slow_but([True], [False, True]))
 def test_layers_against_their_forms(resnet: Tickets, training: bool) -> None:
     rows = measure_layers(resnet, SOME, [0.5], Setting(2, training), QUICK)
     assert {row.variant for row in rows} == {"refill", "regroup"}  # masked runs the dense layers
@@ -162,6 +165,7 @@ def test_layers_against_their_forms(resnet: Tickets, training: bool) -> None:
     assert all(0 <= row.difference < 1e-4 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_papers_protocol_counts_every_convolution(resnet: Tickets) -> None:
     (row,) = measure_by_paper(resnet, {"regroup": BLOCKS}, [0.5], QUICK, batch_size=1)
     assert "127x127" in row.protocol

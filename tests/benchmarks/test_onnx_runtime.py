@@ -21,6 +21,7 @@ def outputs(call: Callable[[], object]) -> np.ndarray:
     return logits
 
 
+@pytest.mark.slow
 def test_it_runs_the_network_in_evaluation_mode(conv_net: Callable[[], nn.Module], tmp_path: Path) -> None:
     network = conv_net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = copy.deepcopy(network.state_dict())

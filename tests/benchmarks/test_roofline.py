@@ -37,6 +37,7 @@ def test_the_slower_of_arithmetic_and_memory_counts() -> None:
     assert Operator("", 10, 100).seconds(10, 10) == 10
 
 
+@pytest.mark.slow
 def test_a_step_is_compared_with_its_limit() -> None:
     task = Task(cifar_resnet(8, 10), 0.25, *synthetic(9, (3, 8, 8)), Setting(4), 1)
     found = measure_roofline(task, samples=1)

@@ -28,6 +28,7 @@ def tickets_file(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_what_is_written_is_shown_and_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "training.json"
     arguments = [*TINY, "--kind", "steps", "limit", "search", "--contender", "pruned", "pictures"]

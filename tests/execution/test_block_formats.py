@@ -53,9 +53,9 @@ def test_a_layer_without_columns() -> None:
     [
         (_blocks(([0, 1], [0]), ([2], [0])), "must be of one size"),
         (_blocks(([0, 1], [0]), ([1, 2], [1])), "share filters"),
-        (_blocks(([0, 1, 2], [0])), "1 of 4 filters are in no block"),
-        (_blocks(([0, 4], [0])), "filters 0 to 4 of a layer with 4"),
-        (_blocks(([0, 1], [-1]), ([2, 3], [0])), "columns -1 to -1 of a layer with 3"),
+        (_blocks(([0, 1, 2], [0])), r"\b1 of 4\b"),
+        (_blocks(([0, 4], [0])), r"\b0 to 4\b.*\b4\b"),
+        (_blocks(([0, 1], [-1]), ([2, 3], [0])), r" -1 to -1\b.*\b3\b"),
         (_blocks(([0, 1], [1, 1]), ([2, 3], [0])), "column twice"),
         ([], "must be of one size"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from itertools import product
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
+from tests.cases import slow_but
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2),
@@ -41,8 +43,13 @@ def steps(
 
 
 # channels_last: fused optimizers walk parameter and momentum in the order of their storage, which must be one.
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+QUICK = [("sgd", torch.contiguous_format), ("fused sgd", torch.channels_last), ("adamw", torch.channels_last)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "memory_format"),
+    slow_but(QUICK, product(OPTIMIZERS, (torch.contiguous_format, torch.channels_last))),
+)
 def test_training_goes_on_from_the_momentum_of_the_full_network(kind: str, memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
     masked = cifar_resnet(8, 10, width=8).double().to(memory_format=memory_format)  # type: ignore[call-overload]

@@ -25,20 +25,22 @@ from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.channel_choice import Coupling
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
+from tests.cases import slow_but
 
 torch_pruning = pytest.importorskip("torch_pruning", reason="the package torch-pruning is not installed")
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet20": lambda: cifar_resnet(20, 10, width=8),
+    "resnet8": lambda: cifar_resnet(8, 10, width=8),
     "resnet50": lambda: resnet50(10, width=8, stem="imagenet"),
-    "vgg16": lambda: VGG(16, 10, width=8),
+    "vgg11": lambda: VGG(11, 10, width=8),
     "mobilenet": lambda: MobileNet(10, width=8),
 }
 # Inner channels are those inside a residual block; the others have none.
 CASES = [
-    *((name, "stream") for name in NETWORKS),
-    ("resnet20", "inner"),
-    pytest.param("resnet50", "inner", marks=pytest.mark.slow),
+    ("resnet8", "inner"),
+    *slow_but(
+        [("resnet8", "stream"), ("vgg11", "stream")], [*((name, "stream") for name in NETWORKS), ("resnet50", "inner")]
+    ),
 ]
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lt_lightning.pruning.examples import Example, call_network, copied, tensors
 from lt_lightning.pruning.layers import find_layers, full_masks
 from lt_lightning.structures.base import Structure, StructureInput, Unstructured
 from lt_lightning.tickets.making import make_ticket
+from tests.cases import slow_but
 
 
 class Encoder(nn.Module):
@@ -128,8 +130,10 @@ def assert_same(network: nn.Module, small: ShrunkNetwork, example: Example) -> N
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("of", ["parameters", "flops"])
-@pytest.mark.parametrize("name", KINDS)
+QUICK = [("resnet", "parameters"), ("bert", "flops"), ("encoder", "parameters"), ("unet", "flops")]
+
+
+@pytest.mark.parametrize(("name", "of"), slow_but(QUICK, product(KINDS, ("parameters", "flops"))))
 def test_the_smaller_network_computes_what_the_masked_one_does(name: str, of: Any) -> None:
     network, example = of_kind(name)
     before = copy.deepcopy(network.state_dict())
@@ -240,7 +244,7 @@ STRUCTURES: Mapping[str, Structure] = {
 }
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", slow_but(["multiples", "independent", "regroup"], STRUCTURES))
 def test_other_structures(name: str, tmp_path: Path) -> None:
     network, example = of_kind("resnet")
     small = shrink(network, example, 0.6, structure=STRUCTURES[name])
@@ -271,9 +275,7 @@ def test_the_table_says_what_went_and_what_stayed() -> None:
 # The file
 
 
-@pytest.mark.parametrize(
-    "name", ["bert", *(pytest.param(each, marks=pytest.mark.slow) for each in KINDS if each != "bert")]
-)
+@pytest.mark.parametrize("name", slow_but(["unet"], KINDS))
 def test_saved_and_loaded_in_a_new_process_it_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     network, example = of_kind(name)
     small = shrink(network, example, 0.4)
@@ -325,16 +327,16 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="does not match its digest"):
+    with pytest.raises(ValueError, match=str(path)):
         load_shrunk(path, network, example)
     path.write_bytes(content[:-100])
-    with pytest.raises(ValueError, match="is damaged or no shrunk network"):
+    with pytest.raises(ValueError, match=str(path)):
         load_shrunk(path, network, example)
-    with pytest.raises(FileNotFoundError, match="no shrunk network at"):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "nothing")):
         load_shrunk(tmp_path / "nothing", network, example)
     given = StructureInput(TracedNetwork(network, example), {}, network.state_dict())
     Ticket({}, given.weights).save(tmp_path / "ticket")
-    with pytest.raises(ValueError, match="is no shrunk network"):
+    with pytest.raises(ValueError, match=str(tmp_path / "ticket")):
         load_shrunk(tmp_path / "ticket", network, example)
 
 
@@ -383,7 +385,7 @@ def test_a_ticket_without_a_plan_says_so() -> None:
         ({"keep": True}, "keep=True"),
         (
             {"keep": 0.001},
-            r"keep=0\.001: 0\.\d+ of the model's parameters is the least .* last \(output",
+            r"keep=0\.001: 0\.\d+ .*parameters .*\blast\b",
         ),
         ({"keep": {"middle.*": 2}}, r"keep\['middle\.\*'\]=2"),
         ({"keep": {"centre.*": 0.5}}, r"keep=\['centre\.\*'\]: .*middle\.0"),

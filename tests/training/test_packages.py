@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 from lt_lightning import LotteryTicketPruning, Refill, Ticket, TicketTraining
 from lt_lightning.training.lightning_internals import NAMES
 from lt_lightning.training.masked_training import StoppedEarlyError
+from tests.cases import slow_but
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET: dict[str, Any] = {
@@ -91,7 +93,10 @@ names: dict[str, Any] = {}
 exec(USER_CODE, names)
 
 
-@pytest.mark.parametrize(("blocked", "package"), [("lightning", NAMES[0]), ("pytorch_lightning", NAMES[1])])
+ONE = [("lightning", NAMES[0]), ("pytorch_lightning", NAMES[1])]
+
+
+@pytest.mark.parametrize(("blocked", "package"), slow_but(ONE[1:], ONE))
 def test_one_package_is_enough(blocked: str, package: str, tmp_path: Path) -> None:
     if package == NAMES[1]:
         pytest.importorskip("lightning.pytorch")
@@ -175,8 +180,9 @@ class Stop(import_module(NAMES[0]).Callback):  # type: ignore[misc]
         trainer.should_stop |= trainer.current_epoch == self.epoch
 
 
-@pytest.mark.parametrize("within", [True, False])
-@pytest.mark.parametrize("epoch", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("epoch", "within"), slow_but([(0, True), (1, False), (3, False)], product(range(4), (True, False)))
+)
 def test_a_shortened_search_never_passes_for_a_whole_one(epoch: int, within: bool, tmp_path: Path) -> None:
     """Two epochs a round, two rounds: after the last epoch alone nothing is missing."""
     pl = import_module(NAMES[0])

@@ -22,16 +22,17 @@ from lt_lightning import load_network
 from lt_lightning.tickets.export import network_file
 from lt_lightning.tickets.export.exporting import export_ticket
 from lt_lightning.tickets.ticket import Ticket
+from tests.cases import slow_but
 
 if TYPE_CHECKING:
     from tests.tickets.export.conftest import Export, Exported
 
 SLOW = pytest.mark.slow
 CASES = [
-    ("resnet8", "unstructured"),
+    pytest.param("resnet8", "unstructured", marks=SLOW),
     ("resnet8", "stream"),
     pytest.param("resnet8", "inner", marks=SLOW),
-    ("resnet8", "independent"),
+    pytest.param("resnet8", "independent", marks=SLOW),
     ("resnet8", "kernel_position"),
     ("resnet8", "input_channel"),
     pytest.param("vgg11", "independent", marks=SLOW),
@@ -82,7 +83,7 @@ def convolutions(exported: Exported) -> list[tuple[int, tuple[int, ...]]]:
     return found
 
 
-@pytest.mark.parametrize("model", ["resnet8", "vgg11", pytest.param("mobilenet", marks=SLOW)])
+@pytest.mark.parametrize("model", slow_but(["resnet8"], ["resnet8", "vgg11", "mobilenet"]))
 def test_whole_channels_become_grouped_convolutions_in_onnx(model: str, export: Export) -> None:
     exported = export(model, "input_channel")
     ticket = Ticket.load(exported.source / "ticket")
@@ -165,7 +166,7 @@ import onnxruntime
 def same(got):
     np.testing.assert_allclose(got, np.load(folder / "expected.npy"), rtol=1e-4, atol=1e-5)
 
-folders = [Path(name) for name in ("independent", "kernel_position")]
+folders = [Path(name) for name in ("stream", "kernel_position")]
 batch = np.load("batch.npy")
 for folder in folders:
     session = onnxruntime.InferenceSession(str(folder / "network.onnx"), providers=["CPUExecutionProvider"])
@@ -190,7 +191,7 @@ for folder in folders:
 def test_a_fresh_process_needs_the_exported_folder_alone(export: Export, tmp_path: Path) -> None:
     batch = images(3)
     np.save(tmp_path / "batch.npy", batch.numpy())
-    for structure in ("independent", "kernel_position"):
+    for structure in ("stream", "kernel_position"):
         exported = export("resnet8", structure)
         shutil.copytree(exported.output, tmp_path / structure)
         np.save(tmp_path / structure / "expected.npy", exported.logits(batch).numpy())
@@ -243,7 +244,7 @@ def test_what_is_no_finished_ticket_is_refused(export: Export, tmp_path: Path) -
 def test_a_ticket_beside_the_configuration_of_another_network(export: Export, tmp_path: Path) -> None:
     search = tmp_path / "search"
     shutil.copytree(export("resnet8", "stream").source.parents[1], search)
-    shutil.copy(export("vgg11", "input_channel").source.parents[1] / "config.yaml", search)
+    shutil.copy(export("vgg11", "stream", ("safetensors",)).source.parents[1] / "config.yaml", search)
     with pytest.raises(ValueError, match=r"\bVGG\b"):
         export_ticket(search / "round_01" / "stream-0000", tmp_path / "out")
 
