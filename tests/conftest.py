@@ -16,16 +16,10 @@ from types import ModuleType
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from lt_lightning.experiment.config import options
+from tests.runs import Compose, composing
 
-Compose = Callable[..., DictConfig]
-options.register()  # composed by many tests
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
     # Tests train networks that are as narrow as smaller ones are, which alone are kept off oneDNN's defect there (see
     # `lt_lightning.execution.shrink_channels`).
@@ -93,19 +87,8 @@ def conv_net() -> Callable[[], nn.Module]:
 @pytest.fixture
 def composed(tmp_path: Path) -> Iterator[Compose]:
     """Composes a script's configuration, with overrides, writing under `tmp_path / "runs"`."""
-    conf = Path(__file__).resolve().parents[1] / "conf"
-
-    def composed(*overrides: str, name: str = "run") -> DictConfig:
-        config = compose(name, [f"paths.root={tmp_path / 'runs'}", *overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        return config
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with composing(tmp_path / "runs") as composed:
         yield composed
-    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import math
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -29,10 +29,10 @@ from lt_lightning.pruning.rewinding import Step
 from lt_lightning.results.job_record import JobRecord, Task
 from lt_lightning.results.published_figures import PublishedFigure, figures_of
 from lt_lightning.results.records import Result
-from tests.runs import run_of
+from tests.cases import slow_but
+from tests.runs import Compose, composing, run_of
 from tests.toys import DENSE
 
-Compose = Callable[..., DictConfig]
 CONF = Path(__file__).resolve().parents[3] / "conf"
 FILES: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "experiment").glob("*.yaml"))}
 SWEPT = {name: dict(file.hydra.sweeper.params) for name, file in FILES.items() if "hydra" in file}
@@ -87,12 +87,19 @@ def ticket(structure: str, number: int, density: float, accuracy: float, **other
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def presets() -> Iterator[dict[str, DictConfig]]:
+    """The paper's presets, each composed once."""
+    with composing(Path("runs")) as composed:
+        yield {name: composed(f"experiment={name}") for name in [*SETTINGS, "cifar10_resnet18_reinit"]}
+
+
 # Settings
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_are_the_papers(name: str, composed: Compose) -> None:
-    config = composed(f"experiment={name}")
+def test_settings_are_the_papers(name: str, presets: dict[str, DictConfig]) -> None:
+    config = presets[name]
     classifier, trainer = config.classifier, config.trainer
     model, decay, batch, epochs = SETTINGS[name]
     assert (config.labels.model, classifier.weight_decay, config.data.batch_size) == (model, decay, batch)
@@ -106,8 +113,8 @@ def test_settings_are_the_papers(name: str, composed: Compose) -> None:
     assert set(config.structure) == {"refill_paper", "plus_paper", "regroup"}
 
 
-def test_rounds_leave_what_the_papers_curve_has(composed: Compose) -> None:
-    config = composed("experiment=cifar100_vgg16")
+def test_rounds_leave_what_the_papers_curve_has(presets: dict[str, DictConfig]) -> None:
+    config = presets["cifar100_vgg16"]
     points = [f for f in published(config) if (f.quantity, f.ticket) == ("accuracy", "unstructured")]
     left = [100 * each for each in densities(config.pruning.rounds, config.pruning.rate)]
     assert left == pytest.approx([point.remaining for point in points], abs=0.05)
@@ -207,9 +214,7 @@ def smoke(name: str, data: Path) -> list[str]:
     return [f"experiment={name}", "scale=smoke", f"paths.data={data}", *sizes]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
-)
+@pytest.mark.parametrize("name", slow_but(QUICK, FILES))
 def test_preset_runs_from_end_to_end(
     name: str,
     composed: Compose,
@@ -231,7 +236,7 @@ def test_preset_runs_from_end_to_end(
     assert ("published, and ours" in capsys.readouterr().out) == bool(config.published)
 
 
-@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.parametrize("name", slow_but(["cifar10_resnet18_rewinding", "transfer_small"], SWEPT))
 def test_the_last_job_of_a_sweep_can_be_run_at_smoke_scale(name: str, composed: Compose, tmp_path: Path) -> None:
     last = [f"{key}={str(values).split(',')[-1]}" for key, values in SWEPT[name].items()]
     job = Job.of(composed(*smoke(name, tmp_path), *last))
@@ -309,9 +314,9 @@ def published(config: DictConfig) -> list[PublishedFigure]:
     return figures_of(values)
 
 
-def test_presets_name_figures_of_tickets_that_there_are(composed: Compose) -> None:
-    for name in [*SETTINGS, "cifar10_resnet18_reinit"]:
-        figures = published(composed(f"experiment={name}"))
+def test_presets_name_figures_of_tickets_that_there_are(presets: dict[str, DictConfig]) -> None:
+    for name, config in presets.items():
+        figures = published(config)
         assert {figure.quantity for figure in figures} >= {"extreme_sparsity"}, name
         for figure in figures:
             assert figure.remaining is None or 10 < figure.remaining <= 100
@@ -321,23 +326,23 @@ def test_presets_name_figures_of_tickets_that_there_are(composed: Compose) -> No
 
 
 @pytest.mark.parametrize("name", EXTREMES)
-def test_extreme_sparsities_are_the_papers(name: str, composed: Compose) -> None:
-    found = {f.ticket: f.value for f in published(composed(f"experiment={name}")) if f.quantity == "extreme_sparsity"}
+def test_extreme_sparsities_are_the_papers(name: str, presets: dict[str, DictConfig]) -> None:
+    found = {f.ticket: f.value for f in published(presets[name]) if f.quantity == "extreme_sparsity"}
     refill, regroup = EXTREMES[name]
     assert found == {"refill_paper|plus_paper": refill, "regroup": regroup}
 
 
 @pytest.mark.parametrize("kind", CURVES)
-def test_curves_are_the_papers(kind: str, composed: Compose) -> None:
-    figures = published(composed("experiment=cifar100_vgg16"))
+def test_curves_are_the_papers(kind: str, presets: dict[str, DictConfig]) -> None:
+    figures = published(presets["cifar100_vgg16"])
     points = [figure for figure in figures if (figure.quantity, figure.ticket) == ("accuracy", kind)]
     remaining, accuracy = (list(map(float, numbers.split())) for numbers in CURVES[kind])
     assert [point.value for point in points] == accuracy
     assert not remaining or [point.remaining for point in points] == remaining
 
 
-def test_flops_become_shares_of_the_dense_network(composed: Compose) -> None:
-    figures = {f.ticket: f for f in published(composed("experiment=cifar10_vgg16")) if f.quantity == "flops"}
+def test_flops_become_shares_of_the_dense_network(presets: dict[str, DictConfig]) -> None:
+    figures = {f.ticket: f for f in published(presets["cifar10_vgg16"]) if f.quantity == "flops"}
     assert set(figures) == {"refill_paper", "plus_paper", "regroup"}
     assert figures["regroup"].value == pytest.approx(29.6, abs=0.05)  # 0.093 of 0.314 G
     assert figures["regroup"].remaining == 20.1
