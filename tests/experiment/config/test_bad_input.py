@@ -26,6 +26,7 @@ from lt_lightning.storage import files
 from lt_lightning.tickets import ticket
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.classifier import ImageClassifier
+from tests.cases import slow_but
 from tests.runs import REFILL, SMALL
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
@@ -189,7 +190,21 @@ CONFIGS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("overrides", CONFIGS)
+# Of every kind of mistake one or two, and of every part of the job.
+QUICK_CONFIGS = (
+    "pruning.ratee=0.3", "+nothing=1", "+pruning.speed=2", "+trainer.max_epoch=3", "data=cifarr", "seed=[1",
+    "classifier.optimizer=adamm", "seed=one", "retrain_rounds=[2]", "threads=0", "execution=fast",
+    "measure={batch_size: 0, samples: 7, slot: 0.03}", "pruning.rounds=200", "pruning.rate=nan", "pruning.rewind=soon",
+    "pruning.exempt=[nowhere]", "pruning.criterion._target_=lt_lightning.Magic", "pruning.next_round_from=refill",
+    "pruning.monitor=val/beauty", "trainer.max_epochs=null", "+trainer.max_steps=5",
+    "+callbacks.mine._target_=lt_lightning.Refill", "trainer.precision=12", "trainer.accelerator=tpuu",
+    "dataset.classes=7", "data.batch_size=5000", "data.augment=null", "model.depth=9", "model.classes=5",
+    "model._target_=torch.nn.Identity", "structure=[refill] structure.refill.score=saliency",
+    "structure=plus_paper structure.plus_paper.extra=2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", slow_but(QUICK_CONFIGS, CONFIGS))
 def test_wrong_configurations(overrides: str, run: Run, finished: tuple[Path, dict[str, str]]) -> None:
     root, before = finished
     # Another seed: what is finished is found again, whatever the options say that do not determine the result.
@@ -310,7 +325,10 @@ SPOILT_DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILT_DATA)
+QUICK_DATA = ("nothing there", "cifar short", "fashion fewer labels", "imagenet corrupt picture")
+
+
+@pytest.mark.parametrize("case", slow_but(QUICK_DATA, SPOILT_DATA))
 def test_wrong_data_files(case: str, run: Run, tmp_path: Path) -> None:
     overrides, spoil, parts = SPOILT_DATA[case]
     spoil(tmp_path)
@@ -372,7 +390,7 @@ def unwritable(run: Run) -> None:
         folder.rmdir()
 
 
-@pytest.mark.parametrize("number", [1, 3, 5, 7])
+@pytest.mark.parametrize("number", slow_but([5], [1, 3, 5, 7]))
 def test_a_disk_that_fills_up_at_some_write(
     number: int, run: Run, finished: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,9 +479,10 @@ def test_a_limited_file_size_in_a_process_of_its_own(tmp_path: Path) -> None:
     check_whole(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "spoil", ["cut", "bit flipped", "newer schema", "another network's", "not a ticket", "missing", "restart"]
-)
+SPOILS = ("cut", "bit flipped", "newer schema", "another network's", "not a ticket", "missing", "restart")
+
+
+@pytest.mark.parametrize("spoil", slow_but(["bit flipped", "another network's"], SPOILS))
 def test_a_spoilt_ticket_of_a_finished_search(
     spoil: str,
     run: Run,

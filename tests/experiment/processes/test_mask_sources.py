@@ -12,6 +12,7 @@ from tests.runs import run_of
 Compose = Callable[..., DictConfig]
 
 
+@pytest.mark.slow
 def test_grasp_scores_once_for_all_processes_beside_a_synchronised_batchnorm(small: Compose) -> None:
     """Its second derivatives do not go through all processes, and masks are compared in every round."""
     options = ("trainer=ddp_sim", "pruning=grasp", "pruning.density=0.5", "retrain_rounds=[]", "trainer.max_epochs=1")

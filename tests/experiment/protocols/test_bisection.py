@@ -31,7 +31,7 @@ from tests.runs import REFILL, SMALL, run_of
 
 Compose = Callable[..., DictConfig]
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
-OPTIONS = (*SMALL, *REFILL, "pruning.rounds=6", "report=false")
+OPTIONS = (*SMALL, *REFILL, "pruning.rounds=3", "report=false")
 DENSE = Result(
     data="digits", model="resnet8", seed=0, round=0, structure="dense", target_density=1.0, density=1.0, accuracy=0.9,
     dense_accuracy=0.9, params_ratio=1.0, flops_ratio=1.0, train_seconds=1.0, val_accuracy=0.9, best_epoch=0,
@@ -235,11 +235,11 @@ def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
     monkeypatch.setattr("lt_lightning.experiment.run.costs.seconds_per_epoch", lambda experiment: 1.0)
     config = composed(*OPTIONS, "search=bisect")
     job = Job.of(config)
-    assert plan_of(job).startswith("at most 10 trainings of 11 epochs")  # 7 rounds in 8 epochs, and 3 tickets
+    assert plan_of(job).startswith("at most 6 trainings of 7 epochs")  # 4 rounds in 5 epochs, and 2 tickets
     results = run_of(config)
     tested = {result.round: result for result in results if result.structure == "refill"}
-    assert 1 <= len(tested) <= 3
-    assert {result.round for result in results if result.structure == "unstructured"} == set(range(1, 7))
+    assert 1 <= len(tested) <= 2
+    assert {result.round for result in results if result.structure == "unstructured"} == set(range(1, 4))
     found = bracket_of(tickets(job.tasks, "refill"))
     assert found.next is None
     assert found.outcomes == {number: each.accuracy >= each.dense_accuracy - 1e-6 for number, each in tested.items()}
@@ -253,10 +253,10 @@ def test_bisection_trains_what_it_needs_and_shares_it_with_a_whole_search(
     assert [state.kind for state in states] == ["done"] * (1 + len(tested))  # nothing is missing of what was asked for
 
     whole = run_of(composed(*OPTIONS))
-    assert {result.round for result in whole if result.structure == "refill"} == set(range(1, 7))
+    assert {result.round for result in whole if result.structure == "refill"} == set(range(1, 4))
     assert [result for result in whole if result.structure == "refill" and result.round in tested] == [*tested.values()]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")}
-    assert len([result for result in run_of(config) if result.structure == "refill"]) == 6
+    assert len([result for result in run_of(config) if result.structure == "refill"]) == 3
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("ticket.*")} == before
 
 

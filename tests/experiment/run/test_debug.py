@@ -64,9 +64,11 @@ def test_limit_shortens_epochs_and_nothing_else(composed: Compose) -> None:
     assert limited.trainer.max_epochs == plain.trainer.max_epochs
 
 
-def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_path: Path) -> None:
-    config = composed("debug=overfit", "model.width=8", "trainer.accelerator=cpu", "structure=[]")
-    experiment = Experiment.from_config(config)
+OVERFIT = ("debug=overfit", "model.width=8", "trainer.accelerator=cpu", "structure=[]")
+
+
+def test_overfit_has_four_unchanging_batches(composed: Compose) -> None:
+    experiment = Experiment.from_config(composed(*OVERFIT))
     experiment.data.setup("fit")
     loader = experiment.data.train_dataloader()
     seen = []
@@ -76,7 +78,11 @@ def test_overfit_learns_four_unchanging_batches_by_heart(composed: Compose, tmp_
         seen.append(sorted(images.tolist()))
     assert len(seen[0]) == 4 * 64
     assert seen[0] == seen[1]  # in another order, unchanged
-    run_of(config)
+
+
+@pytest.mark.slow
+def test_overfit_learns_its_batches_by_heart(composed: Compose, tmp_path: Path) -> None:
+    run_of(composed(*OVERFIT))
     (metrics,) = (tmp_path / "runs").glob("overfit-*/metrics.csv")
     with metrics.open() as file:
         rows = list(csv.DictReader(file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.execute import FastestForm
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
+from tests.cases import slow_but
 from tests.runs import MEASURED, REFILL, SMALL, run_of
 
 OPTIONS = (*SMALL, *REFILL, "trainer.max_epochs=3", "trainer.precision=64-true")
@@ -27,12 +29,7 @@ def curve(root: Path, result: Result) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize(
     ("coupling", "decay"),
-    [
-        ("stream", "all"),
-        ("independent", "weights"),
-        pytest.param("stream", "weights", marks=pytest.mark.slow),
-        pytest.param("independent", "all", marks=pytest.mark.slow),
-    ],
+    slow_but([("independent", "weights")], product(("stream", "independent"), ("all", "weights"))),
 )
 def test_shrunk_training_equals_masked_training(
     coupling: str, decay: str, composed: Callable[..., DictConfig], tmp_path: Path
@@ -56,7 +53,9 @@ def test_shrunk_training_equals_masked_training(
         assert not second[name][~mask].any()
 
 
-@pytest.mark.parametrize(("precision", "bfloat16"), [("bf16-mixed", True), ("32-true", False)])
+@pytest.mark.parametrize(
+    ("precision", "bfloat16"), slow_but([("bf16-mixed", True)], [("bf16-mixed", True), ("32-true", False)])
+)
 def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
     precision: str, bfloat16: bool, composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.results.records import results_of
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
+from tests.cases import slow_but
 from tests.runs import SMALL, run_of
 
 Compose = Callable[..., DictConfig]
@@ -27,12 +28,10 @@ SOURCES, STRUCTURES = (sorted(p.stem for p in (CONF / group).glob("*.yaml")) for
 OPTIONS = (*SMALL, "trainer.max_epochs=1", "pruning.rewind=0ep", "structure.refill.round_to=1", "threads=1")
 
 
-QUICK = ("imp", "movement", "synflow")  # of each kind one: magnitude, a sparsifier, scores from data
+QUICK = ("movement", "synflow")  # a sparsifier, scores from data; the rest of the tests have those by magnitude
 
 
-@pytest.mark.parametrize(
-    "source", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in SOURCES]
-)
+@pytest.mark.parametrize("source", slow_but(QUICK, SOURCES))
 def test_source_goes_with_every_structure(source: str, composed: Compose) -> None:
     """Two of them are retrained; of each the network that executes the ticket computes what the masked one does."""
     config = composed(*OPTIONS, f"pruning={source}", "pruning.rate=0.6", "pruning.density=0.4")

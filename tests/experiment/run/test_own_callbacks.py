@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from lt_lightning.results.records import find_results
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.masked_training import StoppedEarlyError
+from tests.cases import slow_but
 from tests.runs import REFILL, SMALL, run_of
 
 Compose = Callable[..., DictConfig]
@@ -48,7 +49,7 @@ def test_own_callbacks_are_there_in_every_training(composed: Compose) -> None:
     assert SEEN == ["hello", "hello"]  # the search, and the refilled ticket
 
 
-@pytest.mark.parametrize("step", [3, 20])
+@pytest.mark.parametrize("step", slow_but([20], [3, 20]))
 def test_a_stopped_search_goes_on_by_the_same_command(step: int, composed: Compose, tmp_path: Path) -> None:
     """In the dense training, and in the round after it: it ends as the search that nothing stopped."""
     job = (*SMALL, "structure=[]", "trainer.deterministic=true", "data.batch_size=32")

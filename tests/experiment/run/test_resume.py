@@ -169,6 +169,21 @@ def whole(starter: Starter, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {"left": left, "seconds": time.monotonic() - start}
 
 
+def test_killed_while_a_ticket_is_written_and_stopped_in_a_retraining_it_ends_the_same(
+    starter: Starter, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    assert starter.run(tmp_path, when(".ticket.safetensors.*.partial", 3), 0.05) == -signal.SIGKILL
+    assert list(tmp_path.rglob(".*.partial"))
+    assert starter.run(tmp_path, when("regroup-*/checkpoints/step-*", 2, signal.SIGTERM)) == 143
+    assert "stopped by SIGTERM: the same command goes on" in starter.log.read_text()
+    assert "Traceback" not in starter.log.read_text()
+    assert starter.run(tmp_path) == 0, starter.log.read_text()
+    assert "goes on in epoch" in starter.log.read_text()
+    assert not list(tmp_path.rglob(".*.partial"))
+    assert left_in(tmp_path) == whole["left"]
+
+
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same(starter: Starter, whole: dict[str, Any], tmp_path: Path) -> None:
     random.seed(0)
     for _ in range(3):
@@ -177,13 +192,10 @@ def test_killed_at_random_moments_it_ends_the_same(starter: Starter, whole: dict
     assert left_in(tmp_path) == whole["left"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "times"),
-    [
-        pytest.param(".step-*.partial", 5, marks=pytest.mark.slow),
-        (".ticket.safetensors.*.partial", 3),
-        pytest.param(".result.json.*.partial", 2, marks=pytest.mark.slow),
-    ],
+    [(".step-*.partial", 5), (".ticket.safetensors.*.partial", 3), (".result.json.*.partial", 2)],
 )
 def test_killed_while_a_file_is_written_it_ends_the_same(
     pattern: str, times: int, starter: Starter, whole: dict[str, Any], tmp_path: Path
@@ -197,6 +209,7 @@ def test_killed_while_a_file_is_written_it_ends_the_same(
     assert left_in(tmp_path) == whole["left"]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(
     starter: Starter, whole: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_two_processes_share_the_work_and_both_end_with_all_of_it(start: Start, 
     assert not list(root.rglob(".*.partial")) + list(root.rglob(".lock"))
 
 
+@pytest.mark.slow
 def test_a_waiting_process_takes_over_from_one_that_is_killed(start: Start, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     command = (f"paths.root={root}", *OPTIONS, "trainer.max_epochs=40")
