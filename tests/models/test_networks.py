@@ -220,8 +220,8 @@ def test_stem_divides_the_image(stem: str, expected: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cifar_resnet(10, 10), "depth=10: must be 6n \\+ 2"),
-        (lambda: cifar_resnet(2, 10), "depth=2: must be 6n \\+ 2"),
+        (lambda: cifar_resnet(10, 10), r"depth=10: .*6n \+ 2"),
+        (lambda: cifar_resnet(2, 10), r"depth=2: .*6n \+ 2"),
         (lambda: cifar_resnet(8, 10, width=0), "width=0: "),
         (lambda: cifar_resnet(8, 10, stem="vit"), "stem='vit': .*cifar, stride2, imagenet"),  # type: ignore[arg-type]
         (lambda: WideResNet(30, 2, 10), r"depth=30: .*6n \+ 4"),

@@ -41,7 +41,7 @@ def test_barrier_is_never_negative_and_the_same_from_both_ends(errors: list[floa
 
 
 def test_barrier_needs_both_ends() -> None:
-    with pytest.raises(ValueError, match="both ends"):
+    with pytest.raises(ValueError, match=r"\b1 error"):
         barrier([0.5])
 
 
@@ -64,9 +64,9 @@ def test_a_line_keeps_the_mask_of_both_ends() -> None:
 
 
 def test_other_networks_have_no_line() -> None:
-    with pytest.raises(ValueError, match="only one of them has b"):
+    with pytest.raises(ValueError, match=r" b$"):
         interpolate({"a": torch.zeros(1)}, {"a": torch.zeros(1), "b": torch.zeros(1)}, 0.5)
-    with pytest.raises(ValueError, match=r"a has the shapes \(1,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"\ba\b.*\(1,\).*\(2,\)"):
         interpolate({"a": torch.zeros(1)}, {"a": torch.zeros(2)}, 0.5)
 
 

@@ -56,7 +56,7 @@ def test_pruned_weights_and_their_averages_are_zero_after_every_step(
         step(network, optimizer, None, seed)  # so that there are averages to zero
     masks = random_masks(network)
     held = EnforcedMasks(network, masks)
-    with pytest.raises(ValueError, match=r"the weight of 0\.weight is not zero"):
+    with pytest.raises(ValueError, match=r"\b0\.weight\b"):
         check_enforced(held, [optimizer])
     held.zero_weights()
     held.zero_optimizer_state([optimizer])

