@@ -13,17 +13,16 @@ from importlib.metadata import entry_points
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from torch import nn
 
-from tests.runs import Compose, composing
+if TYPE_CHECKING:
+    from torch import nn
 
-if torch.backends.cpu.get_cpu_capability() == "AVX2":
-    # Tests train networks that are as narrow as smaller ones are, which alone are kept off oneDNN's defect there (see
-    # `lt_lightning.execution.shrink_channels`).
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
+    from tests.runs import Compose
+
+# PyTorch and the package are imported where they are needed: the process that hands out the tests needs neither.
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,13 @@ def _wandb_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        # Tests train networks that are as narrow as smaller ones are, which alone are kept off oneDNN's defect there
+        # (see `lt_lightning.execution.shrink_channels`). oneDNN reads this when it first computes.
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -72,6 +77,8 @@ def forkserver() -> ForkServerContext:
 @pytest.fixture
 def conv_net() -> Callable[[], nn.Module]:
     """Makes a network of two convolutions and a linear layer for 1 x 6 x 6 images, always with the same values."""
+    import torch
+    from torch import nn
 
     def make() -> nn.Module:
         torch.manual_seed(0)
@@ -87,6 +94,8 @@ def conv_net() -> Callable[[], nn.Module]:
 @pytest.fixture
 def composed(tmp_path: Path) -> Iterator[Compose]:
     """Composes a script's configuration, with overrides, writing under `tmp_path / "runs"`."""
+    from tests.runs import composing
+
     with composing(tmp_path / "runs") as composed:
         yield composed
 
