@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lt_lightning.storage.files import read_json, replacing, write_json
+from lt_lightning.storage.files import read_csv, read_json, replacing, write_csv, write_json
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -86,3 +87,17 @@ def test_a_value_that_is_no_json_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(tmp_path / "file.json", {"path": tmp_path})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_that_spreadsheets_take_for_formulas_are_quoted_and_numbers_are_not(tmp_path: Path) -> None:
+    texts = ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-x", "\tx", "'mine", "plain", "a,b", '"', ""]
+    numbers = ["-0.35", "+1.20", "-1e-3", "-inf"]
+    path = tmp_path / "table.csv"
+    write_csv(path, ["+head", *map(str, range(len(texts + numbers)))], [["x", *texts, *numbers], [-1, *[-0.5] * 14]])
+    with path.open(newline="") as file:
+        heads, first, second = csv.reader(file)
+    assert heads[0] == "'+head"
+    assert first[1:6] == ["'=1+1", "'@SUM(A1)", "'+cmd|' /C calc'!A0", "'-x", "'\tx"]
+    assert first[6:] == [*texts[5:], *numbers]
+    assert second == ["-1", *["-0.5"] * 14]
+    assert [*read_csv(path)[0].values()] == ["x", *texts, *numbers]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from typing import Final
 
 import pooch  # type: ignore[import-untyped]
 from PIL import Image
+
+from lt_lightning.storage.litter import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def fetch(root: Path, files: Files) -> None:
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{files.folder}-", dir=root) as scratch:
-            unpacked = Path(scratch) / files.folder
+        with scratch_folder(f".{files.folder}-", root) as scratch:
+            unpacked = scratch / files.folder
             for url, checksum in files.downloads.items():
                 _download(url, checksum, unpacked, absent, plain=url.rsplit("/", 1)[1] in files.entries)
             (root / files.folder).mkdir(exist_ok=True)

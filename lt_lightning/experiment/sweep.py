@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,16 @@ from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.results.aggregate import ExtremeRow, Row, aggregate, extremes, settings_of, verdict_lines
 from lt_lightning.results.job_record import FILE as JOB
 from lt_lightning.results.job_record import JobRecord, Task, describe_costs
-from lt_lightning.results.records import Result, results_of
+from lt_lightning.results.records import Result, has_summary, results_of, write_summary
 from lt_lightning.results.status import state_of, summary_of
 from lt_lightning.results.tables import aggregate_table, print_comparison
 from lt_lightning.results.verdict import Rule
-from lt_lightning.storage.files import read_json, replacing, write_json
+from lt_lightning.storage.files import read_json, write_csv, write_json
 
 FILE = "sweep.json"
 KEY = "sweep"  # key of the sweep's folder in a job's configuration
+# Files to which every job adds one sign at its end, so that to count them needs no job's record.
+ENDED, TRAINED = "jobs_ended", "jobs_trained"
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,21 @@ class Multirun:
         with open_dict(config):
             config[KEY] = str(self.folder)
 
+    def count_end(self, trained: bool) -> None:
+        """Count a job that has ended.
+
+        Args:
+            trained: whether it had something to train.
+        """
+        for name in (ENDED, *[TRAINED] * trained):
+            with (self.folder / name).open("ab") as file:
+                file.write(b".")
+
     def ended(self) -> tuple[int, int]:
         """Return how many jobs have ended, and how many of them had something to train."""
-        records: list[dict[str, Any]] = [read_json(path) for path in self.folder.rglob(JOB)]
-        ends = [record["trained"] for record in records if record.get("trained") is not None]
-        return len(ends), sum(ends)
+        files = (self.folder / ENDED, self.folder / TRAINED)
+        ended, trained = (file.stat().st_size if file.is_file() else 0 for file in files)
+        return ended, trained
 
     def seconds_left(self, share: float, ended: tuple[int, int]) -> float:
         """Return the seconds that the sweep still takes, if the jobs to come train as much as the others; NaN: unknown.
@@ -144,7 +155,6 @@ class SweepEnd(Callback):
             SystemExit: with a line that says how many tasks or jobs are not finished, if any are.
         """
         # Slow to import, and Hydra makes this callback for single runs, too.
-        from lt_lightning.experiment.sweep import print_notes, show_published, show_sweep
         from lt_lightning.results.status import print_status, tasks_under
         from lt_lightning.results.verdict import Rule
 
@@ -166,6 +176,8 @@ class SweepEnd(Callback):
         else:
             problem = show_sweep(jobs, tasks, folder, console, Rule(**config.verdict))
             show_published(records, console)
+            if has_summary(root := Path(config.paths.root)):
+                write_summary(root)
             if config.report:
                 from lt_lightning.report.writing import report_at_end  # slow to import
 
@@ -264,7 +276,4 @@ def show_published(records: Mapping[Path, JobRecord], console: Console) -> None:
 
 def write_rows(path: Path, kind: type[Row] | type[ExtremeRow], rows: Sequence[Row] | Sequence[ExtremeRow]) -> None:
     """Write rows as CSV, with a column for each attribute."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_csv(path, [field.name for field in fields(kind)], map(astuple, rows))

@@ -7,7 +7,7 @@ import hashlib
 import re
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lt_lightning.results.aggregate import Row, settings_of, short_setting
 from lt_lightning.results.job_record import FILE as JOB
-from lt_lightning.results.job_record import JobRecord, Task
+from lt_lightning.results.job_record import JobRecord, Task, jobs_of
 from lt_lightning.results.records import Result
-from lt_lightning.results.status import state_of, tasks_under
-from lt_lightning.storage.files import read_json
+from lt_lightning.results.status import state_of, tasks_of, tasks_under
+from lt_lightning.storage.files import read_csv, read_json
 from lt_lightning.storage.layout import RoundFacts, read_rounds
 
 SEARCH_GROUPS = ("data", "model", "classifier", "pruning", "trainer", "execution")
@@ -175,9 +175,9 @@ def collect(path: Path) -> Contents:
     has_jobs = any(path.rglob(JOB))
     begun = sorted({file.parent for name in ("config.yaml", "round_*") for file in path.glob(f"*/{name}")})
     if (path / "config.yaml").is_file():
-        root, folders, tasks = path.parent, [path], _tasks_under(path.parent, missing)
+        root, folders, tasks = path.parent, [path], _tasks_by(tasks_of, path, missing)
     elif begun or not has_jobs:
-        root, folders, tasks = path, begun, _tasks_under(path, missing)
+        root, folders, tasks = path, begun, _tasks_by(tasks_under, path, missing)
     else:
         root, folders, tasks = _of_jobs(path, missing)
         parts = {part for task in tasks for part in task.parts}
@@ -185,13 +185,15 @@ def collect(path: Path) -> Contents:
     missing += [line for folder in folders for line in _unfinished(folder, tasks)]
     if not searches and not missing:
         missing.append(f"{path}: nothing has been run here")
-    commands = _commands(path if has_jobs else root / "jobs", {folder.name for folder in folders})
+    records = (path if has_jobs else root / "jobs").rglob(JOB)
+    jobs = jobs_of(path) if folders == [path] else [file.parent for file in records]
+    commands = _commands(sorted(jobs), {folder.name for folder in folders})
     return Contents(path, root, tuple(_with_settings(searches)), tuple(commands), tuple(missing))
 
 
-def _tasks_under(root: Path, missing: list[str]) -> list[Task]:
+def _tasks_by(find: Callable[[Path], list[Task]], path: Path, missing: list[str]) -> list[Task]:
     with _warnings_into(missing):
-        return tasks_under(root)
+        return find(path)
 
 
 def _of_jobs(path: Path, missing: list[str]) -> tuple[Path, list[Path], list[Task]]:
@@ -254,12 +256,12 @@ def _warnings_into(lines: list[str]) -> Iterator[None]:
     lines += [str(warning.message) for warning in caught]
 
 
-def _commands(jobs: Path, searches: set[str]) -> Iterator[Command]:
-    """Yield the jobs under a folder that asked for any of these searches, by what Hydra keeps of each."""
-    for file in sorted(jobs.rglob(JOB)):
-        hydra = file.parent / ".hydra"
+def _commands(jobs: Iterable[Path], searches: Set[str]) -> Iterator[Command]:
+    """Yield those of some jobs that asked for any of these searches, by what Hydra keeps of each."""
+    for folder in jobs:
+        hydra = folder / ".hydra"
         try:
-            names = {task.folder.name for task in JobRecord.load(file.parent).tasks if task.kind is None}
+            names = {task.folder.name for task in JobRecord.load(folder).tasks if task.kind is None}
             if names & searches:
                 yield Command(_command_text(hydra), _job_config(hydra))
         except Exception:  # whatever a damaged file, or one of another version, makes its reader raise
@@ -335,8 +337,8 @@ def environment_of(search: Path) -> Mapping[str, Any]:
 def metrics_of(folder: Path) -> list[dict[str, float]]:
     """Return the rows of a training's `metrics.csv`."""
     try:
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        rows = read_csv(folder / "metrics.csv")
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
     except (OSError, ValueError, TypeError, AttributeError, csv.Error):
         return []
 

@@ -19,6 +19,7 @@ from lt_lightning.results.records import FILE as RESULT
 from lt_lightning.results.tables import write_tables
 from lt_lightning.results.verdict import STANDARD, Rule
 from lt_lightning.storage.files import replacing
+from lt_lightning.storage.litter import clear_litter
 
 FOLDER, FILE = "report", "report.html"
 
@@ -38,6 +39,7 @@ def write_report(path: Path, output: Path | None = None) -> Path:
     """
     contents = collect(path)
     output = output or path / FOLDER
+    clear_litter(output)
     rule = _rule(contents)
     rows = aggregate(contents.results, rule)
     groups = groups_of(contents, rows)

@@ -122,8 +122,10 @@ def _row(key: Key, results: Sequence[Result], rule: Rule) -> Row:
 
 def _mean_of_each_seed(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:
     """Return one value for each seed, since two results of one seed are no replicates."""
-    seeds = dict.fromkeys(result.seed for result in results)
-    return [fmean(value(result) for result in results if result.seed == seed) for seed in seeds]
+    seeds: dict[int, list[float]] = {}
+    for result in results:
+        seeds.setdefault(result.seed, []).append(value(result))
+    return list(map(fmean, seeds.values()))
 
 
 def settings_of(
@@ -220,7 +222,7 @@ def _extreme_row(key: ExtremeKey, rows: Sequence[Row], rule: Rule) -> ExtremeRow
     )
     structured = key[3] != UNSTRUCTURED and any(row.sparsity > 0 for row in rows)
     return ExtremeRow(
-        *key, structured, seeds, _rounds(complete), _rounds([row for row in rows if row not in complete]),
+        *key, structured, seeds, _rounds(complete), _rounds([row for row in rows if row.seeds < seeds]),
         rule.margin, rule.confidence,
         *(None, None) if sparsest.by_mean is None else (sparsest.by_mean.sparsity, sparsest.by_mean.round),
         *(None, None) if sparsest.shown is None else (sparsest.shown.sparsity, sparsest.shown.round),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lt_lightning.storage.files import read_json, write_json
+from lt_lightning.storage.litter import clear_litter
 
 
 @dataclass(frozen=True, order=True)
@@ -39,6 +40,7 @@ class TicketKind:
 # The record of a job: the tasks that it consists of, and what became of it; one `job.json` in the job's own folder.
 
 FILE = "job.json"
+JOBS = "jobs.txt"  # in the folder of a search: a line for each job that asked for it
 
 
 @dataclass(frozen=True)
@@ -222,3 +224,25 @@ class JobRecord:
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / FILE} is damaged: {error}") from None
+
+    def note(self, folder: Path) -> None:
+        """Name the job's folder in that of its search, once there is one, and remove what killed jobs have left.
+
+        So what asks about one search need not read the records of all jobs under the root.
+        """
+        if not self.tasks or not (search := self.tasks[0].folder).is_dir():
+            return
+        others = jobs_of(search)
+        if folder.resolve() not in [other.resolve() for other in others]:
+            with (search / JOBS).open("a", encoding="utf-8") as file:
+                file.write(os.path.relpath(folder, search) + "\n")
+        for other in others:
+            clear_litter(other)
+
+
+def jobs_of(search: Path) -> list[Path]:
+    """Return the folders of the jobs that asked for a search."""
+    try:
+        return [search / line for line in (search / JOBS).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []

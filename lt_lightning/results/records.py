@@ -1,19 +1,28 @@
-"""Results: a JSON file beside each finished ticket, and `summary.csv` with a row for each of them."""
+"""Results: a JSON file beside each finished ticket, and `summary.csv` with a row for each of them.
+
+A finished task adds its rows to the end of the table, whatever the table holds already, so that no task costs more
+than the one before. Where a task is repeated after a kill or a damage, the last of several rows of one place counts;
+the end of a sweep writes the table anew.
+"""
 
 from __future__ import annotations
 
-import csv
+import fcntl
+import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lt_lightning.results.job_record import Task, TicketKind
-from lt_lightning.storage.files import read_json, replacing, write_json
+from lt_lightning.storage.files import csv_text, read_json, write_csv, write_json
+from lt_lightning.storage.litter import clear_litter
 
 FILE = "result.json"
 SUMMARY = "summary.csv"
+LONGEST_LINE = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -104,14 +113,7 @@ class Result:
 
 def find_results(root: Path) -> list[Result]:
     """Return every finished result under a folder, ordered by data, model, seed, search, round and kind."""
-    return _results_in(_files_under(root))
-
-
-def _files_under(root: Path) -> list[Path]:
-    return sorted(root.glob(f"*/round_*/*/{FILE}"))
-
-
-def _results_in(files: Sequence[Path]) -> list[Result]:
+    files = root.glob(f"*/round_*/*/{FILE}")
     results = [result for path in files if (result := Result.load(path.parent)) is not None]
     return sorted(results, key=lambda r: (r.data, r.model, r.seed, r.search, r.round, r.kind, r.place))
 
@@ -126,19 +128,75 @@ def results_of(task: Task) -> list[Result] | None:
     return results
 
 
-def write_summary(root: Path) -> Path:
-    """Write `summary.csv` anew from all results under the root, and return its path."""
-    path = root / SUMMARY
-    written: list[Path] | None = None
-    while written != (files := _files_under(root)):  # again, if another process has finished something meanwhile
-        write_table(path, _results_in(files))
-        written = files
-    return path
+# The table of all results under a root.
+
+HEADS = tuple(field.name for field in fields(Result))
 
 
-def write_table(path: Path, results: Sequence[Result]) -> None:
-    """Write results as CSV, with a column for each attribute."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
-        writer.writeheader()
-        writer.writerows(asdict(result) for result in results)
+def finish(root: Path, results: Sequence[Result]) -> None:
+    """Add results to `summary.csv`, and then write each beside its ticket, which marks the ticket as finished.
+
+    The table is written anew only where it is missing or has other columns.
+    """
+    with _table_of(root) as file:
+        if _has_our_heads(file):
+            _drop_torn_line(file)
+            file.write(csv_text(map(astuple, results)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        else:
+            _write_anew(root, results)
+        for result in results:
+            result.save(root / result.place)
+
+
+def write_summary(root: Path) -> None:
+    """Write `summary.csv` anew from all results under the root."""
+    with _table_of(root):
+        _write_anew(root)
+
+
+def has_summary(root: Path) -> bool:
+    """Whether there is a table with our columns."""
+    try:
+        with (root / SUMMARY).open("rb") as file:
+            return _has_our_heads(file)
+    except FileNotFoundError:
+        return False
+
+
+def _write_anew(root: Path, more: Sequence[Result] = ()) -> None:
+    clear_litter(root, f".{SUMMARY}.")
+    write_csv(root / SUMMARY, HEADS, map(astuple, [*find_results(root), *more]))
+
+
+@contextmanager
+def _table_of(root: Path) -> Iterator[BinaryIO]:
+    """Open the table for one process at a time; it is made if it is missing."""
+    root.mkdir(parents=True, exist_ok=True)
+    while True:
+        with (root / SUMMARY).open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_there(root / SUMMARY, file):
+                continue  # written anew, or removed, while this process was waiting
+            yield file
+            return
+
+
+def _is_there(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _has_our_heads(file: BinaryIO) -> bool:
+    file.seek(0)
+    return file.readline() == csv_text([HEADS]).encode()
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    """Remove what a process that was killed while it wrote has left of its last line."""
+    start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
+    file.seek(start)
+    file.truncate(start + file.read().rfind(b"\n") + 1)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lt_lightning.results import locks
 from lt_lightning.results.failures import Failure
-from lt_lightning.results.job_record import FILE, JobRecord, Task, TicketKind
+from lt_lightning.results.job_record import FILE, JobRecord, Task, TicketKind, jobs_of
 from lt_lightning.results.records import results_of
 from lt_lightning.storage.layout import trained_rounds
 
@@ -54,16 +54,26 @@ def tasks_under(root: Path) -> list[Task]:
 
     A record that cannot be read is left out, with a warning.
     """
+    jobs = sorted(file.parent for file in (root / "jobs").rglob(FILE))
+    return _tasks(jobs, root, sorted(root.glob("*/round_??/*-????????")))
+
+
+def tasks_of(search: Path) -> list[Task]:
+    """Return the same for one search, whatever else is under its root."""
+    return _tasks(jobs_of(search), search, sorted(search.glob("round_??/*-????????")))
+
+
+def _tasks(jobs: Sequence[Path], within: Path, folders: Sequence[Path]) -> list[Task]:
     tasks: dict[Task, None] = {}
-    for file in sorted((root / "jobs").rglob(FILE)):
+    for job in jobs:
         try:
-            asked = JobRecord.load(file.parent).asked_tasks
+            asked = JobRecord.load(job).asked_tasks
         except (OSError, ValueError) as error:
-            warnings.warn(f"{error}; the job is left out", stacklevel=2)
+            warnings.warn(f"{error}; the job is left out", stacklevel=3)
             continue
-        tasks |= dict.fromkeys(task for task in asked if task.folder.is_relative_to(root))
+        tasks |= dict.fromkeys(task for task in asked if task.folder.is_relative_to(within))
     known = {part for task in tasks for part in task.parts}
-    for folder in sorted(root.glob("*/round_??/*-????????")):
+    for folder in folders:
         if folder not in known:
             name, number = folder.name.rpartition("-")[0], int(folder.parent.name.partition("_")[2])
             tasks[Task(folder, f"{name}, round {number}", number, TicketKind(name), (folder,))] = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lt_lightning.results.aggregate import Row, short_setting
 from lt_lightning.results.published_figures import Comparison, compare, figures_of
 from lt_lightning.results.records import Result
 from lt_lightning.results.verdict import STANDARD, Rule, half_width
-from lt_lightning.storage.files import replacing
+from lt_lightning.storage.files import replacing, write_csv
 
 
 def terminal_table(title: str, heads: Sequence[str], left: int) -> Table:
@@ -268,8 +267,7 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
     for name, text in (("table.md", markdown(rows)), ("table.tex", latex(rows))):
         with replacing(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    with replacing(folder / "table.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([HEADINGS, *map(row_cells, rows)])
+    write_csv(folder / "table.csv", HEADINGS, map(row_cells, rows))
 
 
 def _escaped(text: str) -> str:

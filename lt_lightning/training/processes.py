@@ -23,7 +23,6 @@ import os
 import pickle
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -42,6 +41,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, Std, start_processes
 from torch.distributed.rendezvous import rendezvous
+
+from lt_lightning.storage.litter import scratch_folder
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import ClusterEnvironment  # type: ignore[attr-defined]
@@ -80,9 +81,9 @@ def launch(lead: Callable[[Any], Any], job: Any, size: int) -> Any:
         ProcessDiedError: if a process was killed; all others were ended.
         BaseException: what the first process to fail has raised; all others were ended.
     """
-    with tempfile.TemporaryDirectory(prefix="lt-lightning-") as name:
+    with scratch_folder("lt-lightning-") as folder:
         store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
-        context = _start(_take_part, (lead, job), size, store.port, name)
+        context = _start(_take_part, (lead, job), size, store.port, str(folder))
         pids = context.pids()
         started = {process.pid: process for process in multiprocessing.active_children()}
         processes = [started[pids[rank]] for rank in range(size) if pids[rank] in started]

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.results.job_record import JobRecord, Task
+from lt_lightning.results.job_record import Task
 from lt_lightning.results.records import Result
 from lt_lightning.storage.files import write_json
 from lt_lightning.structures.base import Form, LayerReport
@@ -56,9 +56,9 @@ def runs(configs: list[DictConfig], tmp_path: Path) -> Path:
     """The root of two finished searches that jobs asked for."""
     for index, config in enumerate(configs):
         job = Job.of(config)
-        job.record().save(_made(tmp_path / "runs" / "jobs" / "before" / str(index)))
         search, *retrainings = job.tasks
         OmegaConf.save(config, _made(search.folder) / "config.yaml")
+        note(job, tmp_path / "runs" / "jobs" / "before" / str(index))
         write_json(
             search.folder / "rounds.json",
             [
@@ -103,11 +103,17 @@ def everything(runs: Path, configs: list[DictConfig]) -> Path:
     record = {"options": {"threshold": 0.02}, "lines": [line], "smallest_stable": {}}
     write_json(_made(runs / "stability" / "digits-resnet8") / "stability-01234567.json", record)
     hydra = _made(runs / "jobs" / "now" / ".hydra")
-    Job.of(configs[0]).record(JobRecord()).save(hydra.parent)
+    note(Job.of(configs[0]), hydra.parent)
     OmegaConf.save(configs[0], hydra / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"choices": {}}}}), hydra / "hydra.yaml")
     OmegaConf.save(OmegaConf.create(["seed=0", "structure=[refill,regroup]"]), hydra / "overrides.yaml")
     return runs
+
+
+def note(job: Job, folder: Path) -> None:
+    """Writes the record of a job, as the job itself does."""
+    job.record().save(_made(folder))
+    job.record().note(folder)
 
 
 def _finish(search: Task, folder: Path, structure: str, number: int, seed: int, control: str = "") -> None:

@@ -271,7 +271,9 @@ def test_a_search_alone_and_a_sweep_alone(runs: Path, configs: list[DictConfig])
     assert [search.seed for search in alone.searches] == [1]
     assert len(alone.results) == 4
     jobs = runs / "jobs" / "now"
-    JobRecord(0, {"seed": "1"}, job.tasks[:2], (0, 1)).save(jobs / "0")
+    record = JobRecord(0, {"seed": "1"}, job.tasks[:2], (0, 1))
+    record.save(jobs / "0")
+    record.note(jobs / "0")
     JobRecord(1, {"seed": "7"}, error="bad value").save(jobs / "1")
     (jobs / "0" / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create(["seed=1", "structure=[refill]"]), jobs / "0" / ".hydra" / "overrides.yaml")

@@ -55,7 +55,8 @@ def test_summary_has_a_row_for_each_finished_ticket_and_survives_unfinished_fold
         result.save(tmp_path / result.place)
     (tmp_path / "search-0" / "round_02" / "refill").mkdir(parents=True)
     assert find_results(tmp_path) == [DENSE, REFILL]
-    with write_summary(tmp_path).open() as file:
+    write_summary(tmp_path)
+    with (tmp_path / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["structure"], float(row["density"])) for row in rows] == [("dense", 1.0), ("refill", 0.79)]
 

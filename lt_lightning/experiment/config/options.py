@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import NoneType
@@ -431,6 +432,8 @@ def register(group: str | None = None) -> None:
     Args:
         group: group that the names belong to, if the configurations are not at the root of the search path.
     """
+    # Jobs and sweeps that begin in one second have folders of their own: the digits are drawn once for each.
+    OmegaConf.register_new_resolver("digits", lambda: secrets.token_hex(4), use_cache=True, replace=True)
     store = ConfigStore.instance()
     store.store("job", defaults_of(JobOptions), group)
     store.store("stability_job", {"stability": defaults_of(Stability)}, group)

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lt_lightning.experiment.config.fingerprint import hash_of
 from lt_lightning.experiment.logging.wandb_record import Entry, define_axes, record_tickets
 from lt_lightning.experiment.sweep import Multirun
-from lt_lightning.storage.files import replacing
+from lt_lightning.storage.files import read_csv, write_csv
 from lt_lightning.training.lightning_internals import drop_outdated_settings
 
 
@@ -72,10 +72,8 @@ class MetricsFile(Logger):
         if self._saved:
             return
         names = dict.fromkeys(name for row in self.rows.values() for name in row)
-        with replacing(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["step", *names])
-            writer.writeheader()
-            writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
+        rows = ((step, *map(row.get, names)) for step, row in sorted(self.rows.items()))
+        write_csv(self.path, ["step", *names], rows)
         self._saved = True
 
     @rank_zero_only
@@ -85,8 +83,7 @@ class MetricsFile(Logger):
 
 def _read(path: Path) -> dict[int, dict[str, float]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items() if value} for row in read_csv(path)]
         return {int(row.pop("step")): row for row in rows}
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
         raise ValueError(f"{path} is damaged: it is not a table of metrics by step") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 
 from lt_lightning.pruning.layers import weight_of
 from lt_lightning.results.records import Result
+from lt_lightning.storage.litter import scratch_folder
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 
@@ -185,12 +185,12 @@ def _log_network(run: wandb.Run, entry: Entry) -> None:
     from lt_lightning.tickets.export.exporting import export_ticket
 
     name = artifact_name(entry.folder)[: LONGEST_NAME - len("-shrunk")] + "-shrunk"
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("lt-lightning-") as folder:
         try:
-            export_ticket(entry.folder, Path(folder) / "network", ["safetensors"])
+            export_ticket(entry.folder, folder / "network", ["safetensors"])
         except (ValueError, RuntimeError) as error:
             warnings.warn(f"the smaller network of {entry.folder} is not logged to W&B: {error}", stacklevel=2)
             return
         artifact = wandb.Artifact(name, type="network", metadata={"made_from": artifact_name(entry.folder)})
-        artifact.add_dir(str(Path(folder) / "network"))
+        artifact.add_dir(str(folder / "network"))
         run.log_artifact(artifact)

@@ -37,11 +37,11 @@ def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[
     options, root = job.options, Path(job.options.paths.root)
     if not (options.plan or options.status):
         record = JobRecord(overrides=_by_key(overrides))
-        job.record(record).save(folder)
+        _keep(job.record(record), folder)
         try:
             return run_job(job, console)
         finally:  # whatever is there
-            job.record(record).save(folder)
+            _keep(job.record(record), folder)
             if options.report:
                 from lt_lightning.report.writing import report_at_end  # slow to import
 
@@ -72,7 +72,7 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
         What a sweeper may maximise: the mean validation accuracy of the last round's tickets (the test set is not
         for choosing); NaN if there are none.
     """
-    console, record = Console(), JobRecord(number, _by_key(overrides))
+    console, record, sweep = Console(), JobRecord(number, _by_key(overrides)), Multirun.above(folder)
     try:
         job = Job.of(config)
         record = job.record(record)
@@ -83,25 +83,37 @@ def do_in_sweep(config: DictConfig, number: int, overrides: Sequence[str], folde
             console.print(describe_costs(record.costs), highlight=False, soft_wrap=True)
         if job.options.plan or job.options.status:
             return math.nan
-        if (sweep := Multirun.above(folder)) is not None:
+        record.note(folder)
+        if sweep is not None:
             sweep.enter(job.config)
         trains = not job.is_finished
         try:
             value = objective(run_job(job, console))
         finally:
             record = job.record(record)
-        replace(record, trained=trains).save(folder)
+        _end(replace(record, trained=trains), folder, sweep)
         return value
     except Exception as error:
         failure = Failure.of(error)
         trace = "" if isinstance(error, EXPECTED) else f"\n{failure.traceback}"
         console.print(f"job {number} FAILED: {failure.error}{trace}", markup=False, highlight=False, soft_wrap=True)
-        replace(record, error=failure.error, trained=True).save(folder)
+        _end(replace(record, error=failure.error, trained=True), folder, sweep)
         from lt_lightning.training.processes import out_of_step  # for start-up time
 
         if out_of_step():
             raise SystemExit(1) from error
         return math.nan
+
+
+def _keep(record: JobRecord, folder: Path) -> None:
+    record.save(folder)
+    record.note(folder)
+
+
+def _end(record: JobRecord, folder: Path, sweep: Multirun | None) -> None:
+    _keep(record, folder)
+    if sweep is not None:
+        sweep.count_end(bool(record.trained))
 
 
 def objective(results: Sequence[Result]) -> float:

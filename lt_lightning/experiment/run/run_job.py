@@ -14,7 +14,7 @@ from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.locks import tidy
 from lt_lightning.results.published_figures import figures_of
-from lt_lightning.results.records import FILE, SUMMARY, Result, write_summary
+from lt_lightning.results.records import SUMMARY, Result, has_summary, write_summary
 from lt_lightning.results.tables import print_comparison, results_table
 
 
@@ -70,7 +70,7 @@ def show_job(job: Job, console: Console) -> list[Result]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
         plain: Any = OmegaConf.to_container(job.config)
         print_comparison(plain, results, job.title, console)
-        if _is_outdated(root / SUMMARY, job):
+        if not has_summary(root):
             write_summary(root)
     written = {"Tickets": search, "Table": root / SUMMARY}
     if "wandb" in job.config.logger:
@@ -79,10 +79,3 @@ def show_job(job: Job, console: Console) -> list[Result]:
         if where.exists():
             console.print(f"{what + ':':9}{where}", markup=False, highlight=False, soft_wrap=True)
     return results
-
-
-def _is_outdated(path: Path, job: Job) -> bool:
-    """Whether a result is newer than a file, since a job was killed right after it had written the result."""
-    files = (part / FILE for task in job.tasks for part in task.parts)
-    newest = max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
-    return not path.is_file() or path.stat().st_mtime_ns < newest

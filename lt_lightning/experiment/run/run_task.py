@@ -27,7 +27,7 @@ from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
-from lt_lightning.results.records import Result
+from lt_lightning.results.records import Result, finish
 from lt_lightning.storage.files import replacing, write_json
 from lt_lightning.storage.layout import TICKET, is_ticket
 from lt_lightning.tickets.making import load_gradients, structure_ticket
@@ -75,8 +75,7 @@ def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> Non
             for result, place, origin in zip(results, task.parts, origins, strict=True)
         )
         record(loggers, entries)
-    for result, place in zip(results, task.parts, strict=True):
-        result.save(place)
+    finish(experiment.root, results)
 
 
 def _test(experiment: Experiment, task: Task) -> list[Result]:
@@ -124,7 +123,7 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
         result = make_result(experiment, ticket, accuracy, dense_accuracy, task.folder)
         assert task.source is not None
         record(loggers, [Entry(result, ticket, task.folder, task.source)])
-    result.save(task.folder)
+    finish(experiment.root, [result])
 
 
 def _made(experiment: Experiment, task: Task) -> Ticket:

@@ -29,7 +29,7 @@ from lt_lightning.results import failures
 from lt_lightning.results.failures import Failure
 from lt_lightning.results.job_record import Task, tasks_from_json, tasks_to_json
 from lt_lightning.results.locks import Lock, owner_of
-from lt_lightning.results.records import Result, results_of, write_summary
+from lt_lightning.results.records import Result, results_of
 from lt_lightning.storage.layout import TICKET, is_ticket, trained_rounds
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.agreement import DisagreementError
@@ -156,7 +156,6 @@ class Scheduler:
             if results_of(task) is None:  # or the task would be run again for ever
                 raise RuntimeError(f"{task.folder} has no result that can be read, although the task has ended")
             failures.clear(task.folder)
-            write_summary(self._experiment.root)
             announce("")
         except Exception as error:
             if processes() == 1 or _failure_since(self._start, task) is None:  # else this one only lost its partner
