@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from benchmarks.network_costs import share_of_ideal
 from benchmarks.variants import Effort, Tickets, Variant
 from lt_lightning.execution.cost import Setting, flops
-from lt_lightning.execution.execute import DENSE_FORM, forms_of, input_shapes
+from lt_lightning.execution.execute import DENSE_FORM, forms_of
+from lt_lightning.execution.form_choice import input_shapes
 from lt_lightning.execution.shrink_channels import Cut, Shrunk
 from lt_lightning.execution.timing import time_layers
 from lt_lightning.pruning.evaluation import relative_difference

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.peers import SquareBlocks, prune_by_torch_pruning, with_sparse_weights
 from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.execute import DENSE_FORM, execute
+from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.execution.shrink_channels import Shrunk
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
@@ -132,7 +133,8 @@ def as_masked(network: nn.Module, ticket: StructureResult, example: Tensor, sett
 def as_planned(network: nn.Module, ticket: StructureResult, example: Tensor, setting: Setting, device: str) -> Executed:
     """Make the network of this package, each layer in the form that is measured fastest in this setting."""
     how = (setting.batch_size, setting.training, device)
-    shrunk = execute(network, ticket.plan, ticket.masks, example, *how, bfloat16=setting.bfloat16)
+    choice = choose_forms(network, ticket.plan, example, *how, setting.bfloat16)
+    shrunk = execute(network, ticket.plan, ticket.masks, example, choice.forms)
     if shrunk is None:
         return as_masked(network, ticket, example, setting, device)
     left = tuple(name for name, form in shrunk.choice.items() if form == DENSE_FORM)

@@ -45,6 +45,20 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure is remembered for nobody else; what they compile is used again."""
+    from lt_lightning.storage.files import cache_folder
+
+    cache = tmp_path_factory.mktemp("cache")
+    for name in ("kernels", "signatures"):
+        (cache_folder() / name).mkdir(parents=True, exist_ok=True)
+        (cache / name).symlink_to(cache_folder() / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LT_LIGHTNING_CACHE", str(cache))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _packages_are_read_once() -> Iterator[None]:
     """Lightning reads the entry points of all that is installed for each trainer: 90 % of the time to make one."""
     with pytest.MonkeyPatch.context() as patch:

@@ -1,11 +1,10 @@
-"""The network that a ticket's plan makes: fewer channels, or every layer in the form that is measured fastest."""
+"""The network that a ticket's plan makes: fewer channels, or every layer in a form that computes its blocks."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
@@ -16,10 +15,8 @@ from lt_lightning.execution.blocks.input_channels import Form, GroupedChannelCon
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
 from lt_lightning.execution.semi_structured import semi_structured_forms
 from lt_lightning.execution.shrink_channels import Cut, Gather, Shrunk, Slices, shrink_channels
-from lt_lightning.execution.timing import Shape, time_layers
 from lt_lightning.network_graph.traced import TracedNetwork
-from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, call_network, copied
+from lt_lightning.pruning.examples import Example, copied
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.structures.executable import computes_two_of_four, why_no_blocks, why_not_held
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, NMPlan, Plan
@@ -34,11 +31,7 @@ def execute(
     plan: Plan | None,
     masks: Masks,
     example: Example,
-    batch_size: int | None = None,
-    training: bool = False,
-    device: str = "cpu",
     choice: Mapping[str, str] | None = None,
-    bfloat16: bool = False,
     traced: TracedNetwork | None = None,
 ) -> Shrunk | None:
     """Make the network that executes a plan.
@@ -52,11 +45,7 @@ def execute(
         plan: plan of the ticket.
         masks: masks of the ticket.
         example: an input batch of the true shape.
-        batch_size: see `choose_forms`, like `training`, `device` and `bfloat16`.
-        training: likewise.
-        device: likewise.
-        choice: form of every layer, as `choose_forms` returned it before; None chooses now.
-        bfloat16: likewise.
+        choice: form of every layer, see `form_choice.choose_forms`; None takes the `first_forms`.
         traced: the network, or another of its kind, whose channels are known already.
 
     Returns:
@@ -68,45 +57,17 @@ def execute(
         case ChannelPlan():
             return shrink_channels(network, plan, example, traced)
         case BlockPlan() | NMPlan():
-            if choice is None:
-                choice = choose_forms(network, plan, example, batch_size, training, device, bfloat16)
-            return swap_layers(network, plan, masks, choice)
+            return swap_layers(network, plan, masks, first_forms(network, plan) if choice is None else choice)
 
 
-# The forms that layers can take, and the choice among them.
+# The forms that layers can take.
 
 
-def choose_forms(
-    network: nn.Module,
-    plan: Plan | None,
-    example: Example,
-    batch_size: int | None = None,
-    training: bool = False,
-    device: str = "cpu",
-    bfloat16: bool = False,
-) -> dict[str, str]:
-    """Choose the form of every layer of a plan of blocks or of n:m weights; other plans leave no choice.
-
-    Args:
-        network: network with the ticket's values.
-        plan: plan of the ticket.
-        example: an input batch of the true shape.
-        batch_size: number of images for which the fastest form is measured, the dense layer included; None takes the
-            first form of every layer that has one, in plain PyTorch if possible.
-        training: measure training steps rather than inference.
-        device: device to measure on.
-        bfloat16: measure in bfloat16 rather than float32.
-    """
-    if plan is None or isinstance(plan, ChannelPlan):
-        return {}
-    names = list(_planned_layers(plan))
-    if isinstance(plan, NMPlan) and (training or not bfloat16 or torch.device(device).type != "cuda"):
-        return dict.fromkeys(names, DENSE_FORM)
-    forms = {name: forms_of(network, plan, name) for name in names}
-    if batch_size is None:
-        return {name: next(iter(of_layer), DENSE_FORM) for name, of_layer in forms.items()}
-    fastest = FastestForm(input_shapes(network, names, example), batch_size, training, device, bfloat16)
-    return {name: fastest(name, network.get_submodule(name), of_layer) for name, of_layer in forms.items()}
+def first_forms(network: nn.Module, plan: BlockPlan | NMPlan) -> dict[str, str]:
+    """Return the first form of every layer that has one, in plain PyTorch if possible; n:m weights run dense."""
+    if isinstance(plan, NMPlan):
+        return dict.fromkeys(plan.layers, DENSE_FORM)
+    return {name: next(iter(forms_of(network, plan, name)), DENSE_FORM) for name in plan.blocks}
 
 
 def forms_of(network: nn.Module, plan: BlockPlan | NMPlan, name: str) -> Forms:
@@ -166,62 +127,9 @@ def _every_position(blocks: Sequence[Block], conv: nn.Conv2d) -> list[Block]:
     return [Block(block.rows, (block.columns[:, None] * len(positions) + positions).flatten()) for block in blocks]
 
 
-def _planned_layers(plan: BlockPlan | NMPlan) -> Sequence[str]:
+def planned_layers(plan: BlockPlan | NMPlan) -> Sequence[str]:
+    """Return the names of the layers that a plan says something of."""
     return list(plan.blocks) if isinstance(plan, BlockPlan) else plan.layers
-
-
-@dataclass
-class FastestForm:
-    """Chooses the form of a layer that is measured fastest, and remembers what it measured.
-
-    Attributes:
-        shapes: shape of one sample of each layer's input, by layer name.
-        batch_size: number of samples.
-        training: whether forward and backward are timed, or forward alone.
-        device: device to measure on.
-        bfloat16: precision, as `time_layers` explains.
-    """
-
-    shapes: Mapping[str, Shape]
-    batch_size: int
-    training: bool
-    device: torch.device | str = "cpu"
-    bfloat16: bool = False
-    _known: dict[str, str] = field(default_factory=dict)
-
-    def __call__(self, name: str, layer: nn.Module, forms: Forms) -> str:
-        """Return the name of the fastest form, `DENSE_FORM` where that is the layer as it is."""
-        shape = self.shapes[name]
-        key = f"{layer} {forms} {shape}"
-        if key not in self._known:
-            self._known[key] = self._measure(layer, forms, shape) if forms else DENSE_FORM
-        return self._known[key]
-
-    def _measure(self, layer: nn.Module, forms: Forms, shape: Shape) -> str:
-        contenders = {name: (form, shape) for name, form in ({DENSE_FORM: layer} | dict(forms)).items()}
-        timings = time_layers(
-            contenders, self.batch_size, self.training, self.bfloat16, self.device, samples=5, slot=0.01
-        )
-        return min(timings, key=lambda name: timings[name].median)
-
-
-def input_shapes(network: nn.Module, names: Sequence[str], example: Example) -> dict[str, Shape]:
-    """Return the shape of one sample of every named layer's input, at the network's true shapes."""
-    shapes: dict[str, Shape] = {}
-    hooks = []
-    for name in names:
-
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            shapes[name] = tuple(inputs[0].shape[1:])
-
-        hooks.append(network.get_submodule(name).register_forward_pre_hook(note))
-    try:
-        with evaluating(network):
-            call_network(network, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return shapes
 
 
 # The exchange of the layers.
@@ -235,10 +143,10 @@ def swap_layers(network: nn.Module, plan: BlockPlan | NMPlan, masks: Masks, choi
         plan: plan of the ticket.
         masks: masks of the ticket. The result keeps those that training has to enforce: all but those of layers that
             compute their blocks alone.
-        choice: form of every layer of the plan, see `choose_forms`.
+        choice: form of every layer of the plan, see `form_choice.choose_forms`.
     """
     swapped = copied(network)
-    choice = {name: choice[name] for name in _planned_layers(plan)}
+    choice = {name: choice[name] for name in planned_layers(plan)}
     sources: dict[str, tuple[str, Cut | Gather]] = {}
     computed_alone: set[str] = set()
     for name, form in choice.items():

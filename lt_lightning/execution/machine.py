@@ -27,7 +27,7 @@ def environment(device: torch.device | str, **settings: object) -> dict[str, obj
     """
     device = torch.device(device)
     facts: dict[str, object] = {
-        "cpu": _cpu(),
+        "cpu": processor("cpu"),
         "threads": torch.get_num_threads(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(),
@@ -37,7 +37,7 @@ def environment(device: torch.device | str, **settings: object) -> dict[str, obj
         **settings,
     }
     if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["gpu"] = processor(device)
         facts["cuda"] = {
             "runtime": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
@@ -47,7 +47,10 @@ def environment(device: torch.device | str, **settings: object) -> dict[str, obj
     return facts
 
 
-def _cpu() -> str:
+def processor(device: torch.device | str) -> str:
+    """Return the name of the processor that computes for a device."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -107,6 +110,8 @@ def compile_network(network: nn.Module, how: Compile = True, **options: Any) -> 
         return
     if how == "graphs":
         options = {"mode": "reduce-overhead", "dynamic": False, **options}
+    compiler: Any = importlib.import_module("torch._inductor.config")
+    compiler.deterministic = torch.are_deterministic_algorithms_enabled()  # else it takes the kernels that are fastest
     _options[network] = options
     network.compile(**isolating(), **options)
 

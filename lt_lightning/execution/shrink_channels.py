@@ -113,7 +113,7 @@ class Shrunk:
         slices: where its parameters and buffers stand in the full network.
         kept_whole: why channels are there that no structure may drop, each reason once.
         masks: masks that training has to enforce, of parameters that are not executed sparsely.
-        choice: form of each layer of a plan of blocks or of n:m weights, see `execute.choose_forms`.
+        choice: form of each layer of a plan of blocks or of n:m weights, see `form_choice.choose_forms`.
     """
 
     network: nn.Module

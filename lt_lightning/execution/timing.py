@@ -147,8 +147,9 @@ def time_layers(
     samples: int = 7,
     slot: float = 0.02,
     limit: float = float("inf"),
+    measure: Stopwatch | None = None,
 ) -> dict[str, Timing]:
-    """Time layers in turn, in channels_last; they are left as they were.
+    """Time layers in turn, in channels_last; they are left as they were, and so are the random generators.
 
     Args:
         layers: module and shape of one sample of its input, by name.
@@ -159,13 +160,15 @@ def time_layers(
         samples: see `interleaved`, like `slot` and `limit`.
         slot: likewise.
         limit: likewise.
+        measure: stopwatch; None is that of the device, see `stopwatch`.
     """
     calls = {}
+    random = torch.Generator().manual_seed(0)  # what is trained afterwards is the same, timed or remembered
     for name, (module, shape) in layers.items():
-        inputs = _laid_out(torch.randn(batch_size, *shape, device=device))
+        inputs = _laid_out(torch.randn(batch_size, *shape, generator=random).to(device))
         layer = copy.deepcopy(module).to(device)
-        calls[name] = _both(layer, inputs, bfloat16) if training else _forward(layer, inputs, bfloat16)
-    return interleaved(calls, stopwatch(device), samples, slot, limit=limit)
+        calls[name] = _both(layer, inputs, bfloat16, random) if training else _forward(layer, inputs, bfloat16)
+    return interleaved(calls, measure or stopwatch(device), samples, slot, limit=limit)
 
 
 def _laid_out(inputs: Tensor) -> Tensor:
@@ -189,7 +192,7 @@ def _forward(layer: nn.Module, inputs: Tensor, bfloat16: bool) -> Callable[[], N
     return forward
 
 
-def _both(layer: nn.Module, inputs: Tensor, bfloat16: bool) -> Callable[[], None]:
+def _both(layer: nn.Module, inputs: Tensor, bfloat16: bool, random: torch.Generator) -> Callable[[], None]:
     _to_channels_last(layer, inputs)
     inputs = inputs.requires_grad_()
 
@@ -198,7 +201,8 @@ def _both(layer: nn.Module, inputs: Tensor, bfloat16: bool) -> Callable[[], None
             outputs: Tensor = layer(inputs)
         return outputs
 
-    gradient = torch.randn_like(run())
+    like = run()
+    gradient = torch.randn(like.shape, generator=random).to(like)
 
     def both() -> None:
         torch.autograd.grad(run(), (inputs, *layer.parameters()), gradient)

@@ -122,7 +122,9 @@ def _is_number(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Return the user's folder for what can be found or built again."""
+    """Return the user's folder for what can be found or built again; `LT_LIGHTNING_CACHE` names another one."""
+    if named := os.environ.get("LT_LIGHTNING_CACHE"):
+        return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lt-lightning"
 
 

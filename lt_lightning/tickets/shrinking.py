@@ -88,7 +88,7 @@ class ShrunkNetwork:
         slices: where the network's values stand in the full model: `model.load_state_dict(slices.put(
             network.state_dict(), model.state_dict()))` makes that a model of full size that computes the same.
         plan: what is computed.
-        choice: form of each layer that computes blocks; see `execution.execute.choose_forms`.
+        choice: form of each layer that computes blocks; see `execution.form_choice.choose_forms`.
         full: type and shape of every parameter and buffer of the full model, in words, by name.
     """
 

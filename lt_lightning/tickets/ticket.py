@@ -41,6 +41,7 @@ class Card(TypedDict, total=False):
         train_seconds: duration of the training.
         execution: whether the ticket was trained `shrunk` or `masked`.
         choice: which form computes each layer.
+        decided_by: what decided that form: `rule`, `remembered` or `measured`; see `execution.form_choice.FormChoice`.
         left_dense: layers that run dense although the plan has a structure for them.
         kept_whole: operations that the analysis does not know, whose channels are kept.
         control: which control of a ticket it is.
@@ -69,6 +70,7 @@ class Card(TypedDict, total=False):
     train_seconds: float
     execution: Literal["shrunk", "masked"]
     choice: dict[str, str]
+    decided_by: dict[str, str]
     left_dense: list[str]
     kept_whole: list[str]
     control: str

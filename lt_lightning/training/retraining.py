@@ -8,11 +8,13 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from lt_lightning.execution.execute import choose_forms, execute
+from lt_lightning.execution.execute import execute
+from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.execution.machine import compile_like, compiled_as, is_bfloat16, uncompiled
 from lt_lightning.execution.shrink_channels import Shrunk, cut_point
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.traced import TracedNetwork
+from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import BESIDE, Restart
 from lt_lightning.structures.plan import ChannelPlan
@@ -32,8 +34,8 @@ class TicketTraining(MaskedTraining):
     as what lies behind the rewind point. After the fit `trained` is the ticket with its trained weights, under the
     full network's names.
 
-    What computes a layer's blocks is measured when the fit begins, and may come out differently another time. A fit
-    that may be resumed needs a ticket on whose card it stands: `decide` puts it there.
+    What computes a layer's blocks is decided when the fit begins (see `execution.form_choice`), where `decide` has not
+    put it on the ticket's card before. With `Trainer(deterministic=True)` it is the same another time.
 
     Args:
         ticket: ticket to train.
@@ -87,10 +89,9 @@ class TicketTraining(MaskedTraining):
             device = str(trainer.strategy.root_device)
             example = example_input(trainer, pl_module, network)
             bfloat16 = is_bfloat16(trainer.precision)
-            self._shrunk = execute(
-                network, self.ticket.plan, self.ticket.masks, example, self.batch_size, training=True, device=device,
-                choice=self.ticket.card.get("choice"), bfloat16=bfloat16, traced=self.traced,
-            )  # fmt: skip
+            self.ticket = decide(self.ticket, network, example, self.batch_size, device, bfloat16)
+            choice = trainer.strategy.broadcast(self.ticket.card["choice"])  # processes may have measured differently
+            self._shrunk = execute(network, self.ticket.plan, self.ticket.masks, example, choice, self.traced)
             assert self._shrunk is not None
             compare_networks(network, self._shrunk.network, example)
             self._put_in_place(pl_module, network, self._shrunk.network)
@@ -205,12 +206,14 @@ def restart_for(ticket: Ticket, restart: Restart) -> Restart | None:
 def decide(
     ticket: Ticket,
     network: nn.Module,
-    example: Tensor,
+    example: Example,
     batch_size: int | None,
     device: str = "cpu",
     bfloat16: bool = False,
 ) -> Ticket:
     """Return the ticket with a card that says what computes each layer (`choice`), so that all fits compute alike.
+
+    What decided it stands beside it (`decided_by`). A card that has a choice keeps it.
 
     Args:
         ticket: ticket that will be trained with `execution="shrunk"`.
@@ -220,7 +223,7 @@ def decide(
         device: device to measure on.
         bfloat16: whether to measure in bfloat16 rather than float32.
     """
-    choice = ticket.card.get("choice")
-    if choice is None:
-        choice = choose_forms(ticket.apply(network), ticket.plan, example, batch_size, True, device, bfloat16)
-    return ticket.with_facts(choice=dict(choice))
+    if "choice" in ticket.card:
+        return ticket
+    choice = choose_forms(ticket.apply(network), ticket.plan, example, batch_size, True, device, bfloat16)
+    return ticket.with_facts(choice=dict(choice.forms), decided_by=dict(choice.decided_by))

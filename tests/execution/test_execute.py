@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import time
 from typing import get_args
 
 import pytest
@@ -14,15 +12,11 @@ from torch import Tensor, nn
 from lt_lightning.execution.cost import flops
 from lt_lightning.execution.execute import (
     DENSE_FORM,
-    FastestForm,
-    choose_forms,
     execute,
     forms_of,
-    input_shapes,
     swap_layers,
 )
 from lt_lightning.execution.shrink_channels import cut_point
-from lt_lightning.execution.timing import by_clock
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
 from lt_lightning.network_graph.traced import TracedNetwork
@@ -31,7 +25,7 @@ from lt_lightning.pruning.layers import find_layers, full_masks, prunable_layers
 from lt_lightning.pruning.rewinding import RewindPoint
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import StructureInput, StructureResult
-from lt_lightning.structures.plan import BlockPlan, ChannelPlan, Granularity
+from lt_lightning.structures.plan import BlockPlan, Granularity
 from lt_lightning.structures.regroup import Regroup
 
 
@@ -121,13 +115,6 @@ def test_parameters_stored_are_those_kept(granularity: Granularity) -> None:
     torch.testing.assert_close(shrunk.network.eval()(images), network.eval()(images), rtol=0, atol=1e-10)
 
 
-def test_input_shapes_are_those_of_the_run() -> None:
-    network = copy.deepcopy(VGG(11, 10, width=8)).train()
-    shapes = input_shapes(network, ["stages.1.conv1", "classifier"], torch.zeros(1, 3, 32, 32))
-    assert shapes == {"stages.1.conv1": (8, 16, 16), "classifier": (64,)}
-    assert network.training
-
-
 @pytest.mark.parametrize("granularity", get_args(Granularity))
 def test_operations_counted_are_those_of_the_blocks(granularity: Granularity) -> None:
     network = VGG(11, 10, width=8)
@@ -139,37 +126,3 @@ def test_operations_counted_are_those_of_the_blocks(granularity: Granularity) ->
     by_hand = sum(report.executed * report.positions for report in structured.layers.values())
     assert flops(shrunk.network, example) == 2 * by_hand
     assert flops(network, example) == 2 * sum(report.size * report.positions for report in structured.layers.values())
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_a_layer_is_replaced_by_its_fastest_form_if_that_is_faster(
-    training: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lt_lightning.execution.timing.stopwatch", lambda _: by_clock(time.process_time))
-    layer, small, middle, large = (nn.Conv2d(16, width, 3, padding=1) for width in (256, 4, 128, 1024))
-    fastest = FastestForm({"a": (16, 16, 16)}, 8, training)
-    assert fastest("a", layer, {"middle": middle, "small": small, "large": large}) == "small"
-    assert fastest("a", layer, {"large": large}) == DENSE_FORM
-    assert fastest("a", layer, {}) == DENSE_FORM
-
-
-def test_what_was_measured_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    fastest = FastestForm({"a": (2, 4, 4), "b": (2, 4, 4)}, 1, training=False)
-    layer, small = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 2, 3)
-    first = fastest("a", layer, {"small": small})
-    monkeypatch.setattr(FastestForm, "_measure", lambda *_: pytest.fail("measured again"))
-    assert fastest("b", nn.Conv2d(2, 4, 3), {"small": nn.Conv2d(2, 2, 3)}) == first
-    assert torch.is_grad_enabled()
-
-
-def test_the_forms_are_chosen_without_making_the_network() -> None:
-    network = VGG(11, 10, width=8)
-    example = torch.zeros(1, 3, 32, 32)
-    plan = regrouped(network, example, "input_channel").plan
-    assert isinstance(plan, BlockPlan)
-    chosen = choose_forms(network, plan, example)
-    made = execute(network, plan, {}, example)
-    assert made is not None
-    assert chosen == made.choice == dict.fromkeys(plan.blocks, "grouped")
-    for other in (None, ChannelPlan({}, {})):
-        assert choose_forms(network, other, example) == {}

@@ -416,7 +416,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("LT_LIGHTNING_CACHE", str(tmp_path / "cache"))
     with pytest.raises(cpu.BuildError, match=r"broken fails on block_conv.cpp: x.cpp: error: no luck"):
         cpu.compile_kernel("portable")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache" / "kernels").iterdir()) == []
 
 
 @needs_compiler
@@ -435,7 +435,7 @@ def test_builders_at_the_same_time_make_one_file_that_is_used_again(
         paths = set(pool.map(cpu.compile_kernel, ["portable"] * 2))
     calls = (tmp_path / "calls").read_text().count("call")
     assert len(paths) == 1
-    assert list((tmp_path / "cache").iterdir()) == list(paths)
+    assert list((tmp_path / "cache" / "kernels").iterdir()) == list(paths)
     assert hasattr(ctypes.CDLL(str(next(iter(paths)))), "block_conv_forward")
     cpu.compile_kernel("portable")
     assert (tmp_path / "calls").read_text().count("call") == calls

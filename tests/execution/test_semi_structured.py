@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lt_lightning.execution.execute import DENSE_FORM, execute, forms_of, swap_layers
+from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.execution.semi_structured import (
     SPARSE,
     SemiStructuredConv1x1,
@@ -45,7 +46,9 @@ def network_and_ticket() -> tuple[nn.Sequential, StructureResult]:
 def test_on_the_cpu_nothing_is_replaced(training: bool) -> None:
     network, ticket = network_and_ticket()
     assert ticket.plan == NMPlan(2, 4, ("2", "7"))
-    shrunk = execute(network, ticket.plan, ticket.masks, torch.zeros(1, 3, 8, 8), 4, training)
+    example = torch.zeros(1, 3, 8, 8)
+    choice = choose_forms(network, ticket.plan, example, 4, training)
+    shrunk = execute(network, ticket.plan, ticket.masks, example, choice.forms)
     assert shrunk is not None
     assert shrunk.choice == {"2": DENSE_FORM, "7": DENSE_FORM}
     assert shrunk.masks.keys() == ticket.masks.keys()
@@ -141,9 +144,7 @@ def test_the_kernels_compute_the_dense_layers(dtype: torch.dtype, batch: int) ->
 def test_layers_are_replaced_where_they_are_measured_faster() -> None:
     network, ticket = network_and_ticket()
     example = torch.zeros(1, 3, 8, 8)
-    measured = execute(network, ticket.plan, ticket.masks, example, 64, device="cuda", bfloat16=True)
-    asked = execute(network, ticket.plan, ticket.masks, example, None, device="cuda", bfloat16=True)
-    assert measured is not None
-    assert set(measured.choice.values()) <= {DENSE_FORM, SPARSE}
-    assert asked is not None
-    assert asked.choice == {"2": SPARSE, "7": SPARSE}
+    measured = choose_forms(network, ticket.plan, example, 64, device="cuda", bfloat16=True)
+    asked = choose_forms(network, ticket.plan, example, None, device="cuda", bfloat16=True)
+    assert set(measured.forms.values()) <= {DENSE_FORM, SPARSE}
+    assert asked.forms == {"2": SPARSE, "7": SPARSE}

@@ -14,19 +14,17 @@ import pytest
 
 from lt_lightning.execution.timing import Timing, time_layers
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
-
 
 class Scripted:
     """The script at work in a process of its own, that was started in no time."""
 
-    def __init__(self, context: ForkServerContext, log: Path, options: tuple[str, ...], delay: float | None) -> None:
+    def __init__(self, context: ForkServerContext, log: Path, options: tuple[str, ...], delay: float) -> None:
         self._log = log
         if log.is_file():  # not a terminal
             log.unlink()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         run: Any = import_module("children").run_script
-        self._process = context.Process(target=run, args=(str(SCRIPT), options, environment, str(log), delay))
+        self._process = context.Process(target=run, args=(options, environment, str(log), delay))
         self._process.start()
 
     @property
@@ -56,10 +54,10 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def start(forkserver: ForkServerContext) -> Iterator[Callable[..., Scripted]]:
-    """Starts the script: `start(LOG, *OPTIONS, delay=None)`, see `children.run_script`."""
+    """Starts the script: `start(LOG, *OPTIONS, delay=0.0)`, see `children.run_script`."""
     started: list[Scripted] = []
 
-    def start(log: Path, *options: str, delay: float | None = None) -> Scripted:
+    def start(log: Path, *options: str, delay: float = 0.0) -> Scripted:
         started.append(Scripted(forkserver, log, options, delay))
         return started[-1]
 
@@ -78,7 +76,7 @@ def _forms_are_timed_in_no_time() -> Iterator[None]:
         return time_layers(*arguments, **{**options, "samples": 1, "slot": 1e-4})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lt_lightning.execution.execute.time_layers", quickly)
+        patch.setattr("lt_lightning.execution.form_choice.time_layers", quickly)
         yield
 
 

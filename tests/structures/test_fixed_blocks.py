@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from lt_lightning.execution.execute import choose_forms, execute
+from lt_lightning.execution.execute import execute
+from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import find_layers, prunable_layers
 from lt_lightning.pruning.masks import kept
@@ -123,7 +124,7 @@ def test_layers_that_compute_the_blocks_equal_the_masked_ones(granularity: Granu
         for name, parameter in masked.named_parameters():
             parameter.copy_(given.weights[name] * result.masks.get(name, torch.ones(())))
     example = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
-    assert "dense" not in choose_forms(masked, result.plan, example).values()
+    assert "dense" not in choose_forms(masked, result.plan, example).forms.values()
     small = execute(masked, result.plan, result.masks, example)
     assert small is not None
     assert set(small.choice) == {"1", "2", "5"}

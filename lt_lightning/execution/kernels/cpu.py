@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lt_lightning.execution.kernels.reference import BlockConvolution
-from lt_lightning.storage.files import replacing
+from lt_lightning.storage.files import cache_folder, replacing
 
 SOURCE = Path(__file__).with_name("cpp") / "block_conv.cpp"
 
@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL | None:
     """Return the compiled kernel for this machine, or None, with one warning that says why there is none.
 
     The environment variable `LT_LIGHTNING_CPU` forces a set of instructions (`avx512_bf16`, `avx512`, `avx2`,
-    `portable`), `CXX` the compiler, `LT_LIGHTNING_CACHE` the folder.
+    `portable`), `CXX` the compiler, `LT_LIGHTNING_CACHE` the folder (see `cache_folder`).
     """
     try:
         *wider, last = instructions()
@@ -95,7 +95,7 @@ def compile_kernel(instruction_set: str) -> Path:
     for threads in (("-fopenmp",), ()):  # a compiler without OpenMP makes a kernel of one thread
         command = [compiler, *_FLAGS, *_INSTRUCTIONS[instruction_set], *threads, str(SOURCE), "-o"]
         key = hashlib.sha256("\0".join([*sources, version, *command]).encode()).hexdigest()
-        target = _folder() / f"block_conv-{instruction_set}-{key[:24]}.so"
+        target = cache_folder() / "kernels" / f"block_conv-{instruction_set}-{key[:24]}.so"
         if target.exists():
             return target
         try:
@@ -114,14 +114,6 @@ def _compiler() -> str:
         if path:
             return path
     raise BuildError("no C++ compiler found (g++, clang++ or c++ in PATH, or CXX)")
-
-
-def _folder() -> Path:
-    """Return the folder where compiled kernels are kept."""
-    named = os.environ.get("LT_LIGHTNING_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lt-lightning"
 
 
 def _run(command: list[str]) -> str:

@@ -10,7 +10,8 @@ into memory, which moves (columns x positions x batch) values twice: at 75 % and
 what the dense product moves. Zeros cost the tensor cores less than that.
 
 Nothing here waits for the device and sizes depend on shapes only, so all of it can be captured in a CUDA graph, once
-a first call has chosen the tiles for its shapes (autotuning, which does wait).
+a first call has chosen the tiles for its shapes (autotuning, which does wait; where PyTorch is to be deterministic the
+shapes alone choose).
 """
 
 from __future__ import annotations
@@ -38,8 +39,13 @@ _SHAPE = ("N", "C", "H", "W", "OH", "OW", "KH", "KW", "G", "R", "K", "PRECISION"
 _LARGEST = 128  # tile of filters or channels
 
 
-def _tuned(kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[tuple[int, int, int]]) -> Any:
+def _tuned(
+    kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[tuple[int, int, int]]
+) -> Mapping[bool, Any]:
     """Return a kernel that tries the few tiles that suit a shape; one alone in the interpreter, which cannot time.
+
+    Tiles sum in different orders. So there is another (True, the first one is False) that takes the first such tile,
+    for where PyTorch is to be deterministic.
 
     Args:
         kernel: kernel to launch.
@@ -59,13 +65,19 @@ def _tuned(kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[
         chosen = suiting(sides, arguments[size], arguments["N"] if names[1] == "BN" else None)
         return [config for config, side in zip(configs, sides, strict=True) if side in chosen]
 
-    return triton.autotune(
-        configs,
-        [name for name in _SHAPE if name in kernel.arg_names],
-        prune_configs_by={"early_config_prune": suitable},
-        do_bench=partial(do_bench, warmup=5, rep=20),
-        cache_results=True,
-    )(kernel)
+    def first(*arguments: Any, **options: Any) -> list[Any]:
+        return suitable(*arguments, **options)[:1]
+
+    return {
+        deterministic: triton.autotune(
+            configs,
+            [name for name in _SHAPE if name in kernel.arg_names],
+            prune_configs_by={"early_config_prune": first if deterministic else suitable},
+            do_bench=partial(do_bench, warmup=5, rep=20),
+            cache_results=True,
+        )(kernel)
+        for deterministic in (False, True)
+    }
 
 
 def suiting(sides: Sequence[tuple[int, int]], size: int, batch: int | None) -> list[tuple[int, int]]:
@@ -123,7 +135,7 @@ class CudaKernels:
             return (tiles * geometry.positions * triton.cdiv(geometry.batch, tile["BN"]),)
 
         if y.numel():
-            _forward[grid](
+            _forward[_deterministic()][grid](
                 to_batch_innermost(x),
                 weight.contiguous(),
                 rows,
@@ -165,7 +177,7 @@ class CudaKernels:
             return (tiles * geometry.input[0] * geometry.input[1],)
 
         if dx.numel():
-            _input_gradient[grid](
+            _input_gradient[_deterministic()][grid](
                 to_batch_innermost(dy),
                 dense,
                 dx,
@@ -193,7 +205,7 @@ class CudaKernels:
             return (blocks * triton.cdiv(filters, tile["BR"]) * splits,)
 
         if partial.numel():
-            _weight_gradient[grid](
+            _weight_gradient[_deterministic()][grid](
                 to_batch_innermost(x),
                 to_batch_innermost(dy),
                 rows,
@@ -274,6 +286,10 @@ class _Geometry:
 def _empty(batch: int, channels: int, size: Sequence[int], like: Tensor) -> Tensor:
     """Return uninitialised images, batch innermost."""
     return like.new_empty(*size, channels, batch).permute(3, 2, 0, 1)
+
+
+def _deterministic() -> bool:
+    return torch.are_deterministic_algorithms_enabled()
 
 
 def _precision() -> str:

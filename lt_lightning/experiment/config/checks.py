@@ -6,6 +6,7 @@ finished job does, so what was found is kept in the user's cache folder for as l
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -74,8 +75,10 @@ def state_of_files(package: str) -> str | None:
     files = [path for folder in folders for path in Path(folder).rglob("*.py")]
     if spec is not None and not files and spec.has_location:
         files = [Path(str(spec.origin))]
-    newest = max((path.stat().st_mtime_ns for path in files), default=0)
-    return f"{len(files)} files in {[*folders] or files}, the newest of {newest}" if files else None
+    if not files:
+        return None
+    states = sorted(f"{path} {status.st_size} {status.st_mtime_ns}" for path in files if (status := path.stat()))
+    return hashlib.sha256("\n".join(states).encode()).hexdigest()
 
 
 def imported(target: str) -> Signature:

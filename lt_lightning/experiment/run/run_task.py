@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from lt_lightning.execution.execute import execute
+from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.execution.machine import environment
 from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.checks import naming
@@ -250,14 +251,12 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
     ratios = []
     for training in (False, True):
         small = network
-        choice: dict[str, str] = {}
+        how = (options.batch_size, training, device, bfloat16)
+        choice = choose_forms(network, ticket.plan, experiment.example, *how)
         if ticket.plan is not None:
-            made = execute(
-                network, ticket.plan, ticket.masks, experiment.example, options.batch_size, training, device,
-                bfloat16=bfloat16, traced=experiment.traced,
-            )  # fmt: skip
+            made = execute(network, ticket.plan, ticket.masks, experiment.example, choice.forms, experiment.traced)
             assert made is not None
-            small, choice = made.network, dict(made.choice)
+            small = made.network
             compare_networks(network, small, experiment.example)
         setting = Setting(options.batch_size, training, bfloat16)
         ratios.append(time_ratio(dense, small, experiment.example, setting, device, options.samples, options.slot))
@@ -266,7 +265,7 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
             seconds = layer_seconds(networks, ticket.layers, experiment.example, setting, device)
             times = {
                 "batch_size": options.batch_size, "bfloat16": bfloat16, "device": device, "seconds": seconds,
-                "choice": choice,
+                "choice": dict(choice.forms), "decided_by": dict(choice.decided_by),
             }  # fmt: skip
             write_json(folder / LAYER_TIMES, times)
     return ratios[0], ratios[1]

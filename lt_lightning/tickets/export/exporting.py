@@ -19,6 +19,7 @@ from torch import nn
 
 from lt_lightning.execution.cost import parameters
 from lt_lightning.execution.execute import DENSE_FORM, execute
+from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.storage.files import read_json, write_bytes, write_json
 from lt_lightning.structures.plan import BlockPlan, Plan
@@ -103,7 +104,7 @@ class Executed:
     Attributes:
         network: the network, on the CPU, in evaluation mode.
         plan: plan that it executes; None if it is the full network.
-        choice: form of each layer of a plan of blocks, see `execution.execute.choose_forms`.
+        choice: form of each layer of a plan of blocks, see `execution.form_choice.choose_forms`.
         kept_whole: why channels are there that no structure may drop, each reason once.
     """
 
@@ -129,7 +130,9 @@ def executed(source: Source, batch_size: int | None = None, choice: Mapping[str,
     """
     ticket = source.ticket
     example = torch.zeros(1, *source.shape)
-    shrunk = execute(source.masked, ticket.plan, ticket.masks, example, batch_size, choice=choice)
+    if choice is None:
+        choice = choose_forms(source.masked, ticket.plan, example, batch_size).forms
+    shrunk = execute(source.masked, ticket.plan, ticket.masks, example, choice)
     if shrunk is None:
         return Executed(source.masked, None, {})
     compare_networks(source.masked, shrunk.network, example)

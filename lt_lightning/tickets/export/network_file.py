@@ -115,7 +115,7 @@ def save_network(
         model: resolved configuration of the full network (`_target_` and arguments).
         shape: shape of one image.
         plan: plan that the network executes; None for the full network.
-        choice: form of each layer of a plan of blocks, see `execution.execute.choose_forms`.
+        choice: form of each layer of a plan of blocks, see `execution.form_choice.choose_forms`.
     """
     state = {name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}
     weights = safetensors.torch.save(state)

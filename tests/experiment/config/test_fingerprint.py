@@ -132,7 +132,7 @@ def test_what_was_found_is_kept_until_a_file_of_the_package_changes(tmp_path: Pa
         "import sys\nfrom lt_lightning.experiment.config.checks import signature_of\n"
         "print(signature_of('their_nets.Net').defaults['depth'], 'torch' in sys.modules)"
     )
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {**os.environ, "LT_LIGHTNING_CACHE": str(tmp_path / "cache")}
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
 
     def found() -> str:
@@ -149,7 +149,7 @@ def test_a_package_that_is_not_there_has_no_state_and_a_damaged_cache_is_found_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert state_of_files("no_such_package") is None
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LT_LIGHTNING_CACHE", str(tmp_path))
     signature_of.cache_clear()
     target = "lt_lightning.structures.refill.Refill"
     expected = signature_of(target)

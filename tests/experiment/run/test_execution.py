@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from lt_lightning.execution.cost import Setting
-from lt_lightning.execution.execute import FastestForm
+from lt_lightning.execution.form_choice import FastestForm
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
 from tests.cases import slow_but
@@ -72,7 +72,7 @@ def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
         timed.append(arguments[3])
         return 1.0
 
-    monkeypatch.setattr("lt_lightning.execution.execute.FastestForm", watched)
+    monkeypatch.setattr("lt_lightning.execution.form_choice.FastestForm", watched)
     monkeypatch.setattr("lt_lightning.execution.cost.time_ratio", time_ratio)
     structured = ("structure=[regroup]", "structure.regroup.group_size=4", f"trainer.precision={precision}")
     run_of(composed(*SMALL, *structured, MEASURED))

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import wandb
 
+from benchmarks.kill_loop import alive, found, left_in
 from lt_lightning.tickets.ticket import Ticket
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
 OPTIONS = [
-    "model.width=8", "data.limit=0.15", "data.batch_size=32", "trainer.max_epochs=2", "trainer.accelerator=cpu",
-    "trainer.deterministic=true", "threads=1", "pruning.rounds=2", "pruning.rewind=1ep", "pruning.gradient_batches=2",
-    "structure=[refill,regroup,regroup_channels]", "structure.refill.round_to=2", "structure.refill.score=saliency",
-    "structure.regroup.group_size=4", "structure.regroup_channels.group_size=4", "measure.samples=2",
-    "measure.slot=0.001", "checkpoint.share=1", "checkpoint.seconds=0", "retrain_rounds=[2]", "report=false",
+    "model.width=16", "pruning.rate=0.6", "data.limit=0.15", "data.batch_size=32", "trainer.max_epochs=2",
+    "trainer.accelerator=cpu", "trainer.deterministic=true", "threads=1", "pruning.rounds=2", "pruning.rewind=1ep",
+    "pruning.gradient_batches=2", "structure=[refill,regroup,regroup_channels]", "structure.refill.round_to=2",
+    "structure.refill.score=saliency", "structure.regroup.group_size=4", "structure.regroup_channels.group_size=4",
+    "measure.samples=2", "measure.slot=0.001", "checkpoint.share=1", "checkpoint.seconds=0", "retrain_rounds=[2]",
+    "report=false",
 ]  # fmt: skip
 
 Kill = Callable[[int, Path], None]
@@ -70,10 +71,10 @@ def when(pattern: str, times: int = 1, number: int = signal.SIGKILL) -> Kill:
     """Sends a signal when a file appears that was not there before, for the n-th time."""
 
     def kill(pid: int, root: Path) -> None:
-        seen = _found(root, pattern)
+        seen = found(root, pattern)
         left = times
-        while left and _alive(pid):
-            new = _found(root, pattern) - seen
+        while left and alive(pid):
+            new = found(root, pattern) - seen
             left -= bool(new)
             seen |= new
             time.sleep(0.002)
@@ -82,80 +83,9 @@ def when(pattern: str, times: int = 1, number: int = signal.SIGKILL) -> Kill:
     return kill
 
 
-def _found(root: Path, pattern: str) -> set[Path]:
-    try:
-        return set(root.rglob(pattern))
-    except FileNotFoundError:  # a folder went away meanwhile
-        return set()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def _send(pid: int, number: int) -> None:
-    if _alive(pid):
+    if alive(pid):
         os.kill(pid, number)
-
-
-# What is left, but for times
-
-TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training", "digest")
-
-
-def left_in(root: Path) -> dict[str, Any]:
-    (search,) = root.glob("digits-*")
-    left: dict[str, Any] = {}
-    for path in sorted(search.rglob("*")):
-        name = str(path.relative_to(search))
-        match path.name:
-            case "metrics.csv":
-                left[name] = path.read_text()
-                _check_steps(path)
-            case "rounds.json":
-                left[name] = [_timeless(facts) for facts in json.loads(path.read_text())]
-            case "result.json":
-                left[name] = _timeless(json.loads(path.read_text()))
-            case "ticket.safetensors":
-                ticket = Ticket.load(path)
-                left[f"{name} card"] = _timeless(dict(ticket.card))
-                left[name] = [_bits(part or {}) for part in (ticket.masks, ticket.rewind, ticket.trained)]
-            case "restart.pt" | "gradients.pt":
-                left[name] = _bits(torch.load(path, weights_only=True))
-            case "environment.json":  # the checkout may be worked on meanwhile
-                left[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "commit"}
-            case "ticket.json" | "config.yaml" | "trained.json" | "layer_times.json":
-                left[name] = "there"
-            case _:
-                left[name] = "folder" if path.is_dir() else path.read_bytes()
-    with (root / "summary.csv").open() as file:
-        left["summary"] = [_timeless(row) for row in csv.DictReader(file)]
-    return left
-
-
-def _timeless(facts: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in facts.items() if key not in TIMES}
-
-
-def _bits(value: Any) -> Any:
-    match value:
-        case torch.Tensor():
-            return value.contiguous().numpy().tobytes()
-        case dict():
-            return {key: _bits(each) for key, each in value.items()}
-        case list():
-            return [_bits(each) for each in value]
-        case _:
-            return value
-
-
-def _check_steps(path: Path) -> None:
-    with path.open() as file:
-        steps = [int(row["step"]) for row in csv.DictReader(file)]
-    assert steps == sorted(set(steps)), "a step stands twice"
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +96,9 @@ def whole(starter: Starter, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     assert starter.run(root, None, 0.0, "checkpoint.seconds=1e9") == 0, starter.log.read_text()
     left = left_in(root)
     assert len([name for name in left if name.endswith("result.json")]) == 3 + 3
+    cards = [Ticket.load(path.parent / "ticket").card for path in root.rglob("regroup*/result.json")]
+    assert [{*card["choice"].values()} for card in cards] == [{"blocks", "dense"}] * 2
+    assert {by for card in cards for by in card["decided_by"].values()} == {"rule"}
     return {"left": left, "seconds": time.monotonic() - start}
 
 
@@ -334,7 +267,7 @@ def test_the_script_itself_killed_by_the_system_goes_on(tmp_path: Path) -> None:
     """Without any preparation: a process of its own each time."""
 
     def command(root: Path) -> list[str]:
-        return [sys.executable, str(SCRIPT), f"paths.root={root}", *OPTIONS, "execution=masked"]
+        return [sys.executable, str(SCRIPT), f"paths.root={root}", *OPTIONS]
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
