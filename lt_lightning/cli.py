@@ -229,14 +229,19 @@ def export(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--batch-size", type=int, help="compute a layer by blocks only where that is measured faster at this batch size"
     )
+    parser.add_argument(
+        "--allow",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        help="packages of your own whose classes the search may name",
+    )
     options = parser.parse_args(arguments)
-    from hydra.errors import InstantiationException
-
     from lt_lightning.tickets.export.exporting import export_ticket
 
     try:
-        card = export_ticket(options.ticket, options.output, options.formats, options.batch_size)
-    except (ValueError, OSError, ImportError, RuntimeError, InstantiationException) as error:
+        card = export_ticket(options.ticket, options.output, options.formats, options.batch_size, options.allow)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"error: {str(error).strip().splitlines()[0]}")
     for name, facts in card["formats"].items():
         for file, size in facts["bytes"].items():

@@ -148,20 +148,36 @@ def check_plan(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> None:
         shapes: shape of every parameter of the network, by name.
 
     Raises:
-        ValueError: if a channel or a layer is not there; names the layer.
+        ValueError: if a channel or a layer is not there, or a layer has no blocks; names the layer.
     """
+    for name in _named(plan):
+        if weight_of(name, shapes) not in shapes and name not in shapes:  # a parameter of its own has no layer
+            raise ValueError(f"the plan names {name!r}, which the network does not have")
+    if isinstance(plan, BlockPlan) and (empty := [name for name, blocks in plan.blocks.items() if not blocks]):
+        raise ValueError(f"the plan names {empty[0]!r} without any blocks")
     for name, limit, indices in _limits(plan, shapes):
         if len(indices) and (indices.min() < 0 or (limit is not None and indices.max() >= limit)):
             raise ValueError(f"the plan of {name} names channels that the layer does not have")
-    if isinstance(plan, NMPlan) and (odd := [name for name in plan.layers if weight_of(name, shapes) not in shapes]):
-        raise ValueError(f"the plan names the layer {odd[0]!r}, which the network does not have")
+
+
+def _named(plan: Plan | None) -> list[str]:
+    """Return the names of the layers and normalisations that a plan is about."""
+    match plan:
+        case BlockPlan():
+            return list(plan.blocks)
+        case ChannelPlan():
+            return [*plan.outputs, *plan.inputs]
+        case NMPlan():
+            return list(plan.layers)
+        case None:
+            return []
 
 
 def _limits(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, int | None, Tensor]]:
     """Every list of indices of a plan, with its layer and what the indices stay below, if that is known."""
 
     def known(name: str, dimensions: slice) -> int | None:
-        shape = shapes.get(weight_of(name, shapes))  # a normalisation may have no weight
+        shape = shapes.get(weight_of(name, shapes))
         return None if shape is None else math.prod(shape[dimensions])
 
     if isinstance(plan, BlockPlan):

@@ -373,6 +373,9 @@ def mapped(value: Json, change: Callable[[int], Any]) -> Json:
     return change(value) if isinstance(value, int) else value
 
 
+BLOCKS = {"kind": "blocks", "granularity": "kernel_position"}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -388,6 +391,11 @@ def mapped(value: Json, change: Callable[[int], Any]) -> Json:
         (lambda c, t: c["layers"]["0"].update(size=0), "size=0"),
         (lambda c, t: c["plan"].update(kind="weights"), "'weights'"),
         (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + 99)), "plan of "),
+        (lambda c, t: set_in(c, "plan", {"kind": "channels", "outputs": {"9": [0]}, "inputs": {}}), "'9'"),
+        (lambda c, t: set_in(c, "plan", {"kind": "n_m", "n": 2, "m": 4, "layers": ["9"]}), "'9'"),
+        (lambda c, t: set_in(c, "plan", {**BLOCKS, "blocks": {"9": [[[0], [0]]]}}), "'9'"),
+        (lambda c, t: set_in(c, "plan", {**BLOCKS, "blocks": {"2": []}}), "'2'"),
+        (lambda c, t: set_in(c, "plan", BLOCKS), "blocks"),
         (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: -index - 1)), "plan of "),
         (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index + 0.5)), "indices"),
         (lambda c, t: set_in(c, "plan", mapped(c["plan"], lambda index: index > 0)), "indices"),

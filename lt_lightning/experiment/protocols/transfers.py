@@ -13,6 +13,7 @@ from lt_lightning.experiment.config.fingerprint import meanings
 from lt_lightning.experiment.config.tasks import retrained_rounds, retraining_task
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task, TicketKind
+from lt_lightning.storage.foreign import read_config, targets
 from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, is_ticket, round_folder, trained_rounds
 
 if TYPE_CHECKING:
@@ -86,14 +87,14 @@ class Transfers(Protocol):
 
         assert task.kind is not None
         search = _sources_of(experiment.config, [task.round])[task.kind.origin]
-        theirs: Any = OmegaConf.load(search / "config.yaml")
+        theirs = _config_of(search)
         network = experiment.classifier().network
         moved = _moved(experiment, search, task.round, network)
         structure = experiment.structures.get(task.kind.structure, Unstructured())
         gradients = _gradients(search, task.round, moved)
         ticket = structure_ticket(moved.ticket, task.kind.structure, structure, experiment.traced, gradients)
         lineage = {
-            "search": search.name, "data": theirs.labels.data, "model": theirs.labels.model, "seed": theirs.seed,
+            "search": search.name, **{key: theirs["labels"][key] for key in ("data", "model")}, "seed": theirs["seed"],
             "round": task.round, "replaced": moved.replaced,
         }  # fmt: skip
         return ticket.with_facts(
@@ -134,31 +135,54 @@ def _sources_of(config: DictConfig, rounds: Sequence[int]) -> dict[str, Path]:
 def _by_data(folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
-        config: Any = OmegaConf.load(folder / "config.yaml")
-        first = found.setdefault(str(config.labels.data), folder)
+        data = str(_config_of(folder)["labels"]["data"])
+        first = found.setdefault(data, folder)
         if first != folder:
-            raise ValueError(
-                f"transfer.from={folder}: is of the same data set ({config.labels.data}) as {first}: name one of them"
-            )
+            raise ValueError(f"transfer.from={folder}: is of the same data set ({data}) as {first}: name one of them")
     return found
 
 
-def _data_of(config: Any) -> tuple[Any, ...]:
-    return config.labels.data, config.data.get("_target_")
+def _config_of(search: Path) -> dict[str, Any]:
+    """Return what a search was configured with, as plain values; nothing that it names is imported."""
+    config = read_config(search / "config.yaml")
+    if not all(isinstance(config.get(key), Mapping) for key in ("labels", "data", "dataset")):
+        raise ValueError(f"transfer.from={search}: its config.yaml is no configuration of a search")
+    return config
+
+
+def _data_of(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    return config["labels"]["data"], config["data"].get("_target_")
 
 
 def _is_other(folder: Path, config: DictConfig) -> bool:
-    theirs: Any = OmegaConf.load(folder / "config.yaml")
-    return _data_of(theirs) != _data_of(config) and bool(_trained(theirs) == _trained(config))
+    try:
+        theirs = _config_of(folder)
+    except ValueError:
+        return False  # damaged, and none that was asked for
+    own: Any = OmegaConf.to_container(config, resolve=True)
+    return _data_of(theirs) != _data_of(own) and _named_alike(theirs, own) and bool(_trained(theirs) == _trained(own))
 
 
-def _trained(config: Any) -> Any:
+def _named_alike(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether a search names, but for its data, only classes of packages that the job itself uses.
+
+    The others cannot be the job's own, and comparing what they mean would import them.
+    """
+    used = {str(target).partition(".")[0] for target in targets(own)}
+    named = targets({key: theirs.get(key) for key in TRAINED})
+    return all(isinstance(target, str) and target.partition(".")[0] in used for target in named)
+
+
+TRAINED = ("model", "classifier", "pruning", "trainer", "seed")
+
+
+def _trained(config: Mapping[str, Any]) -> Any:
     """What of a search has to be the same on other data; of weight decay and batches presets have a value for each."""
-    alike = meanings(config, ("model", "classifier", "pruning", "trainer", "seed"))
-    alike["model"] = {key: value for key, value in alike["model"].items() if key not in config.dataset}
-    for key in (*config.dataset, "weight_decay"):
+    alike = meanings(config, TRAINED)
+    alike["model"] = {key: value for key, value in alike["model"].items() if key not in config["dataset"]}
+    for key in (*config["dataset"], "weight_decay"):
         alike["classifier"].pop(key, None)
-    return alike | {"limit": config.data.get("limit")}
+    return alike | {"limit": config["data"].get("limit")}
 
 
 def _missing(folder: Path, rounds: Sequence[int]) -> list[int]:
@@ -171,9 +195,9 @@ def _moved(experiment: Experiment, search: Path, number: int, network: nn.Module
     from lt_lightning.tickets.ticket import Ticket  # slow to import
     from lt_lightning.tickets.transfer import transfer
 
-    theirs: Any = OmegaConf.load(search / "config.yaml")
     ticket = Ticket.load(round_folder(search, number) / UNSTRUCTURED / TICKET)
-    return transfer(ticket, network, experiment.example, _data_of(theirs) != _data_of(experiment.config))
+    other = _data_of(_config_of(search)) != _data_of(experiment.config)
+    return transfer(ticket, network, experiment.example, other)
 
 
 def _gradients(search: Path, number: int, moved: Transferred) -> Mapping[str, Tensor] | None:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from hydra.utils import get_class, instantiate
-from omegaconf import OmegaConf
 from torch import nn
 
 from lt_lightning.execution.cost import parameters
@@ -22,6 +20,7 @@ from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.storage.files import read_json, write_bytes, write_json
+from lt_lightning.storage.foreign import DATA, allowed, build_network, read_config
 from lt_lightning.structures.plan import BlockPlan, Plan
 from lt_lightning.tickets.export import standard_formats
 from lt_lightning.tickets.export.network_file import (
@@ -31,7 +30,6 @@ from lt_lightning.tickets.export.network_file import (
     checked,
     load_network,
     save_network,
-    targets,
 )
 from lt_lightning.tickets.export.standard_formats import block_layers
 from lt_lightning.tickets.ticket import Ticket
@@ -50,6 +48,7 @@ class Source:
         mean: mean of the pixels scaled to [0, 1], by channel, which the data module subtracts; None where it has none.
         std: standard deviation by which it divides, likewise.
         masked: full network with the ticket's trained weights, in evaluation mode.
+        allow: packages, besides our own, whose classes the configuration may name.
     """
 
     ticket: Ticket
@@ -58,14 +57,20 @@ class Source:
     mean: Sequence[float] | None
     std: Sequence[float] | None
     masked: nn.Module
+    allow: tuple[str, ...]
 
     @classmethod
-    def read(cls, folder: Path) -> Source:
+    def read(cls, folder: Path, allow: Sequence[str] = ()) -> Source:
         """Read a ticket's folder, `SEARCH/round_NN/STRUCTURE`.
+
+        Args:
+            folder: the ticket's folder.
+            allow: see `export_ticket`.
 
         Raises:
             FileNotFoundError: if there is no ticket, or no `config.yaml` in the search's folder.
-            ValueError: if a file is damaged, the ticket is not trained, or it is for another network.
+            ValueError: if a file is damaged, or names what is not allowed; if the ticket is not trained, or is for
+                another network.
         """
         ticket = Ticket.load(folder / "ticket")
         if ticket.trained is None:
@@ -76,22 +81,24 @@ class Source:
                 f"there is no {config}: the ticket must be in SEARCH/round_NN/STRUCTURE of its search"
             )
         model, shape, data = _read_config(config)
-        network: nn.Module = instantiate(model)
-        module = get_class(data["_target_"])
+        try:
+            module = allowed(data, (DATA, *allow))
+            network = build_network(model, allow, ticket.rewind)
+        except ValueError as error:
+            raise ValueError(f"{config}: {error}") from None
         mean, std = getattr(module, "mean", None), getattr(module, "std", None)
-        return cls(ticket, model, shape, mean, std, ticket.apply(network, "trained").eval())
+        return cls(ticket, model, shape, mean, std, ticket.apply(network, "trained").eval(), tuple(allow))
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], tuple[int, ...], dict[str, Any]]:
-    """Return the configuration of the network, the shape of an image, and the configuration of the data module."""
+def _read_config(path: Path) -> tuple[dict[str, Any], tuple[int, ...], Any]:
+    """Return the configuration of the network, the shape of an image, and the name of the data module's class."""
+    whole = read_config(path)
     try:
-        whole: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        model, dataset, data = whole["model"], whole["dataset"], whole["data"]
-        tokens = "vocabulary" in dataset
+        model, dataset, data = dict(whole["model"]), dict(whole["dataset"]), whole["data"].get("_target_")
+        tokens = dataset.get("vocabulary") is not None
         shape = () if tokens else (int(dataset["channels"]), int(dataset["size"]), int(dataset["size"]))
-    except Exception as error:  # whatever the parsers stumble over
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is damaged or no configuration of a search: {reason}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged or no configuration of a search: {error}") from None
     if tokens:
         raise ValueError(f"{path}: dataset.vocabulary={dataset['vocabulary']}: only networks of images are exported")
     return model, shape, data
@@ -149,7 +156,11 @@ Facts = dict[str, Any]
 
 
 def export_ticket(
-    ticket: Path | str, output: Path | str, formats: Sequence[str] | None = None, batch_size: int | None = None
+    ticket: Path | str,
+    output: Path | str,
+    formats: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    allow: Sequence[str] = (),
 ) -> Facts:
     """Export the network that a ticket executes, with its trained weights.
 
@@ -164,6 +175,8 @@ def export_ticket(
         formats: names of `FORMATS`; None takes all.
         batch_size: number of images for which the fastest form of every layer of blocks is measured, on this machine,
             the dense layer included; None takes blocks wherever it is possible.
+        allow: packages, besides those of our networks and data sets, whose classes the search's configuration may name:
+            those of a network of your own, for example.
 
     Returns:
         The card, as it is in `card.json`: the ticket's card, formats, sizes in bytes, largest differences of the
@@ -173,7 +186,8 @@ def export_ticket(
         FileNotFoundError: if there is no ticket, or no configuration of its search.
         FileExistsError: if there is something in the output folder.
         ImportError: if ONNX is asked for without the extra `export`; before anything is written.
-        ValueError: if a file is damaged, the ticket is not trained, or there is no such format.
+        ValueError: if a file is damaged or names what is not allowed, the ticket is not trained, or there is no such
+            format.
         RuntimeError: if a format computes other logits than the masked network.
     """
     chosen = list(FORMATS) if formats is None else list(formats)
@@ -181,7 +195,7 @@ def export_ticket(
         raise ValueError(f"formats={wrong[0]!r}: must be of {', '.join(FORMATS)}")
     if "onnx" in chosen:
         standard_formats.require_extra()
-    source = Source.read(Path(ticket))
+    source = Source.read(Path(ticket), allow)
     small = executed(source, batch_size)
     with _new_folder(Path(output)) as folder:
         written = {name: FORMATS[name](source, small, folder) for name in FORMATS if name in chosen}
@@ -207,8 +221,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
 
 def _write_safetensors(source: Source, small: Executed, folder: Path) -> Facts:
     save_network(folder, small.network, source.model, source.shape, small.plan, small.choice)
-    own = {str(target).partition(".")[0] for target in targets(source.model)}
-    apart = checked(WEIGHTS, load_network(folder, sorted(own)), source.masked, source.shape)
+    apart = checked(WEIGHTS, load_network(folder, source.allow), source.masked, source.shape)
     return {"difference": apart, "bytes": _sizes(folder, WEIGHTS, RECIPE)}
 
 

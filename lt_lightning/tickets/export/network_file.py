@@ -8,95 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import safetensors.torch
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
 
 from lt_lightning.execution.execute import execute
 from lt_lightning.pruning.evaluation import relative_difference
 from lt_lightning.storage.files import read_json, write_bytes
-from lt_lightning.structures.plan import Plan, plan_from_json, plan_to_json
-
-OURS = "lt_lightning.models"
-
-# The constructor that a file names: it runs only if it is allowed.
-
-
-def build_network(model: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
-    """Instantiate a configuration node (`_target_` and arguments) whose origin need not be trusted.
-
-    Args:
-        model: JSON values.
-        allow: packages or modules, besides `lt_lightning.models`, whose functions and classes it may name.
-
-    Raises:
-        ValueError: if it names anything else, before anything is imported or called, or if it builds no network.
-
-    >>> build_network({"_target_": "lt_lightning.models.vgg.VGG", "depth": 11, "classes": 10, "width": 2}).classifier
-    Linear(in_features=16, out_features=10, bias=True)
-    >>> build_network({"_target_": "os.system", "command": "echo hello"})
-    Traceback (most recent call last):
-    ValueError: the file names 'os.system', which is not of lt_lightning.models: allow its package if you trust it
-    """
-    packages = (OURS, *allow)
-    for target in targets(model):
-        _check(target, packages)
-    try:
-        network = instantiate(dict(model))
-    except InstantiationException as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"the network {model.get('_target_')!r} cannot be built: {reason}") from None
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"the file names {model.get('_target_')!r}, which makes no network")
-    return network
-
-
-def targets(value: Any) -> Iterator[Any]:
-    """Yield every `_target_` at any depth."""
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            yield value["_target_"]
-        for inner in value.values():
-            yield from targets(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from targets(inner)
-    elif isinstance(value, str) and "${" in value:  # resolvers can be any function
-        raise ValueError(f"the file's configuration has the interpolation {value!r}: it must be resolved")
-
-
-def _check(target: Any, packages: Sequence[str]) -> None:
-    """Raises ValueError unless a target is of the packages, by its name and by where it is defined.
-
-    The name alone is no proof: whatever a module has imported can be reached through it.
-    """
-    if isinstance(target, str) and _within(target, packages):
-        try:
-            home = getattr(get_object(target), "__module__", None)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"the file names {target!r}, which is not there: {error}") from None
-        if isinstance(home, str) and _within(home, packages):
-            return
-    raise ValueError(
-        f"the file names {target!r}, which is not of {', '.join(packages)}: allow its package if you trust it"
-    )
-
-
-def _within(name: str, packages: Sequence[str]) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in packages)
-
+from lt_lightning.storage.foreign import build_network
+from lt_lightning.structures.plan import Plan, check_plan, plan_from_json, plan_to_json
 
 # The two files.
 
 SCHEMA = 2
 WEIGHTS, RECIPE = "network.safetensors", "network.json"
+# What a recipe may ask for at most: a full network of so many times the elements in the file, an input of so many.
+MOST_TIMES, MOST_INPUTS = 1000, 1 << 22
 
 
 def save_network(
@@ -139,8 +72,8 @@ def load_network(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
     """Rebuild an exported network: an ordinary module on the CPU, in evaluation mode; it can be trained further.
 
     The files are data: nothing of them is executed but the constructor of the network that they name, which must be of
-    `lt_lightning.models` or of a package that the caller allows. The result is checked to give the logits that the
-    exported network gave.
+    `lt_lightning.models` or of a package that the caller allows, and stays within what the sizes of the weights allow.
+    The result is checked to give the logits that the exported network gave.
 
     Args:
         folder: folder with `network.safetensors` and `network.json`.
@@ -189,14 +122,22 @@ def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _rebuilt(recipe: Mapping[str, Any], state: Mapping[str, Tensor], allow: Sequence[str]) -> nn.Module:
-    network = build_network(recipe["model"], allow).eval()
     plan = plan_from_json(recipe["plan"])
+    _check_shape(recipe["shape"])
+    network = build_network(recipe["model"], allow, state, 1 if plan is None else MOST_TIMES).eval()
+    check_plan(plan, {name: value.shape for name, value in network.state_dict().items()})
     if plan is not None:
         shrunk = execute(network, plan, {}, torch.zeros(1, *recipe["shape"]), choice=recipe["choice"])
         assert shrunk is not None
         network = shrunk.network
     network.load_state_dict(dict(state))
     return network.eval()
+
+
+def _check_shape(shape: Any) -> None:
+    numbers = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+    if not numbers or math.prod(shape) > MOST_INPUTS:
+        raise ValueError(f"shape={str(shape)[:80]}: must be the shape of one image, at most {MOST_INPUTS} numbers")
 
 
 def _probe(shape: Sequence[int]) -> Tensor:

@@ -28,6 +28,10 @@ def folder(export: Export, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def blocks(of_layers: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "blocks", "granularity": "kernel_position", "blocks": of_layers}
+
+
 def change(folder: Path, how: Change) -> None:
     recipe = json.loads((folder / "network.json").read_text())
     how(recipe)
@@ -79,7 +83,17 @@ def test_a_missing_file(folder: Path, name: str) -> None:
         (lambda recipe: recipe.update(plan=None), "makes no network that fits network.safetensors"),
         (lambda recipe: recipe["plan"].update(kind="magic"), "no plan of the kind 'magic'"),
         (lambda recipe: recipe["plan"]["outputs"].update({"no.such": [0]}), "the plan names 'no.such'"),
-        (lambda recipe: recipe["plan"]["outputs"].update({"stem.conv": [999]}), "makes no network that fits"),
+        (lambda recipe: recipe["plan"]["outputs"].update({"stem.conv": [999]}), "plan of stem.conv"),
+        (lambda recipe: recipe.update(plan={"kind": "n_m", "n": 2, "m": 4, "layers": ["no.such"]}), "'no.such'"),
+        (lambda recipe: recipe.update(plan=blocks({"no.such": [[[0], [0]]]})), "'no.such'"),
+        (lambda recipe: recipe.update(plan=blocks({"stem.conv": []})), "'stem.conv'"),
+        (lambda recipe: recipe["model"].update(depth=6_000_002), "cannot be built"),
+        (lambda recipe: recipe["model"].update(width=100_000), "cannot be built"),
+        (lambda recipe: recipe["model"].update(width=10**9), "cannot be built"),
+        (lambda recipe: recipe["model"].update(classes=10**9), "cannot be built"),
+        (lambda recipe: recipe.update(shape=[1, 100_000, 100_000]), "shape=[1, 100000, 100000]"),
+        (lambda recipe: recipe.update(shape=[-1]), "shape=[-1]"),
+        (lambda recipe: recipe.update(shape="x"), "shape=x"),
         (lambda recipe: recipe["logits"].reverse(), "makes a network of other logits"),
         (lambda recipe: recipe["model"].update(_target_="os.system", command="false"), "the file names 'os.system'"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from lt_lightning.tickets.export.network_file import build_network
+from lt_lightning.storage.foreign import build_network
 
 VGG: dict[str, Any] = {"_target_": "lt_lightning.models.vgg.VGG", "depth": 11, "classes": 3, "width": 2}
 
