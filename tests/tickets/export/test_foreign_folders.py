@@ -124,7 +124,9 @@ def test_a_network_larger_than_its_ticket_is_not_built(search: Path) -> None:
             exported(search)
 
 
-wrong = st.sampled_from([None, True, -1, 10**30, float("nan"), "", "x", [], [[]], {}, {"_target_": None}, RUN])
+wrong: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, -1, 10**30, float("nan"), "", "x", [], [[]], {}, {"_target_": None}, RUN]
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
