@@ -75,6 +75,7 @@ class ImageNet(ImageData):
         paths, labels = list_pictures(folder / "train", self.classes)
         train, held_out = self._split(len(paths))
         test_paths, test_labels = list_pictures(folder / "val", self.classes)
+        check_names(folder / "train", folder / "val")
 
         def pictures(indices: Tensor, *, augment: bool) -> Pictures:
             chosen = indices.tolist()
@@ -92,6 +93,18 @@ class ImageNet(ImageData):
         pictures.augment &= part != "plain"
         mean, std = torch.tensor([self.mean, self.std], device=self.device)
         return StreamLoader(pictures, self._order(part, len(pictures)), self.workers, mean, std)
+
+
+def check_names(train: Path, test: Path) -> None:
+    """Compare the names of the classes in two folders.
+
+    Raises:
+        ValueError: if one has a class that the other lacks, so that equal numbers would be other classes.
+    """
+    first, second = ({path.name for path in folder.iterdir() if path.is_dir()} for folder in (train, test))
+    for missing, there, folder in ((first - second, train, test), (second - first, test, train)):
+        if missing:
+            raise bad(folder, f"lacks the class {min(missing)!r}, which is in {there}")
 
 
 def list_pictures(folder: Path, classes: int) -> tuple[list[str], list[int]]:

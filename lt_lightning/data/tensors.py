@@ -210,6 +210,8 @@ class TensorData(InMemoryData, ImageData):
         self, root: str | Path, batch_size: int, *, augment: Augment = NO_AUGMENTATION, **options: Unpack[Options]
     ) -> None:
         super().__init__(root, batch_size, **options)
+        if augment.pad > self.size:
+            raise ValueError(f"augment.pad={augment.pad}: must be at most the height of an image, {self.size}")
         self.augment = augment
 
     def _transform(self, part: Part, order: Order) -> Transform:

@@ -76,7 +76,7 @@ class Experiment:
                 raise ValueError(
                     f"dataset.{key}={shown(asked)}, but the data set {options.labels.data} has {shown(true)}"
                 )
-        structures = {name: instantiate(node) for name, node in config.structure.items()}
+        structures = {name: _structure(str(name), node) for name, node in config.structure.items()}
         root, folder, trainer = Path(options.paths.root), search_folder(config), plain_trainer(config)
         devices = devices_of(trainer)
         size = len(devices) * trainer.num_nodes
@@ -102,11 +102,13 @@ class Experiment:
             classifier.check_device(trainer)
         self.own_callbacks()
         pruning = self.pruning_options
+        with naming("model"):
+            traced = self.traced
         for name, structure in self.structures.items():
             if structure.needs_gradients and not pruning.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             with naming(f"structure.{name}"):
-                structure.check(self.traced)
+                structure.check(traced)
 
     def _check_processes(self, nodes: int) -> None:
         if (environment := started()) is not None:
@@ -265,6 +267,16 @@ class Experiment:
         """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""
         dense, ticket = self._lengths
         return [[dense]] + [[ticket] * (1 if self.pruning_options.sparsifier is None else 2)] * self.rounds
+
+
+def _structure(name: str, node: DictConfig) -> Structure:
+    structure: Structure = instantiate(node)
+    if Structure not in type(structure).__mro__:
+        raise ValueError(
+            f"structure.{name}={shown(OmegaConf.to_container(node))}: makes a {type(structure).__name__}, which is no "
+            "structure"
+        )
+    return structure
 
 
 def plain_trainer(config: DictConfig) -> pl.Trainer:

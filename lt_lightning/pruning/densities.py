@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+MOST_ROUNDS = 1000
+
 
 def density_after(rounds: int, rate: float) -> float:
     """Return the share of the weights left after so many rounds, each of which prunes the share `rate` of the rest.
@@ -27,12 +29,17 @@ def densities(
             and the last of them prunes less.
         at_once: whether a round does not build on the one before: then one round reaches each density.
 
+    Raises:
+        ValueError: if these are more than `MOST_ROUNDS` rounds.
+
     >>> [round(each, 3) for each in densities(3, 0.2)], [round(each, 3) for each in densities(3, 0.2, 0.5)]
     ([0.8, 0.64, 0.512], [0.8, 0.64, 0.512, 0.5])
     >>> densities(3, 0.5, [0.3, 0.1]), densities(3, 0.5, [0.3, 0.1], at_once=True)
     ([0.5, 0.3, 0.15, 0.1], [0.3, 0.1])
     """
     if density is None:
+        if rounds > MOST_ROUNDS:
+            raise ValueError(f"rounds={rounds}: must be at most {MOST_ROUNDS}")
         return [density_after(number, rate) for number in range(1, rounds + 1)]
     ends = descending(density)
     if at_once:
@@ -51,5 +58,7 @@ def descending(density: float | Sequence[float]) -> list[float]:
 
 def _down_to(start: float, end: float, rate: float) -> list[float]:
     # A share that is a power of 1 - rate, up to rounding, takes no round more.
-    needed = max(1, math.ceil(math.log(end / start) / math.log(1 - rate) - 1e-9))
+    needed = max(1, math.ceil(math.log(end / start) / math.log1p(-rate) - 1e-9))
+    if needed > MOST_ROUNDS:
+        raise ValueError(f"rate={rate}: from density {start} to {end} are more than {MOST_ROUNDS} rounds")
     return [start * density_after(number, rate) for number in range(1, needed)] + [end]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import time
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from lt_lightning.storage.files import read_json, write_json
 
 FILE = "error.json"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 # Errors that a wrong configuration, wrong data or a diverging training raise; any other is a defect of ours.
 EXPECTED = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
@@ -72,8 +75,10 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return f"the override {error.override!r} cannot be read: {_first_line(error)}"
     if isinstance(error, MissingConfigException):
-        options = f"there is {', '.join(error.options)}" if error.options else "there is no such group or choice"
-        return f"{_first_line(error).removesuffix('.')}; {options}"
+        group, _, wrong = str(error.missing_cfg_file).rpartition("/")
+        choices = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        options = f"there is {', '.join(choices)}" if group and choices else "there is no such group or choice"
+        return f"{_first_line(error).removesuffix('.')}; {options}{did_you_mean(wrong, choices)}"
     return _first_line(error)
 
 
@@ -89,10 +94,23 @@ def with_key(key: str, message: str) -> str:
     """Add to an object's message the key by which the configuration makes the object."""
     if "\n" in key or not key or message.startswith(key):
         return message
-    return f"{key}.{message}" if re.match(r"\w+=", message) else f"{key}: {message}"
+    return f"{key}.{message}" if re.match(r"[\w.]+=", message) else f"{key}: {message}"
 
 
 def _known_keys(error: ConfigAttributeError | ConfigKeyError) -> str:
     """Return text that lists the keys of the node in which a key is unknown."""
     node = error.parent_node
-    return f"; there is {', '.join(str(key) for key in node)}" if isinstance(node, DictConfig) else ""
+    if not isinstance(node, DictConfig):
+        return ""
+    keys = [str(key) for key in node]
+    return f"; there is {', '.join(keys)}{did_you_mean(str(error.key), keys)}"
+
+
+def did_you_mean(wrong: object, names: Iterable[object]) -> str:
+    """Return what may be added to a list of names, if a wrong one is nearly one of them.
+
+    >>> did_you_mean("refil", ["regroup", "refill"]), did_you_mean("x", ["refill"])
+    (' (did you mean refill?)', '')
+    """
+    near = difflib.get_close_matches(str(wrong), [str(name) for name in names], 1)
+    return f" (did you mean {near[0]}?)" if near else ""

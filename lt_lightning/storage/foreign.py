@@ -6,6 +6,7 @@ and built here, and nowhere else. Nothing is imported or called before all of it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +82,7 @@ def allowed(target: Any, packages: Sequence[str]) -> Any:
     """
     if isinstance(target, str) and _within(target, packages):
         try:
-            found = get_object(target)
+            found = named(target)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"the file names {target!r}, which is not there: {_reason(error)}") from None
         home = getattr(found, "__module__", None)
@@ -90,6 +91,22 @@ def allowed(target: Any, packages: Sequence[str]) -> Any:
     raise ValueError(
         f"the file names {target!r}, which is not of {', '.join(packages)}: allow its package if you trust it"
     )
+
+
+def named(target: str) -> Any:
+    """Return what a dotted name stands for, which is imported whatever it is, and say nothing besides.
+
+    Raises:
+        Exception: in one line, what importing it raises.
+    """
+    log = logging.getLogger("hydra.utils")  # it writes every error in four lines
+    before, log.disabled = log.disabled, True
+    try:
+        return get_object(target)
+    except ImportError as error:
+        raise ImportError(_reason(error.__cause__ or error)) from None
+    finally:
+        log.disabled = before
 
 
 def _within(name: str, packages: Sequence[str]) -> bool:

@@ -214,6 +214,15 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
         loaded(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_classes_of_other_names_are_refused(part: str, tmp_path: Path) -> None:
+    """As many classes are not the same classes: numbered by name, n03 and n04 would be one."""
+    folder = write(tmp_path)
+    (folder / part / "n03").rename(folder / part / "n04")
+    with pytest.raises(ValueError, match=rf"^{folder / 'val'} .*'n0[34]'.*{folder / 'train'}"):
+        ImageNet(tmp_path, 4, classes=3, size=16, workers=0, validation=6).setup()
+
+
 def test_a_bad_picture_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path)
     path = folder / "val" / "n02" / "1.JPEG"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import re
 import types
 import typing
@@ -21,11 +22,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.results.failures import with_key
+from lt_lightning.results.failures import did_you_mean, with_key
 from lt_lightning.storage.files import cache_folder, read_json, write_json
+from lt_lightning.storage.foreign import named
 
 OWN = "lt_lightning"
 
@@ -134,6 +135,7 @@ def _path(found: Any) -> str:
     return f"{found.__module__}.{found.__qualname__}"
 
 
+LARGEST = 2**63 - 1  # that a tensor can hold
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
 
 
@@ -193,25 +195,29 @@ def check_options(config: DictConfig) -> None:
     Raises:
         ValueError: naming the key, its value and what it must be.
     """
-    _check("", OmegaConf.to_container(config, resolve=True))
+    for path, node in nodes_of(OmegaConf.to_container(config, resolve=True)):
+        if "_target_" in node:
+            _check_target(path, node)
 
 
-def _check(path: str, node: Any) -> None:
-    if not isinstance(node, Mapping):
-        return
-    if "_target_" in node:
-        _check_target(path, node)
-    for key, value in node.items():
-        _check(f"{path}.{key}" if path else str(key), value)
+def nodes_of(value: Any, path: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield every mapping at any depth, with its dotted key."""
+    if isinstance(value, Mapping):
+        yield path, value
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from nodes_of(each, f"{path}.{key}" if path else str(key))
 
 
 def _check_target(path: str, node: Mapping[str, Any]) -> None:
     name = node["_target_"]
     try:
-        target = get_object(name)
+        target = named(name)
     except Exception as error:  # whatever importing it raises
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}._target_={name}: cannot be imported ({reason})") from None
+    if not callable(target):
+        raise ValueError(f"{path}._target_={name}: is a {type(target).__name__}, and must be a class or a function")
     known, others = annotated(target)
     for key, value in node.items():
         if key.startswith("_"):
@@ -219,9 +225,13 @@ def _check_target(path: str, node: Mapping[str, Any]) -> None:
         if key not in known and not others:
             raise ValueError(
                 f"{path}.{key}={shown(value)}: {target.__name__} has no such option; it has {', '.join(known)}"
+                f"{did_you_mean(key, known)}"
             )
-        if not fits(value, known.get(key, Any)):
-            raise ValueError(f"{path}.{key}={shown(value)}: must be {describe(known[key])}")
+        if not _is_finite(value, target):
+            raise ValueError(f"{path}.{key}={shown(value)}: must be a finite number, whole ones at most {LARGEST}")
+        if not fits(value, hint := known.get(key, Any)):
+            near = did_you_mean(value, choices_of(hint))
+            raise ValueError(f"{path}.{key}={shown(value)}: must be {describe(hint)}{near}")
 
 
 def annotated(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
@@ -258,7 +268,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return any(value == each and type(value) is type(each) for each in arguments)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return _is_whole(value) or isinstance(value, float)
     if hint is int:
         return _is_whole(value)
     if hint in NAMES:
@@ -266,9 +276,17 @@ def fits(value: Any, hint: Any) -> bool:
     if _is_list(hint):
         inner = [each for each in arguments if each is not Ellipsis][:1] or [Any]
         return isinstance(value, list) and all(fits(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
     if inspect.isclass(origin or hint) and getattr(hint, "__module__", "").startswith("lt_lightning"):
         return isinstance(value, Mapping) and "_target_" in value
     return True
+
+
+def choices_of(hint: Any) -> list[Any]:
+    """Return the values that a type names, if it names any."""
+    arguments = list(get_args(hint))
+    return arguments if get_origin(hint) is Literal else [each for inner in arguments for each in choices_of(inner)]
 
 
 def describe(hint: Any) -> str:
@@ -287,7 +305,16 @@ def describe(hint: Any) -> str:
         return NAMES[hint]
     if hint is Path:
         return "a path"
+    if origin is dict:
+        return "a node"
     return "a list" if _is_list(hint) else f"a node with a _target_ ({getattr(hint, '__name__', hint)})"
+
+
+def _is_finite(value: Any, target: Callable[..., Any]) -> bool:
+    """Whether a number is one that a tensor can hold; infinity is allowed to classes that are not ours."""
+    if isinstance(value, float):
+        return math.isfinite(value) or not target.__module__.startswith(OWN)
+    return not _is_whole(value) or abs(value) <= LARGEST
 
 
 def _is_whole(value: Any) -> bool:

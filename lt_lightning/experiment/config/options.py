@@ -20,10 +20,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from lt_lightning.experiment.config.checks import describe, shown
-from lt_lightning.results.failures import with_key
+from lt_lightning.experiment.config.checks import describe, fits, nodes_of, shown
+from lt_lightning.pruning.densities import MOST_ROUNDS
+from lt_lightning.results.failures import did_you_mean, with_key
 from lt_lightning.results.verdict import Rule
-from lt_lightning.storage.layout import UNSTRUCTURED
+from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 Determines = Literal["search", "retraining", "nothing"]
 Options = TypeVar("Options")
@@ -44,9 +45,9 @@ class Allowed:
     text: str
 
 
-def at_least(least: int) -> Allowed:
-    """Return what allows whole numbers from the least one on."""
-    return Allowed(lambda value: value >= least, f"a whole number of at least {least}")
+def from_to(least: int, most: int = 1_000_000) -> Allowed:
+    """Return what allows whole numbers in a range, its ends included; none that no machine could hold."""
+    return Allowed(lambda value: least <= value <= most, f"a whole number from {least} to {most}")
 
 
 def one_of(*names: str) -> Allowed:
@@ -54,7 +55,7 @@ def one_of(*names: str) -> Allowed:
     return Allowed(lambda value: value in names, f"one of {', '.join(names)}")
 
 
-SEED = Allowed(lambda value: 0 <= value <= LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}")
+SEED = from_to(0, LARGEST_SEED)
 SHARE = Allowed(lambda value: 0 < value < 1, "a share in (0, 1)")
 SHARES = Allowed(
     lambda value: bool(_listed(value)) and all(_is_number(each) and 0 < each < 1 for each in _listed(value)),
@@ -93,8 +94,8 @@ def option(
 class Measure:
     """How the networks of tickets are timed."""
 
-    batch_size: int = option("${data.batch_size}", "images at once", at_least(1))
-    samples: int = option(7, "turns, of which the median counts", at_least(1))
+    batch_size: int = option("${data.batch_size}", "images at once", from_to(1))
+    samples: int = option(7, "turns, of which the median counts", from_to(1))
     slot: float = option(0.03, "least seconds of a turn", POSITIVE)
 
 
@@ -118,11 +119,11 @@ class Checkpoint:
 class Dataset:
     """What the network is made for."""
 
-    classes: int = option(MISSING, "number of classes", at_least(1))
-    channels: int | None = option(None, "channels of an image", at_least(1))
-    size: int | None = option(None, "height and width of an image, in pixels", at_least(1))
-    vocabulary: int | None = option(None, "number of different tokens", at_least(1))
-    length: int | None = option(None, "number of tokens of a sequence", at_least(1))
+    classes: int = option(MISSING, "number of classes", from_to(1))
+    channels: int | None = option(None, "channels of an image", from_to(1))
+    size: int | None = option(None, "height and width of an image, in pixels", from_to(1))
+    vocabulary: int | None = option(None, "number of different tokens", from_to(1))
+    length: int | None = option(None, "number of tokens of a sequence", from_to(1))
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class JobOptions:
     threads: int | None = option(
         None,
         "CPU threads of the job; null: one a core. Give each of several jobs on one machine its share",
-        Allowed(lambda value: value > 0, "a positive number of CPU threads, or null"),
+        from_to(1, 1024),
     )
     transfer: dict[str, Any] = option(
         {"from": None},
@@ -209,7 +210,7 @@ class JobOptions:
     report: bool = option(
         True, "whether report/report.html is written at the end, of the search or of the sweep's jobs"
     )
-    published: Any = option(
+    published: dict[str, Any] | None = option(
         {}, "figures of a paper that a preset (`experiment`) names, to be set beside ours: see experiment/paper.yaml"
     )
     labels: Labels = option(Labels(), "Names in tables and folders.")
@@ -226,7 +227,7 @@ class JobOptions:
         "callbacks of Lightning, or of your own, in every training: by a name of your choice each a `_target_`",
         determines="search",
     )
-    logger: Any = option(None, composed=False)
+    logger: dict[str, Any] = option({}, composed=False)
     paths: Paths = option(Paths(), composed=False)
 
     # What the program itself notes in the configuration of a job, and presets for one another
@@ -241,7 +242,7 @@ class JobOptions:
 class Rounds:
     """What of the group `pruning` the tasks of a job follow from; the class checks the rest."""
 
-    rounds: int = option(MISSING, allowed=at_least(0))
+    rounds: int = option(MISSING, allowed=from_to(0, MOST_ROUNDS))
     rate: float = option(MISSING, allowed=SHARE)
     density: Any = option(None, allowed=SHARES)
     next_round_from: str = option(MISSING)
@@ -251,10 +252,12 @@ class Rounds:
 class Training:
     """What of the group `trainer` Lightning does not check, or checks too late."""
 
-    max_epochs: int = option(MISSING, allowed=at_least(1))
-    accumulate_grad_batches: int = option(1, allowed=at_least(1))
+    max_epochs: int = option(MISSING, allowed=from_to(1))
+    accumulate_grad_batches: int = option(1, allowed=from_to(1))
     gradient_clip_val: float | None = option(None, allowed=POSITIVE)
     limit_train_batches: float | None = option(None, allowed=POSITIVE)
+    limit_val_batches: float | None = option(None, allowed=POSITIVE)
+    limit_test_batches: float | None = option(None, allowed=POSITIVE)
 
 
 # Arguments of the trainer that a job sets itself, and what is there instead.
@@ -293,11 +296,11 @@ class Stability:
         "seeds of order and augmentation of the two trainings",
         Allowed(lambda value: len(value) == 2 and min(value) >= 0, "two whole numbers of at least 0"),
     )
-    points: int = option(21, "number of points on the line, its ends included", at_least(3))
+    points: int = option(21, "number of points on the line, its ends included", from_to(3))
     batch_norm_batches: int = option(
         50,
         "batches of the training set that estimate the BatchNorm statistics at each point; fewer if an epoch has fewer",
-        at_least(1),
+        from_to(1),
     )
 
 
@@ -320,7 +323,11 @@ def options_of(config: DictConfig) -> JobOptions:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except InterpolationKeyError as error:
         raise ValueError(_unresolved(error, config)) from None
+    for path, node in nodes_of(values):
+        if odd := [key for key in node if not isinstance(key, str)]:
+            raise ValueError(f"{_below(path, str(odd[0]))}={shown(node[odd[0]])}: the key {odd[0]!r} must be a text")
     options = read(JobOptions, values)
+    _check_made(options)
     for key, kind in (("pruning", Rounds), ("trainer", Training)):
         known = {each.name for each in fields(kind)}
         read(kind, {name: value for name, value in values[key].items() if name in known}, key)
@@ -329,10 +336,27 @@ def options_of(config: DictConfig) -> JobOptions:
             raise ValueError(f"trainer.{key}={shown(value)}: is set by the job; {instead}")
     sources = (UNSTRUCTURED, *options.structure)
     if (source := options.pruning["next_round_from"]) not in sources:
-        raise ValueError(f"pruning.next_round_from={shown(source)}: must be one of {', '.join(sources)}")
+        near = did_you_mean(source, sources)
+        raise ValueError(f"pruning.next_round_from={shown(source)}: must be one of {', '.join(sources)}{near}")
     if options.plan and options.status:
         raise ValueError(f"plan=true: status={shown(options.status)} is another request, ask for one")
     return options
+
+
+def _check_made(options: JobOptions) -> None:
+    """Look whether everything that is to be made of a node names what it is made by."""
+    groups = {key: getattr(options, key) for key in ("structure", "callbacks", "logger")}
+    nodes = {key: getattr(options, key) for key in ("data", "model", "classifier", "pruning", "trainer")}
+    nodes |= {f"{key}.{name}": node for key, group in groups.items() for name, node in group.items()}
+    for key, node in nodes.items():
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+            raise ValueError(f"{key}={shown(node)}: must be a node with a _target_, the name of a class")
+    for name, node in options.structure.items():
+        if name in (DENSE, UNSTRUCTURED) or not NAME.holds(name):
+            raise ValueError(
+                f"structure.{name}={shown(node)}: {DENSE} and {UNSTRUCTURED} are other tickets' names, and a slash "
+                "cannot be in a folder's"
+            )
 
 
 def read(kind: type[Options], values: Any, key: str = "") -> Options:
@@ -352,6 +376,9 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
     inner = {name: values[name] for name in nested_options(kind) if values.get(name) is not None}
     for name, value in inner.items():
         read(nested_options(kind)[name], value, _below(key, name))
+    for name, hint in get_type_hints(kind).items():
+        if not _is_kept(value := values.get(name), hint):
+            raise ValueError(f"{_below(key, name)}={shown(value)}: must be {described(kind, name)}")
     schema = OmegaConf.structured(kind)
     for node in (schema, *(schema[name] for name in nested_options(kind))):
         OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
@@ -368,6 +395,16 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
     return made
 
 
+def _is_kept(value: Any, hint: Any) -> bool:
+    """Whether OmegaConf leaves a value as it is: it makes texts of numbers, and numbers of what is true or false."""
+    if value is None or (isinstance(value, str) and value == MISSING):
+        return True
+    (kind,) = [each for each in (get_args(hint) if NoneType in get_args(hint) else [hint]) if each is not NoneType]
+    if kind is str or get_origin(kind) in (list, dict):
+        return fits(value, kind)
+    return kind not in (int, float) or not isinstance(value, bool)
+
+
 def nested_options(kind: type[Any]) -> dict[str, type[Any]]:
     """Return the options of one kind that are nodes of options themselves, by name."""
     parts = {name: (*get_args(hint), hint)[0] for name, hint in get_type_hints(kind).items()}
@@ -382,7 +419,7 @@ def described(kind: type[Any], name: str) -> str:
         text = f"a node of {', '.join(each.name for each in fields(nested_options(kind)[name]))}"
         return f"{text}, or null" if NoneType in get_args(hint) else text
     if allowed is None:
-        return "" if hint is Any else "a node" if get_origin(hint) is dict else describe(hint)
+        return "" if hint is Any else describe(hint)
     return f"{allowed.text}, or null" if NoneType in get_args(hint) and "null" not in allowed.text else allowed.text
 
 
@@ -410,7 +447,8 @@ def _explained(kind: type[Any], error: OmegaConfBaseException, values: Mapping[s
         return f"{_below(key, str(error.full_key))} is missing"
     if isinstance(error, ConfigKeyError):
         names = ", ".join(each.name for each in fields(kind))
-        return f"{full}={shown(values.get(name))}: is no option; there is {names}"
+        near = did_you_mean(name, names.split(", "))
+        return f"{full}={shown(values.get(name))}: is no option; there is {names}{near}"
     return f"{full}={shown(values.get(name))}: must be {described(kind, name)}"
 
 

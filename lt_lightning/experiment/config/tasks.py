@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lt_lightning.experiment.config.checks import naming
 from lt_lightning.experiment.config.fingerprint import fingerprint, retraining_fingerprint
 from lt_lightning.pruning.densities import densities, descending
 from lt_lightning.results.job_record import Task, TicketKind
@@ -63,7 +64,8 @@ def densities_of(config: DictConfig) -> list[float]:
     """Return the density that every pruning round prunes to."""
     pruning = config.pruning
     at_once = pruning.get("scores_from", "trained") != "trained"
-    return densities(pruning.rounds, pruning.rate, pruning.get("density"), at_once)
+    with naming("pruning"):
+        return densities(pruning.rounds, pruning.rate, pruning.get("density"), at_once)
 
 
 def retrained_rounds(config: DictConfig) -> list[int]:

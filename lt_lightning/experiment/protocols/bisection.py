@@ -13,6 +13,7 @@ from functools import cached_property
 from omegaconf import DictConfig
 
 from lt_lightning.experiment.protocols.protocol import Protocol
+from lt_lightning.results.failures import did_you_mean
 from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.results.records import Result, results_of
 from lt_lightning.results.verdict import not_below
@@ -97,7 +98,9 @@ class Bisection(Protocol):
     def wanted(self, config: DictConfig) -> bool:
         """Whether not every round is to be retrained."""
         if config.search not in SEARCHES:
-            raise ValueError(f"search={config.search!r}: must be one of {', '.join(SEARCHES)}")
+            raise ValueError(
+                f"search={config.search!r}: must be one of {', '.join(SEARCHES)}{did_you_mean(config.search, SEARCHES)}"
+            )
         return bool(config.search == "bisect")
 
     def asked(self, config: DictConfig, tasks: Sequence[Task], at_most: bool = False) -> list[Task]:

@@ -16,6 +16,8 @@ from lt_lightning.results.locks import tidy
 from lt_lightning.results.published_figures import figures_of
 from lt_lightning.results.records import SUMMARY, Result, has_summary, write_summary
 from lt_lightning.results.tables import print_comparison, results_table
+from lt_lightning.storage.files import read_json
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder, trained_rounds
 
 
 def run_job(job: Job, console: Console) -> list[Result]:
@@ -30,8 +32,7 @@ def run_job(job: Job, console: Console) -> list[Result]:
         ValueError: before anything is trained, if the configuration asks for something impossible.
         Exception: what a task raised, after all others are finished; an `ExceptionGroup` if several did.
     """
-    plain: Any = OmegaConf.to_container(job.config)
-    figures_of(plain["published"] or {})  # refuses wrong figures before anything is trained
+    check_published(job)
     if job.needed and not job.is_finished:
         from lt_lightning.experiment.run.setup import built  # slow to import, like all that needs Lightning
 
@@ -39,6 +40,7 @@ def run_job(job: Job, console: Console) -> list[Result]:
     for needed in job.needed:
         console.print(f"[bold]{needed.title}[/]: a search that this job needs first", soft_wrap=True)
         run_job(needed, console)
+    check_collapse(job)
     for task in job.tasks:
         tidy(task.folder)  # also where a killed job has finished everything
     failed: Mapping[Task, Exception] = {}
@@ -59,6 +61,35 @@ def run_job(job: Job, console: Console) -> list[Result]:
         errors, count = list(failed.values()), len(job.asked())
         raise errors[0] if len(errors) == 1 else ExceptionGroup(f"{len(errors)} of {count} tasks failed", errors)
     return results
+
+
+def check_published(job: Job) -> None:
+    """Refuse published figures that cannot be set beside results.
+
+    Raises:
+        ValueError: naming the figures.
+    """
+    plain: Any = OmegaConf.to_container(job.config)
+    figures_of(plain["published"] or {})
+
+
+def check_collapse(job: Job) -> None:
+    """Refuse `pruning.on_collapse=stop` where the search has gone on, under `warn`, with a layer without weights.
+
+    Raises:
+        ValueError: naming the search, the round and the layers.
+    """
+    if job.config.pruning.get("on_collapse") != "stop":
+        return
+    search = job.tasks[0].folder
+    for number in trained_rounds(search):
+        card = round_folder(search, number) / UNSTRUCTURED / f"{TICKET}.json"
+        layers: dict[str, Any] = read_json(card).get("layers", {}) if card.is_file() else {}
+        if empty := [name for name, report in layers.items() if report["kept"] == 0]:
+            raise ValueError(
+                f"pruning.on_collapse='stop': {search} has gone on under warn, and in its round {number} no weight is "
+                f"left in {', '.join(empty)}; prune less, or choose another paths.root"
+            )
 
 
 def show_job(job: Job, console: Console) -> list[Result]:

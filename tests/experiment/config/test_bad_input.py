@@ -83,16 +83,16 @@ def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 CONFIGS: dict[str, list[str]] = {
     # names that there are not
-    "pruning.ratee=0.3": ["pruning.ratee", "rate,"],
+    "pruning.ratee=0.3": ["pruning.ratee", "rate,", "mean rate?"],
     "nothing=1": ["'nothing'", "seed"],
     "+nothing=1": ["nothing=1", "seed"],
     "+pruning.speed=2": ["pruning.speed=2", "LotteryTicketPruning", "rate"],
-    "+trainer.max_epoch=3": ["trainer.max_epoch=3", "Trainer", "max_epochs"],
+    "+trainer.max_epoch=3": ["trainer.max_epoch=3", "Trainer", "mean max_epochs?"],
     "classifier.optimiser=adamw": ["classifier.optimiser", "learning_rate"],
-    "classifier.optimizer=adamm": ["classifier.optimizer='adamm'", "sgd, adamw"],
-    "data=cifarr": ["data/cifarr", "cifar10", "digits"],
+    "classifier.optimizer=adamm": ["classifier.optimizer='adamm'", "sgd, adamw", "mean adamw?"],
+    "data=cifarr": ["data/cifarr", "cifar100", "digits", "mean cifar10?"],
     "model=resnet9000": ["model/resnet9000", "resnet8"],
-    "structure=[refil]": ["structure/refil"],
+    "structure=[refil]": ["structure/refil", "regroup_channels", "mean refill?"],
     "schedule=linear": ["schedule/linear", "cosine"],
     "logger=neptune": ["logger/neptune", "csv, tensorboard, wandb"],
     "seed=[1": ["seed=[1"],

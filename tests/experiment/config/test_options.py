@@ -68,6 +68,26 @@ def test_what_a_saved_configuration_lacks_has_its_default(job: DictConfig) -> No
         ("search=[1]", "search=[1]"),
         ("execution=fast", "execution='fast'"),
         ("threads=0", "threads=0"),
+        ("threads=true", "threads=true"),
+        ("threads=100000", "threads=100000"),
+        ("paths.root=2026", "paths.root=2026"),
+        ("labels=null", "labels=null"),
+        ("labels.model=20", "labels.model=20"),
+        ("checkpoint=null", "checkpoint=null"),
+        ("model=3", "model=3"),
+        ("published=x", "published='x'"),
+        ("structure.refill._target_=null", "structure.refill={"),
+        ("structure.mine.extra=0.1", "structure.mine={extra:0.1}"),
+        ("structure.mine=null", "structure.mine=null"),
+        ("structure.dense=${structure.refill}", "structure.dense={"),
+        ("structure.unstructured=${structure.refill}", "structure.unstructured={"),
+        ("callbacks.mine=3", "callbacks.mine=3"),
+        ("logger=x", "logger='x'"),
+        ("measure.samples=10000000000", "measure.samples=10000000000"),
+        ("trainer.max_epochs=10000000000", "trainer.max_epochs=10000000000"),
+        ("trainer.limit_test_batches=0", "trainer.limit_test_batches=0"),
+        ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
+        ("pruning.rounds=1000000000", "pruning.rounds=1000000000"),
         ("transfer=x", "transfer='x'"),
         ("checkpoint.seconds=x", "checkpoint.seconds='x'"),
         ("verdict.margin=2", "verdict.margin=2"),
@@ -82,6 +102,7 @@ def test_what_a_saved_configuration_lacks_has_its_default(job: DictConfig) -> No
         ("pruning.density=[]", "pruning.density=[]"),
         ("pruning.density=[0.5,2]", "pruning.density=[0.5,2]"),
         ("pruning.next_round_from=filters", "pruning.next_round_from='filters'"),
+        ("pruning.next_round_from=refil", "pruning.next_round_from='refil': must be one of unstructured, refill"),
         ("trainer.max_epochs=null", "trainer.max_epochs=null"),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1"),
         ("dataset.classes=0", "dataset.classes=0"),
@@ -93,6 +114,13 @@ def test_what_is_refused_is_named_with_its_value(override: str, refused: str, jo
     with pytest.raises(ValueError, match=f"^{re.escape(refused)}") as caught:
         options_of(config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_no_text_is_named(job: DictConfig) -> None:
+    config = job.copy()
+    config.structure = {1: {"_target_": "lt_lightning.Refill"}}
+    with pytest.raises(ValueError, match=r"^structure\.1=.*\b1\b"):
+        options_of(config)
 
 
 def test_what_is_missing_is_named(job: DictConfig) -> None:
