@@ -29,9 +29,7 @@ VALUES: list[Any] = [
     [], [None], [1, "a"], {}, {"a": 1}, {1: 2}, {"_target_": None}, {"_target_": "lt_lightning.Nothing"},
     {"_target_": "lt_lightning.Refill", "extra": "x"},
 ]  # fmt: skip
-# They name files, or devices and machines that there may be, and are taken as they are.
-AS_THEY_ARE = ("paths.", "labels.", "trainer.devices", "trainer.num_nodes", "data.root")
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")

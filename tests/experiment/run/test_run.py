@@ -8,7 +8,7 @@ import json
 import shutil
 import socket
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import pytorch_lightning as pl
@@ -16,11 +16,14 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lt_lightning.experiment.config.tasks import search_folder
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
-from lt_lightning.experiment.run.run_job import run_job
+from lt_lightning.experiment.run.run_job import check_collapse, run_job
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.results.records import Result, find_results
+from lt_lightning.storage.files import write_json
+from lt_lightning.storage.layout import round_folder, write_rounds
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import structure_ticket
 from lt_lightning.tickets.ticket import Ticket
@@ -155,6 +158,17 @@ def test_feature_maps_score_the_same_whenever_the_ticket_is_made(composed: Compo
     traced = TracedNetwork(experiment.classifier().network, experiment.example)
     by_weights = structure_ticket(Ticket.load(root / plain.place / "ticket"), "refill", Refill(round_to=2), traced)
     assert by_weights.card["mask_digest"] != after.card["mask_digest"]
+
+
+def test_a_search_that_collapsed_under_warn_is_refused_by_stop(composed: Compose) -> None:
+    folder = search_folder(composed(*SMALL))
+    rounds: list[Any] = [{"round": number, "density": 0.5**number} for number in (0, 1)]
+    write_rounds(folder, rounds)
+    layers = {"stages.0.conv1": {"kept": 0}, "stages.0.conv2": {"kept": 7}}
+    write_json(round_folder(folder, 1) / "unstructured" / "ticket.json", {"layers": layers})
+    check_collapse(Job.of(composed(*SMALL)))
+    with pytest.raises(ValueError, match=r"^pruning\.on_collapse='stop': .*\b1\b.* stages\.0\.conv1;"):
+        check_collapse(Job.of(composed(*SMALL, "pruning.on_collapse=stop")))
 
 
 def test_diverging_training_stops_and_leaves_no_result(composed: Compose, tmp_path: Path) -> None:
