@@ -89,9 +89,13 @@ def ticket(structure: str, number: int, density: float, accuracy: float, **other
 
 @pytest.fixture(scope="module")
 def presets() -> Iterator[dict[str, DictConfig]]:
-    """The paper's presets, each composed once."""
+    """The paper's presets, each composed once, and resolved while it is the one that Hydra knows."""
+    found: dict[str, DictConfig] = {}
     with composing(Path("runs")) as composed:
-        yield {name: composed(f"experiment={name}") for name in [*SETTINGS, "cifar10_resnet18_reinit"]}
+        for name in [*SETTINGS, "cifar10_resnet18_reinit"]:
+            found[name] = composed(f"experiment={name}")
+            OmegaConf.resolve(found[name])
+        yield found
 
 
 # Settings
