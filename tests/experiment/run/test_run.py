@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lt_lightning.experiment.config.tasks import search_folder
@@ -45,6 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with composing(root) as composed:
         config = composed(*SMALL, *BOTH, "pruning.rounds=2", "retrain_rounds=[2]", MEASURED)
         results = run_job(Job.of(config), Console(file=file))
+        OmegaConf.resolve(config)  # while it is the one that Hydra knows
     return Finished(root, config, results, file.getvalue())
 
 
