@@ -45,7 +45,8 @@ def test_nothing_but_the_root_files_and_groups() -> None:
 @pytest.mark.parametrize("job", JOBS)
 def test_options_compose_and_build(job: str, composed: Callable[..., DictConfig]) -> None:
     overrides = job.split()
-    config = composed(*overrides, *(needed for each in overrides for needed in NEEDED.get(each, [])))
+    needed = [option for each in overrides for option in NEEDED.get(each, [])]
+    config = composed("structure=[]", *overrides, *needed)  # structures look at the whole network: they come below
     experiment = Experiment.from_config(Job.of(config).config)
     assert experiment.classifier().classes == config.dataset.classes
     for group, _, choice in (each.partition("=") for each in overrides):

@@ -22,7 +22,6 @@ from lt_lightning import load_network
 from lt_lightning.tickets.export import network_file
 from lt_lightning.tickets.export.exporting import export_ticket
 from lt_lightning.tickets.ticket import Ticket
-from tests.cases import slow_but
 
 if TYPE_CHECKING:
     from tests.tickets.export.conftest import Export, Exported
@@ -34,7 +33,7 @@ CASES = [
     pytest.param("resnet8", "inner", marks=SLOW),
     pytest.param("resnet8", "independent", marks=SLOW),
     ("resnet8", "kernel_position"),
-    ("resnet8", "input_channel"),
+    pytest.param("resnet8", "input_channel", marks=SLOW),
     pytest.param("vgg11", "independent", marks=SLOW),
     pytest.param("vgg11", "kernel_position", marks=SLOW),
     pytest.param("vgg11", "input_channel", marks=SLOW),
@@ -83,7 +82,8 @@ def convolutions(exported: Exported) -> list[tuple[int, tuple[int, ...]]]:
     return found
 
 
-@pytest.mark.parametrize("model", slow_but(["resnet8"], ["resnet8", "vgg11", "mobilenet"]))
+@SLOW
+@pytest.mark.parametrize("model", ["resnet8", "vgg11", "mobilenet"])
 def test_whole_channels_become_grouped_convolutions_in_onnx(model: str, export: Export) -> None:
     exported = export(model, "input_channel")
     ticket = Ticket.load(exported.source / "ticket")
