@@ -296,7 +296,7 @@ def bits(value: Any) -> Any:
     """Return nested values, each tensor as a digest of its bits."""
     match value:
         case torch.Tensor():
-            return hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
+            return hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
         case Mapping():
             return {key: bits(each) for key, each in value.items()}
         case list():

@@ -288,3 +288,15 @@ def test_results_repeat_bit_for_bit_and_replay_in_a_graph(cuda: ModuleType) -> N
     torch.cuda.synchronize()
     for one, other in zip(captured, all_three(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_where_pytorch_is_deterministic_the_shapes_alone_choose_a_tile() -> None:
+    """Else the fastest of several is taken."""
+    launch = importlib.import_module("lt_lightning.execution.kernels.cuda")
+    for name, size in (("_forward", "R"), ("_input_gradient", "C"), ("_weight_gradient", "R")):
+        tried, first = (
+            tuner.early_config_prune(tuner.configs, {size: 64, "N": 256})
+            for tuner in (getattr(launch, name)[deterministic] for deterministic in (False, True))
+        )
+        assert len(tried) > 1
+        assert [str(config) for config in first] == [str(tried[0])]
