@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,47 @@ def make_network(name: str, classes: int, channels: int) -> nn.Module:
         OmegaConf.create({"dataset": dataset, "model": OmegaConf.load(MODELS / f"{name}.yaml")}).model
     )
     return network
+
+
+@dataclass(frozen=True)
+class LayerDensities:
+    """Densities of layers, and what they are of.
+
+    Attributes:
+        name: what tables call them.
+        networks: density of every prunable layer by network; a ticket's card, which does not name one, has them at "".
+    """
+
+    name: str
+    networks: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def read(cls, path: Path) -> LayerDensities:
+        """Read a file of `results/layer_densities_authors.json`'s kind, or the card of a ticket (`ticket.json`).
+
+        Of a card it is the shares that the round's unstructured mask keeps of the prunable layers.
+
+        Raises:
+            ValueError: if the file is neither.
+        """
+        read = read_json(path)
+        match read:
+            case {"name": str(name), "networks": dict(networks)}:
+                return cls(name, networks)
+            case {"layers": dict(layers), "prunable": list(prunable)}:
+                found = {layer: layers[layer]["target"] / layers[layer]["size"] for layer in prunable}
+                return cls(f"found search, {path.parent.parent.name}", {"": found})
+        raise ValueError(f"{path}: must be a ticket's card (ticket.json), or hold a name and networks")
+
+    def of(self, network: str) -> Mapping[str, float]:
+        """Return the densities of a network's layers.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if (found := self.networks.get(network, self.networks.get(""))) is None:
+            raise ValueError(f"--network={network}: {self.name} has layer densities of {', '.join(self.networks)}")
+        return found
 
 
 def table_console() -> Console:

@@ -91,7 +91,7 @@ def network_table(rows: Sequence[Row]) -> Table:
         table.add_row(
             *(setting if first else ("", "")),
             row["variant"],
-            f"{row['density']:g}",
+            _density(row),
             *(number(row["milliseconds"].get(way), ".1f") for way in ways),
             f"{row['speedup']:.2f}",
             f"{row['ideal']:.2f}",
@@ -120,7 +120,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
             "x".join(map(str, row["input_shape"])),
             _setting(row),
             row["variant"],
-            f"{row['density']:g}",
+            _density(row),
             row["form"],
             f"{row['dense_milliseconds']:.2f}",
             f"{row['milliseconds']:.2f}",
@@ -141,13 +141,19 @@ def paper_table(rows: Sequence[Row]) -> Table:
         table.add_row(
             row["network"],
             row["variant"],
-            f"{row['density']:g}",
+            _density(row),
             f"{row['dense_milliseconds']:.0f}",
             f"{row['milliseconds']:.0f}",
             percent(row["saved"]),
             percent(row["ideal_saved"]),
         )
     return table
+
+
+def _density(row: Row) -> str:
+    """Return the density of a row's ticket, and whose layers' densities it has; files of old rows have none."""
+    layers = row.get("layer_densities", "")
+    return f"{row['density']:g}" + (f" ({layers})" if layers and row["variant"] != "dense" else "")
 
 
 def _setting(row: Row) -> str:

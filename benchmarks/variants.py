@@ -18,7 +18,7 @@ from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.pruning.selection import prune
+from lt_lightning.pruning.selection import prune, prune_each
 from lt_lightning.structures.base import Structure, StructureInput, StructureResult, Unstructured
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
@@ -56,21 +56,32 @@ class Executed:
 
 
 class Tickets:
-    """A network at random weights and its tickets: every prunable layer pruned to the density by magnitude.
+    """A network at random weights and its tickets: every prunable layer pruned to a density by magnitude.
 
     Only time is measured, which depends on shapes alone.
 
     Attributes:
         network: the dense one.
         example: an image of zeros.
+        layer_densities: density of every prunable layer, by name; None gives all of them the ticket's density.
+        densities: densities of the tickets that there are with these; empty where any density is possible.
     """
 
-    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
-        """Take the network and the shape of an image."""
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, ...], layer_densities: Mapping[str, float] | None = None
+    ) -> None:
+        """Take the network, the shape of an image and the densities of the layers.
+
+        Raises:
+            ValueError: if a prunable layer has no density, or the network lacks a layer that has one.
+        """
         self.network = network.eval()
+        self.layer_densities = layer_densities
         self.example = torch.zeros(1, *shape)
         self.traced = TracedNetwork(network, self.example)
         self.layers = self.traced.layers
+        self._full = full_masks(prunable_layers(self.layers, ("stem", "classifier")))
+        self.densities = [] if layer_densities is None else [self._total(layer_densities)]
         self._tickets: dict[tuple[Structure, float], StructureResult] = {}
         self._whole: dict[tuple[Structure, float], Shrunk | None] = {}
 
@@ -79,10 +90,26 @@ class Tickets:
         key = (structure, density)
         if key not in self._tickets:
             weights = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
-            masks = full_masks(prunable_layers(self.layers, ("stem", "classifier")))
-            masks = prune(masks, {name: weights[name].abs() for name in masks}, density, "layer")
+            scores = {name: weights[name].abs() for name in self._full}
+            if self.layer_densities is None:
+                masks = prune(self._full, scores, density, "layer")
+            else:
+                masks = prune_each(self._full, scores, self._counts(self.layer_densities))
             self._tickets[key] = structure(StructureInput(self.traced, masks, weights))
         return self._tickets[key]
+
+    def _counts(self, layer_densities: Mapping[str, float]) -> dict[str, int]:
+        """Return how many weights every prunable weight keeps."""
+        prunable = prunable_layers(self.layers, ("stem", "classifier"))
+        return {layer.weight: max(1, round(layer_densities[layer.name] * layer.size)) for layer in prunable}
+
+    def _total(self, layer_densities: Mapping[str, float]) -> float:
+        """Return the density of all prunable weights together."""
+        names = {layer.name for layer in prunable_layers(self.layers, ("stem", "classifier"))}
+        if odd := sorted(names ^ layer_densities.keys()):
+            raise ValueError(f"layer densities: {odd[0]!r} must be a prunable layer and have a density")
+        kept = sum(self._counts(layer_densities).values())
+        return round(kept / sum(mask.numel() for mask in self._full.values()), 4)
 
     def masked(self, structure: Structure, density: float) -> nn.Module:
         """Return the full network with the ticket's pruned weights at zero."""
