@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.cli import CONF
+from lt_lightning.config_groups import CONF
 from lt_lightning.experiment.config.checks import nodes_of
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run_job import check_published
