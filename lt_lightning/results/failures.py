@@ -15,10 +15,10 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from lt_lightning.config_groups import CONF
 from lt_lightning.storage.files import read_json, write_json
 
 FILE = "error.json"
-CONF = Path(__file__).resolve().parents[2] / "conf"
 # Errors that a wrong configuration, wrong data or a diverging training raise; any other is a defect of ours.
 EXPECTED = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
