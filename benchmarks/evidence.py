@@ -30,7 +30,9 @@ from lt_lightning.storage.files import read_json, replacing, write_json
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 Kind = tuple[str, str]  # structure, control ("" for a ticket)
-_TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training")
+_TIMES = (
+    "train_seconds", "time_ratio_inference", "time_ratio_training", "time_spread_inference", "time_spread_training",
+)  # fmt: skip
 _HARDWARE = ("cpu", "gpu", "threads", "system", "python", "versions", "commit")
 
 

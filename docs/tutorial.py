@@ -168,8 +168,8 @@ print("difference of the outputs below 1e-5:", apart < 1e-5)
 print("parameters:", parameters(masked), "->", parameters(shrunk.network))
 print(f"operations: {flops(shrunk.network, IMAGE) / flops(masked, IMAGE):.2f} of the dense network's")
 inference = Setting(batch_size=256, training=False)
-ratio = time_ratio(masked, shrunk.network, IMAGE, inference, samples=3)
-print(f"measured time: {ratio:.2f} of the dense network's")
+times = time_ratio(masked, shrunk.network, IMAGE, inference, samples=3)
+print(f"measured time: {times.ratio:.2f} of the dense network's")
 
 
 # %% [markdown]

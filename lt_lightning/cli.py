@@ -43,10 +43,11 @@ def _run(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from lt_lightning.experiment.run.command import do, do_in_sweep
+    from lt_lightning.experiment.run.command import do, do_in_sweep, from_where_it_was_typed
 
     hydra_config = HydraConfig.get()
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
+    from_where_it_was_typed(config)
     with _first_of_several() as first:  # SLURM has started this function in all of them, not the command
         if not first:
             return None
@@ -78,7 +79,9 @@ def stability() -> None:
 
 def _stability(config: DictConfig) -> None:
     from lt_lightning.experiment.protocols.stability import measure_stability
+    from lt_lightning.experiment.run.command import from_where_it_was_typed
 
+    from_where_it_was_typed(config)
     measure_stability(config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lt_lightning.execution.machine import isolating
-from lt_lightning.execution.timing import Timing, interleaved, stopwatch
+from lt_lightning.execution.timing import TimeRatio, compare_times, stopwatch
 from lt_lightning.network_graph.recording import without_fast_path
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.evaluation import evaluating
@@ -170,7 +171,8 @@ def time_ratio(
     device: torch.device | str = "cpu",
     samples: int = 7,
     slot: float = 0.03,
-) -> float:
+    wide: float = math.inf,
+) -> TimeRatio:
     """Return the time of a network over that of the dense one; less than 1 is faster.
 
     Args:
@@ -179,16 +181,13 @@ def time_ratio(
         example: an input batch of the true shape and type.
         setting: what to measure.
         device: device to measure on.
-        samples: see `interleaved`, like `slot`.
+        samples: see `compare_times`, like `slot` and `wide`.
         slot: likewise.
+        wide: likewise.
     """
     images = inputs_like(example, setting, device)
-    calls: Mapping[str, Callable[[], Tensor]] = {
-        name: network_call(copy.deepcopy(network).to(device), images, setting)
-        for name, network in (("dense", dense), ("small", small))
-    }
-    timings: Mapping[str, Timing] = interleaved(calls, stopwatch(device), samples, slot)
-    return timings["small"].median / timings["dense"].median
+    base, call = (network_call(copy.deepcopy(each).to(device), images, setting) for each in (dense, small))
+    return compare_times(call, base, stopwatch(device), samples, slot, wide)
 
 
 # The time of every layer, measured within networks that run.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -109,7 +110,14 @@ def interleaved(
     >>> timing.p5 <= timing.median <= timing.p95
     True
     """
-    measure = measure or by_clock()
+    turns = _turns(calls, measure or by_clock(), samples, slot, warm_up, limit)
+    return {name: _timing(seconds) for name, seconds in turns.items()}
+
+
+def _turns(
+    calls: Mapping[str, Call], measure: Stopwatch, samples: int, slot: float, warm_up: int = 2, limit: float = math.inf
+) -> dict[str, list[float]]:
+    """Return the seconds of each turn, by function; see `interleaved`."""
     repeats: dict[str, int] = {}
     for name, call in calls.items():
         for _ in range(warm_up):
@@ -123,7 +131,7 @@ def interleaved(
         for name in sequence:
             seconds[name].append(measure(calls[name], repeats[name]))
         sequence.reverse()
-    return {name: _timing(values) for name, values in seconds.items()}
+    return seconds
 
 
 def _timing(seconds: list[float]) -> Timing:
@@ -131,6 +139,50 @@ def _timing(seconds: list[float]) -> Timing:
         return Timing(seconds[0], seconds[0], seconds[0], len(seconds))
     cuts = statistics.quantiles(seconds, n=20, method="inclusive")
     return Timing(statistics.median(seconds), cuts[0], cuts[-1], len(seconds))
+
+
+@dataclass(frozen=True)
+class TimeRatio:
+    """The time of a function over that of another one.
+
+    Attributes:
+        ratio: median over median.
+        spread: distance of the quartiles of the single turns' ratios, over their median; 0 with a single turn.
+        samples: number of turns.
+    """
+
+    ratio: float
+    spread: float
+    samples: int
+
+
+def compare_times(
+    call: Call, base: Call, measure: Stopwatch, samples: int, slot: float, wide: float = math.inf, attempts: int = 3
+) -> TimeRatio:
+    """Time a function and its base in turn, anew if the turns disagree; the attempt whose turns agree best counts.
+
+    Other work on the machine makes turns disagree.
+
+    Args:
+        call: function.
+        base: function that it is compared with.
+        measure: see `interleaved`, like `samples` and `slot`.
+        samples: likewise.
+        slot: likewise.
+        wide: spread above which the measurement is repeated.
+        attempts: number of measurements at most.
+    """
+    made: list[TimeRatio] = []
+    while len(made) < attempts and (not made or made[-1].spread > wide):
+        turns = _turns({"base": base, "call": call}, measure, samples, slot)
+        made.append(_ratio(turns["call"], turns["base"]))
+    return min(made, key=lambda each: each.spread)
+
+
+def _ratio(seconds: Sequence[float], base: Sequence[float]) -> TimeRatio:
+    ratios = [each / other for each, other in zip(seconds, base, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return TimeRatio(statistics.median(seconds) / statistics.median(base), (high - low) / middle, len(ratios))
 
 
 # Single layers, at the shapes that they run at.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,6 +97,9 @@ class Experiment:
             )
         if wrong := [number for number in self.options.retrain_rounds or () if not 1 <= number <= self.rounds]:
             raise ValueError(f"retrain_rounds names round {wrong[0]}, but there are pruning.rounds={self.rounds}")
+        precision = self.config.trainer.get("precision")
+        if trainer.strategy.root_device.type == "cpu" and precision in ("16-mixed", "16", 16):
+            raise ValueError(f"trainer.precision={shown(precision)}: a CPU computes that in bfloat16; write bf16-mixed")
         classifier = self.spare_classifier()
         with naming("classifier"):
             classifier.check_device(trainer)
@@ -186,8 +189,12 @@ class Experiment:
         with isolate_rng():
             return self.classifier()
 
-    def pruning(self) -> LotteryTicketPruning:
-        """Return the search's callback."""
+    def pruning(self, environments: Sequence[Mapping[str, str]] = ()) -> LotteryTicketPruning:
+        """Return the search's callback.
+
+        Args:
+            environments: environments that take part, for the cards of its tickets.
+        """
         source = self.options.pruning["next_round_from"]
         # Not handed to `instantiate`, which would turn the structures' dataclasses into configuration nodes.
         make = instantiate(self.config.pruning, _partial_=True)
@@ -195,7 +202,7 @@ class Experiment:
             callback: LotteryTicketPruning = make(
                 directory=str(self.search_folder),
                 structures={} if source == UNSTRUCTURED else {source: self.structures[source]},
-                facts=self.labels,
+                facts={**self.labels, **({"environments": list(environments)} if environments else {})},
             )
         return callback
 

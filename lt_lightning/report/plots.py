@@ -14,6 +14,7 @@ from lt_lightning.report.figures import COLOURS, GREY, XY, Axis, Curve, Figure, 
 from lt_lightning.results.aggregate import ExtremeRow, Row
 from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.published_figures import Comparison
+from lt_lightning.results.records import is_wide
 from lt_lightning.results.verdict import half_width
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
@@ -172,6 +173,13 @@ def training_time_saved(row: Row) -> float:
     return 1 - row.time_ratio_training
 
 
+def is_uncertain(row: Row, saved: Callable[[Row], float]) -> bool:
+    """Whether what a row saves is a time that was measured with a wide spread."""
+    if saved is time_saved:
+        return is_wide(row.time_spread_inference)
+    return saved is training_time_saved and is_wide(row.time_spread_training)
+
+
 def flops_saved(row: Row) -> float:
     """Return the share of the dense network's multiply-adds that are not executed."""
     return 1 - row.flops_ratio
@@ -188,9 +196,10 @@ def trade_figure(title: str, rows: Sequence[Row], saved: Callable[[Row], float],
     """
     measured = [row for row in rows if row.structure != DENSE and not math.isnan(saved(row))]
     dense = dense_row(rows)
-    # The dense network saves nothing by definition. Controls are no tickets, and stand on no front.
+    # The dense network saves nothing by definition. Controls are no tickets, and stand on no front; nor does what was
+    # measured while the machine was busy.
     candidates = [] if dense is None else [(0.0, dense)]
-    candidates += [(100 * saved(row), row) for row in measured if not row.control]
+    candidates += [(100 * saved(row), row) for row in measured if not row.control and not is_uncertain(row, saved)]
     front = [candidates[index] for index in pareto([(x, row.accuracy) for x, row in candidates])]
     curves = [Curve(
         "Pareto front", tuple((x, 100 * row.accuracy) for x, row in front), GREY, "dot", steps=True,
@@ -201,6 +210,9 @@ def trade_figure(title: str, rows: Sequence[Row], saved: Callable[[Row], float],
     for kind, look in looks_of(kinds_of(rows)).items():
         if mine := _of_kind(measured, kind):
             curves.append(_savings_curve(str(kind), mine, saved, look))
+    if uncertain := [row for row in measured if is_uncertain(row, saved)]:
+        points = tuple((100 * saved(row), 100 * row.accuracy) for row in uncertain)
+        curves.append(Curve("~ uncertain time", points, GREY, labels=("~",) * len(points)))
     return Figure(title, Axis(label), "test accuracy in %", tuple(curves))
 
 

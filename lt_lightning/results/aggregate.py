@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
 from lt_lightning.results.job_record import TicketKind
-from lt_lightning.results.records import Result
+from lt_lightning.results.records import Result, is_wide
 from lt_lightning.results.verdict import STANDARD, Candidate, Rule, Verdict, extreme, verdict
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
@@ -36,11 +37,14 @@ class Row:
         difference_sd: its standard deviation.
         params_ratio: parameters to store, over the dense network's.
         flops_ratio: multiply-adds executed, over the dense network's.
-        time_ratio_inference: time of inference over the dense network's; NaN if not measured.
-        time_ratio_training: time of a training step over the dense network's; NaN if not measured.
+        time_ratio_inference: time of inference over the dense network's, by the results whose spread is not wide if
+            there are any; NaN if not measured.
+        time_ratio_training: the same for a training step.
         lower: lower end of the one-sided interval of `difference`; see `Verdict`.
         wins_by_mean: verdict by the paper's rule; see `Verdict`.
         wins: verdict by the interval; see `Verdict`.
+        time_spread_inference: largest spread of the results that `time_ratio_inference` is of; NaN if not known.
+        time_spread_training: the same for a training step.
     """
 
     data: str
@@ -64,6 +68,8 @@ class Row:
     lower: float | None
     wins_by_mean: bool | None
     wins: bool | None
+    time_spread_inference: float = math.nan
+    time_spread_training: float = math.nan
 
     @property
     def kind(self) -> TicketKind:
@@ -101,6 +107,8 @@ def _row(key: Key, results: Sequence[Result], rule: Rule) -> Row:
     def difference(result: Result) -> float:
         return result.accuracy - result.dense_accuracy
 
+    inference, inference_spread = _mean_time([(r.time_ratio_inference, r.time_spread_inference) for r in results])
+    training, training_spread = _mean_time([(r.time_ratio_training, r.time_spread_training) for r in results])
     is_dense = all(result.structure == DENSE for result in results)
     judged = Verdict(None, None, None) if is_dense else verdict(_mean_of_each_seed(results, difference), rule)
     return Row(
@@ -114,10 +122,22 @@ def _row(key: Key, results: Sequence[Result], rule: Rule) -> Row:
         difference_sd=deviation(difference),
         params_ratio=mean(lambda result: result.params_ratio),
         flops_ratio=mean(lambda result: result.flops_ratio),
-        time_ratio_inference=mean(lambda result: result.time_ratio_inference),
-        time_ratio_training=mean(lambda result: result.time_ratio_training),
+        time_ratio_inference=inference,
+        time_ratio_training=training,
+        time_spread_inference=inference_spread,
+        time_spread_training=training_spread,
         **asdict(judged),
     )
+
+
+def _mean_time(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the mean of ratios of times, given each with its spread, and the largest spread among them.
+
+    Ratios whose spread is wide count only if there are no others.
+    """
+    counted = [pair for pair in pairs if not is_wide(pair[1])] or pairs
+    spreads = [spread for _, spread in counted if not math.isnan(spread)]
+    return fmean(ratio for ratio, _ in counted), max(spreads, default=math.nan)
 
 
 def _mean_of_each_seed(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:

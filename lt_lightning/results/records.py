@@ -8,6 +8,7 @@ the end of a sweep writes the table anew.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from lt_lightning.storage.litter import clear_litter
 FILE = "result.json"
 SUMMARY = "summary.csv"
 LONGEST_LINE = 1 << 16  # bytes
+WIDE = 0.2  # spread above which a ratio of times is not relied on: the machine did other work
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Result:
         executed: share of the prunable weights that are computed with when the plan is executed; 1 without a plan.
         control: name of the control that the ticket is (`reinit`, ...); empty for the ticket itself.
         origin: data set whose search made the ticket's mask; empty where it is the job's own search.
+        time_spread_inference: distance of the quartiles of the ratios that the turns of the measurement gave, over
+            their median; NaN if not measured.
+        time_spread_training: the same for a training step.
+        time_samples: number of the turns; 0 if not measured.
     """
 
     data: str
@@ -78,6 +84,9 @@ class Result:
     executed: float = 1.0
     control: str = ""
     origin: str = ""
+    time_spread_inference: float = math.nan
+    time_spread_training: float = math.nan
+    time_samples: int = 0
 
     @property
     def kind(self) -> TicketKind:
@@ -109,6 +118,11 @@ class Result:
             if not isinstance(values[field.name], kinds):
                 raise ValueError(f"{field.name} is {values[field.name]!r}")
         return cls(**values)
+
+
+def is_wide(spread: float) -> bool:
+    """Whether a ratio of times has too large a spread to be relied on; one that is not known does not count as such."""
+    return spread > WIDE
 
 
 def find_results(root: Path) -> list[Result]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lt_lightning.results.aggregate import Row, short_setting
 from lt_lightning.results.published_figures import Comparison, compare, figures_of
-from lt_lightning.results.records import Result
+from lt_lightning.results.records import Result, is_wide
 from lt_lightning.results.verdict import STANDARD, Rule, half_width
 from lt_lightning.storage.files import replacing, write_csv
 
@@ -48,6 +48,16 @@ def number(value: float | None, form: str) -> str:
     ('1.2', '', '')
     """
     return "" if value is None or value != value else format(value, form)
+
+
+def time_text(ratio: float, spread: float, form: str) -> str:
+    """Return a ratio of times, marked by ~ if its spread is wide; nothing where it is not known (NaN).
+
+    >>> time_text(0.5, 0.01, ".2f"), time_text(0.5, 0.9, ".2f"), time_text(float("nan"), 0.9, ".2f")
+    ('0.50', '~0.50', '')
+    """
+    text = number(ratio, form)
+    return f"~{text}" if text and is_wide(spread) else text
 
 
 def percent(share: float, decimals: int = 0) -> str:
@@ -101,8 +111,8 @@ def _job_cells(result: Result) -> list[str]:
         "" if result.round == 0 else f"{points:+.2f}",
         f"{result.params_ratio:.2f}",
         f"{result.flops_ratio:.2f}",
-        number(result.time_ratio_inference, ".2f"),
-        number(result.time_ratio_training, ".2f"),
+        time_text(result.time_ratio_inference, result.time_spread_inference, ".2f"),
+        time_text(result.time_ratio_training, result.time_spread_training, ".2f"),
         number(result.val_accuracy, ".2%"),
         str(result.best_epoch),
         number(result.retained_magnitude, ".0%"),
@@ -115,7 +125,8 @@ def _job_caption(results: Sequence[Result]) -> str:
     verdict = "One seed: no verdict. " if seeds == 1 else ""
     return (
         f"{verdict}Density: share of the prunable weights that the ticket executes (an unstructured one keeps them but "
-        "runs whole). Parameters, FLOPs, measured time of inference and of a training step: whole network, dense = 1."
+        "runs whole). Parameters, FLOPs, measured time of inference and of a training step: whole network, dense = 1; "
+        "~: uncertain, since the machine was busy."
     )
 
 
@@ -245,7 +256,8 @@ def row_cells(row: Row) -> list[str]:
         row.data, row.model, short_setting(row.setting), str(row.round), str(row.kind), f"{100 * row.density:.1f}",
         f"{100 * row.accuracy:.2f}", "" if half is None else f"{100 * half:.2f}",
         "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, number(row.flops_ratio, ".3f"),
-        number(row.time_ratio_inference, ".3f"), number(row.time_ratio_training, ".3f"), str(row.seeds),
+        time_text(row.time_ratio_inference, row.time_spread_inference, ".3f"),
+        time_text(row.time_ratio_training, row.time_spread_training, ".3f"), str(row.seeds),
     ]  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class Card(TypedDict, total=False):
         control_seed: seed of the control's values and permutations.
         width: width of the network, if it is another than the search's.
         origin: data set whose search found the masks.
+        environments: versions and device of all that took part in its training.
         transferred_from: search, data, model, seed and round of a transferred ticket, and what was initialised anew.
         starts_from: how the ticket is trained, if not as the search's own; see `training.retraining.restart_for`.
     """
@@ -77,6 +78,7 @@ class Card(TypedDict, total=False):
     control_seed: int
     width: int
     origin: str
+    environments: list[dict[str, str]]
     transferred_from: dict[str, Any]
     starts_from: Literal["initial", "schedule"]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from lt_lightning.execution.timing import by_clock, by_events, interleaved, stopwatch
+from lt_lightning.execution.timing import by_clock, by_events, compare_times, interleaved, stopwatch
 
 
 class Clock:
@@ -113,3 +114,30 @@ def test_device_time_counts_not_the_time_of_submission() -> None:
 def test_the_wall_clock_times_what_runs_on_the_cpu() -> None:
     measure = stopwatch("cpu")
     assert measure(lambda: sum(range(20_000)), 2) > measure(lambda: None, 2) > 0
+
+
+def compared(slow: list[float], fast: list[float], wide: float, attempts: int = 3) -> tuple[Any, ...]:
+    """The ratio of two functions whose turns take these seconds, and the number of turns of all attempts."""
+    clock = Clock()
+    ready = [1.0] * 3  # two to warm up, one to size the slot
+    turns = len(slow) // attempts
+    durations = [
+        [second for start in range(0, len(each), turns) for second in ready + each[start : start + turns]]
+        for each in (slow, fast)
+    ]
+    calls = [clock.call(name, *each) for name, each in zip(("slow", "fast"), durations, strict=True)]
+    made = compare_times(calls[0], calls[1], by_clock(lambda: clock.now), turns, 1.0, wide, attempts)
+    return made.ratio, made.spread, made.samples, clock.log.count("slow") - 3 * (clock.log.count("slow") // (turns + 3))
+
+
+def test_a_ratio_keeps_the_spread_of_its_turns() -> None:
+    """By hand: ratios 1, 2, 3, 4, 5, whose quartiles are 2 and 4."""
+    assert compared([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5, wide=0.7, attempts=1) == (3.0, pytest.approx(2 / 3), 5, 5)
+    assert compared([2.0, 2.0, 2.0, 2.0, 90.0], [4.0] * 5, wide=0.1, attempts=1) == (0.5, 0.0, 5, 5)  # one burst
+
+
+def test_a_wide_ratio_is_measured_again_and_the_best_attempt_counts() -> None:
+    wide, narrow = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 2.0, 2.2, 2.2, 2.0]
+    assert compared([*wide, *narrow, *wide], [1.0] * 15, wide=0.2)[2:] == (5, 10)  # the second one is good enough
+    ratio, spread, _, turns = compared([*wide, *narrow, *wide], [1.0] * 15, wide=0.01)
+    assert (ratio, spread, turns) == (2.0, pytest.approx(0.1), 15)

@@ -95,7 +95,9 @@ class Measure:
     """How the networks of tickets are timed."""
 
     batch_size: int = option("${data.batch_size}", "images at once", from_to(1))
-    samples: int = option(7, "turns, of which the median counts", from_to(1))
+    samples: int = option(
+        7, "turns, of which the median counts; where they disagree, as on a busy machine, all are repeated", from_to(2)
+    )
     slot: float = option(0.03, "least seconds of a turn", POSITIVE)
 
 

@@ -38,7 +38,7 @@ ROUNDS = (
 )  # fmt: skip
 TIMINGS = (
     "round", "structure", "control", "density", "train_seconds", "params_ratio", "flops_ratio", "time_ratio_inference",
-    "time_ratio_training",
+    "time_ratio_training", "time_spread_inference", "time_spread_training",
 )  # fmt: skip
 FIGURES = ("accuracy", "val_accuracy", "retained_magnitude", *TIMINGS[4:])
 LAYERS = 4  # number of layers whose masks are shown

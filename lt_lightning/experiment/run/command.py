@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from lt_lightning.experiment.run.job import Job
@@ -16,6 +18,28 @@ from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.results.failures import EXPECTED, Failure
 from lt_lightning.results.job_record import Cost, JobRecord, describe_costs
 from lt_lightning.results.records import Result
+
+PATHS: Final = ("paths.root", "paths.data", "data.root", "pruning.imp", "transfer.from", "stability.networks")
+NO_PATHS: Final = ("others", "dense")  # what stands in their place
+
+
+def from_where_it_was_typed(config: DictConfig) -> None:
+    """Let relative paths in a job's configuration begin where the command was typed, also with `hydra.job.chdir`."""
+    typed_in = Path(HydraConfig.get().runtime.cwd)
+    if Path.cwd() == typed_in:
+        return
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(absolute, value))
+        return value if value is None or value in NO_PATHS else str(typed_in / Path(value).expanduser())
+
+    with open_dict(config):
+        for key in PATHS:
+            value = OmegaConf.select(config, key)
+            plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            if plain != absolute(plain):
+                OmegaConf.update(config, key, absolute(plain))
 
 
 def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[Result]:

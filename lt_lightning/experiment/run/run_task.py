@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.execution.machine import environment
+from lt_lightning.execution.timing import TimeRatio
 from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.checks import naming
 from lt_lightning.experiment.config.fingerprint import operational_keys, record_data
@@ -24,11 +25,12 @@ from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers,
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import Checkpoints
+from lt_lightning.experiment.run.environments import environments_of, take_part_in, together
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
-from lt_lightning.results.records import Result, finish
+from lt_lightning.results.records import WIDE, Result, finish
 from lt_lightning.storage.files import replacing, write_json
 from lt_lightning.storage.layout import TICKET, is_ticket
 from lt_lightning.tickets.making import load_gradients, structure_ticket
@@ -54,11 +56,12 @@ def run_search(experiment: Experiment, task: Task, progress: JobProgress) -> Non
     versions = {name.replace("-", "_"): version(name) for name in ("pytorch-lightning", "hydra-core")}
     record_data(folder, experiment.config, experiment.data)
     write_json(folder / "environment.json", environment("cuda" if torch.cuda.is_available() else "cpu", **versions))
+    take_part_in(folder)
     with closing_wandb():
         last = {"round": experiment.rounds, "structure": experiment.pruning_options.next_round_from, "control": ""}
         loggers = make_loggers(experiment.config, folder, experiment.root, folder.name, "search", last)
         if not (folder / TRAINED).is_file():
-            callback = experiment.pruning()
+            callback = experiment.pruning(environments_of(folder))
             report = ReportProgress(
                 progress,
                 sum(map(sum, experiment.search_lengths())),
@@ -114,10 +117,13 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
             length = whole if callback.restart is None else callback.restart.epochs
             expected = whole if task.whole_schedule else epochs
             report = ReportProgress(progress, expected, lambda: [length], lambda _: task.label)
+            take_part_in(task.folder)
             invite(fit_ticket, str(path))
             checkpoints = fit_ticket(experiment, str(path), callback, [report], loggers)
             assert callback.trained is not None
-            ticket = callback.trained
+            assert task.source is not None
+            before = Ticket.load(task.source / TICKET).card.get("environments", [])
+            ticket = callback.trained.with_facts(environments=together(before, environments_of(task.folder)))
             ticket.save(path)
             checkpoints.finish()
         accuracy = evaluate(experiment, ticket)  # of full size again
@@ -231,18 +237,18 @@ def run_test(experiment: Experiment, width: int | None, classifier: ImageClassif
     return float(metrics["test/accuracy"])
 
 
-def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float, float]:
+def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[TimeRatio, TimeRatio]:
     """Return two ratios of the time of the network that executes a trained ticket to the dense network's.
 
-    The first is the ratio in inference, the second in a training step. The time of every layer in inference is written
-    beside the ticket.
+    The first is the ratio in inference, the second in a training step. One with a wide spread is measured again, up to
+    three times in all. The time of every layer in inference is written beside the ticket.
     """
     options = experiment.options.measure
     width = ticket.card.get("width")
     if ticket.plan is None and width is None:
-        return 1.0, 1.0
+        return TimeRatio(1.0, 0.0, 0), TimeRatio(1.0, 0.0, 0)
     if options is None:
-        return math.nan, math.nan
+        return TimeRatio(math.nan, math.nan, 0), TimeRatio(math.nan, math.nan, 0)
     from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio  # for start-up time
 
     dense = experiment.classifier().network
@@ -259,7 +265,8 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[float
             small = made.network
             compare_networks(network, small, experiment.example)
         setting = Setting(options.batch_size, training, bfloat16)
-        ratios.append(time_ratio(dense, small, experiment.example, setting, device, options.samples, options.slot))
+        effort = (options.samples, options.slot, WIDE)
+        ratios.append(time_ratio(dense, small, experiment.example, setting, device, *effort))
         if not training:
             networks = {"dense": dense, "ticket": small}
             seconds = layer_seconds(networks, ticket.layers, experiment.example, setting, device)
@@ -292,8 +299,11 @@ def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_a
         train_seconds=card["train_seconds"],
         val_accuracy=card["metrics"].get("val/accuracy", math.nan),
         retained_magnitude=sum(report.retained_magnitude * report.target for report in prunable) / weights,
-        time_ratio_inference=inference,
-        time_ratio_training=training,
+        time_ratio_inference=inference.ratio,
+        time_ratio_training=training.ratio,
+        time_spread_inference=inference.spread,
+        time_spread_training=training.spread,
+        time_samples=training.samples,
         search=experiment.search_folder.name,
         place=str(folder.relative_to(experiment.root)),
         executed=sum(report.executed for report in prunable) / sum(report.size for report in prunable),

@@ -21,6 +21,7 @@ from lt_lightning.experiment.config.checks import naming_among
 from lt_lightning.experiment.config.options import options_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.checkpoints import stoppable
+from lt_lightning.experiment.run.environments import change_since
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.progress import JobProgress
 from lt_lightning.experiment.run.run_task import evaluate, run_retraining, run_search
@@ -217,6 +218,8 @@ def run_tasks(
         stoppable(),
         JobProgress(0, console, Multirun.of(job.config)) as progress,
     ):
+        if change := change_since(experiment.search_folder):
+            progress.note(change)
         scheduler = Scheduler(experiment, job, progress, given_up)
         scheduler.run()
         dismiss()

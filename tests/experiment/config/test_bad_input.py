@@ -156,6 +156,7 @@ CONFIGS: dict[str, list[str]] = {
     "+callbacks.mine._target_=lt_lightning.Magic": ["callbacks.mine._target_=lt_lightning.Magic"],
     "+callbacks.mine._target_=lt_lightning.Refill": ["callbacks.mine", "Refill"],
     "trainer.precision=12": ["trainer.precision=12", "bf16-mixed"],
+    "trainer.precision=16-mixed": ["trainer.precision='16-mixed'", "bf16-mixed"],
     "trainer.accelerator=tpuu": ["tpuu", "cpu"],
     "trainer.gradient_clip_val=-1": [],
     "+trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches=0"],

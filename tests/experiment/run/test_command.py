@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.run.command import do
+from lt_lightning.experiment.run.command import do, from_where_it_was_typed
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.job_record import JobRecord
 from lt_lightning.results.status import state_of, tasks_under
@@ -44,3 +44,28 @@ def test_a_single_job_leaves_a_record_in_its_folder(
 def test_what_runs_nothing_leaves_no_record(request_: str, composed: Compose, tmp_path: Path) -> None:
     assert do(composed(*SMALL, request_), tmp_path / "job") == []
     assert not (tmp_path / "job").exists()
+
+
+def test_relative_paths_begin_where_the_command_was_typed(
+    composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the folder of the job, where `hydra.job.chdir` lets it run."""
+    config = composed("paths.root=runs", "paths.data=/data", "transfer.from=[runs/a,/b]", "+pruning.imp=c")
+    typed_in, before = tmp_path / "typed", config.copy()
+    typed_in.mkdir()
+    monkeypatch.setattr(
+        "lt_lightning.experiment.run.command.HydraConfig.get",
+        lambda: OmegaConf.create({"runtime": {"cwd": str(typed_in)}}),
+    )
+    monkeypatch.chdir(typed_in)
+    from_where_it_was_typed(config)
+    assert config == before
+    monkeypatch.chdir(tmp_path)
+    from_where_it_was_typed(config)
+    assert config.paths.root == str(typed_in / "runs")
+    assert (config.paths.data, config.data.get("root", "/data")) == ("/data", "/data")
+    assert config.transfer["from"] == [str(typed_in / "runs" / "a"), "/b"]
+    assert config.pruning.imp == str(typed_in / "c")
+    config = composed("transfer.from=others")
+    from_where_it_was_typed(config)
+    assert config.transfer["from"] == "others"

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.form_choice import FastestForm
+from lt_lightning.execution.timing import TimeRatio
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
 from tests.cases import slow_but
@@ -68,9 +69,9 @@ def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
 
     timed: list[Setting] = []
 
-    def time_ratio(*arguments: Any) -> float:
+    def time_ratio(*arguments: Any) -> TimeRatio:
         timed.append(arguments[3])
-        return 1.0
+        return TimeRatio(1.0, 0.0, 2)
 
     monkeypatch.setattr("lt_lightning.execution.form_choice.FastestForm", watched)
     monkeypatch.setattr("lt_lightning.execution.cost.time_ratio", time_ratio)

@@ -124,6 +124,24 @@ def test_a_finished_job_trains_nothing_and_a_wider_one_only_what_is_new(
     assert len({r.search for r in find_results(tmp_path / "runs")}) == 1
 
 
+def test_a_job_that_goes_on_with_another_version_says_so_and_cards_name_both(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_of(composed(*SMALL, "structure=[]"))
+    assert "0.0.7" not in capsys.readouterr().out
+    monkeypatch.setattr("lt_lightning.__version__", "0.0.7")
+    results = run_of(composed(*SMALL, *REFILL))
+    printed = capsys.readouterr().out
+    assert len([line for line in printed.splitlines() if "lt_lightning 0.0.7" in line]) == 1
+    cards = {each.structure: Ticket.load(tmp_path / "runs" / each.place / "ticket").card for each in results}
+    first, second = cards["refill"]["environments"]
+    assert cards["dense"]["environments"] == cards["unstructured"]["environments"] == [first]
+    assert second == {**first, "lt_lightning": "0.0.7"}
+    assert {"torch", "python", "device"} < set(first)
+    run_of(composed(*SMALL, *REFILL))  # nothing goes on
+    assert "0.0.7" not in capsys.readouterr().out
+
+
 def test_group_aware_search_trains_the_structure(composed: Compose, tmp_path: Path) -> None:
     options = ("pruning.rounds=2", "pruning.next_round_from=refill", "structure.refill.score=feature_l2")
     results = run_of(composed(*SMALL, *REFILL, *options))
