@@ -244,7 +244,10 @@ def _last_written(root: Path) -> str:
 
 # What a job leaves, but for times.
 
-TIMES = ("train_seconds", "time_ratio_inference", "time_ratio_training", "digest")
+TIMES = (
+    "train_seconds", "time_ratio_inference", "time_ratio_training", "time_spread_inference", "time_spread_training",
+    "time_samples", "digest",
+)  # fmt: skip
 
 
 def left_in(root: Path) -> dict[str, Any]:
@@ -256,7 +259,7 @@ def left_in(root: Path) -> dict[str, Any]:
     (search,) = root.glob("digits-*")
     left = {str(path.relative_to(search)): _content(path) for path in sorted(search.rglob("*"))}
     with (root / "summary.csv").open() as file:
-        left["summary"] = [timeless(row) for row in csv.DictReader(file)]
+        left["summary"] = {row["place"]: timeless(row) for row in csv.DictReader(file)}  # the last of a place counts
     return left
 
 
@@ -281,7 +284,7 @@ def _content(path: Path) -> Any:
             return {key: value for key, value in json.loads(path.read_text()).items() if key != "commit"}
         case "layer_times.json":
             return {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
-        case "ticket.json" | "config.yaml" | "trained.json":  # paths, times, and what others tell
+        case "ticket.json" | "config.yaml" | "trained.json" | "jobs.txt":  # paths, times, and what others tell
             return "there"
         case _:
             return hashlib.sha256(path.read_bytes()).hexdigest()

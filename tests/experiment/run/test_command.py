@@ -53,10 +53,8 @@ def test_relative_paths_begin_where_the_command_was_typed(
     config = composed("paths.root=runs", "paths.data=/data", "transfer.from=[runs/a,/b]", "+pruning.imp=c")
     typed_in, before = tmp_path / "typed", config.copy()
     typed_in.mkdir()
-    monkeypatch.setattr(
-        "lt_lightning.experiment.run.command.HydraConfig.get",
-        lambda: OmegaConf.create({"runtime": {"cwd": str(typed_in)}}),
-    )
+    hydra = OmegaConf.create({"runtime": {"cwd": str(typed_in)}})
+    monkeypatch.setattr("lt_lightning.experiment.run.command.HydraConfig.get", lambda: hydra)
     monkeypatch.chdir(typed_in)
     from_where_it_was_typed(config)
     assert config == before
