@@ -68,8 +68,8 @@ class Row:
     lower: float | None
     wins_by_mean: bool | None
     wins: bool | None
-    time_spread_inference: float = math.nan
-    time_spread_training: float = math.nan
+    time_spread_inference: float = 0.0
+    time_spread_training: float = 0.0
 
     @property
     def kind(self) -> TicketKind:

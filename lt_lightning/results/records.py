@@ -8,7 +8,6 @@ the end of a sweep writes the table anew.
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -57,7 +56,7 @@ class Result:
         control: name of the control that the ticket is (`reinit`, ...); empty for the ticket itself.
         origin: data set whose search made the ticket's mask; empty where it is the job's own search.
         time_spread_inference: distance of the quartiles of the ratios that the turns of the measurement gave, over
-            their median; NaN if not measured.
+            their median; 0 if not measured.
         time_spread_training: the same for a training step.
         time_samples: number of the turns; 0 if not measured.
     """
@@ -84,8 +83,8 @@ class Result:
     executed: float = 1.0
     control: str = ""
     origin: str = ""
-    time_spread_inference: float = math.nan
-    time_spread_training: float = math.nan
+    time_spread_inference: float = 0.0
+    time_spread_training: float = 0.0
     time_samples: int = 0
 
     @property

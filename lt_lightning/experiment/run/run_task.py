@@ -248,7 +248,7 @@ def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[TimeR
     if ticket.plan is None and width is None:
         return TimeRatio(1.0, 0.0, 0), TimeRatio(1.0, 0.0, 0)
     if options is None:
-        return TimeRatio(math.nan, math.nan, 0), TimeRatio(math.nan, math.nan, 0)
+        return TimeRatio(math.nan, 0.0, 0), TimeRatio(math.nan, 0.0, 0)
     from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio  # for start-up time
 
     dense = experiment.classifier().network
