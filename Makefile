@@ -6,7 +6,7 @@ ARGS ?=
 .PHONY: run test check setup clean
 
 run: setup
-	$(VENV)/bin/python scripts/run.py $(ARGS)
+	$(VENV)/bin/lt-lightning run $(ARGS)
 
 test: setup
 	$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

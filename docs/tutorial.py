@@ -250,13 +250,13 @@ for name, report in Ticket.load(FOLDER / "own/round_01/half/ticket").layers.item
     print(f"{name}: keeps {report.kept} of {report.size}")
 
 # %% [markdown]
-# From the command line the same classes are named in the configuration, for instance `python scripts/run.py
+# From the command line the same classes are named in the configuration, for instance `lt-lightning run
 # pruning.criterion._target_=my_package.WithinFilter`; see [Extending](architecture.md#extending).
 #
 # ## Export
 #
 # Two files hold the smaller network: its weights, and a recipe that says how the module is made that they fit. (For a
-# search that `scripts/run.py` made, `scripts/export.py` does this, and torch.export and ONNX, from the ticket's
+# search that `lt-lightning run` made, `lt-lightning export` does this, and torch.export and ONNX, from the ticket's
 # folder.)
 
 # %%

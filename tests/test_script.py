@@ -1,4 +1,4 @@
-"""`scripts/run.py` as a user starts it: what is wrong ends in one line."""
+"""`lt-lightning run` as a user starts it: what is wrong ends in one line."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 @dataclass(frozen=True)
 class Overhead:
-    """What an epoch of a search spends on looking on, as `scripts/run.py` runs it on a terminal.
+    """What an epoch of a search spends on looking on, as `lt-lightning run` runs it on a terminal.
 
     Attributes:
         steps: number of steps of the epoch.

@@ -275,7 +275,7 @@ def _command_text(hydra: Path) -> str:
         overrides: Any = ["-m", *OmegaConf.load(sweep).hydra.overrides.task]
     else:
         overrides = OmegaConf.to_container(OmegaConf.load(hydra / "overrides.yaml")) or []
-    return " ".join(["python scripts/run.py", *(shlex.quote(str(override)) for override in overrides)])
+    return " ".join(["lt-lightning run", *(shlex.quote(str(override)) for override in overrides)])
 
 
 def _job_config(hydra: Path) -> Mapping[str, Any]:

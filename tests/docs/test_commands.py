@@ -1,4 +1,4 @@
-"""Every command of `scripts/run.py` that a page shows is one that can be given."""
+"""Every command of `lt-lightning run` that a page shows is one that can be given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
+from lt_lightning.__main__ import COMMANDS
 from lt_lightning.cli import spelled_out
 from lt_lightning.experiment.run.job import Job
 
@@ -23,9 +24,17 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def commands() -> Iterator[tuple[str, str]]:
     """Page and arguments of each; those with a folder of the user's own are tested beside the page that has them."""
     for page in PAGES:
-        for command in re.findall(r"python scripts/run\.py([^`\n]*)", page.read_text(encoding="utf-8")):
+        for command in re.findall(r"lt-lightning run\b([^`\n]*)", page.read_text(encoding="utf-8")):
             if not any(each in command for each in ("KEY=VALUE", "NAME", "RUNS/", "--config-dir", "--help")):
                 yield page.name, command
+
+
+def test_every_command_that_is_named_is_one() -> None:
+    named = {
+        name for page in PAGES for name in re.findall(r"[`\n]lt-lightning (\w+)", page.read_text(encoding="utf-8"))
+    }
+    assert named - set(COMMANDS) == set()
+    assert len(named) > 5
 
 
 def first_of(override: str) -> str:
@@ -50,6 +59,6 @@ def test_every_command_of_the_pages_composes() -> None:
                     del config["hydra"]
                 assert Job.of(config).tasks
             except Exception as error:
-                error.add_note(f"{page}: python scripts/run.py{command}")
+                error.add_note(f"{page}: lt-lightning run{command}")
                 raise
     HydraConfig.instance().cfg = None

@@ -162,7 +162,7 @@ def test_controls_are_told_apart_in_every_part(everything: Path) -> None:
     ]  # fmt: skip
     assert "2 searches, 8 finished tickets, 8 controls; digits, resnet8; seeds 0, 1." in html
     assert "dense, 1ep" in [trace.get("name") for trace in figures[-1]["data"]]  # of the measured stability
-    assert "python scripts/run.py seed=0 &#x27;structure=[refill,regroup]&#x27;" in html
+    assert "lt-lightning run seed=0 &#x27;structure=[refill,regroup]&#x27;" in html
 
 
 def test_tables_agree(runs: Path) -> None:
@@ -282,13 +282,13 @@ def test_a_search_alone_and_a_sweep_alone(runs: Path, configs: list[DictConfig])
     sweep = collect(jobs)
     assert [result.structure for _, result in sweep.results] == ["dense", "refill", "unstructured"]
     assert sweep.missing == ("job 1 failed: bad value",)
-    assert [command.text for command in sweep.commands] == ["python scripts/run.py seed=1 'structure=[refill]'"]
+    assert [command.text for command in sweep.commands] == ["lt-lightning run seed=1 'structure=[refill]'"]
     assert collect(search.folder).commands == sweep.commands
     assert not collect(search_task(configs[0]).folder).commands
     typed = {"hydra": {"overrides": {"task": ["seed=0,1", "structure=[refill]"]}}}
     OmegaConf.save(OmegaConf.create(typed), jobs / "multirun.yaml")
     (command,) = collect(jobs).commands
-    assert command.text == "python scripts/run.py -m seed=0,1 'structure=[refill]'"
+    assert command.text == "lt-lightning run -m seed=0,1 'structure=[refill]'"
 
 
 def test_a_damaged_record_of_a_job_is_named_and_keeps_nothing_else_back(runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""`scripts/export.py` as a user starts it, on a ticket that `scripts/run.py` made."""
+"""`lt-lightning export` as a user starts it, on a ticket that `lt-lightning run` made."""
 
 from __future__ import annotations
 
