@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lt_lightning.storage.files import write_tensors
 
-Mode = Literal["weights", "learning_rate", "none"]
+Mode = Literal["weights", "weights_only", "learning_rate", "none"]
+REWINDS_WEIGHTS: tuple[Mode, ...] = ("weights", "weights_only")
 
 
 class Stateful(Protocol):
@@ -114,6 +115,10 @@ class RewindPoint:
             copied_values(state_beside(network, module)),
         )
 
+    def with_start(self, start: RewindPoint) -> RewindPoint:
+        """Return the point with the optimizers and schedules of another, that of the training's start."""
+        return replace(self, optimizers=start.optimizers, schedules=start.schedules)
+
     def restore_network(self, network: nn.Module) -> None:
         """Copy the values back in place: parameters stay the same objects."""
         network.load_state_dict(self.network)
@@ -186,8 +191,9 @@ class Restart:
 
     Attributes:
         mode: `weights` takes weights, optimizer and schedule back to the point (Frankle et al. 2020, the paper's);
-            `learning_rate` only the schedule (Renda et al. 2020); `none` nothing: it goes on at the last learning
-            rate (fine-tuning).
+            `weights_only` the weights, while optimizer and schedule start anew for all epochs (the paper's released
+            code); `learning_rate` only the schedule (Renda et al. 2020); `none` nothing: it goes on at the last
+            learning rate (fine-tuning).
         point: moment to go back to.
         epochs: number of epochs of one training after the restart.
         last_rates: learning rates of the dense training's last step, by optimizer and parameter group.
@@ -200,12 +206,12 @@ class Restart:
 
     def values(self, network: nn.Module) -> dict[str, Tensor]:
         """Return the values that training restarts from, on the CPU, given the network as it was trained last."""
-        state = self.point.network if self.mode == "weights" else network.state_dict()
+        state = self.point.network if self.mode in REWINDS_WEIGHTS else network.state_dict()
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def restore(self, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> None:
         """Take optimizers and schedules back, as the mode says."""
-        self.point.restore_schedule(optimizers, schedules, momentum=self.mode == "weights")
+        self.point.restore_schedule(optimizers, schedules, momentum=self.mode in REWINDS_WEIGHTS)
 
     def fix_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Set the last learning rates where the mode is `none`; to be called before every step."""

@@ -26,7 +26,14 @@ from lt_lightning.pruning.enforcement import check_masks, collapsed, packed
 from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.layers import full_masks, left_out, prunable_layers
 from lt_lightning.pruning.masks import Masks, density, kept, size
-from lt_lightning.pruning.rewinding import Restart, RewindPoint, copied_values, load_beside, state_beside
+from lt_lightning.pruning.rewinding import (
+    REWINDS_WEIGHTS,
+    Restart,
+    RewindPoint,
+    copied_values,
+    load_beside,
+    state_beside,
+)
 from lt_lightning.pruning.selection import prune, prune_each
 from lt_lightning.pruning.sparsifiers import Aim, Sparsification, Sparsifier
 from lt_lightning.storage.layout import (
@@ -100,7 +107,8 @@ class LotteryTicketPruning(MaskedTraining):
             of its training, or those `rewound` to.
         rewind: step to rewind to: epochs (`8ep`) or optimizer steps (`500it`) of the dense training, or a share of
             its epochs (`5%`).
-        mode: what goes back: `weights` (weights, BatchNorm statistics, optimizer and schedule), `learning_rate`
+        mode: what goes back: `weights` (weights, BatchNorm statistics, optimizer and schedule), `weights_only` (weights
+            and statistics; optimizer and schedule start anew, and each training has all epochs), `learning_rate`
             (the schedule alone) or `none` (nothing: fine-tuning at the last learning rate).
         exempt: roles (`stem`, `classifier`, `depthwise`, `linear`) or layer-name patterns that stay dense.
         structures: structures by name; each makes a ticket of its own from a copy of every round's mask.
@@ -145,6 +153,7 @@ class LotteryTicketPruning(MaskedTraining):
         # What the dense training leaves for all rounds
         self.restart: Restart | None = None
         self._point: RewindPoint | None = None
+        self._start: RewindPoint | None = None  # what optimizers and schedules go back to with mode="weights_only"
         self._dense: dict[str, Tensor] = {}
         self._dense_beside: dict[str, Tensor] = {}
         self._last_rates: list[list[float]] = []
@@ -182,7 +191,9 @@ class LotteryTicketPruning(MaskedTraining):
         check_rewind(trainer, self.rewind, rewind)
         check_precision(trainer, self.options.sparsifier)
         trainings = 1 if self.options.sparsifier is None else 2
-        self.timeline = Timeline(trainer.max_epochs, rewind, self.rounds, trainings)
+        self.timeline = Timeline(
+            trainer.max_epochs, rewind, self.rounds, trainings, whole=self.options.mode == "weights_only"
+        )
         if self.monitor is not None:
             check_validations(trainer, self.timeline, self.monitor)
         network = self.network_of(pl_module)
@@ -273,6 +284,8 @@ class LotteryTicketPruning(MaskedTraining):
         Pruning and rewinding stand at the start of a round, not at the end of the one before: a checkpoint written
         at the end of an epoch then holds the trained network.
         """
+        if self._start is None and self.options.mode == "weights_only":
+            self._start = self._captured(trainer, pl_module)
         if self._point is None and self.timeline.rewind == (trainer.current_epoch, 0):
             self._capture_point(trainer, pl_module)
         while self.round < min(self.timeline.round_of(trainer.current_epoch), self.rounds):
@@ -284,9 +297,11 @@ class LotteryTicketPruning(MaskedTraining):
         self._ends_training = self.timeline.ends_training(trainer.current_epoch)
 
     def _capture_point(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._point = RewindPoint.capture(
-            self.network_of(pl_module), trainer.optimizers, schedules_of(trainer), pl_module
-        )
+        point = self._captured(trainer, pl_module)
+        self._point = point if self._start is None else point.with_start(self._start)
+
+    def _captured(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> RewindPoint:
+        return RewindPoint.capture(self.network_of(pl_module), trainer.optimizers, schedules_of(trainer), pl_module)
 
     def _begin_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = self.network_of(pl_module)
@@ -347,7 +362,7 @@ class LotteryTicketPruning(MaskedTraining):
 
     def _rewind(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.restart is not None
-        if self.options.mode == "weights":
+        if self.options.mode in REWINDS_WEIGHTS:
             self.restart.point.restore_network(self.network_of(pl_module))
             self.restart.point.restore_beside(pl_module)
         self.restart.restore(trainer.optimizers, schedules_of(trainer))
@@ -502,6 +517,7 @@ class LotteryTicketPruning(MaskedTraining):
             "dense": self._dense,
             "dense_beside": self._dense_beside,
             "point": None if self._point is None else self._point.state_dict(),
+            "start": None if self._start is None else self._start.state_dict(),
             "restart": None if self.restart is None else self.restart.state_dict(),
             "gradients": self._gradients,
             "sparsification": None if self._sparsification is None else self._sparsification.state_dict(),
@@ -516,8 +532,9 @@ class LotteryTicketPruning(MaskedTraining):
         self.history = History(state_dict["history"])
         self._dense = state_dict["dense"]
         self._dense_beside = state_dict["dense_beside"]
-        point, restart = state_dict["point"], state_dict["restart"]
+        point, start, restart = (state_dict[key] for key in ("point", "start", "restart"))
         self._point = None if point is None else RewindPoint(**point)
+        self._start = None if start is None else RewindPoint(**start)
         self.restart = None if restart is None else Restart.from_state(restart)
         self._gradients = state_dict["gradients"]
         self._sparsification_state = state_dict["sparsification"]

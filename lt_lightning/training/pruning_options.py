@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 
 from lt_lightning.pruning.criteria import Criterion, Magnitude
 from lt_lightning.pruning.densities import densities, descending
-from lt_lightning.pruning.rewinding import Mode, Step
+from lt_lightning.pruning.rewinding import REWINDS_WEIGHTS, Mode, Step
 from lt_lightning.pruning.selection import Scope
 from lt_lightning.pruning.sparsifiers import Sparsifier
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
@@ -159,7 +159,7 @@ class PruningOptions:
                 f"gradient_batches=0: {', '.join(needy)} needs gradients; give the number of batches to sum them over"
             )
         anew = self.scores_from != "trained" and self.sparsifier is None
-        if anew and self.mode != "weights" and len(self.densities) > 1:
+        if anew and self.mode not in REWINDS_WEIGHTS and len(self.densities) > 1:
             raise ValueError(
                 f"scores_from={self.scores_from!r}: prunes anew in every round, and mode={self.mode!r} goes on from "
                 "the round before; set rounds=1, or mode='weights'"

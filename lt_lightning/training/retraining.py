@@ -16,7 +16,7 @@ from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.masks import Masks, digest
-from lt_lightning.pruning.rewinding import BESIDE, Restart
+from lt_lightning.pruning.rewinding import BESIDE, REWINDS_WEIGHTS, Restart
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import example_input
@@ -145,7 +145,7 @@ class TicketTraining(MaskedTraining):
         return self.ticket.masks if self._shrunk is None else self._shrunk.masks
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule, restart: Restart) -> None:
-        if restart.mode == "weights":
+        if restart.mode in REWINDS_WEIGHTS:
             restart.point.restore_beside(pl_module)
         elif any(name.startswith(BESIDE) for names in restart.point.names for name in names):
             rank_zero_warn(
@@ -198,7 +198,7 @@ def restart_for(ticket: Ticket, restart: Restart) -> Restart | None:
     match ticket.card.get("starts_from"):
         case "initial":
             return None
-        case "schedule" if restart.mode == "weights":
+        case "schedule" if restart.mode in REWINDS_WEIGHTS:
             return replace(restart, mode="learning_rate")
     return restart
 

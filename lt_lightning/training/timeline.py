@@ -25,6 +25,7 @@ class Timeline:
         rewind: the rewind point in it: whole epochs, and optimizer steps into the epoch after them.
         rounds: number of rounds after the dense one.
         trainings: number of trainings in each of these rounds, 1 or 2.
+        whole: whether these trainings have all epochs; else those from the rewind point on.
 
     >>> timeline = Timeline(epochs=4, rewind=(1, 0), rounds=2)
     >>> timeline.round_lengths, [timeline.round_of(epoch) for epoch in range(timeline.total_epochs)]
@@ -35,11 +36,17 @@ class Timeline:
     rewind: tuple[int, int] = (0, 0)
     rounds: int = 0
     trainings: int = 1
+    whole: bool = False
+
+    @property
+    def first_epoch(self) -> int:
+        """The epoch of the dense training with which each later one begins."""
+        return 0 if self.whole else self.rewind[0]
 
     @property
     def epochs_per_training(self) -> int:
-        """Number of epochs of each training after the dense one: what follows the rewind point."""
-        return self.epochs - self.rewind[0]
+        """Number of epochs of each training after the dense one."""
+        return self.epochs - self.first_epoch
 
     @property
     def round_lengths(self) -> list[int]:
@@ -62,7 +69,7 @@ class Timeline:
         >>> [timeline.training_epoch(epoch) for epoch in range(timeline.total_epochs)]
         [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]
         """
-        return epoch if epoch < self.epochs else self.rewind[0] + (epoch - self.epochs) % self.epochs_per_training
+        return epoch if epoch < self.epochs else self.first_epoch + (epoch - self.epochs) % self.epochs_per_training
 
     def ticket_epoch(self, number: int) -> int:
         """Return the first epoch in which a round's ticket is trained."""

@@ -280,6 +280,18 @@ def test_modes_with_every_optimizer_and_schedule(
     assert spy.leaks == 0
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
+def test_weights_alone_go_back_and_optimizer_and_schedule_start_anew(tmp_path: Path, optimizer: Any) -> None:
+    _, pruning, spy = search(tmp_path, Toy(optimizer, "one cycle"), rewind="1ep", mode="weights_only")
+    assert len(spy.rates) == 3 * EPOCHS
+    for number in (1, 2):
+        assert spy.rates[number * EPOCHS : (number + 1) * EPOCHS] == spy.rates[:EPOCHS]
+        first = number * EPOCHS * STEPS
+        assert spy.momenta[first] == []
+        assert same(spy.starts[first], masked(spy.starts[STEPS], spy.enforced[number]))
+        assert same(masked(dict(ticket(pruning, number).rewind), spy.enforced[number]), spy.starts[first])
+
+
 def test_accumulated_gradients_count_steps_of_the_optimizer(tmp_path: Path) -> None:
     """5 batches by 2 are 3 steps: Lightning takes the last with one batch."""
     _, pruning, spy = search(
@@ -636,7 +648,7 @@ def test_time_before_a_resume_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
             {"density": 0.5, "structures": {"mine": Refill()}, "next_round_from": "mine"},
             ["density=0.5", "next_round_from='mine'"],
         ),
-        ({"mode": "weight"}, ["mode='weight'", "weights, learning_rate, none"]),
+        ({"mode": "weight"}, ["mode='weight'", "weights, weights_only, learning_rate, none"]),
         ({"rewind": "8 epochs"}, ["rewind='8 epochs'", "8ep", "500it"]),
         ({"next_round_from": "refill"}, ["next_round_from='refill'", "unstructured"]),
         ({"on_collapse": "ignore"}, ["on_collapse='ignore'", "warn, stop"]),

@@ -88,6 +88,21 @@ def test_a_ticket_trained_alone_is_the_searchs_own_round_bit_for_bit(tmp_path: P
         assert alone.rates == [searched.rates[EPOCHS * STEPS - 1]] * len(alone.rates)
 
 
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_weights_alone_go_back_and_all_epochs_are_trained(tmp_path: Path, number: int) -> None:
+    searched, folder = search(tmp_path, mode="weights_only")
+    expected = Ticket.load(folder / f"round_{number:02d}" / "unstructured" / "ticket")
+    training = TicketTraining(expected, Restart.load(folder / "restart.pt"), monitor="val/score")
+    alone = Toy(EPOCHS * number)
+    trainer_of(tmp_path, [training]).fit(alone)
+    assert training.trained is not None
+    assert training.trained.trained is not None
+    assert expected.trained is not None
+    assert same(training.trained.trained, expected.trained)
+    rates = searched.rates[EPOCHS * STEPS * number :][: EPOCHS * STEPS]
+    assert alone.rates == rates == searched.rates[: EPOCHS * STEPS]
+
+
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     scores = [0.0, 0.0, 0.0, 0.9, 0.1, 0.5, 0.5]
     _, folder = search(tmp_path, scores)
