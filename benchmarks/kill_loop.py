@@ -44,6 +44,11 @@ OPTIONS = (
 )  # fmt: skip
 KILLS_A_TRIAL = 5
 PAUSE = 0.01  # seconds between two looks
+PRELOADED = [
+    "torch._dynamo", "scipy.optimize", "sklearn.datasets", "mtkahypar", "lt_lightning.report.writing",
+    "lt_lightning.report.figures", "lt_lightning.experiment.run.command", "lt_lightning.experiment.run.scheduler",
+    "lt_lightning.experiment.sweep", "lt_lightning.experiment.run.setup",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Case:
     children: bool = False
 
 
-REGROUP = ("structure=[regroup]", "retrain_rounds=[1,2]")
+REGROUP = ("structure=[regroup]", "retrain_rounds=[1,2]", "trainer.max_epochs=3")
 CASES: Mapping[str, Case] = {
     "any moment": Case(35, ("structure=[refill,regroup]", "structure.refill.round_to=2", "retrain_rounds=[2]")),
     "retraining of regroup": Case(25, REGROUP, once="regroup-*/checkpoints/step-*.pt"),
@@ -135,17 +140,16 @@ class Runner:
 
     Attributes:
         work: folder for everything.
+        commit: commit of the code.
     """
 
     work: Path
+    commit: object = ""
 
     def start(self, root: Path, case: Case) -> Any:
         """Start a job that writes under a root."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([
-            "benchmarks.kill_loop", "lt_lightning.report.figures", "lt_lightning.experiment.run.command",
-            "lt_lightning.experiment.run.scheduler", "lt_lightning.experiment.sweep",
-        ])  # fmt: skip
+        context.set_forkserver_preload(PRELOADED)
         options = (f"paths.root={root}", *OPTIONS, *case.options)
         process = context.Process(target=run_script, args=(options, str(self.work / "log.txt")))
         process.start()
@@ -197,7 +201,7 @@ class Runner:
             rows.append(row)
         self.finish(root, case)
         differences = differing(left_in(whole), left_in(root))
-        return [{**row, "differences": differences} for row in rows]
+        return [{**row, "differences": differences, "commit": self.commit} for row in rows]
 
     def _kill(self, process: Any, root: Path, case: Case, draw: random.Random, seconds: float) -> dict[str, Any] | None:
         """Kill a job at a random moment; return what was killed, and what it had written last; None if it had ended."""
@@ -205,7 +209,7 @@ class Runner:
         while case.once and alive(process.pid) and not found(root, case.once) - seen:
             time.sleep(PAUSE)
         begun = cpu_seconds(process.pid) if case.once else 0.0
-        until = begun + draw.uniform(0, 0.1 if case.once else 0.9) * seconds
+        until = begun + draw.uniform(0, 0.03 if case.once else 0.9) * seconds
         while alive(process.pid) and (now := cpu_seconds(process.pid)) < until:
             time.sleep(PAUSE)
         victims = [process.pid, *(children_of(process.pid) if case.children else [])]
@@ -345,9 +349,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        runner = Runner(options.work or Path(folder))
+        facts = environment("cpu")
+        runner = Runner(options.work or Path(folder), facts.pop("commit"))
         runner.work.mkdir(parents=True, exist_ok=True)
-        record = Record(options.output, environment("cpu"))
+        record = Record(options.output, facts)
         record.measure(_jobs(record, runner, options.case))
     different = 0
     for name in CASES:
