@@ -100,6 +100,21 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def filters_density(layers: Iterable[tuple[int, int, int]]) -> float:
+    """Return the share of the weights in whole filters, of which every layer keeps as many as its density rounds up to.
+
+    Args:
+        layers: weights, weights that the mask keeps, and filters of each layer.
+
+    Source: Chen et al., ICML 2022, section 3.2.
+
+    >>> filters_density([(90, 31, 10), (10, 10, 1)])  # 4 of 10 filters, and all
+    0.46
+    """
+    rows = [(size, -(-kept * filters // size) * size / filters) for size, kept, filters in layers]
+    return float(sum(kept for _, kept in rows) / sum(size for size, _ in rows))
+
+
 def counted_density(result: Result, options: Mapping[str, Any] | None) -> float:
     """Return what remains in [0, 1] as the paper counts: for its refill the share of filters, else that of weights.
 
@@ -107,12 +122,13 @@ def counted_density(result: Result, options: Mapping[str, Any] | None) -> float:
         result: result of the ticket.
         options: options of its structure; None if it has none.
 
-    Source: Chen et al., ICML 2022, section 3.2: as many filters as the mask has weights for, and of those that would
-    be dropped the share `extra`.
+    Source: Chen et al., ICML 2022, section 3.2: as many filters of each layer as its mask has weights for, rounded up,
+    and of those that would be dropped the share `extra`.
     """
     if options is None or options.get("match") != "filters":
         return result.density
-    return result.target_density + float(options["extra"]) * (1 - result.target_density)
+    share = result.filters_density or result.target_density
+    return share + float(options["extra"]) * (1 - share)
 
 
 def compare(

@@ -53,6 +53,8 @@ class Result:
         search: folder of the search, under the root, by which equal rows of different searches differ.
         place: folder of the ticket, under the root.
         executed: share of the prunable weights that are computed with when the plan is executed; 1 without a plan.
+        filters_density: share of the prunable weights in whole filters, where every layer keeps as large a share of its
+            filters as the mask keeps of its weights, rounded up (what the paper counts for refill); 0 if unknown.
         control: name of the control that the ticket is (`reinit`, ...); empty for the ticket itself.
         origin: data set whose search made the ticket's mask; empty where it is the job's own search.
         time_spread_inference: distance of the quartiles of the ratios that the turns of the measurement gave, over
@@ -81,6 +83,7 @@ class Result:
     search: str
     place: str
     executed: float = 1.0
+    filters_density: float = 0.0
     control: str = ""
     origin: str = ""
     time_spread_inference: float = 0.0

@@ -57,6 +57,7 @@ def test_refill_is_counted_as_the_paper_does() -> None:
     assert counted_density(result, None) == 0.12
     assert counted_density(result, {"match": "executed", "extra": 0.0}) == 0.12
     assert counted_density(result, FILTERS) == 0.328
+    assert counted_density(replace(result, filters_density=0.34), FILTERS) == 0.34
     # The paper's Refill+ of the round with 32.8 % has 46.4 %.
     assert counted_density(result, {**FILTERS, "extra": 0.2}) == pytest.approx(0.464, abs=0.003)
 

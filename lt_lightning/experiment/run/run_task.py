@@ -28,8 +28,10 @@ from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.environments import environments_of, take_part_in, together
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.network_graph.compare import compare_networks
+from lt_lightning.pruning.layers import weight_of
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
+from lt_lightning.results.published_figures import filters_density
 from lt_lightning.results.records import WIDE, Result, finish
 from lt_lightning.storage.files import replacing, write_json
 from lt_lightning.storage.layout import TICKET, is_ticket
@@ -307,5 +309,9 @@ def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_a
         search=experiment.search_folder.name,
         place=str(folder.relative_to(experiment.root)),
         executed=sum(report.executed for report in prunable) / sum(report.size for report in prunable),
+        filters_density=filters_density(
+            (report.size, report.target, ticket.masks[weight_of(name, ticket.masks)].shape[0])
+            for name, report in zip(card["prunable"], prunable, strict=True)
+        ),
         control=card.get("control", ""),
     )
