@@ -45,6 +45,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _options_are_registered() -> None:
+    """As a command does before it composes."""
+    from lt_lightning.experiment.config import options
+
+    options.register()
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests measure is remembered for nobody else; what they compile is used again."""
     from lt_lightning.storage.files import cache_folder

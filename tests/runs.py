@@ -12,7 +12,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from lt_lightning.experiment.config import options
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run_job import run_job
 from lt_lightning.results.records import Result
@@ -39,7 +38,6 @@ def composing(root: Path) -> Iterator[Compose]:
             del config["hydra"]
         return config
 
-    options.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         yield composed

@@ -131,9 +131,9 @@ class Images(TensorData):
     files = None
 
     def __init__(self, task: Task) -> None:
+        _, self.channels, self.size, _ = task.images.shape
         super().__init__(".", task.setting.batch_size, augment=AUGMENT, validation=1)
         self.task = task
-        _, self.channels, self.size, _ = task.images.shape
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the epoch that begins; so the trainer has to reload it for every epoch."""

@@ -28,19 +28,19 @@ def test_one_bit_is_a_difference() -> None:
 def test_times_are_no_difference_and_all_else_is(tmp_path: Path) -> None:
     folder = tmp_path / "digits-x"
     folder.mkdir()
-    (tmp_path / "summary.csv").write_text("accuracy,train_seconds\n0.5,1.0\n")
+    (tmp_path / "summary.csv").write_text("place,accuracy,train_seconds\na,0.5,1.0\n")
     ticket = Ticket({"w": torch.ones(2, dtype=torch.bool)}, {"w": torch.zeros(2)}, card={"seed": 1})
     ticket.with_facts(train_seconds=1.0).save(folder / "ticket")
     (folder / "result.json").write_text(json.dumps({"accuracy": 0.5, "train_seconds": 1.0}))
     before = left_in(tmp_path)
     ticket.with_facts(train_seconds=2.0).save(folder / "ticket")
     (folder / "result.json").write_text(json.dumps({"accuracy": 0.5, "train_seconds": 2.0}))
-    (tmp_path / "summary.csv").write_text("accuracy,train_seconds\n0.5,2.0\n")
+    (tmp_path / "summary.csv").write_text("place,accuracy,train_seconds\na,0.5,2.0\n")
     assert differing(before, left_in(tmp_path)) == []
     assert timeless({"accuracy": 0.5, "train_seconds": 2.0}) == {"accuracy": 0.5}
     ticket.with_facts(seed=2).save(folder / "ticket")
     (folder / "result.json").write_text(json.dumps({"accuracy": 0.25}))
-    (tmp_path / "summary.csv").write_text("accuracy\n0.25\n")
+    (tmp_path / "summary.csv").write_text("place,accuracy\na,0.25\n")
     (folder / "litter").touch()
     assert differing(before, left_in(tmp_path)) == ["litter", "result.json", "summary", "ticket.safetensors"]
 

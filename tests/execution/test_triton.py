@@ -233,7 +233,7 @@ def test_kernels_compile_for_a_gpu_that_need_not_be_here(name: str, precision: s
     target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 90, 32)
     launch = importlib.import_module("lt_lightning.execution.kernels.cuda")
     kernel = getattr(launch.kernels, f"{name}_kernel")
-    config = getattr(launch, f"_{name}").configs[0]
+    config = getattr(launch, f"_{name}")[False].configs[0]
     windows = dict.fromkeys(("SH", "SW", "PH", "PW", "DH", "DW"), 1) | {"KH": 3, "KW": 3, "PRECISION": "tf32"}
     fixed = {key: value for key, value in (windows | config.kwargs).items() if key in kernel.arg_names}
     number = "fp32" if precision == "tf32" else precision
@@ -290,9 +290,9 @@ def test_results_repeat_bit_for_bit_and_replay_in_a_graph(cuda: ModuleType) -> N
         assert torch.equal(one, other)
 
 
-def test_where_pytorch_is_deterministic_the_shapes_alone_choose_a_tile() -> None:
+def test_where_pytorch_is_deterministic_the_shapes_alone_choose_a_tile(compiled: ModuleType) -> None:
     """Else the fastest of several is taken."""
-    launch = importlib.import_module("lt_lightning.execution.kernels.cuda")
+    launch = compiled
     for name, size in (("_forward", "R"), ("_input_gradient", "C"), ("_weight_gradient", "R")):
         tried, first = (
             tuner.early_config_prune(tuner.configs, {size: 64, "N": 256})

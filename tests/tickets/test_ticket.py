@@ -41,7 +41,6 @@ PLANS: dict[str, Plan | None] = {
         "kernel_position",
         {
             "3": [Block(torch.tensor([0, 4]), torch.tensor([1, 2, 35])), Block(torch.tensor([5]), torch.tensor([7]))],
-            "8": [],
         },
     ),
     "whole channels": BlockPlan("input_channel", {"3": [Block(torch.arange(6), torch.tensor([0, 3]))]}),

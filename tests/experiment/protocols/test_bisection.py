@@ -182,7 +182,7 @@ def test_a_difference_by_rounding_alone_is_none(composed: Compose) -> None:
     assert bracket_of([task]).fails == 1
 
 
-@pytest.mark.parametrize(("value", "named"), [("some", "'some'"), ("true", "True"), ("null", "null")])
+@pytest.mark.parametrize(("value", "named"), [("some", "'some'"), ("true", "true"), ("null", "null")])
 def test_another_search_is_refused(value: str, named: str, composed: Compose) -> None:
     with pytest.raises(ValueError, match=f"^search={named}: "):
         Job.of(composed(f"search={value}"))

@@ -37,7 +37,8 @@ WHOLE = {(0, "dense"), *((1, name) for name in ("unstructured", *STRUCTURES))}
 
 def trainings(printed: str) -> list[str]:
     """What a process says it has trained."""
-    return [line.split("] ")[1].split(", validation")[0] for line in printed.splitlines() if ", validation" in line]
+    ended = [line.split("] ")[1] for line in printed.splitlines() if ", validation" in line]
+    return [re.split(", (?:density|validation)", line)[0] for line in ended]
 
 
 def kinds(tasks: Iterable[Task]) -> dict[str, str]:

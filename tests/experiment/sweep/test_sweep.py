@@ -134,7 +134,8 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(
 
     (sweep,) = (root / "jobs").iterdir()
     assert {path.name for path in sweep.iterdir()} == {
-        "0", "1", "2", "3", "multirun.yaml", "sweep.json", "sweep.csv", "extremes.csv", "report",
+        "0", "1", "2", "3", "multirun.yaml", "sweep.json", "sweep.csv", "extremes.csv", "report", "jobs_ended",
+        "jobs_trained",
     }  # fmt: skip
     assert f"Report:  {sweep / 'report' / 'report.html'}" in told
     assert "4 searches, 6 finished tickets; digits" in (sweep / "report" / "report.html").read_text(encoding="utf-8")
