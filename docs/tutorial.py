@@ -3,7 +3,8 @@
 #
 # From a network and a data set to a smaller network that can be used elsewhere, in Python alone: first the pruning
 # callback in a search of your own, then what a search leaves on disk, and what can be done with it. It takes less than
-# half a minute on one core. `python docs/tutorial.py` runs it; editors that know `# %%` cells open it as a notebook.
+# half a minute on one core. `python docs/tutorial.py` runs it; [tutorial.ipynb](tutorial.ipynb) is the same as a
+# notebook.
 #
 # Everything is small here (1,257 training images of 8x8 pixels, three epochs a training), so that it is quick.
 # Accuracies of one seed and so short a training say little, and networks this small gain little time.
@@ -251,7 +252,7 @@ for name, report in Ticket.load(FOLDER / "own/round_01/half/ticket").layers.item
 
 # %% [markdown]
 # From the command line the same classes are named in the configuration, for instance `lt-lightning run
-# pruning.criterion._target_=my_package.WithinFilter`; see [Extending](architecture.md#extending).
+# pruning.criterion._target_=my_package.WithinFilter`; see [Your own parts](extending.md).
 #
 # ## Export
 #

@@ -236,14 +236,14 @@ class Restart:
         return cls(**{**state, "point": RewindPoint(**state["point"])})
 
     @classmethod
-    def load(cls, path: Path) -> Restart:
+    def load(cls, path: Path | str) -> Restart:
         """Read what `save` wrote, on the CPU; code is never executed.
 
         Raises:
             FileNotFoundError: if there is none.
             ValueError: if the file is damaged or something else.
         """
-        if not path.is_file():
+        if not Path(path).is_file():
             raise FileNotFoundError(f"there is no rewind point at {path}")
         try:
             return cls.from_state(torch.load(path, map_location="cpu", weights_only=True))

@@ -1,16 +1,19 @@
-"""Every command of `lt-lightning run` that a page shows is one that can be given."""
+"""Every command that a page shows is one that can be given."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import open_dict
 
 from lt_lightning.__main__ import COMMANDS
@@ -19,46 +22,93 @@ from lt_lightning.experiment.run.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Placeholders, and folders of the user's own, which are tested beside the page that has them.
+OPEN = ("KEY=VALUE", "KEY=", "GROUP", "NAME", "RUNS/", "TICKET", "--config-dir", "--help", "…", "...")
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """Page and arguments of each; those with a folder of the user's own are tested beside the page that has them."""
+def shown(pattern: str) -> Iterator[tuple[str, str]]:
+    """Page and what the group of the pattern matches, each once."""
     for page in PAGES:
-        for command in re.findall(r"lt-lightning run\b([^`\n]*)", page.read_text(encoding="utf-8")):
-            if not any(each in command for each in ("KEY=VALUE", "NAME", "RUNS/", "--config-dir", "--help")):
-                yield page.name, command
-
-
-def test_every_command_that_is_named_is_one() -> None:
-    named = {
-        name for page in PAGES for name in re.findall(r"[`\n]lt-lightning (\w+)", page.read_text(encoding="utf-8"))
-    }
-    assert named - set(COMMANDS) == set()
-    assert len(named) > 5
+        for found in dict.fromkeys(re.findall(pattern, page.read_text(encoding="utf-8"))):
+            if not any(each in found for each in OPEN):
+                yield page.name, found
 
 
 def first_of(override: str) -> str:
     """Of a sweep its first job."""
     (parsed,) = OverridesParser.create().parse_overrides([override])
+    value = parsed.value()
+    if isinstance(value, IntervalSweep):
+        return f"{parsed.get_key_element()}={value.start}"
     if not parsed.is_discrete_sweep():
         return override
     return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
 
 
-def test_every_command_of_the_pages_composes() -> None:
-    shown = dict.fromkeys(commands())
-    assert len(shown) > 15
+def check(page: str, command: str, job: str = "run") -> None:
+    """Compose the first job of a command, and make its list of tasks."""
+    given = [each for each in spelled_out(shlex.split(command, comments=True)) if each != "-m"]
+    try:
+        config = compose(job, [first_of(each) for each in given], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        assert Job.of(config).tasks
+    except Exception as error:
+        error.add_note(f"{page}: {command}")
+        raise
+
+
+@pytest.fixture
+def _conf() -> Iterator[None]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for page, command in shown:
-            given = [each for each in spelled_out(shlex.split(command, comments=True)) if each != "-m"]
-            try:
-                config = compose("run", [first_of(each) for each in given], return_hydra_config=True)
-                HydraConfig.instance().set_config(config)
-                with open_dict(config):
-                    del config["hydra"]
-                assert Job.of(config).tasks
-            except Exception as error:
-                error.add_note(f"{page}: lt-lightning run{command}")
-                raise
+        yield
     HydraConfig.instance().cfg = None
+
+
+@pytest.mark.usefixtures("_conf")
+def test_every_job_of_the_pages_composes() -> None:
+    """Also one that torchrun starts."""
+    commands = list(shown(r"(?:lt-lightning|-m lt_lightning) run((?: [^`\n]*)?)(?=[`\n])"))
+    assert len(commands) > 30
+    assert any("trainer.num_nodes=2" in command for _, command in commands)
+    for page, command in commands:
+        check(page, command)
+
+
+@pytest.mark.usefixtures("_conf")
+def test_launchers_and_sweepers_of_the_pages_compose() -> None:
+    launchers = list(shown(r"`(hydra/(?:launcher|sweeper)=[^`]+)`"))
+    assert {"joblib", "submitit_local", "slurm", "slurm_nodes", "ray"} <= {
+        command.split()[0].partition("=")[2] for _, command in launchers
+    }
+    for page, command in launchers:
+        name = command.split()[0].partition("=")[2]
+        plugin = {"joblib": "joblib_launcher", "ray": "ray_launcher", "tune": "optuna_sweeper"}
+        if find_spec(f"hydra_plugins.hydra_{plugin.get(name, 'submitit_launcher')}") is not None:
+            check(page, command)
+
+
+@pytest.mark.usefixtures("_conf")
+def test_what_is_said_to_be_added_to_a_job_composes() -> None:
+    """The columns of docs/coming_from.md that say what is written here, of projects with a command line or recipes."""
+    _, _, page = (ROOT / "docs" / "coming_from.md").read_text().partition("## open_lth\n")
+    cells = [line.split(" | ")[1] for line in page.splitlines() if line.startswith("| ") and " | " in line]
+    groups = "pruning|structure|controls|retrain_rounds|execution|seeds?|density|schedule|trainer|classifier"
+    options = [each for cell in cells for each in re.findall(rf"`((?:{groups})\S*=[^`(]*[^`=(])`", cell)]
+    assert len(options) > 15
+    for option in options:
+        check("coming_from.md", option)
+
+
+def test_every_other_command_is_there() -> None:
+    scripts = {name for _, name in shown(r"python ((?:scripts|docs)/\w+\.py)")}
+    assert "docs/tutorial.py" in scripts
+    assert {name for name in scripts if not (ROOT / name).is_file()} == set()
+    modules = {name for _, name in shown(r"python -m (benchmarks[\w.]*)")}
+    assert modules
+    assert {name for name in modules if find_spec(name) is None} == set()
+    verbs = {name for _, name in shown(r"(?:^|[`\n]|PYTHONPATH=\. )lt-lightning (\w+)")}
+    assert verbs - set(COMMANDS) == set()
+    assert len(verbs) > 5
