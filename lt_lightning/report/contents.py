@@ -7,14 +7,15 @@ import hashlib
 import re
 import shlex
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import yaml
 
 from lt_lightning.results.aggregate import Row, settings_of, short_setting
 from lt_lightning.results.job_record import FILE as JOB
@@ -62,11 +63,12 @@ class Search:
         """Return the folder of a ticket."""
         return self.folder.parent / result.place
 
-    def setting_of(self, result: Result) -> str:
-        """Return the setting of the search, and the ticket's folder where several in a round are of one kind."""
-        alike = [each for each in self.results if (each.round, each.kind) == (result.round, result.kind)]
-        name = Path(result.place).name
-        return self.setting if len(alike) < 2 else ", ".join(filter(None, (self.setting, f"ticket={name}")))
+    def settings(self) -> Iterator[tuple[str, Result]]:
+        """Yield each result after the search's setting, and its folder where several in a round are of one kind."""
+        alike = Counter((result.round, result.kind) for result in self.results)
+        for result in self.results:
+            ticket = f"ticket={Path(result.place).name}" if alike[result.round, result.kind] > 1 else ""
+            yield ", ".join(filter(None, (self.setting, ticket))), result
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,19 @@ class Contents:
     commands: tuple[Command, ...]
     missing: tuple[str, ...]
 
-    @property
+    @cached_property
     def results(self) -> list[tuple[str, Result]]:
         """Pairs of a setting and a result in it."""
-        return [(search.setting_of(result), result) for search in self.searches for result in search.results]
+        return [pair for search in self.searches for pair in search.settings()]
+
+    @cached_property
+    def shown(self) -> list[Search]:
+        """The first search with results of each data set, network and setting, of which details are shown."""
+        shown: dict[tuple[tuple[str, str], str], Search] = {}
+        for search in self.searches:
+            if search.results:
+                shown.setdefault((search.data_and_model, search.setting), search)
+        return list(shown.values())
 
 
 @dataclass(frozen=True)
@@ -132,14 +143,13 @@ class Group:
 
 def groups_of(contents: Contents, rows: Sequence[Row]) -> list[Group]:
     """Put rows and results together that belong in one figure."""
-    results = contents.results
-    return [
-        Group(
-            tuple(row for row in rows if (row.data, row.model, row.setting) == key),
-            tuple(result for setting, result in results if (result.data, result.model, setting) == key),
-        )
-        for key in dict.fromkeys((row.data, row.model, row.setting) for row in rows)
-    ]
+    rows_of: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    results_of: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    for row in rows:
+        rows_of[row.data, row.model, row.setting].append(row)
+    for setting, result in contents.results:
+        results_of[result.data, result.model, setting].append(result)
+    return [Group(tuple(each), tuple(results_of[key])) for key, each in rows_of.items()]
 
 
 def data_and_model(config: Mapping[str, Any]) -> tuple[str, str]:
@@ -182,7 +192,8 @@ def collect(path: Path) -> Contents:
         root, folders, tasks = _of_jobs(path, missing)
         parts = {part for task in tasks for part in task.parts}
     searches = [_search(folder, parts, missing) for folder in folders]
-    missing += [line for folder in folders for line in _unfinished(folder, tasks)]
+    finished = {search.folder_of(result) for search in searches for result in search.results}
+    missing += _unfinished(tasks, set(folders), finished)
     if not searches and not missing:
         missing.append(f"{path}: nothing has been run here")
     records = (path if has_jobs else root / "jobs").rglob(JOB)
@@ -218,12 +229,12 @@ def _search(folder: Path, parts: Set[Path] | None, missing: list[str]) -> Search
     """Read a search, with all of its results or with those alone that lie in certain folders."""
     config: Any = {}
     try:
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        config = read_yaml(folder / "config.yaml")
         if not isinstance(config, dict):
             config = {}
             raise ValueError("it holds no options by name")
     except Exception as error:  # whatever a damaged file makes its reader raise
-        known = isinstance(error, (OSError, ValueError, OmegaConfBaseException))
+        known = isinstance(error, (OSError, ValueError, yaml.YAMLError))
         text = (str(error).splitlines() or [""])[0]
         missing.append(
             f"{folder.name}/config.yaml cannot be used: {text if known else f'{type(error).__name__}: {text}'}"
@@ -236,15 +247,16 @@ def _search(folder: Path, parts: Set[Path] | None, missing: list[str]) -> Search
     return replace(search, results=tuple(each for each in search.results if search.folder_of(each) in parts))
 
 
-def _unfinished(folder: Path, tasks: Sequence[Task]) -> Iterator[str]:
-    """Yield a line for each task of a search that is not finished."""
+def _unfinished(tasks: Iterable[Task], searches: Set[Path], finished: Set[Path]) -> Iterator[str]:
+    """Yield a line for each task of the searches that is not finished."""
     for task in tasks:
-        if task.folder.is_relative_to(folder):
+        search = next((folder for folder in (task.folder, *task.folder.parents) if folder in searches), None)
+        if search is not None and not finished.issuperset(task.parts):
             with warnings.catch_warnings(action="ignore"):  # which reading the results gave already
                 state = state_of(task)
             if state.kind != "done":
                 why = f" ({state.detail})" if state.detail else ""
-                yield f"{folder.name}: {task.label}: {state.kind}{why}"
+                yield f"{search.name}: {task.label}: {state.kind}{why}"
 
 
 @contextmanager
@@ -272,16 +284,16 @@ def _command_text(hydra: Path) -> str:
     """Return the command of a job: that of the whole sweep, if Hydra's own sweeper made the job."""
     sweep = hydra.parent.parent / "multirun.yaml"
     if sweep.is_file():
-        overrides: Any = ["-m", *OmegaConf.load(sweep).hydra.overrides.task]
+        overrides = ["-m", *read_yaml(sweep)["hydra"]["overrides"]["task"]]
     else:
-        overrides = OmegaConf.to_container(OmegaConf.load(hydra / "overrides.yaml")) or []
+        overrides = read_yaml(hydra / "overrides.yaml") or []
     return " ".join(["lt-lightning run", *(shlex.quote(str(override)) for override in overrides)])
 
 
 def _job_config(hydra: Path) -> Mapping[str, Any]:
     """Return the configuration of a job, with the names of its groups put in."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(hydra / "config.yaml"))
-    choices = OmegaConf.load(hydra / "hydra.yaml").hydra.runtime.choices
+    config = read_yaml(hydra / "config.yaml")
+    choices = read_yaml(hydra / "hydra.yaml")["hydra"]["runtime"]["choices"]
     labels = {key: choices[key] if "${hydra:" in str(value) else value for key, value in config["labels"].items()}
     return {**config, "labels": labels}
 
@@ -316,7 +328,16 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-# Files that stand beside results; what cannot be read is empty.
+# Files that stand beside results; what cannot be read is empty, but for YAML.
+
+
+def read_yaml(file: Path) -> Any:
+    """Read a YAML file by the fast parser, if there is one.
+
+    Raises:
+        OSError, yaml.YAMLError: if it cannot be read.
+    """
+    return yaml.load(file.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def card_of(folder: Path) -> Mapping[str, Any]:
@@ -332,6 +353,11 @@ def layer_times_of(folder: Path) -> Mapping[str, Any]:
 def environment_of(search: Path) -> Mapping[str, Any]:
     """Return the hardware and versions that a search ran with last."""
     return _values(search / "environment.json")
+
+
+def data_digest_of(search: Path) -> str:
+    """Return the digest of the data that a search was trained on; empty if it is not known."""
+    return str(_values(search / "data.json").get("digest", ""))
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:

@@ -1,25 +1,36 @@
-"""Figures: described once as data, and drawn twice, as plotly's JSON for the page and by matplotlib as a PNG."""
+"""Figures: described once as data, and drawn as SVG, within the page and as files beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
-
-import matplotlib.figure
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from typing import Final
 
 from lt_lightning.storage.files import replacing
 
 XY = tuple[float, float]
-# Okabe and Ito's, distinguishable for the colour-blind, the darkest first, without their yellow, which is too pale for
-# lines; then two more that are as far from these and from each other.
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A0522D", "#332288")
-GREY = "#666666"
+
+# The colours of structures on a light and on a dark page, most of them near to Okabe and Ito's. On either page all have
+# a contrast of 3 at least, and the colour-blind tell them apart.
+LIGHT: Final = ("#000000", "#d55e00", "#0072b2", "#00a071", "#cc79a7", "#d87a48", "#3394ff", "#a0512d", "#332288")
+DARK: Final = ("#eeeeee", "#e76741", "#4a6fa7", "#1fe68f", "#e781a7", "#f5c84e", "#a3d1fb", "#966356", "#9d8cfb")
+OTHERS: Final[Mapping[str, tuple[str, str]]] = {
+    "ground": ("#ffffff", "#14171b"), "text": ("#1a1a1a", "#e6e6e6"), "quiet": ("#595959", "#a6adb5"),
+    "grid": ("#dddddd", "#343a42"), "panel": ("#f4f5f6", "#20252b"), "accent": ("#0062a3", "#7cc0f4"),
+}  # fmt: skip
+COLOURS: Final = tuple(f"var(--c{number})" for number in range(len(LIGHT)))
+TEXT, QUIET = "var(--text)", "var(--quiet)"
+INTERVALS: Final = "95 % intervals"
+
+
+def custom_properties(dark: bool = False) -> dict[str, str]:
+    """Return the values of the colours of a page by their names in CSS."""
+    numbered = {f"c{number}": colour for number, colour in enumerate(DARK if dark else LIGHT)}
+    return numbered | {name: pair[dark] for name, pair in OTHERS.items()}
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,11 @@ class Axis:
 
     Attributes:
         title: what stands below the axis.
-        note: explanation that a picture which stands alone adds to the title.
         ticks: places of ticks on a logarithmic axis that falls from left to right; a linear axis has none.
         whole: whether only whole numbers have ticks.
     """
 
     title: str
-    note: str = ""
     ticks: tuple[float, ...] = ()
     whole: bool = False
 
@@ -44,18 +53,21 @@ class Curve:
     """Points that belong together, as marks, as a line, or both.
 
     Attributes:
-        name: name in the legend.
+        name: name in the legend, where a click leaves the curve out.
         points: places of the points.
         colour: colour of line and marks.
-        dash: dash of the line in plotly's words; without it there is no line.
-        symbol: symbol of the marks in plotly's words; without it there are no marks.
+        dash: lengths of the dashes and gaps of the line, `none` for a solid line; without it there is no line.
+        symbol: name of the symbol of the marks; without it there are no marks.
         hollow: whether marks are hollow.
         width: width of the line in pixels; without it, of the outline of hollow marks.
         size: size of the marks in pixels.
         steps: whether the line goes up or down first and then across.
-        bars: lengths of the error bars of each point, up and down.
+        interval: lower and upper ends of a band around the points.
         texts: what is said of each point when it is pointed at.
         labels: what stands beside each point.
+        also: further entries of the legend that the curve belongs to, `round 3` say.
+        shift: pixels that marks stand right of their place, so that those of equal places can be told apart.
+        opacity: opacity of the line.
     """
 
     name: str
@@ -67,9 +79,12 @@ class Curve:
     width: float = 2.0
     size: float = 8.0
     steps: bool = False
-    bars: tuple[XY, ...] = ()
+    interval: tuple[XY, ...] = ()
     texts: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    shift: float = 0.0
+    opacity: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,15 +92,13 @@ class Level:
     """A horizontal line across the figure, and a band around it, if its ends differ.
 
     Attributes:
-        name: name of the line in the legend.
-        band: name of the band in the legend.
+        name: name in the legend.
         value: height of the line.
         low: lower end of the band.
         high: upper end of the band.
     """
 
     name: str
-    band: str
     value: float
     low: float
     high: float
@@ -96,11 +109,12 @@ class Figure:
     """Curves over one axis.
 
     Attributes:
-        title: title of a picture that stands alone.
+        title: what the figure shows.
         x: horizontal axis.
         y: title of the vertical axis.
         curves: the curves, the last one on top.
         level: level that they are compared with.
+        off: entries of the legend whose curves are not shown at first.
     """
 
     title: str
@@ -108,222 +122,240 @@ class Figure:
     y: str
     curves: tuple[Curve, ...]
     level: Level | None = None
+    off: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class BarChart:
-    """Horizontal bars that are stacked of parts.
+# How a figure is drawn.
 
-    Attributes:
-        x: title of the axis.
-        bars: lengths of the parts by their names, by the name of the bar.
-        unit: unit of the lengths.
-    """
-
-    x: str
-    bars: Mapping[str, Mapping[str, float]]
-    unit: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The mask of one layer as a picture; rows are filters, columns the weights of a filter.
-
-    Attributes:
-        title: what the mask is of.
-        source: PNG as a data URI.
-        rows: number of rows of the picture.
-        columns: number of columns of the picture.
-        every: how many rows and columns of the mask one of the picture stands for.
-    """
-
-    title: str
-    source: str
-    rows: int
-    columns: int
-    every: int = 1
-
-
-# For the page: plotly's JSON.
-
-PATTERNS = ("", "/", ".", "x")  # of bars, where colours begin again
-
-
-def plotly_json(figure: Figure | BarChart | Picture) -> dict[str, Any]:
-    """Return a figure as plotly takes it."""
-    match figure:
-        case Figure():
-            traces = [*_level_traces(figure), *map(_curve_trace, figure.curves)]
-            return {"data": traces, "layout": _layout(_x_axis(figure.x), figure.y)}
-        case BarChart():
-            return _bar_json(figure)
-        case Picture():
-            return _picture_json(figure)
-
-
-def _level_traces(figure: Figure) -> list[dict[str, Any]]:
-    """Return the level as far as points are drawn; of density, from the dense network on."""
-    if (level := figure.level) is None:
-        return []
-    xs = [x for curve in figure.curves for x, _ in curve.points]
-    ends = [max([*xs, *figure.x.ticks], default=1.0), min(xs, default=0.5)]
-    line = {
-        "x": ends, "y": [level.value] * 2, "mode": "lines", "name": level.name, "line": {"color": GREY, "dash": "dash"},
-    }  # fmt: skip
-    band = {
-        "x": ends + ends[::-1], "y": [level.high] * 2 + [level.low] * 2, "fill": "toself", "mode": "lines",
-        "name": level.band, "line": {"width": 0}, "fillcolor": "rgba(102,102,102,0.18)", "hoverinfo": "skip",
-    }  # fmt: skip
-    return [band, line] if level.high > level.low else [line]
-
-
-def _curve_trace(curve: Curve) -> dict[str, Any]:
-    parts = {"lines": curve.dash, "markers": curve.symbol, "text": curve.labels}
-    trace: dict[str, Any] = {
-        "x": [x for x, _ in curve.points], "y": [y for _, y in curve.points], "name": curve.name,
-        "mode": "+".join(part for part, there in parts.items() if there),
-    }  # fmt: skip
-    if curve.dash:
-        shape = "vh" if curve.steps else "linear"
-        trace["line"] = {"color": curve.colour, "dash": curve.dash, "width": curve.width, "shape": shape}
-    if curve.symbol:
-        symbol = f"{curve.symbol}-open" if curve.hollow else curve.symbol
-        outline = {"line": {"width": curve.width}} if curve.hollow and not curve.dash else {}
-        trace["marker"] = {"color": curve.colour, "symbol": symbol, "size": curve.size, **outline}
-    if curve.bars:
-        ups, downs = map(list, zip(*curve.bars, strict=True))
-        arms = {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs}
-        trace["error_y"] = {**arms, "color": curve.colour, "thickness": 1.2}
-    if curve.texts:
-        trace |= {"text": list(curve.texts), "hovertemplate": "%{text}<extra></extra>"}
-    if curve.labels:
-        labels = {"text": list(curve.labels), "textposition": "top right", "cliponaxis": False}
-        trace |= {**labels, "hoverinfo": "skip"}
-    return trace
-
-
-def _bar_json(chart: BarChart) -> dict[str, Any]:
-    parts = dict.fromkeys(part for bar in chart.bars.values() for part in bar)
-    traces = [
-        {
-            "type": "bar", "orientation": "h", "name": part,
-            "x": [bar.get(part, 0.0) for bar in chart.bars.values()], "y": [_in_two_lines(name) for name in chart.bars],
-            "marker": {"color": COLOURS[i % len(COLOURS)], "line": {"color": "#ffffff", "width": 1},
-                       "pattern": {"shape": PATTERNS[i // len(COLOURS) % len(PATTERNS)]}},
-            "hovertemplate": f"{part}: %{{x:.1f}} {chart.unit}<extra></extra>",
-        }
-        for i, part in enumerate(parts)
-    ]  # fmt: skip
-    layout = _layout({"title": {"text": chart.x}}, "")
-    layout |= {"barmode": "stack", "height": 190 + 44 * len(chart.bars)}
-    layout["legend"] |= {"traceorder": "normal"}
-    layout["yaxis"] |= {"autorange": "reversed"}
-    return {"data": traces, "layout": layout}
-
-
-def _in_two_lines(name: str) -> str:
-    """Break a long name at its last hyphen, so that it leaves room for the figure on a narrow page."""
-    start, hyphen, end = name.rpartition("-")
-    return f"{start}-<br>{end}" if hyphen else name
-
-
-def _picture_json(picture: Picture) -> dict[str, Any]:
-    share = f" (1 of {picture.every} rows and columns)" if picture.every > 1 else ""
-    trace = {
-        "type": "image", "source": picture.source, "zsmooth": False,
-        "hovertemplate": "row %{y}, column %{x}<extra></extra>",
-    }  # fmt: skip
-    layout = {
-        "title": {"text": picture.title + share, "font": {"size": 14}, "x": 0, "xref": "paper"},
-        "margin": {"l": 50, "r": 12, "t": 36, "b": 44}, "dragmode": "zoom",
-        "height": min(460, 110 + 560 * picture.rows // picture.columns),
-        "xaxis": {"title": {"text": "weight of a filter"}, "range": [-0.5, picture.columns - 0.5]},
-        "yaxis": {"title": {"text": "filter"}, "range": [picture.rows - 0.5, -0.5]},
-        "plot_bgcolor": "#ffffff", "font": {"color": "#1a1a1a"},
-    }  # fmt: skip
-    return {"data": [trace], "layout": layout}
-
-
-def _x_axis(axis: Axis) -> dict[str, Any]:
-    values: dict[str, Any] = {"title": {"text": axis.title}}
-    if axis.ticks:
-        ticks = {"tickvals": list(axis.ticks), "ticktext": [f"{tick:.3g}" for tick in axis.ticks]}
-        return {**values, "type": "log", "autorange": "reversed", **ticks}
-    return values | ({"dtick": 1} if axis.whole else {"zeroline": True})
-
-
-def _layout(xaxis: dict[str, Any], y: str) -> dict[str, Any]:
-    return {
-        "xaxis": {**xaxis, "gridcolor": "#dddddd", "automargin": True, "ticklabelstandoff": 5},
-        "yaxis": {"title": {"text": y}, "gridcolor": "#dddddd", "automargin": True},
-        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
-        "margin": {"l": 60, "r": 16, "t": 30, "b": 60}, "plot_bgcolor": "#ffffff", "height": 470,
-        "font": {"color": "#1a1a1a"}, "showlegend": True,
-    }  # fmt: skip
-
-
-# For papers and slides: a PNG.
-
-HEIGHT = 4.2  # inches, without the legend
-POINTS = 0.62  # points of a mark for each of its pixels on the page
-MARKERS = {
-    "circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "triangle-down": "v", "pentagon": "p",
-    "hexagon": "h", "x": "X", "cross": "P", "star-diamond": "d", "star": "*", "hexagram": "*", "": "",
-}  # fmt: skip
-LINES: dict[str, Any] = {
-    "solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "": "none",
+WIDE, NARROW = (880, 400), (430, 320)  # pixels of a figure without its legend
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 46  # margins round the place of the curves
+PAD = 16  # pixels between the outermost points and the frame
+LETTER = 6.6  # width of a letter in pixels, on average
+LINE = 20  # height of a line of the legend
+# Corners, the turn of the first one from the top, and the share of the radius at which corners between them lie.
+SYMBOLS: Final[Mapping[str, tuple[int, float, float | None]]] = {
+    "square": (4, 45, None), "triangle-up": (3, 0, None), "diamond": (4, 0, None), "triangle-down": (3, 180, None),
+    "pentagon": (5, 0, None), "hexagon": (6, 0, None), "x": (4, 45, 0.35), "cross": (4, 0, 0.35),
+    "star-diamond": (4, 0, 0.6), "star": (5, 0, 0.45), "hexagram": (6, 0, 0.58),
 }  # fmt: skip
 
 
-def write_png(path: Path, figure: Figure) -> None:
-    """Draw a figure that stands alone."""
-    drawing = matplotlib.figure.Figure(figsize=(7.5, HEIGHT), layout="constrained")
-    FigureCanvasAgg(drawing)  # which can tell how large its parts are
-    axes = drawing.subplots()
-    if (level := figure.level) is not None:
-        axes.axhline(level.value, color=GREY, linestyle="--", linewidth=1, label=level.name)
-        if level.high > level.low:
-            axes.axhspan(level.low, level.high, color=GREY, alpha=0.18, linewidth=0, label=level.band)
-    for curve in figure.curves:
-        _draw_curve(axes, curve)
-    if figure.x.ticks:
-        axes.set_xscale("log")
-        axes.invert_xaxis()
-        axes.set_xticks(figure.x.ticks, [f"{tick:.3g}" for tick in figure.x.ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-    elif figure.x.whole:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(figure.title)
-    axes.set_xlabel(": ".join(filter(None, (figure.x.title, figure.x.note))))
-    axes.set_ylabel(figure.y)
-    axes.grid(alpha=0.3)
-    _add_legend(drawing)
+def svg(figure: Figure, size: tuple[int, int] = WIDE) -> str:
+    """Return the SVG of a figure, with colours by the names of `custom_properties`.
+
+    Args:
+        figure: figure to draw.
+        size: width in pixels, and height without the legend.
+    """
+    width, height = size
+    legend, lines = _legend(figure, width)
+    inner = (width - LEFT - RIGHT, height - TOP - BOTTOM)
+    xs, ys = _scales(figure, inner)
+    parts = [*_y_ticks(figure, ys, inner), *_x_ticks(figure, xs, inner)]
+    parts.append(f'<svg width="{inner[0]}" height="{inner[1]}">')  # which cuts off what leaves the frame
+    parts += _level(figure, ys, inner[0])
+    parts += [part for curve in figure.curves if curve.interval for part in _band(curve, xs, ys, figure.off)]
+    parts += [part for curve in figure.curves for part in _curve(curve, xs, ys, figure.off, inner[0])]
+    parts.append("</svg>")
+    whole = height + LINE * lines + 8
+    label = escape(": ".join(filter(None, (figure.title, f"{figure.y} over {figure.x.title}"))))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {whole}" width="{width}" height="{whole}" '
+        f'role="group" aria-label="{label}" font-family="system-ui, DejaVu Sans, sans-serif" font-size="12" '
+        f'fill="{TEXT}">\n<g transform="translate({LEFT} {TOP})">{"".join(parts)}</g>\n'
+        f'<g transform="translate(0 {height})">{legend}</g>\n</svg>'
+    )
+
+
+def write_svg(path: Path, figure: Figure) -> None:
+    """Write a figure as a file of its own, in the colours of a light page, without what is not shown at first."""
+    shown = tuple(curve for curve in figure.curves if not {curve.name, *curve.also} & figure.off)
+    drawn = svg(Figure(figure.title, figure.x, figure.y, shown, figure.level))
+    properties = custom_properties()
+    text = re.sub(r"var\(--(\w+)\)", lambda match: properties[match[1]], drawn)
     with replacing(path) as partial:
-        drawing.savefig(partial, dpi=150, format="png")
+        partial.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n', encoding="utf-8")
 
 
-def _draw_curve(axes: Axes, curve: Curve) -> None:
-    xs, ys = zip(*curve.points, strict=True)
-    ups, downs = zip(*curve.bars, strict=True) if curve.bars else ((), ())
-    axes.errorbar(
-        xs, ys, yerr=(downs, ups) if curve.bars else None, label=curve.name, color=curve.colour,
-        linestyle=LINES[curve.dash], linewidth=0.8 * curve.width, drawstyle="steps-pre" if curve.steps else "default",
-        marker=MARKERS[curve.symbol], markersize=POINTS * curve.size, capsize=2, elinewidth=0.8,
-        markerfacecolor="none" if curve.hollow else curve.colour, zorder=2 if curve.dash else 3,
-    )  # fmt: skip
-    for label, point in zip(curve.labels, curve.points, strict=bool(curve.labels)):
-        axes.annotate(label, point, (4, 4), textcoords="offset points", fontsize="x-small")
+@dataclass(frozen=True)
+class _Scale:
+    """Takes values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high, value = (map(math.log, (self.low, self.high, value))) if self.logarithmic else (
+            self.low, self.high, value)  # fmt: skip
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(self.start + share * (self.end - self.start), 1)
 
 
-def _add_legend(drawing: matplotlib.figure.Figure) -> None:
-    """Add a legend below the axes, in as many columns as fit, and make the figure higher by it."""
-    for columns in (3, 2, 1):
-        legend = drawing.legend(loc="outside lower center", ncols=columns, fontsize="small")
-        extent = legend.get_window_extent()
-        if extent.width <= drawing.bbox.width or columns == 1:
-            break
-        legend.remove()
-    for handle in legend.findobj(Line2D):
-        assert isinstance(handle, Line2D)
-        handle.set_markersize(min(handle.get_markersize(), 8))
-    drawing.set_figheight(HEIGHT + extent.height / drawing.dpi)
+def _scales(figure: Figure, inner: tuple[int, int]) -> tuple[_Scale, _Scale]:
+    points = [point for curve in figure.curves for point in curve.points]
+    xs = [x for x, _ in points] + list(figure.x.ticks)
+    ys = [y for _, y in points]
+    if (level := figure.level) is not None:
+        ys += [level.value, *((level.low, level.high) if _is_near(level, ys) else ())]
+    left, right = min(xs, default=0.0), max(xs, default=1.0)
+    low, high = min(ys, default=0.0), max(ys, default=1.0)
+    if low == high:
+        low, high = low - 1, high + 1
+    ends = (inner[0] - PAD, PAD) if figure.x.ticks else (PAD, inner[0] - PAD)
+    return _Scale(left, right, *ends, bool(figure.x.ticks)), _Scale(low, high, inner[1] - PAD, PAD)
+
+
+def _is_near(level: Level, ys: Sequence[float]) -> bool:
+    """Whether a level's band is not so much wider than the curves that these would be squeezed flat by it."""
+    spread = max([level.value, *ys]) - min([level.value, *ys])
+    return level.high - level.low <= 2 * spread
+
+
+def nice_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return round numbers between two values, as many as there may be at most.
+
+    >>> nice_ticks(0.0, 1.0, 6), nice_ticks(88.7, 91.2, 4)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [89.0, 90.0, 91.0])
+    """
+    unit = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(unit * times for times in (1, 2, 5, 10, 20) if (high - low) / (unit * times) <= most - 0.99)
+    return [
+        round(index * step, 12) for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
+
+
+def _y_ticks(figure: Figure, scale: _Scale, inner: tuple[int, int]) -> Iterator[str]:
+    width, height = inner
+    for tick in nice_ticks(scale.low, scale.high, max(3, height // 40)):
+        y = scale(tick)
+        yield f'<path d="M0 {y}H{width}" stroke="var(--grid)"/>'
+        yield f'<text x="-6" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+    yield f'<text transform="translate(-42 {height / 2}) rotate(-90)" text-anchor="middle">{escape(figure.y)}</text>'
+
+
+def _x_ticks(figure: Figure, scale: _Scale, inner: tuple[int, int]) -> Iterator[str]:
+    width, height = inner
+    ticks: Sequence[float] = figure.x.ticks
+    if not ticks:
+        ticks = nice_ticks(scale.low, scale.high, max(3, width // 60)) if scale.high > scale.low else [scale.low]
+        ticks = [tick for tick in ticks if not figure.x.whole or tick == round(tick)]
+    last = -math.inf
+    for tick in sorted(ticks, key=scale):
+        if (x := scale(tick)) - last >= 36:
+            yield f'<path d="M{x} 0V{height}" stroke="var(--grid)"/>'
+            yield f'<text x="{x}" y="{height + 16}" text-anchor="middle">{tick:.3g}</text>'
+            last = x
+    yield f'<text x="{width / 2}" y="{height + 36}" text-anchor="middle">{escape(figure.x.title)}</text>'
+
+
+def _level(figure: Figure, ys: _Scale, width: int) -> Iterator[str]:
+    if (level := figure.level) is None:
+        return
+    yield _group([level.name], figure.off)
+    if level.high > level.low:
+        top, bottom = ys(level.high), ys(level.low)
+        yield f'<rect y="{top}" width="{width}" height="{bottom - top:.1f}" fill="{QUIET}" fill-opacity="0.16"/>'
+    yield f'<path d="M0 {ys(level.value)}H{width}" stroke="{QUIET}" stroke-width="1.5" stroke-dasharray="6 4"/></g>'
+
+
+def _band(curve: Curve, xs: _Scale, ys: _Scale, off: frozenset[str]) -> Iterator[str]:
+    places = [f"{xs(x) + curve.shift:.1f}" for x, _ in curve.points]
+    upper = [f"{x} {ys(high)}" for x, (_, high) in zip(places, curve.interval, strict=True)]
+    lower = [f"{x} {ys(low)}" for x, (low, _) in zip(places, curve.interval, strict=True)]
+    yield _group([curve.name, *curve.also, INTERVALS], off)
+    yield (
+        f'<path d="M{"L".join([*upper, *lower[::-1]])}Z" fill="{curve.colour}" fill-opacity="0.12" '
+        f'stroke="{curve.colour}" stroke-opacity="0.4"/></g>'
+    )
+
+
+def _curve(curve: Curve, xs: _Scale, ys: _Scale, off: frozenset[str], width: int) -> Iterator[str]:
+    places = [(round(xs(x) + curve.shift, 1), ys(y)) for x, y in curve.points]
+    yield _group([curve.name, *curve.also], off)
+    if curve.dash and places:
+        steps = [f"V{y}H{x}" if curve.steps else f"L{x} {y}" for x, y in places[1:]]
+        dash = "" if curve.dash == "none" else f' stroke-dasharray="{curve.dash}"'
+        yield (
+            f'<path d="M{places[0][0]} {places[0][1]}{"".join(steps)}" fill="none" stroke="{curve.colour}" '
+            f'stroke-width="{curve.width:g}" stroke-opacity="{curve.opacity:.2g}"{dash}/>'
+        )
+    texts = curve.texts or ("",) * len(places)
+    for (x, y), text in zip(places, texts, strict=True):
+        if curve.symbol:
+            yield _mark(curve, x, y, text)
+    for (x, y), label in zip(places, curve.labels, strict=bool(curve.labels)):
+        side = ("end", -7) if x > width - 60 else ("start", 7)
+        yield f'<text x="{x + side[1]:.1f}" y="{max(y - 6, 10):.1f}" text-anchor="{side[0]}">{escape(label)}</text>'
+    yield "</g>"
+
+
+def _group(keys: Sequence[str], off: frozenset[str]) -> str:
+    hidden = ' style="display:none"' if off.intersection(keys) else ""
+    return f'<g data-keys="{escape("|".join(keys))}"{hidden}>'
+
+
+def _mark(curve: Curve, x: float, y: float, text: str = "") -> str:
+    fill = f'fill="none" stroke="{curve.colour}" stroke-width="{min(curve.width, 2):g}"' if curve.hollow else (
+        f'fill="{curve.colour}" fill-opacity="{curve.opacity:.2g}"')  # fmt: skip
+    said = f' data-text="{escape(text)}"' if text else ""
+    radius = curve.size / 2
+    if curve.symbol not in SYMBOLS:
+        return f'<circle cx="{x}" cy="{y}" r="{radius:g}" pointer-events="all" {fill}{said}/>'
+    corners, turn, inside = SYMBOLS[curve.symbol]
+    between = 1 if inside is None else 2
+    places = []
+    for index in range(corners * between):
+        angle = math.radians(turn + 360 * index / (corners * between))
+        length = 1.2 * radius * (inside or 1.0 if index % between else 1.0)
+        places.append(f"{x + length * math.sin(angle):.1f},{y - length * math.cos(angle):.1f}")
+    return f'<polygon points="{" ".join(places)}" pointer-events="all" {fill}{said}/>'
+
+
+# The legend: its entries are buttons that leave curves out and show them again.
+
+
+def legend_of(figure: Figure) -> dict[str, Curve | None]:
+    """Return the entries of a figure's legend, with the curve that shows how each looks; None where none does."""
+    entries: dict[str, Curve | None] = {}
+    if figure.level is not None:
+        entries[figure.level.name] = Curve("", (), QUIET, "6 4")
+    for curve in figure.curves:
+        entries.setdefault(curve.name, curve)
+    others = [key for curve in figure.curves for key in curve.also]
+    others += [INTERVALS] if any(curve.interval for curve in figure.curves) else []
+    return entries | {key: None for key in others if key not in entries}
+
+
+def _legend(figure: Figure, width: int) -> tuple[str, int]:
+    """Return the entries of the legend, and the number of their lines."""
+    entries = legend_of(figure)
+    lengths = [36 + LETTER * len(name) for name in entries]
+    rows, x = 0, 0.0
+    parts = []
+    for (name, curve), length in zip(entries.items(), lengths, strict=True):
+        if x and x + length > width - 8:
+            rows, x = rows + 1, 0.0
+        parts.append(_entry(name, curve, 8 + x, LINE * rows + 12, name not in figure.off))
+        x += length + 8
+    return "".join(parts), rows + bool(entries)
+
+
+def _entry(name: str, curve: Curve | None, x: float, y: float, on: bool) -> str:
+    look = ""
+    if curve is None:
+        look = f'<rect x="6" y="-5" width="10" height="10" fill="{QUIET}" fill-opacity="0.4" stroke="{QUIET}"/>'
+    else:
+        if curve.dash:
+            dash = "" if curve.dash == "none" else f' stroke-dasharray="{curve.dash}"'
+            look = f'<path d="M0 0H24" stroke="{curve.colour}" stroke-width="{curve.width:g}"{dash}/>'
+        if curve.symbol:
+            sample = Curve("", (), curve.colour, symbol=curve.symbol, hollow=curve.hollow, size=min(curve.size, 12))
+            look += _mark(sample, 12, 0)
+    return (
+        f'<g class="key" role="button" tabindex="0" aria-pressed="{str(on).lower()}" data-key="{escape(name)}" '
+        f'transform="translate({x:.1f} {y})"><rect x="-3" y="-9" width="{34 + LETTER * len(name):.1f}" height="18" '
+        f'fill="none" pointer-events="all"/>{look}<text x="29" y="4">{escape(name)}</text></g>'
+    )

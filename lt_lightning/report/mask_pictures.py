@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from lt_lightning.pruning.layers import weight_of
-from lt_lightning.report.contents import Search
-from lt_lightning.report.figures import GREY, Picture
-from lt_lightning.report.page import Page, chooser, paragraph, side_by_side
+from lt_lightning.report.contents import Search, file_name
+from lt_lightning.report.page import Html, Page, chooser, first_of, paragraph
 from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.records import Result
 from lt_lightning.storage.files import replacing
@@ -25,15 +23,28 @@ from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.tickets.ticket import Ticket
 
 # Pruned, kept by both, added by the structure, dropped by it; Okabe and Ito's colours.
-PALETTE = ((255, 255, 255), (0, 114, 178), (230, 159, 0), (204, 190, 200))
+PALETTE = ((255, 255, 255), (0, 114, 178), (230, 159, 0), (214, 202, 211))
 MEANING = ("pruned", "kept", "refilled: kept by the structure alone", "dropped by the structure")
 REORDERED = ", reordered"  # at the end of a picture's title
 LONGEST = 2304  # rows or columns of a picture; of a larger matrix every so many-th is shown
 LAYERS = 6  # of a network, evenly spaced, since pictures are large
-WIDTH = 1100  # pixels of a mask in a PNG, where it is not larger
+SEARCHES = 12  # whose masks are drawn
 
-Pictures = Mapping[str, Mapping[str, Sequence[Picture]]]
-"""Pictures by search and round, then by layer."""
+
+@dataclass(frozen=True)
+class Picture:
+    """The mask of one layer as a picture; rows are filters, columns the weights of a filter.
+
+    Attributes:
+        title: what the mask is of.
+        image: the pixels.
+        every: how many rows and columns of the mask one of the picture stands for.
+    """
+
+    title: str
+    image: Image.Image
+    every: int = 1
+
 
 # One layer's mask.
 
@@ -58,7 +69,7 @@ def block_order(blocks: Sequence[Block], rows: int, columns: int) -> tuple[Tenso
     [[2, 0, 1], [2, 1, 0]]
     """
     ordered = list(dict.fromkeys(int(row) for block in blocks for row in block.rows))
-    rest = [row for row in range(rows) if row not in set(ordered)]
+    rest = sorted(set(range(rows)).difference(ordered))
     member = np.zeros((len(blocks), columns), dtype=bool)
     for index, block in enumerate(blocks):
         member[index, block.columns.numpy()] = True
@@ -133,41 +144,55 @@ def _picture(title: str, matrix: Tensor) -> Picture:
     matrix = matrix[::every, ::every]
     image = Image.fromarray(matrix.contiguous().numpy(), mode="P")
     image.putpalette([value for colour in PALETTE for value in colour])
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", bits=2, optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(title, source, matrix.shape[0], matrix.shape[1], every)
-
-
-def image_of(picture: Picture) -> Image.Image:
-    """Return the pixels of a picture."""
-    return Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2])))
+    return Picture(title, image, every)
 
 
 # The part of the page.
 
 
-def mask_pictures(searches: Sequence[Search]) -> tuple[Pictures, list[str]]:
-    """Return pictures of one search for each data set, network and setting, the first whose tickets can be read.
-
-    Returns:
-        the pictures, and a line for each search that cannot be read.
-    """
-    pictures: dict[str, Mapping[str, Sequence[Picture]]] = {}
-    problems: list[str] = []
-    shown: set[tuple[tuple[str, str], str]] = set()
-    for search in searches:
-        if (search.data_and_model, search.setting) in shown:
-            continue
+def add_masks(page: Page, searches: Sequence[Search]) -> None:
+    """Add the part on masks, and write their pictures as files beside the page."""
+    key = "".join(
+        f'<span style="background:rgb{colour}"></span>{what}' for colour, what in zip(PALETTE, MEANING, strict=True)
+    )
+    drawn, rest = first_of(searches, SEARCHES, "searches", "the masks of the others are in their tickets")
+    blocks = [paragraph(
+        "Each picture shows a layer's weights as a matrix: a row is a filter, a column one of its weights. Reordered: "
+        "rows and columns are in the order of the blocks that are executed. Tickets come first, then controls that "
+        "keep other weights, compared with the same mask of the search. A click opens the picture alone."
+    ), f'<p class="key">{key}</p>', *rest]  # fmt: skip
+    choices: dict[str, str] = {}
+    for search in drawn:
         try:
-            number, drawn = _masks_of(search)
+            number, pictures = _masks_of(search)
         except (OSError, ValueError, KeyError) as error:
-            problems.append(f"{search.folder.name}: {error}")
+            blocks.append(paragraph(f"{search.folder.name}: {error}"))
             continue
-        if drawn:
-            shown.add((search.data_and_model, search.setting))
-            pictures[f"{search.folder.name}, round {number}"] = drawn
-    return pictures, problems
+        for layer, each in pictures.items():
+            stem = f"{search.folder.name}_round_{number}_{layer}"
+            choices[f"{search.folder.name}, round {number}: {layer}"] = "".join(_shown(page, stem, layer, each))
+    if choices:
+        page.add("masks", "Masks", *blocks, chooser("mask-choice", "Layer", choices))
+
+
+def _shown(page: Page, stem: str, layer: str, pictures: Sequence[Picture]) -> Iterator[str]:
+    """Yield the HTML of pictures, a ticket's mask as it is beside the reordered one, and write each as a file."""
+    for index, picture in enumerate(pictures):
+        path = page.folder / "masks" / f"{file_name(f'{stem}_{picture.title}')}.png"
+        with replacing(path) as partial:
+            picture.image.save(partial, "PNG", bits=2, optimize=True)
+        columns, rows = picture.image.size
+        share = f", 1 of {picture.every} rows and columns" if picture.every > 1 else ""
+        caption = f"{picture.title}: {rows} filters x {columns} weights{share}"
+        times = max(1, 480 // columns)
+        image = Html(
+            f'<img loading="lazy" src="{page.address(path)}" alt="{escape(f"mask of {layer}, {caption}")}" '
+            f'width="{times * columns}" height="{times * rows}">'
+        )
+        if not picture.title.endswith(REORDERED):
+            yield '</div><div class="masks">' if index else '<div class="masks">'
+        yield f"<figure>{page.link(path, image)}<figcaption>{escape(caption)}</figcaption></figure>"
+    yield "</div>"
 
 
 def _masks_of(search: Search) -> tuple[int, dict[str, list[Picture]]]:
@@ -190,65 +215,3 @@ def _with_masks(results: Sequence[Result]) -> list[Result]:
     """Return the tickets, then the controls that keep other weights than their tickets."""
     tickets = [result for result in results if not result.control]
     return tickets + [result for result in results if result.control and math.isnan(result.retained_magnitude)]
-
-
-def add_masks(page: Page, pictures: Pictures, problems: Sequence[str]) -> None:
-    """Add the part on masks."""
-    key = "".join(
-        f'<span style="background:rgb{colour}"></span>{what}' for colour, what in zip(PALETTE, MEANING, strict=True)
-    )
-    blocks = [paragraph(
-        "Each picture shows a layer's weights as a matrix: a row is a filter, a column one of its weights. Reordered: "
-        "rows and columns are in the order of the blocks that are executed. Tickets come first, then controls that "
-        "keep other weights, compared with the same mask of the search. Drag to zoom, double-click to go back."
-    ), f'<p class="key">{key}</p>']  # fmt: skip
-    blocks += map(paragraph, problems)
-    choices = {
-        f"{name}: {layer}": "".join(
-            side_by_side(*(page.figure(picture) for picture in each)) for each in _by_ticket(drawn)
-        )
-        for name, layers in pictures.items()
-        for layer, drawn in layers.items()
-    }
-    blocks.append(chooser("mask-choice", "Layer", choices) if choices else paragraph("No pruned ticket is there yet."))
-    page.add("masks", "Masks", *blocks)
-
-
-def _by_ticket(pictures: Sequence[Picture]) -> list[list[Picture]]:
-    """Return what stands beside each other: a ticket's mask as it is, and reordered."""
-    rows: list[list[Picture]] = []
-    for picture in pictures:
-        if picture.title.endswith(REORDERED):
-            rows[-1].append(picture)
-        else:
-            rows.append([picture])
-    return rows
-
-
-# A PNG.
-
-
-def write_masks_png(path: Path, title: str, pictures: Sequence[Picture]) -> None:
-    """Draw a layer's mask by the search and after every structure, below each other; rows are filters."""
-    times = min(max(1, WIDTH // pictures[0].columns), 8)
-    font, line = ImageFont.load_default(18), 30
-    blocks = [(f"{each.title}: {each.rows} filters x {each.columns} weights", image_of(each)) for each in pictures]
-    texts = (title, *(text for text, _ in blocks))
-    width = max(times * pictures[0].columns, *(int(font.getlength(text)) for text in texts))
-    height = line * (len(blocks) + 2 + len(MEANING)) + sum((times * each.rows + line // 2) for each in pictures)
-    canvas = Image.new("RGB", (width + 2 * line, height + line), "white")
-    drawing = ImageDraw.Draw(canvas)
-    drawing.text((line, line // 2), title, "black", font)
-    y = 2 * line
-    for text, image in blocks:
-        drawing.text((line, y), text, "black", font)
-        drawn = image.convert("RGB").resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
-        canvas.paste(drawn, (line, y + line))
-        drawing.rectangle((line - 1, y + line - 1, line + drawn.width, y + line + drawn.height), outline=GREY)
-        y += line + drawn.height + line // 2
-    for colour, meaning in zip(PALETTE, MEANING, strict=True):
-        drawing.rectangle((line, y + 4, line + 16, y + 20), colour, GREY)
-        drawing.text((line + 26, y), meaning, "black", font)
-        y += line
-    with replacing(path) as partial:
-        canvas.save(partial, "PNG")

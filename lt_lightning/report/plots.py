@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import cycle
 
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
-
-from lt_lightning.report.figures import COLOURS, GREY, XY, Axis, Curve, Figure, Level
+from lt_lightning.report.figures import COLOURS, INTERVALS, QUIET, TEXT, XY, Axis, Curve, Figure, Level
 from lt_lightning.results.aggregate import ExtremeRow, Row
 from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.published_figures import Comparison
@@ -22,7 +19,7 @@ from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "hexagon")
 CONTROL_SYMBOLS = ("", "x", "cross", "star-diamond")  # the first control has its structure's symbol, hollow
-CONTROL_DASHES = ("dash", "dot", "dashdot", "longdash")
+CONTROL_DASHES = ("6 4", "2 3", "8 3 2 3", "12 4")
 
 
 @dataclass(frozen=True)
@@ -31,8 +28,8 @@ class Look:
 
     Attributes:
         colour: colour of its line and marks.
-        symbol: symbol of its marks in plotly's words.
-        dash: dash of its line in plotly's words.
+        symbol: symbol of its marks.
+        dash: dashes of its line; see `Curve`.
         hollow: whether its marks are hollow.
     """
 
@@ -42,7 +39,10 @@ class Look:
     hollow: bool
 
 
-def looks_of(kinds: Sequence[TicketKind]) -> dict[TicketKind, Look]:
+Looks = Mapping[TicketKind, Look]
+
+
+def looks_of(kinds: Sequence[TicketKind]) -> Looks:
     """Return the look of each kind: the colour tells its structure, the symbol and the dash its control."""
     structures = list(dict.fromkeys(replace(kind, control="") for kind in kinds))
     controls = sorted({kind.control for kind in kinds if kind.control})
@@ -50,22 +50,13 @@ def looks_of(kinds: Sequence[TicketKind]) -> dict[TicketKind, Look]:
     for kind in kinds:
         index = structures.index(replace(kind, control=""))
         # Where colours begin again, symbols are one further: no two structures have both in common.
-        symbol, dash = SYMBOLS[(index + index // len(COLOURS)) % len(SYMBOLS)], "solid"
+        symbol, dash = SYMBOLS[(index + index // len(COLOURS)) % len(SYMBOLS)], "none"
         if kind.control:
             number = controls.index(kind.control)
             symbol = CONTROL_SYMBOLS[number % len(CONTROL_SYMBOLS)] or symbol
             dash = CONTROL_DASHES[number % len(CONTROL_DASHES)]
         looks[kind] = Look(COLOURS[index % len(COLOURS)], symbol, dash, bool(kind.control))
     return looks
-
-
-def ramp(count: int) -> list[str]:
-    """Return colours whose order can be seen, from dark to light (viridis without its palest).
-
-    >>> ramp(2)
-    ['#440154', '#5ec962']
-    """
-    return [to_hex(colormaps["viridis"](0.75 * index / max(1, count - 1))) for index in range(count)]
 
 
 def dense_row(rows: Sequence[Row]) -> Row | None:
@@ -82,81 +73,100 @@ def kinds_of(rows: Sequence[Row]) -> list[TicketKind]:
 # Accuracy over density.
 
 RINGS: tuple[tuple[str, float, str, Callable[[ExtremeRow], int | None]], ...] = (
-    ("circle", 20.0, "extreme ticket by the mean", lambda row: row.round_by_mean),
-    ("star", 19.0, "extreme ticket, shown by the interval", lambda row: row.round_shown),
+    ("circle", 18.0, "sparsest by the mean", lambda row: row.round_by_mean),
+    ("star", 22.0, "sparsest that is shown to hold", lambda row: row.round_shown),
 )
+SHIFT = 5.0  # pixels between the marks of two kinds whose tickets are equally dense
 
 
-def density_figure(title: str, rows: Sequence[Row], sparsest: Sequence[ExtremeRow]) -> Figure:
-    """Describe accuracy over density: intervals as bars, the dense network as a level, extreme tickets in rings.
+def density_figure(title: str, rows: Sequence[Row], sparsest: Sequence[ExtremeRow], looks: Looks) -> Figure:
+    """Describe accuracy over density: intervals as bands, the dense network as a level, extreme tickets in rings.
 
     Args:
         title: what the rows are of.
         rows: rows of one data set, network and setting.
         sparsest: extreme tickets among them.
+        looks: looks of all kinds.
     """
-    looks = looks_of(kinds_of(rows))
-    of_kinds = [sorted(_of_kind(rows, kind), key=lambda row: (-row.density, row.round)) for kind in looks]
-    places = [[100 * row.density for row in each] for each in of_kinds]
-    ticks = _ticks([100.0, *(places[0] if places else ())])
-    if any(max(_arms(row)) > 0 for each in of_kinds for row in each):
-        places = beside_each_other(places)
-    curves = [_density_curve(look, each, xs) for look, each, xs in zip(looks.values(), of_kinds, places, strict=True)]
-    drawn = [pair for each, xs in zip(of_kinds, places, strict=True) for pair in zip(each, xs, strict=True)]
+    kinds = kinds_of(rows)
+    of_kinds = [sorted(_of_kind(rows, kind), key=lambda row: (-row.density, row.round)) for kind in kinds]
+    shifts = _shifts(of_kinds)
+    curves = [
+        _density_curve(str(kind), looks[kind], each, shift)
+        for kind, each, shift in zip(kinds, of_kinds, shifts, strict=True)
+    ]
     for symbol, size, name, round_of in RINGS:
-        marked = {(each.kind, round_of(each)) for each in sparsest}
-        if extreme := [(row, x) for row, x in drawn if (row.kind, row.round) in marked]:
-            points = tuple((x, 100 * row.accuracy) for row, x in extreme)
-            texts = tuple(f"{row.kind}, round {row.round}" for row, _ in extreme)
-            curves.append(Curve(name, points, "#000000", symbol=symbol, hollow=True, size=size, texts=texts))
-    axis = Axis("density in %", "share of the prunable weights executed (unstructured: kept)", ticks)
-    return Figure(title, axis, "test accuracy in %", tuple(curves), _dense_level(dense_row(rows)))
+        for shift, each in zip(shifts, of_kinds, strict=True):
+            marked = {(row.kind, round_of(row)) for row in sparsest}
+            if extreme := [row for row in each if (row.kind, row.round) in marked]:
+                points = tuple((100 * row.density, 100 * row.accuracy) for row in extreme)
+                texts = tuple(map(_density_text, extreme))
+                ring = Curve(name, points, TEXT, symbol=symbol, hollow=True, size=size, texts=texts, shift=shift)
+                curves.append(replace(ring, also=(str(extreme[0].kind),), width=1.5))
+    axis = Axis("density: % of the prunable weights executed (unstructured: kept)", _density_ticks(rows))
+    off = {str(kind) for kind in kinds if kind.control}
+    return Figure(title, axis, "test accuracy in %", tuple(curves), _dense_level(dense_row(rows)), frozenset(off))
 
 
-def _density_curve(look: Look, rows: Sequence[Row], xs: Sequence[float]) -> Curve:
-    bars = tuple(map(_arms, rows))
+def _density_ticks(rows: Sequence[Row]) -> tuple[float, ...]:
+    return _ticks([100.0, *(100 * row.density for row in rows if not row.control)])
+
+
+def _density_curve(name: str, look: Look, rows: Sequence[Row], shift: float = 0.0) -> Curve:
+    ends = tuple(map(_ends, rows))
     return Curve(
-        str(rows[0].kind), tuple((x, 100 * row.accuracy) for x, row in zip(xs, rows, strict=True)), look.colour,
-        look.dash, look.symbol, look.hollow, width=1.3 if look.hollow else 2.0,
-        bars=bars if any(map(any, bars)) else (), texts=tuple(map(_density_text, rows)),
+        name, tuple((100 * row.density, 100 * row.accuracy) for row in rows), look.colour, look.dash, look.symbol,
+        look.hollow, width=1.3 if look.hollow else 2.0, interval=ends if any(low < high for low, high in ends) else (),
+        texts=tuple(map(_density_text, rows)), shift=shift,
     )  # fmt: skip
 
 
-def beside_each_other(densities: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Return where the points of each curve are drawn, so that the bars of one round stand beside each other.
+def _shifts(of_kinds: Sequence[Sequence[Row]]) -> list[float]:
+    """Return how many pixels the marks of each kind stand beside their place: none where no two would coincide.
 
-    The points of the first curve stand where they are, those of the others left and right of them in turn. The bars of
-    a round take less than half of the way to the next one, as densities go in logarithms.
-
-    >>> [[round(x, 1) for x in xs] for xs in beside_each_other([[50.0], [50.0], [50.0]])]
-    [[50.0], [51.3], [48.8]]
+    The first kind stays where it is, the others go left and right in turn.
     """
-    steps = [math.log(left / right) for left, right in pairwise(densities[0])] if densities else []
-    step = min(0.4 * min(steps, default=1.0) / max(1, len(densities)), 0.025)
-    sides = [-(index // 2) if index % 2 == 0 else (index + 1) // 2 for index in range(len(densities))]
-    return [[x * math.exp(step * side) for x in xs] for side, xs in zip(sides, densities, strict=True)]
+    places = [{round(math.log(row.density), 2) for row in rows} for rows in of_kinds]
+    if sum(map(len, places)) == len(set().union(*places)):
+        return [0.0] * len(of_kinds)
+    return [SHIFT * ((index + 1) // 2) * (-1) ** (index + 1) for index in range(len(of_kinds))]
+
+
+def settings_figure(title: str, kind: TicketKind, rows: Mapping[str, Sequence[Row]], look: Look) -> Figure:
+    """Describe accuracy over density of one kind of ticket in several settings.
+
+    Args:
+        title: what the rows are of.
+        kind: kind of the tickets.
+        rows: rows of the kind and of the dense network, by setting.
+        look: look of the kind; settings differ in symbols, dashes and strength.
+    """
+    curves = []
+    symbols, dashes = cycle(SYMBOLS), cycle(("none", *CONTROL_DASHES))
+    for number, (setting, each) in enumerate(rows.items()):
+        drawn = sorted(_of_kind(each, kind), key=lambda row: (-row.density, row.round))
+        mine = Look(look.colour, next(symbols), next(dashes), hollow=number % 2 == 1)
+        curves.append(replace(_density_curve(setting, mine, drawn), opacity=1 - 0.5 * number / len(rows)))
+    axis = Axis("density in %", _density_ticks([row for each in rows.values() for row in _of_kind(each, kind)]))
+    return Figure(f"{title}: {kind}", axis, "test accuracy in %", tuple(curves), off=frozenset({INTERVALS}))
 
 
 def _dense_level(dense: Row | None) -> Level | None:
-    if dense is None:
-        return None
-    up, down = _arms(dense)
-    mean = 100 * dense.accuracy
-    return Level("dense network", "dense, interval", mean, mean - down, mean + up)
+    return None if dense is None else Level("dense network", 100 * dense.accuracy, *_ends(dense))
 
 
-def _arms(row: Row) -> XY:
-    """Return the lengths of an interval's bars, up and down, as far as an accuracy can reach."""
-    half = 100 * (half_width(row.accuracy_sd, row.seeds) or 0.0)
-    return min(half, 100 - 100 * row.accuracy), min(half, 100 * row.accuracy)
+def _ends(row: Row) -> XY:
+    """Return the ends of the interval of an accuracy in per cent, as far as an accuracy can reach."""
+    half = half_width(row.accuracy_sd, row.seeds) or 0.0
+    return 100 * max(row.accuracy - half, 0.0), 100 * min(row.accuracy + half, 1.0)
 
 
 def _density_text(row: Row) -> str:
     half = half_width(row.accuracy_sd, row.seeds)
     interval = "" if half is None else f" ± {100 * half:.2f}"
     return (
-        f"{row.kind}, round {row.round}<br>density {row.density:.2%}<br>"
-        f"accuracy {100 * row.accuracy:.2f}{interval} %, n={row.seeds}"
+        f"{row.kind}, round {row.round}: density {row.density:.2%}, accuracy {100 * row.accuracy:.2f}{interval} %, "
+        f"n={row.seeds}"
     )
 
 
@@ -185,7 +195,7 @@ def flops_saved(row: Row) -> float:
     return 1 - row.flops_ratio
 
 
-def trade_figure(title: str, rows: Sequence[Row], saved: Callable[[Row], float], label: str) -> Figure:
+def trade_figure(title: str, rows: Sequence[Row], saved: Callable[[Row], float], label: str, looks: Looks) -> Figure:
     """Describe accuracy over savings, with the Pareto front of the tickets and the dense network.
 
     Args:
@@ -193,6 +203,7 @@ def trade_figure(title: str, rows: Sequence[Row], saved: Callable[[Row], float],
         rows: rows of one data set, network and setting.
         saved: share that a row saves; what it gives as NaN is left out.
         label: title of the axis.
+        looks: looks of all kinds.
     """
     measured = [row for row in rows if row.structure != DENSE and not math.isnan(saved(row))]
     dense = dense_row(rows)
@@ -202,18 +213,19 @@ def trade_figure(title: str, rows: Sequence[Row], saved: Callable[[Row], float],
     candidates += [(100 * saved(row), row) for row in measured if not row.control and not is_uncertain(row, saved)]
     front = [candidates[index] for index in pareto([(x, row.accuracy) for x, row in candidates])]
     curves = [Curve(
-        "Pareto front", tuple((x, 100 * row.accuracy) for x, row in front), GREY, "dot", steps=True,
+        "Pareto front", tuple((x, 100 * row.accuracy) for x, row in front), QUIET, "2 3", steps=True,
         labels=tuple(_density_label(row) for _, row in front),
     )]  # fmt: skip
     if dense is not None:
-        curves.append(_savings_curve("dense network", [dense], lambda _: 0.0, Look(GREY, "hexagram", "", False)))
-    for kind, look in looks_of(kinds_of(rows)).items():
+        curves.append(_savings_curve("dense network", [dense], lambda _: 0.0, Look(QUIET, "hexagram", "", False)))
+    for kind in kinds_of(rows):
         if mine := _of_kind(measured, kind):
-            curves.append(_savings_curve(str(kind), mine, saved, look))
+            curves.append(_savings_curve(str(kind), mine, saved, looks[kind]))
     if uncertain := [row for row in measured if is_uncertain(row, saved)]:
         points = tuple((100 * saved(row), 100 * row.accuracy) for row in uncertain)
-        curves.append(Curve("~ uncertain time", points, GREY, labels=("~",) * len(points)))
-    return Figure(title, Axis(label), "test accuracy in %", tuple(curves))
+        curves.append(Curve("~ uncertain time", points, QUIET, labels=("~",) * len(points)))
+    off = frozenset(str(kind) for kind in kinds_of(rows) if kind.control)
+    return Figure(title, Axis(label), "test accuracy in %", tuple(curves), off=off)
 
 
 def pareto(points: Sequence[XY]) -> list[int]:
@@ -236,7 +248,7 @@ def pareto(points: Sequence[XY]) -> list[int]:
 
 def _savings_curve(name: str, rows: Sequence[Row], saved: Callable[[Row], float], look: Look) -> Curve:
     texts = (
-        f"{row.kind}, round {row.round}<br>saved {saved(row):.1%}<br>accuracy {row.accuracy:.2%}, n={row.seeds}"
+        f"{row.kind}, round {row.round}: saved {saved(row):.1%}, accuracy {row.accuracy:.2%}, n={row.seeds}"
         for row in rows
     )
     points = tuple((100 * saved(row), 100 * row.accuracy) for row in rows)
@@ -251,7 +263,7 @@ def _density_label(row: Row) -> str:
 
 
 def published_figure(
-    title: str, comparisons: Sequence[Comparison], quantity: str, label: str, rows: Sequence[Row]
+    title: str, comparisons: Sequence[Comparison], quantity: str, label: str, looks: Looks
 ) -> Figure | None:
     """Describe what was published (hollow, on broken lines) and ours (filled), over what remains as the paper counts.
 
@@ -260,38 +272,59 @@ def published_figure(
         comparisons: published figures and ours.
         quantity: quantity that is shown.
         label: title of the vertical axis.
-        rows: our tickets, whose colours are those of the other figures.
+        looks: looks of our tickets; those of others follow after them.
 
     Returns:
         the figure; None if no published figure of the quantity says what remains.
     """
     shown = [each for each in comparisons if each.figure.quantity == quantity and each.figure.remaining is not None]
     tickets = [TicketKind(each.figure.ticket) for each in shown]
-    looks = looks_of(list(dict.fromkeys([*kinds_of(rows), *tickets])))
+    looks = looks_of(list(dict.fromkeys([*looks, *tickets])))
     curves = []
     for kind in dict.fromkeys(tickets):
         mine = [each for each in shown if each.figure.ticket == kind.structure]
         theirs = tuple((each.figure.remaining or 0.0, each.figure.value) for each in mine)
         ours = tuple(dict.fromkeys((each.remaining or 0.0, each.value) for each in mine))
         colour, symbol = looks[kind].colour, looks[kind].symbol
-        curves.append(Curve(f"{kind}, published", theirs, colour, "dash", symbol, hollow=True, size=9))
-        curves.append(Curve(f"{kind}, ours", ours, colour, "solid", symbol, size=9))
+        curves.append(Curve(f"{kind}, published", theirs, colour, "6 4", symbol, hollow=True, size=9))
+        curves.append(Curve(f"{kind}, ours", ours, colour, "none", symbol, size=9))
     axis = Axis("remaining in %, as the paper counts", ticks=_ticks(each.figure.remaining or 0.0 for each in shown))
     return Figure(title, axis, label, tuple(curves)) if curves else None
 
 
 # Trainings.
 
+Training = tuple[TicketKind, int]
+"""A kind of ticket and its round."""
 
-def learning_figure(trainings: Mapping[str, Sequence[XY]], label: str) -> Figure:
-    """Describe learning curves, the lighter the later.
+LONGEST = 120  # points of a curve; of a longer one every so many-th is drawn, and the last
+
+
+def learning_figure(trainings: Mapping[Training, Sequence[XY]], label: str, looks: Looks) -> Figure:
+    """Describe learning curves of several tickets and rounds; those of the last round are shown at first.
 
     Args:
-        trainings: pairs of epoch and value, by the name of the training.
+        trainings: pairs of epoch and value, by kind of ticket and round.
         label: title of the vertical axis.
+        looks: looks of all kinds; others are grey.
     """
+    rounds = sorted({number for _, number in trainings})
     last = max((epoch for points in trainings.values() for epoch, _ in points), default=1.0)
-    return Figure("", Axis("epoch of the training", whole=last <= 12), label, _ramped(trainings, 4))
+    curves = []
+    for (kind, number), points in trainings.items():
+        every = -(-len(points) // LONGEST)
+        drawn = [*points[:-1:every], points[-1]]
+        look = looks.get(kind, Look(QUIET, "circle", "8 3 2 3" if kind.structure == DENSE else "2 3", False))
+        strength = 1.0 if len(rounds) < 2 else 0.45 + 0.55 * rounds.index(number) / (len(rounds) - 1)
+        symbol = look.symbol if len(drawn) <= 30 else ""
+        texts = tuple(f"{kind}, round {number}, epoch {epoch:g}: {value:.4g}" for epoch, value in drawn)
+        curves.append(Curve(
+            str(kind), tuple(drawn), look.colour, look.dash, symbol, look.hollow, width=1.5, size=5, opacity=strength,
+            texts=texts if symbol else (), also=(f"round {number}",),
+        ))  # fmt: skip
+    off = {f"round {number}" for number in rounds[:-1] if number}
+    off |= {str(kind) for kind, _ in trainings if kind.control}
+    return Figure("", Axis("epoch of the training", whole=last <= 12), label, tuple(curves), off=frozenset(off))
 
 
 def stability_figure(title: str, errors: Mapping[str, Sequence[float]]) -> Figure:
@@ -301,18 +334,13 @@ def stability_figure(title: str, errors: Mapping[str, Sequence[float]]) -> Figur
         title: what was measured.
         errors: test errors at equal distances, by the name of the line.
     """
-    points = {
-        name: [(index / max(1, len(each) - 1), 100 * error) for index, error in enumerate(each)]
-        for name, each in errors.items()
-    }
-    return Figure(title, Axis("from one training's end (0) to the other's (1)"), "test error in %", _ramped(points, 5))
-
-
-def _ramped(trainings: Mapping[str, Sequence[XY]], size: float) -> tuple[Curve, ...]:
-    return tuple(
-        Curve(name, tuple(points), colour, "solid", "circle", size=size)
-        for colour, (name, points) in zip(ramp(len(trainings)), trainings.items(), strict=True)
-    )
+    looks = zip(cycle(COLOURS), cycle(SYMBOLS), cycle(("none", *CONTROL_DASHES)), errors.items())
+    curves = [
+        Curve(name, tuple((index / max(1, len(each) - 1), 100 * error) for index, error in enumerate(each)), colour,
+              dash, symbol, size=5)
+        for colour, symbol, dash, (name, each) in looks
+    ]  # fmt: skip
+    return Figure(title, Axis("from one training's end (0) to the other's (1)"), "test error in %", tuple(curves))
 
 
 def _of_kind(rows: Sequence[Row], kind: TicketKind) -> list[Row]:

@@ -10,56 +10,76 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
-from lt_lightning.report.contents import Contents, Search, environment_of, metrics_of
-from lt_lightning.report.figures import BarChart
-from lt_lightning.report.page import Page, chooser, heading, paragraph, side_by_side, table
-from lt_lightning.report.plots import learning_figure, stability_figure
+from lt_lightning.report.contents import Contents, Search, data_digest_of, environment_of, metrics_of
+from lt_lightning.report.page import (
+    Html,
+    Page,
+    bar,
+    chooser,
+    first_of,
+    folded,
+    heading,
+    paragraph,
+    side_by_side,
+    table,
+)
+from lt_lightning.report.plots import Looks, Training, learning_figure, stability_figure
+from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.tables import number
 from lt_lightning.storage.files import read_json
+from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 # Learning curves of all rounds, and of the tickets that were retrained alone.
 
 CURVES = (("val/accuracy", "validation accuracy in %", 100.0), ("train/loss", "training loss", 1.0))
+LEARNING = 8  # searches whose learning curves are shown
+SEARCHES = 200  # searches with lines of their own in tables
 Metrics = list[dict[str, float]]
 
 
-def add_learning(page: Page, searches: Sequence[Search]) -> None:
+def add_learning(page: Page, searches: Sequence[Search], looks: Looks) -> None:
     """Add the part with learning curves, if there are any."""
-    choices = {
-        f"{search.folder.name}, {name}": side_by_side(*_curves(page, trainings))
-        for search in searches
-        for name, trainings in _trainings(search).items()
-    }
+    drawn, rest = first_of(searches, LEARNING, "searches", "the curves of the others are in their metrics.csv")
+    choices = {}
+    for search in drawn:
+        trainings = _trainings(search)
+        if figures := list(_curves(page, trainings, looks)):
+            choices[search.folder.name] = side_by_side(*figures)
     if choices:
-        about = "There is a line for each round, the lighter the later. Tickets are trained from the rewind point on."
-        page.add("learning", "Learning curves", paragraph(about), chooser("learning-choice", "Trainings", choices))
+        about = (
+            "All trainings of a search on one axis. The colour tells the ticket, the strength the round. At first the "
+            "dense network and the last round are shown; a click on the legend shows and hides tickets and rounds. "
+            "Tickets are trained from the rewind point on. Of seeds the first is shown."
+        )
+        page.add("learning", "Learning curves", paragraph(about), *rest, chooser("learning-choice", "Search", choices))
 
 
-def _trainings(search: Search) -> dict[str, dict[str, Metrics]]:
+def _trainings(search: Search) -> dict[Training, Metrics]:
     """Return the metrics of every training of the search and of its tickets, by what was trained and by round."""
-    trainings: dict[str, dict[str, Metrics]] = {}
+    trainings: dict[Training, Metrics] = {}
     for row in metrics_of(search.folder):
         if "pruning/round" in row:
-            name = f"round {int(row['pruning/round'])}" if row["pruning/round"] else "dense (round 0)"
-            trainings.setdefault("the search's rounds", {}).setdefault(name, []).append(row)
-    names = {search.folder_of(result): str(result.kind) for result in search.results}
+            number = int(row["pruning/round"])
+            trainings.setdefault((TicketKind(UNSTRUCTURED if number else DENSE), number), []).append(row)
+    kinds = {search.folder_of(result): result.kind for result in search.results}
     for folder in sorted(search.folder.glob("round_*/*")):
         if rows := metrics_of(folder):
-            name = names.get(folder, f"{re.sub('-[0-9a-f]{8}$', '', folder.name)}, not finished")
-            trainings.setdefault(name, {})[f"round {int(folder.parent.name.rpartition('_')[2])}"] = rows
+            name = re.sub("-[0-9a-f]{8}$", "", folder.name)
+            kind = kinds.get(folder, TicketKind(f"{name}, not finished"))
+            trainings[kind, int(folder.parent.name.rpartition("_")[2])] = rows
     return trainings
 
 
-def _curves(page: Page, trainings: Mapping[str, Metrics]) -> Iterator[str]:
+def _curves(page: Page, trainings: Mapping[Training, Metrics], looks: Looks) -> Iterator[str]:
     for key, label, unit in CURVES:
         lines = {
             name: [(epoch, unit * row[key]) for epoch, row in enumerate(rows, 1) if key in row]
             for name, rows in trainings.items()
         }
         if lines := {name: points for name, points in lines.items() if points}:
-            yield page.figure(learning_figure(lines, label))
+            yield page.figure(learning_figure(lines, label, looks))
 
 
 # Where the time of the searches went, and what they cost in dense trainings.
@@ -124,26 +144,27 @@ def _seconds(facts: Mapping[str, Any]) -> float | None:
 
 def add_costs(page: Page, searches: Sequence[Search]) -> None:
     """Add the part on time, if anything was trained."""
-    costs = {search.folder.name: each for search in searches if (each := training_costs(search))}
+    drawn, rest = first_of(searches, SEARCHES, "searches", "the times of the others are in their result.json")
+    costs = {search.folder.name: each for search in drawn if (each := training_costs(search))}
     if not costs:
         return
     about = (
         "Times are wall times of the trainings, without tests and measurements; a dense training is that of round 0. "
         "The paper counts trainings, however long they take: one a round, the dense one included, and one a ticket. "
-        "Those that are rewound are shorter, and those of smaller networks faster."
+        "Those that are rewound are shorter, and those of smaller networks faster. Bars are shares of the search."
     )
     lines = [
-        (name, cost.part, str(cost.trainings), f"{cost.seconds:.1f}", number(cost.in_dense, ".2f"))
+        (name, cost.part, str(cost.trainings), f"{cost.seconds:.1f}", number(cost.in_dense, ".2f"),
+         bar(cost.seconds / max(each[-1].seconds, 1e-9), f"{cost.seconds / max(each[-1].seconds, 1e-9):.0%}"))
         for name, each in costs.items()
         for cost in each
-    ]
-    bars = {name: {cost.part: cost.seconds for cost in each if cost.part != ALL} for name, each in costs.items()}
-    headings = ("search", "part", "trainings, the paper's count", "seconds", "in dense trainings")
-    sums = [index for index, line in enumerate(lines) if line[1] == ALL]
+    ]  # fmt: skip
+    headings = ("search", "part", "trainings, the paper's count", "seconds", "in dense trainings", "share")
     first = int(len(costs) == 1)  # column: the name of a single search says nothing
+    columns = range(2 - first)
     page.add(
-        "costs", "Time", paragraph(about), page.figure(BarChart("seconds of training", bars, "s")),
-        table(headings[first:], [line[first:] for line in lines], left=range(2 - first), bold=sums),
+        "costs", "Time", paragraph(about), *rest,
+        table(headings[first:], [line[first:] for line in lines], left=(*columns, 5 - first)),
     )  # fmt: skip
 
 
@@ -174,7 +195,7 @@ def _measurement(page: Page, file: Path) -> Iterator[str]:
         yield paragraph(f"{file.parent.name}/{file.name} cannot be read.")
         return
     yield heading(f"{file.parent.name}, stable below {100 * threshold:g} points")
-    yield page.figure(stability_figure(file.parent.name, lines))
+    yield page.figure(stability_figure(file.parent.name, lines), wide=True)
     yield table(STABILITY_HEADINGS, rows, left=(0, 1, 5))
 
 
@@ -187,47 +208,57 @@ def _stability_cells(line: Mapping[str, Any], threshold: float) -> tuple[str, ..
     )  # fmt: skip
 
 
+FILES = ("config.yaml", "metrics.csv", "rounds.json", "environment.json")
+
 # Where everything comes from: commands, hardware, versions, seeds, configuration.
 
 
 def add_origin(page: Page, contents: Contents) -> None:
     """Add the part on commands, hardware, versions and configurations."""
-    blocks = [heading("Made again by")]
+    blocks = [heading("Searches"), *_searches(page, contents.searches), heading("Made again by")]
     if contents.commands:
-        commands = "\n".join(dict.fromkeys(command.text for command in contents.commands))
-        blocks.append(f"<pre>{escape(commands)}</pre>")
+        commands = list(dict.fromkeys(command.text for command in contents.commands))
+        drawn, rest = first_of(commands, SEARCHES, "commands", "the others are below the folder jobs")
+        blocks += [f"<pre>{escape(chr(10).join(drawn))}</pre>", *rest]
     else:
         blocks.append(paragraph("The commands are not known, since no record of jobs lies beside the searches."))
     blocks.append(heading("Hardware and versions"))
     blocks += [_environment(names, facts) for names, facts in _environments(contents.searches)]
-    blocks.append(heading("Configuration"))
-    for search in contents.searches:
-        shown = OmegaConf.to_yaml(OmegaConf.create(dict(search.config))) if search.config else "cannot be read"
-        blocks.append(
-            f"<details><summary>{escape(search.folder.name)}, seed {search.seed}</summary>"
-            f"<pre>{escape(shown)}</pre></details>"
-        )
+    if configured := [search for search in contents.searches if search.config]:
+        text = yaml.safe_dump(dict(configured[0].config), sort_keys=False, allow_unicode=True)
+        blocks.append(heading("Configuration"))
+        blocks.append(folded(f"All options of {configured[0].folder.name}", f"<pre>{escape(text)}</pre>"))
     page.add("origin", "Origin", *blocks)
+
+
+def _searches(page: Page, searches: Sequence[Search]) -> list[str]:
+    """Return a table of searches with links to their folders and files."""
+    drawn, rest = first_of(searches, SEARCHES, "searches", "the others lie beside them")
+    headings = ("search", "data and network", "setting", "seed", "results", "data digest", "files")
+    lines = [
+        (page.link(search.folder, search.folder.name), ", ".join(search.data_and_model), search.setting,
+         str("" if search.seed is None else search.seed), str(len(search.results)), data_digest_of(search.folder)[:12],
+         Html(" ".join(page.link(file, name) for name in FILES if (file := search.folder / name).is_file())))
+        for search in drawn
+    ]  # fmt: skip
+    return [table(headings, lines, left=(0, 1, 2, 5, 6)), *rest]
 
 
 def _environments(searches: Sequence[Search]) -> list[tuple[list[str], Mapping[str, Any]]]:
     """Return pairs of the names of searches and what these ran with."""
-    pairs: list[tuple[list[str], Mapping[str, Any]]] = []
+    pairs: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
     for search in searches:
         facts = environment_of(search.folder)
-        names = next((names for names, others in pairs if others == facts), None)
-        if names is None:
-            pairs.append((names := [], facts))
-        names.append(search.folder.name)
-    return pairs
+        pairs.setdefault(repr(facts), ([], facts))[0].append(search.folder.name)
+    return list(pairs.values())
 
 
 def _environment(names: Sequence[str], facts: Mapping[str, Any]) -> str:
+    several = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
     if not facts:
-        return paragraph(f"{', '.join(names)}: not recorded.")
-    summary = f"<summary>{escape(', '.join(names))}</summary>"
+        return paragraph(f"{several}: not recorded.")
     rows = [(key, _value_text(value)) for key, value in facts.items()]
-    return f"<details open>{summary}{table(('what', 'value'), rows, left=(0, 1))}</details>"
+    return folded(several, table(("what", "value"), rows, left=(0, 1)))
 
 
 def _value_text(value: object) -> str:

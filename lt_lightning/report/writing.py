@@ -1,24 +1,30 @@
-"""The report: one HTML file, PNGs and tables of what has been run under a folder."""
+"""The report: one HTML file, figures as SVG, masks as PNG and tables of what has been run under a folder."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from rich.console import Console
 
-from lt_lightning.report.contents import Contents, Group, collect, file_name, groups_of
-from lt_lightning.report.figures import write_png
-from lt_lightning.report.mask_pictures import add_masks, mask_pictures, write_masks_png
+from lt_lightning.report.contents import Contents, collect, data_digest_of, groups_of
+from lt_lightning.report.layer_sections import add_layers
+from lt_lightning.report.mask_pictures import add_masks
+from lt_lightning.report.overview import add_overview
 from lt_lightning.report.page import Page
-from lt_lightning.report.results_sections import add_accuracy, add_layers, add_overview, add_trade
-from lt_lightning.report.search_sections import add_costs, add_learning, add_origin, add_stability
-from lt_lightning.results.aggregate import aggregate
+from lt_lightning.report.plots import kinds_of, looks_of
+from lt_lightning.report.results_sections import add_accuracy, add_trade
+from lt_lightning.report.search_sections import add_costs, add_learning, add_origin, add_stability, training_costs
+from lt_lightning.results.aggregate import Row, aggregate, extremes
 from lt_lightning.results.failures import FILE as FAILURE
+from lt_lightning.results.job_record import format_duration
 from lt_lightning.results.records import FILE as RESULT
 from lt_lightning.results.tables import write_tables
 from lt_lightning.results.verdict import STANDARD, Rule
 from lt_lightning.storage.files import replacing
+from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.storage.litter import clear_litter
 
 FOLDER, FILE = "report", "report.html"
@@ -38,37 +44,26 @@ def write_report(path: Path, output: Path | None = None) -> Path:
         FileNotFoundError: if there is no such folder.
     """
     contents = collect(path)
-    output = output or path / FOLDER
+    output = (output or path / FOLDER).resolve()
     clear_litter(output)
     rule = _rule(contents)
     rows = aggregate(contents.results, rule)
-    groups = groups_of(contents, rows)
-    page = Page(f"Report of {contents.path.name}", _summary(contents))
-    add_overview(page, contents, rows, rule)
+    groups, sparsest, looks = groups_of(contents, rows), extremes(rows, rule), looks_of(kinds_of(rows))
+    page = Page(output, _title(contents, rows), _summary(contents))
+    add_overview(page, contents, rows, groups, sparsest, rule, looks)
     if rows:
-        _add_results(page, contents, groups, rule, output)
-    add_learning(page, contents.searches)
+        add_accuracy(page, contents, groups, sparsest, looks)
+        add_trade(page, groups, looks)
+        add_layers(page, contents.shown)
+        add_masks(page, contents.shown)
+    add_learning(page, contents.shown or contents.searches, looks)
     add_costs(page, contents.searches)
     add_stability(page, contents.path)
     add_origin(page, contents)
-    for name, figure in page.pngs.items():
-        write_png(output / name, figure)
     write_tables(output, rows)
     with replacing(output / FILE) as partial:
         partial.write_text(page.html(), encoding="utf-8")
     return output / FILE
-
-
-def _add_results(page: Page, contents: Contents, groups: Sequence[Group], rule: Rule, output: Path) -> None:
-    add_accuracy(page, contents, groups, rule)
-    add_trade(page, groups)
-    with_results = [search for search in contents.searches if search.results]
-    add_layers(page, with_results)
-    pictures, problems = mask_pictures(with_results)
-    add_masks(page, pictures, problems)
-    for name, layers in pictures.items():
-        layer = list(layers)[len(layers) // 2]
-        write_masks_png(output / f"masks-{file_name(name)}.png", f"{name}: {layer}", layers[layer])
 
 
 def _rule(contents: Contents) -> Rule:
@@ -81,12 +76,36 @@ def _rule(contents: Contents) -> Rule:
     return STANDARD
 
 
-def _summary(contents: Contents) -> str:
-    """Return a line on what the report is of.
+def _title(contents: Contents, rows: Sequence[Row]) -> str:
+    """Return what the report is of.
 
-    It reads like `2 searches, 8 finished tickets, 4 controls; digits, resnet8; seeds 0, 1.`
+    It reads like `refill and regroup of resnet8 on digits, 2 seeds`.
     """
-    names = sorted({", ".join(search.data_and_model) for search in contents.searches})
+    pairs = {search.data_and_model for search in contents.searches}
+    if not pairs:
+        return f"Report of {contents.path.name}"
+    data, models = (
+        _some(sorted({pair[place] for pair in pairs}), what) for place, what in enumerate(("data sets", "networks"))
+    )
+    structures = dict.fromkeys(kind.structure for kind in kinds_of(rows) if kind.structure != UNSTRUCTURED)
+    seeds = {search.seed for search in contents.searches}
+    what = _some(list(structures), "structures") or "Search"
+    return f"{what} of {models} on {data}, {_count(len(seeds), 'seed', 'seeds')}"
+
+
+def _some(names: Sequence[str], what: str) -> str:
+    """Return names for people, or their number if there are many.
+
+    >>> _some(["a", "b", "c"], "networks"), _some(["a"], "networks"), _some(list("abcde"), "networks")
+    ('a, b and c', 'a', '5 networks')
+    """
+    if len(names) > 4:
+        return f"{len(names)} {what}"
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _summary(contents: Contents) -> str:
+    """Return HTML on what the report is of, when it was made, how long it took, and with which data."""
     seeds = sorted({search.seed for search in contents.searches if search.seed is not None})
     results = [result for _, result in contents.results]
     controls = sum(bool(result.control) for result in results)
@@ -94,10 +113,19 @@ def _summary(contents: Contents) -> str:
     counts.append(_count(len(results) - controls, "finished ticket", "finished tickets"))
     if controls:
         counts.append(_count(controls, "control", "controls"))
-    parts = [", ".join(counts), *(["; ".join(names)] if names else [])]
+    parts = [f"Folder {contents.path.name}: {', '.join(counts)}"]
     if seeds:
-        parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}")
-    return "; ".join(parts) + "."
+        parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds[:10]))}{', ...' * (len(seeds) > 10)}")
+    if times := [(contents.root / result.place / RESULT).stat().st_mtime for result in results]:
+        first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(each)) for each in (min(times), max(times)))
+        parts.append(f"tickets finished {first}" + (f" to {last}" if first != last else ""))
+    costs = [costs[-1].seconds for search in contents.searches if (costs := training_costs(search))]
+    if costs:
+        parts.append(f"{format_duration(sum(costs))} of training")
+    digests = sorted({digest[:12] for search in contents.searches if (digest := data_digest_of(search.folder))})
+    if digests:
+        parts.append(f"data digest{'s' * (len(digests) > 1)} {', '.join(digests[:4])}{', ...' * (len(digests) > 4)}")
+    return escape("; ".join(parts) + ".")
 
 
 def _count(number: int, one: str, several: str) -> str:

@@ -240,8 +240,8 @@ def _label(ticket: Row | Result) -> str:
 # The table of all tickets over seeds, as Markdown, CSV and LaTeX.
 
 HEADINGS = (
-    "data", "network", "setting", "round", "ticket", "density %", "accuracy %", "± 95 %", "vs dense", "wins", "FLOPs",
-    "infer", "train", "seeds",
+    "data", "network", "setting", "round", "ticket", "density %", "accuracy %", "± 95 %", "vs dense", "wins", "params",
+    "FLOPs", "infer", "train", "seeds",
 )  # fmt: skip
 
 LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "$": r"\$", "~": r"\textasciitilde{}",
@@ -255,8 +255,8 @@ def row_cells(row: Row) -> list[str]:
     return [
         row.data, row.model, short_setting(row.setting), str(row.round), str(row.kind), f"{100 * row.density:.1f}",
         f"{100 * row.accuracy:.2f}", "" if half is None else f"{100 * half:.2f}",
-        "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, number(row.flops_ratio, ".3f"),
-        time_text(row.time_ratio_inference, row.time_spread_inference, ".3f"),
+        "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, number(row.params_ratio, ".3f"),
+        number(row.flops_ratio, ".3f"), time_text(row.time_ratio_inference, row.time_spread_inference, ".3f"),
         time_text(row.time_ratio_training, row.time_spread_training, ".3f"), str(row.seeds),
     ]  # fmt: skip
 

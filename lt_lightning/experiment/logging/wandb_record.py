@@ -119,7 +119,7 @@ def _pictures(entry: Entry) -> dict[str, Any]:
     """
     import wandb
 
-    from lt_lightning.report.mask_pictures import image_of, pictures_of  # slow to import, and not needed without W&B
+    from lt_lightning.report.mask_pictures import pictures_of  # slow to import, and not needed without W&B
 
     before, after = entry.ticket, []
     if entry.ticket.plan is not None and entry.made_from is not None:
@@ -133,7 +133,7 @@ def _pictures(entry: Entry) -> dict[str, Any]:
     chosen = [layers[round(index * (len(layers) - 1) / (LAYERS - 1))] for index in range(LAYERS)]
     return {
         f"masks/{number}": [
-            wandb.Image(_enlarged(image_of(picture)), caption=f"{layer}: {picture.title}")
+            wandb.Image(_enlarged(picture.image), caption=f"{layer}: {picture.title}")
             for picture in pictures_of(layer, before, after)
         ]
         for number, layer in enumerate(chosen, 1)

@@ -26,7 +26,7 @@ from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
 from lt_lightning.pruning.evaluation import barrier, error, interpolate, reestimate, smallest_stable
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import Restart, RewindPoint, Step
-from lt_lightning.report.figures import write_png
+from lt_lightning.report.figures import write_svg
 from lt_lightning.report.plots import stability_figure
 from lt_lightning.results.locks import Lock, owner_of
 from lt_lightning.storage.files import read_json, write_json, write_tensors
@@ -135,7 +135,7 @@ def measure_stability(config: DictConfig) -> dict[str, Any]:
     write_json(path.with_suffix(".json"), record)
     lines = record["lines"]
     errors = {f"{each['network']}, {each['rewind']}: barrier {each['barrier']:.1%}": each["errors"] for each in lines}
-    write_png(path.with_suffix(".png"), stability_figure(title, errors))
+    write_svg(path.with_suffix(".svg"), stability_figure(title, errors))
     _show(record, path, title)
     return record
 
