@@ -157,7 +157,7 @@ def heat_of(rounds: Mapping[int, Sequence[LayerFacts]]) -> str:
             for number, rows in found.items()
         }
 
-    groups = {
+    groups: dict[str, Mapping[str, Sequence[tuple[float | None, str]]]] = {
         "layer": {"layer": [(None, layer) for layer in layers]},
         "asked, by round": column(lambda row: (row.target_density, f"{100 * row.target_density:.0f}")),
         "executed": column(lambda row: (row.density, f"{100 * row.density:.0f}{'†' if row.fell_back else ''}")),
