@@ -200,7 +200,7 @@ def report(arguments: Sequence[str] | None = None) -> None:
     """Write a report of what has been run: one HTML page, figures, tables.
 
     It reads a search's folder, the folder of a sweep's jobs, or a root with any number of both, and writes one HTML
-    file that opens offline, PNGs of the main figures, and the table of all tickets as Markdown, CSV and LaTeX.
+    file that opens offline, the figures as SVG, and the table of all tickets as Markdown, CSV and LaTeX.
 
     Example:
       lt-lightning report runs
