@@ -251,7 +251,7 @@ def _unfinished(tasks: Iterable[Task], searches: Set[Path], finished: Set[Path])
     """Yield a line for each task of the searches that is not finished."""
     for task in tasks:
         search = next((folder for folder in (task.folder, *task.folder.parents) if folder in searches), None)
-        if search is not None and not finished.issuperset(task.parts):
+        if search is not None and not finished >= set(task.parts):
             with warnings.catch_warnings(action="ignore"):  # which reading the results gave already
                 state = state_of(task)
             if state.kind != "done":

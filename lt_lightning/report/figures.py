@@ -202,7 +202,7 @@ def _scales(figure: Figure, inner: tuple[int, int]) -> tuple[_Scale, _Scale]:
         ys += [level.value, *((level.low, level.high) if _is_near(level, ys) else ())]
     left, right = min(xs, default=0.0), max(xs, default=1.0)
     low, high = min(ys, default=0.0), max(ys, default=1.0)
-    if low == high:
+    if math.isclose(low, high):
         low, high = low - 1, high + 1
     ends = (inner[0] - PAD, PAD) if figure.x.ticks else (PAD, inner[0] - PAD)
     return _Scale(left, right, *ends, bool(figure.x.ticks)), _Scale(low, high, inner[1] - PAD, PAD)
@@ -294,7 +294,7 @@ def _curve(curve: Curve, xs: _Scale, ys: _Scale, off: frozenset[str], width: int
 
 def _group(keys: Sequence[str], off: frozenset[str]) -> str:
     hidden = ' style="display:none"' if off.intersection(keys) else ""
-    return f'<g data-keys="{escape("|".join(keys))}"{hidden}>'
+    return f'<g data-keys="{"&#10;".join(map(escape, keys))}"{hidden}>'
 
 
 def _mark(curve: Curve, x: float, y: float, text: str = "") -> str:

@@ -27,7 +27,7 @@ function press(key) {
   for (const each of all(".key", chart)) if (each.dataset.key === key.dataset.key) each.setAttribute("aria-pressed", on);
   const off = new Set(all('.key[aria-pressed="false"]', chart).map(each => each.dataset.key));
   for (const curve of all("[data-keys]", chart)) {
-    curve.style.display = curve.dataset.keys.split("|").some(name => off.has(name)) ? "none" : "";
+    curve.style.display = curve.dataset.keys.split("\n").some(name => off.has(name)) ? "none" : "";
   }
 }
 for (const key of all(".chart .key")) {

@@ -304,10 +304,12 @@ def learning_figure(trainings: Mapping[Training, Sequence[XY]], label: str, look
     """Describe learning curves of several tickets and rounds; those of the last round are shown at first.
 
     Args:
-        trainings: pairs of epoch and value, by kind of ticket and round.
+        trainings: pairs of epoch and value, by kind of ticket and round; values that are not finite are left out.
         label: title of the vertical axis.
         looks: looks of all kinds; others are grey.
     """
+    finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in trainings.items()}
+    trainings = {name: points for name, points in finite.items() if points}
     rounds = sorted({number for _, number in trainings})
     last = max((epoch for points in trainings.values() for epoch, _ in points), default=1.0)
     curves = []

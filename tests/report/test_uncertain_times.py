@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from lt_lightning.report.plots import flops_saved, time_saved, trade_figure, training_time_saved
+from lt_lightning.report.figures import svg
+from lt_lightning.report.plots import flops_saved, kinds_of, looks_of, time_saved, trade_figure, training_time_saved
 from lt_lightning.results.aggregate import Row, aggregate
 from lt_lightning.results.records import Result
 from lt_lightning.results.tables import HEADINGS, row_cells
@@ -24,12 +25,15 @@ def rows_of(*results: Result) -> list[Row]:
 
 def test_a_wide_time_is_marked_and_stands_on_no_front() -> None:
     rows = rows_of(REFILL, WIDE)
-    front, *curves = trade_figure("", rows, time_saved, "").curves
+    looks = looks_of(kinds_of(rows))
+    figure = trade_figure("", rows, time_saved, "", looks)
+    front, *curves = figure.curves
     assert [round(x) for x, _ in front.points] == [0, 40]
     assert [[round(x) for x, _ in each.points] for each in curves if each.labels] == [[84]]
+    assert svg(figure).count(">~</text>") == 1
     for saved in (training_time_saved, flops_saved):  # in which it is as certain as others
-        curves = trade_figure("", rows, saved, "").curves[1:]  # type: ignore[assignment]
-        assert not any(each.labels for each in curves)
+        _, *others = trade_figure("", rows, saved, "", looks).curves
+        assert not any(each.labels for each in others)
     cells = [dict(zip(HEADINGS, row_cells(row), strict=True)) for row in rows]
     assert [(line["infer"], line["train"]) for line in cells[1:]] == [("0.600", "0.700"), ("~0.160", "0.700")]
 
