@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from lt_lightning.config_groups import CONF
-from lt_lightning.experiment.config.reference import OWN, Choice, groups, main_job, rows_of, stability_job
+from lt_lightning.experiment.config.option_rows import OWN, Choice, groups, main_job, rows_of, stability_job
+from lt_lightning.storage.config_groups import CONF
 from lt_lightning.storage.files import write_bytes
 
 PAGE: Final = Path(__file__).resolve().parent / "options.md"

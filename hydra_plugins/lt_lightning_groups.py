@@ -13,5 +13,5 @@ class LTLightningGroups(SearchPathPlugin):
         """Append the groups, and register the options of a job that `lt_lightning/run` begins with."""
         from lt_lightning.experiment.config import options  # for the start-up of what only imports the plugins
 
-        search_path.append("lt_lightning", "pkg://lt_lightning.config_groups")
+        search_path.append("lt_lightning", "pkg://lt_lightning.storage.config_groups")
         options.register("lt_lightning")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lt_lightning.arguments import about, parser_of, refuse
-from lt_lightning.config_groups import CONF
+from lt_lightning.storage.config_groups import CONF
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -180,20 +180,20 @@ def verdict(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     from rich.console import Console
 
-    from lt_lightning.results.accuracy_table import Columns, read_table
-    from lt_lightning.results.comparison import compare, print_comparison
+    from lt_lightning.results.accuracy_table import ColumnNames, read_table
+    from lt_lightning.results.comparison import compare_settings, print_settings
     from lt_lightning.results.verdict import Rule
 
-    columns = Columns(tuple(options.setting), options.seed, options.accuracy, options.sparsity, options.density)
+    columns = ColumnNames(tuple(options.setting), options.seed, options.accuracy, options.sparsity, options.density)
     try:
         rule = Rule(options.margin / 100, options.confidence)
-        comparison = compare(read_table(options.table, columns), options.reference, rule, options.power)
+        comparison = compare_settings(read_table(options.table, columns), options.reference, rule, options.power)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     if options.json:
         print(json.dumps(comparison.as_json(), indent=2))
     else:
-        print_comparison(comparison, Console())
+        print_settings(comparison, Console())
 
 
 def report(arguments: Sequence[str] | None = None) -> None:

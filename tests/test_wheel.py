@@ -76,7 +76,7 @@ def test_a_wheel_holds_the_package_and_conf_and_nothing_else(wheel: Path) -> Non
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "lt-lightning = lt_lightning.__main__:main" in archive.read(entry_points).decode()
-    groups = Path("lt_lightning/config_groups/lt_lightning")
+    groups = Path("lt_lightning/storage/config_groups/lt_lightning")
     expected = {str(groups / file.relative_to(ROOT / "conf")) for file in (ROOT / "conf").rglob("*.yaml")}
     for folder, pattern in (("lt_lightning", "*.py"), ("hydra_plugins", "*.py"), ("lt_lightning", "cpp/*")):
         expected |= {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob(pattern)}

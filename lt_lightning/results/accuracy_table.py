@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """The names of a table's columns.
 
     Attributes:
@@ -48,7 +48,7 @@ class Measurement:
     line: int = 0
 
 
-def read_table(path: Path, columns: Columns = Columns()) -> list[Measurement]:
+def read_table(path: Path, columns: ColumnNames = ColumnNames()) -> list[Measurement]:
     """Read a table with a line of names: comma, semicolon or tab between the columns.
 
     Args:
@@ -85,14 +85,14 @@ def read_table(path: Path, columns: Columns = Columns()) -> list[Measurement]:
         key = (each.setting, each.sparsity, each.seed)
         if key in found:
             raise ValueError(
-                f"{path}, line {line}: {columns.seed}={each.seed} of {named(each.setting, each.sparsity)} "
+                f"{path}, line {line}: {columns.seed}={each.seed} of {setting_text(each.setting, each.sparsity)} "
                 f"is there already, in line {found[key].line}; --setting may name a second column"
             )
         found[key] = each
     return list(found.values())
 
 
-def _check_columns(path: Path, there: Sequence[str], columns: Columns) -> None:
+def _check_columns(path: Path, there: Sequence[str], columns: ColumnNames) -> None:
     asked = {"--seed": columns.seed, "--accuracy": columns.accuracy}
     asked |= {"--sparsity": columns.sparsity} if columns.sparsity else {}
     asked |= {"--density": columns.density} if columns.density else {}
@@ -149,10 +149,10 @@ def _seed(written: str | None) -> str:
     return str(int(number)) if number.is_integer() else text
 
 
-def named(setting: str, sparsity: float | None) -> str:
+def setting_text(setting: str, sparsity: float | None) -> str:
     """Return a setting and its sparsity in words.
 
-    >>> named("refill", 0.59)
+    >>> setting_text("refill", 0.59)
     'refill at 59 % sparsity'
     """
     return setting if sparsity is None else f"{setting} at {100 * sparsity:g} % sparsity"

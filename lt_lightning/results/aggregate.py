@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.records import Result, is_wide
-from lt_lightning.results.verdict import STANDARD, Candidate, Rule, Verdict, extreme, verdict
+from lt_lightning.results.verdict import STANDARD, Candidate, Rule, Verdict, extreme, verdict_of
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
 Key = tuple[str, str, str, int, str, str, str]
@@ -110,7 +110,7 @@ def _row(key: Key, results: Sequence[Result], rule: Rule) -> Row:
     inference, inference_spread = _mean_time([(r.time_ratio_inference, r.time_spread_inference) for r in results])
     training, training_spread = _mean_time([(r.time_ratio_training, r.time_spread_training) for r in results])
     is_dense = all(result.structure == DENSE for result in results)
-    judged = Verdict(None, None, None) if is_dense else verdict(_mean_of_each_seed(results, difference), rule)
+    judged = Verdict(None, None, None) if is_dense else verdict_of(_mean_of_each_seed(results, difference), rule)
     return Row(
         *key,
         seeds=len({result.seed for result in results}),

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lt_lightning.results.accuracy_table import Measurement, named
+from lt_lightning.results.accuracy_table import Measurement, setting_text
 from lt_lightning.results.verdict import (
     MOST_SEEDS,
     STANDARD,
@@ -25,7 +25,7 @@ from lt_lightning.results.verdict import (
     lower_limit,
     not_below,
     seeds_needed,
-    verdict,
+    verdict_of,
 )
 
 Outcome = Literal["better", "not worse", "worse", "open", "none"]
@@ -81,7 +81,7 @@ class Sparsest:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SettingsComparison:
     """All that a table says.
 
     Attributes:
@@ -108,9 +108,9 @@ class Comparison:
 # Comparing
 
 
-def compare(
+def compare_settings(
     measurements: Sequence[Measurement], reference: str | None = None, rule: Rule = STANDARD, power: float = 0.8
-) -> Comparison:
+) -> SettingsComparison:
     """Compare every setting, at every sparsity, with the reference over the seeds that both have.
 
     Args:
@@ -130,14 +130,14 @@ def compare(
     compared = [key for key in groups if key not in against.values()]
     if not compared:
         raise ValueError(
-            f"reference={named(*next(iter(against.values())))}: there is nothing else to be compared with it"
+            f"reference={setting_text(*next(iter(against.values())))}: there is nothing else to be compared with it"
         )
     rows: list[Judged] = []
     notes: list[str] = []
     for setting, sparsity in sorted(compared, key=lambda key: (key[0], key[1] or 0.0)):
         accuracies, wanted = groups[setting, sparsity], groups[against[setting]]
         seeds = [seed for seed in accuracies if seed in wanted]
-        name = named(setting, sparsity)
+        name = setting_text(setting, sparsity)
         if not seeds:
             raise ValueError(
                 f"{name}: has no seed in common with the reference; it has {_listed(accuracies)}, not {_listed(wanted)}"
@@ -147,7 +147,7 @@ def compare(
         notes += [*_unpaired(name, accuracies, wanted), *_without_interval(name, rows[-1])]
     extremes = [_sparsest(setting, group, notes) for setting, group in _with_sparsities(rows)]
     references = dict.fromkeys(against[setting] for setting, _ in compared)
-    return Comparison(", ".join(named(*key) for key in references), rule, power, rows, extremes, notes)
+    return SettingsComparison(", ".join(setting_text(*key) for key in references), rule, power, rows, extremes, notes)
 
 
 def _references(
@@ -181,7 +181,7 @@ def _judged(
 ) -> Judged:
     differences = [accuracy - other for accuracy, other in pairs]
     deviation = stdev(differences) if len(differences) > 1 else None
-    judged = verdict(differences, rule)
+    judged = verdict_of(differences, rule)
     return Judged(
         setting=setting,
         sparsity=sparsity,
@@ -258,7 +258,7 @@ def _listed(seeds: Iterable[str]) -> str:
 # Showing
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def print_settings(comparison: SettingsComparison, console: Console) -> None:
     """Print a table of all settings, the extreme sparsities and what does not count."""
     width, rule = min(WIDEST, console.width), comparison.rule
 

@@ -15,7 +15,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lt_lightning.config_groups import CONF
+from lt_lightning.storage.config_groups import CONF
 from lt_lightning.storage.files import read_json, write_json
 
 FILE = "error.json"

@@ -57,7 +57,7 @@ class Verdict:
     wins: bool | None
 
 
-def verdict(differences: Sequence[float], rule: Rule = STANDARD) -> Verdict:
+def verdict_of(differences: Sequence[float], rule: Rule = STANDARD) -> Verdict:
     """Compare tickets with the dense networks of their seeds.
 
     The interval is Student's for paired differences, which takes them for independent and normal. It speaks of other
@@ -67,9 +67,9 @@ def verdict(differences: Sequence[float], rule: Rule = STANDARD) -> Verdict:
         differences: accuracy of a ticket less that of the dense network, one value for each seed.
         rule: what counts as winning.
 
-    >>> verdict([0.002, -0.001, 0.001], Rule(margin=0.005)).wins
+    >>> verdict_of([0.002, -0.001, 0.001], Rule(margin=0.005)).wins
     True
-    >>> verdict([0.002])
+    >>> verdict_of([0.002])
     Verdict(lower=None, wins_by_mean=None, wins=None)
     """
     if len(differences) < 2:

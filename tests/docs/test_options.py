@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from lt_lightning.experiment.config import reference
+from lt_lightning.experiment.config import option_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 Load = Callable[[str], ModuleType]
@@ -53,7 +53,7 @@ def test_every_option_is_explained() -> None:
     for path in sorted((ROOT / "conf").rglob("*.yaml")):
         if "hydra" in path.parts:  # explained by Hydra
             continue
-        choice = reference.read(path)
+        choice = option_rows.read_choice(path)
         told = {option.key for option in choice.options if option.meaning}
         for option in choice.options:
             parent = option.key.rpartition(".")[0]
@@ -93,8 +93,8 @@ def test_defaults_that_differ_name_their_choices(options: ModuleType, tmp_path: 
 
 
 def test_docstrings_are_read() -> None:
-    assert reference.arguments_in("None.\n\nRaises:\n    ValueError: if so.") == {}
-    two = reference.arguments_in(
+    assert option_rows.arguments_in("None.\n\nRaises:\n    ValueError: if so.") == {}
+    two = option_rows.arguments_in(
         "A.\n\nArgs:\n    a: one\n        line, and\n\n        more.\n    b: `c: d`.\n\n    >>> e: f"
     )
     assert two == {"a": "one line, and more.", "b": "`c: d`."}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lt_lightning.results.accuracy_table import Columns, Measurement, read_table
+from lt_lightning.results.accuracy_table import ColumnNames, Measurement, read_table
 
-METHOD = Columns(("method", "width"), "run", "top1", sparsity="pruned")
+METHOD = ColumnNames(("method", "width"), "run", "top1", sparsity="pruned")
 
 
 def table(folder: Path, text: str) -> Path:
@@ -29,7 +29,7 @@ def test_columns_are_named_and_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_percent_is_share(separator: str, tmp_path: Path) -> None:
     lines = ["setting,seed,accuracy,density", "a,0,{},{}", "a,1,{},{}"]
-    columns = Columns(density="density")
+    columns = ColumnNames(density="density")
     read = [
         read_table(table(tmp_path, "\n".join(lines).format(*values).replace(",", separator)), columns)
         for values in ((0.5, 0.2, 1, 1), (50, 20, 100, 100))

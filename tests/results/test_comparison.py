@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy import stats
 
 from lt_lightning.results.accuracy_table import Measurement
-from lt_lightning.results.comparison import Comparison, compare, print_comparison
+from lt_lightning.results.comparison import SettingsComparison, compare_settings, print_settings
 from lt_lightning.results.verdict import Rule, seeds_needed
 
 DENSE = [0.90, 0.91, 0.92]
@@ -27,13 +27,13 @@ def shifted(by: Sequence[float]) -> list[float]:
     return [each + difference for each, difference in zip(DENSE, by, strict=True)]
 
 
-def outcomes(comparison: Comparison) -> Mapping[str, str]:
+def outcomes(comparison: SettingsComparison) -> Mapping[str, str]:
     return {row.setting: row.outcome for row in comparison.rows}
 
 
 def test_by_hand() -> None:
     """Student's quantile at 95 % is 2.920 for two degrees of freedom, that at 97.5 % is 4.303."""
-    (row,) = compare([*of("dense", DENSE), *of("a", shifted([0.002, -0.001, 0.001]))]).rows
+    (row,) = compare_settings([*of("dense", DENSE), *of("a", shifted([0.002, -0.001, 0.001]))]).rows
     deviation = ((0.00133333**2 + 0.00166667**2 + 0.00033333**2) / 2) ** 0.5
     assert row.difference == pytest.approx(0.000666667)
     assert row.deviation == pytest.approx(deviation, rel=1e-4)
@@ -50,7 +50,7 @@ def test_outcomes_are_those_of_paired_tests() -> None:
         for _ in range(10):
             dense = random.uniform(0.8, 0.9, 5)
             ticket = dense + random.normal(shift, 0.004, 5)
-            (row,) = compare([*of("dense", dense.tolist()), *of("a", ticket.tolist())], rule=rule).rows
+            (row,) = compare_settings([*of("dense", dense.tolist()), *of("a", ticket.tolist())], rule=rule).rows
             better = stats.ttest_rel(ticket, dense, alternative="greater").pvalue < 0.05
             not_worse = stats.ttest_rel(ticket + 0.005, dense, alternative="greater").pvalue < 0.05
             worse = stats.ttest_rel(ticket + 0.005, dense, alternative="less").pvalue < 0.05
@@ -86,34 +86,36 @@ def test_a_difference_or_a_wide_spread_may_be_too_much() -> None:
 def test_extreme_sparsity_stops_at_the_first_that_is_not_shown() -> None:
     by = {0.2: [0.001, 0.0, 0.002], 0.5: [-0.003, -0.002, -0.004], 0.7: [-0.02, -0.01, -0.03], 0.9: [0.001, 0.0, 0.001]}
     lines = [each for sparsity, differences in by.items() for each in of("a", shifted(differences), sparsity)]
-    comparison = compare([*of("dense", DENSE, 0.0), *lines])
+    comparison = compare_settings([*of("dense", DENSE, 0.0), *lines])
     assert [row.outcome for row in comparison.rows] == ["not worse", "not worse", "open", "not worse"]
     (extreme,) = comparison.extremes
     assert (extreme.by_mean, extreme.shown) == (0.9, 0.5)
     fewer = [line for line in lines if (line.sparsity, line.seed) != (0.5, "2")]
-    comparison = compare([*of("dense", DENSE), *fewer])
+    comparison = compare_settings([*of("dense", DENSE), *fewer])
     assert comparison.extremes[0].shown == 0.2
     assert any("50 %" in note and "fewer than 3 seeds" in note for note in comparison.notes)
 
 
 def test_the_reference_may_be_what_has_no_sparsity() -> None:
     own = [*of("a", DENSE, 0.0), *of("a", shifted([0, 0.001, 0.002]), 0.5), *of("b", shifted([0, 0, 0.001]), 0.5)]
-    assert [(row.setting, row.seeds) for row in compare(own).rows] == [("a", 3), ("b", 3)]
+    assert [(row.setting, row.seeds) for row in compare_settings(own).rows] == [("a", 3), ("b", 3)]
     both = [*own, *of("b", [0.5, 0.5, 0.5], 0.0)]
-    assert {row.setting: row.difference > 0.3 for row in compare(both).rows} == {"a": False, "b": True}
+    assert {row.setting: row.difference > 0.3 for row in compare_settings(both).rows} == {"a": False, "b": True}
     with pytest.raises(ValueError, match="c: has no line of sparsity 0"):
-        compare([*both, *of("c", DENSE, 0.5)])
+        compare_settings([*both, *of("c", DENSE, 0.5)])
 
 
 def test_seeds_that_are_missing_are_said() -> None:
-    comparison = compare([*of("dense", DENSE), *of("a", [*DENSE[:2], 0.9, 0.8][1:]), Measurement("b", "0", 0.9)])
+    comparison = compare_settings(
+        [*of("dense", DENSE), *of("a", [*DENSE[:2], 0.9, 0.8][1:]), Measurement("b", "0", 0.9)]
+    )
     assert [row.seeds for row in comparison.rows] == [3, 1]
     assert outcomes(comparison)["b"] == "none"
     assert any(note.startswith("b: seeds 1, 2") for note in comparison.notes)
-    alone = compare([*of("dense", DENSE), *of("a", [*shifted([0.1, 0.0, 0.0]), 0.7])])
+    alone = compare_settings([*of("dense", DENSE), *of("a", [*shifted([0.1, 0.0, 0.0]), 0.7])])
     assert alone.rows[0].seeds == 3
     assert any("seed 3 has no reference" in note for note in alone.notes)
-    same = compare([*of("dense", DENSE), *of("a", DENSE)])
+    same = compare_settings([*of("dense", DENSE), *of("a", DENSE)])
     assert outcomes(same) == {"a": "none"}
     assert any("by the same" in note for note in same.notes)
 
@@ -130,13 +132,13 @@ def test_seeds_that_are_missing_are_said() -> None:
 )
 def test_what_cannot_be_compared(lines: list[Measurement], reference: str | None, parts: list[str]) -> None:
     with pytest.raises(ValueError, match=".*".join(map(re.escape, parts))):
-        compare(lines, reference)
+        compare_settings(lines, reference)
 
 
 def test_it_is_shown_in_80_columns_and_as_json() -> None:
     lines = [*of("dense", DENSE, 0.0), *of("a name that is as long as sentences are", shifted([0, 0.002, 0.001]), 0.5)]
-    comparison = compare(lines)
-    print_comparison(comparison, Console(file=(file := io.StringIO()), width=80))
+    comparison = compare_settings(lines)
+    print_settings(comparison, Console(file=(file := io.StringIO()), width=80))
     text = file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     assert all(part in text for part in ("50 %", "+0.10 ± 0.25", "not worse", "margin 0.5 points"))

@@ -15,7 +15,7 @@ from scipy import stats
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.aggregate import Row, aggregate, extremes, verdict_lines
 from lt_lightning.results.records import Result
-from lt_lightning.results.verdict import Candidate, Rule, Verdict, extreme, lower_limit, verdict
+from lt_lightning.results.verdict import Candidate, Rule, Verdict, extreme, lower_limit, verdict_of
 from tests.toys import DENSE
 
 RULE = Rule(margin=0.005, confidence=0.95)
@@ -35,14 +35,14 @@ def test_interval_and_decision_are_those_of_scipy(values: list[float], confidenc
     assert lower_limit(values, confidence) == pytest.approx(two_sided[0], abs=1e-9)
     p = float(stats.ttest_1samp(values, -RULE.margin, alternative="greater").pvalue)
     if abs(p - (1 - confidence)) > 1e-9:
-        assert verdict(values, Rule(RULE.margin, confidence)).wins == (p < 1 - confidence)
+        assert verdict_of(values, Rule(RULE.margin, confidence)).wins == (p < 1 - confidence)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_interval_covers_and_false_positives_are_as_rare_as_promised(seeds: int) -> None:
     """Over 4000 repetitions; four standard errors are 1.4 points."""
     draws = np.random.default_rng(seeds).normal(-RULE.margin, 0.003, (4000, seeds))  # worse by just the margin
-    verdicts = [verdict(list(row), RULE) for row in draws]
+    verdicts = [verdict_of(list(row), RULE) for row in draws]
     wrong = np.mean([each.wins is True for each in verdicts])
     covered = np.mean([each.lower is not None and each.lower <= -RULE.margin for each in verdicts])
     assert wrong == pytest.approx(0.05, abs=0.014)
@@ -55,20 +55,22 @@ def test_a_whole_sequence_of_rounds_is_as_rarely_wrong() -> None:
     named = 0
     for _ in range(2000):
         draws = rng.normal(-RULE.margin, 0.003, (6, 4))
-        rounds = [Candidate(n, 0.1 * (n + 1), verdict(list(row), RULE)) for n, row in enumerate(draws)]
+        rounds = [Candidate(n, 0.1 * (n + 1), verdict_of(list(row), RULE)) for n, row in enumerate(draws)]
         named += extreme(rounds).shown is not None
     assert named / 2000 == pytest.approx(0.05, abs=0.02)
 
 
 def test_the_papers_rule_compares_means() -> None:
-    assert verdict([0.1, -0.1], RULE).wins_by_mean
-    assert verdict([float(np.float32(each)) - each for each in (0.9, 0.7)], RULE).wins_by_mean  # zero but for rounding
-    assert verdict([0.01, -0.0101], RULE).wins_by_mean is False
+    assert verdict_of([0.1, -0.1], RULE).wins_by_mean
+    assert verdict_of(
+        [float(np.float32(each)) - each for each in (0.9, 0.7)], RULE
+    ).wins_by_mean  # zero but for rounding
+    assert verdict_of([0.01, -0.0101], RULE).wins_by_mean is False
 
 
 def test_there_is_no_verdict_without_seeds_to_tell() -> None:
-    assert verdict([0.3], RULE) == Verdict(None, None, None)
-    assert verdict([-0.003, -0.003], RULE) == Verdict(None, False, None)
+    assert verdict_of([0.3], RULE) == Verdict(None, None, None)
+    assert verdict_of([-0.003, -0.003], RULE) == Verdict(None, False, None)
 
 
 @pytest.mark.parametrize(("key", "value"), [("margin", -0.1), ("margin", 1.0), ("confidence", 0.5), ("confidence", 1)])
@@ -116,7 +118,7 @@ def seeds_of(ticket: Result, *values: float) -> list[tuple[str, Result]]:
 def test_rows_hold_the_verdict_over_their_seeds() -> None:
     values = (0.002, -0.001, 0.001)
     (row,) = aggregate(seeds_of(TICKET, *values), RULE)
-    assert row.lower == pytest.approx(verdict(values).lower)
+    assert row.lower == pytest.approx(verdict_of(values).lower)
     assert (row.wins_by_mean, row.wins) == (True, True)
     (strict,) = aggregate(seeds_of(TICKET, *values), Rule(0.001, 0.95))
     assert strict.wins is False

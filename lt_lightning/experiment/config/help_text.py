@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from textwrap import fill
 from typing import Final
 
-from lt_lightning.config_groups import CONF
-from lt_lightning.experiment.config.reference import Choice, Row, groups, main_job, rows_of, stability_job
+from lt_lightning.experiment.config.option_rows import Choice, OptionRow, groups, main_job, rows_of, stability_job
+from lt_lightning.storage.config_groups import CONF
 
 WIDTH: Final = 80
 FLAGS: Final = """\
@@ -66,10 +66,10 @@ def explain(words: Sequence[str]) -> str:
     return "\n".join(map(entry, found))
 
 
-def entry(row: Row) -> str:
+def entry(row: OptionRow) -> str:
     """Return the lines of one option.
 
-    >>> print(entry(Row("a.b", {"1": "", "2": "big"}, "a whole number", "size of it")))
+    >>> print(entry(OptionRow("a.b", {"1": "", "2": "big"}, "a whole number", "size of it")))
       a.b=1
           or 2 (big)
           size of it; a whole number
@@ -89,7 +89,7 @@ def _filled(text: str, indent: int) -> str:
     return fill(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), break_on_hyphens=False)
 
 
-def _own_rows(choices: Sequence[Choice]) -> list[Row]:
+def _own_rows(choices: Sequence[Choice]) -> list[OptionRow]:
     """Return the rows of a group, but those of presets, which only set what others declare."""
     return [] if all(choice.preset for choice in choices) else rows_of(choices)
 

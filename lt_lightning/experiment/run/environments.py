@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import lt_lightning
+from lt_lightning.execution.machine import version_of
 from lt_lightning.storage.files import read_json, write_json
 
 FILE = "environments.json"  # in the folder of a task
@@ -19,9 +19,11 @@ def this_environment() -> Environment:
     """Return the versions that compute here, and the kind of device."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
-        "lt_lightning": lt_lightning.__version__, "torch": torch.__version__, "python": platform.python_version(),
+        "lt_lightning": version_of("lt-lightning") or "unknown",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
         "device": device,
-    }  # fmt: skip
+    }
 
 
 def environments_of(folder: Path) -> list[Environment]:

@@ -17,12 +17,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.config_groups import CONF
 from lt_lightning.experiment.config.checks import nodes_of
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.run.run_job import check_published
 from lt_lightning.experiment.run.setup import built
 from lt_lightning.results.failures import EXPECTED, one_line
+from lt_lightning.storage.config_groups import CONF
 
 VALUES: list[Any] = [
     None, True, False, 0, -1, 3, 2026, 10**9, 10**30, 0.5, -0.5, 1e300, float("nan"), float("inf"), "", "x", "a/b",

@@ -129,7 +129,7 @@ def test_a_job_that_goes_on_with_another_version_says_so_and_cards_name_both(
 ) -> None:
     run_of(composed(*SMALL, "structure=[]"))
     assert "0.0.7" not in capsys.readouterr().out
-    monkeypatch.setattr("lt_lightning.__version__", "0.0.7")
+    monkeypatch.setattr("lt_lightning.experiment.run.environments.version_of", lambda _: "0.0.7")
     results = run_of(composed(*SMALL, *REFILL))
     printed = capsys.readouterr().out
     assert len([line for line in printed.splitlines() if "lt_lightning 0.0.7" in line]) == 1

@@ -18,9 +18,9 @@ from typing import Any, Final, get_type_hints
 import yaml
 from hydra.utils import get_object
 
-from lt_lightning.config_groups import CONF
 from lt_lightning.experiment.config.checks import annotated, describe, shown
 from lt_lightning.experiment.config.options import JobOptions, Stability, defaults_of, described, nested_options
+from lt_lightning.storage.config_groups import CONF
 
 OWN: Final = "lt_lightning."
 REFERENCE: Final = re.compile(r"(see|likewise)\b")  # what a docstring says that explains an argument elsewhere
@@ -66,7 +66,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Row:
+class OptionRow:
     """What the choices of a group say of one key.
 
     Attributes:
@@ -87,24 +87,24 @@ class Row:
 
 def main_job(conf: Path = CONF) -> Choice:
     """Return the options of `lt-lightning run` that belong to no group."""
-    job = read(conf / "run.yaml", conf)
+    job = read_choice(conf / "run.yaml", conf)
     return replace(job, options=[*job.options, *_declared(JobOptions)])
 
 
 def stability_job(conf: Path = CONF) -> Choice:
     """Return the options that `lt-lightning stability` adds."""
-    job = read(conf / "stability.yaml", conf)
+    job = read_choice(conf / "stability.yaml", conf)
     return replace(job, options=[*_declared(Stability, "stability."), *job.options])
 
 
 def groups(conf: Path = CONF) -> dict[str, list[Choice]]:
     """Return the choices of every group, by the group's name."""
     folders = sorted(path for path in conf.rglob("*") if path.is_dir())
-    read_in = {folder: [read(file, conf) for file in sorted(folder.glob("*.yaml"))] for folder in folders}
+    read_in = {folder: [read_choice(file, conf) for file in sorted(folder.glob("*.yaml"))] for folder in folders}
     return {folder.relative_to(conf).as_posix(): choices for folder, choices in read_in.items() if choices}
 
 
-def rows_of(choices: Sequence[Choice]) -> list[Row]:
+def rows_of(choices: Sequence[Choice]) -> list[OptionRow]:
     """Return a row for every key and meaning; where the choices differ, the defaults name those that they are of."""
     base = next((choice for choice in choices if _is_base(choice, choices)), None)
     of_base = {option.key: option for option in base.options} if base else {}
@@ -118,7 +118,7 @@ def rows_of(choices: Sequence[Choice]) -> list[Row]:
             )
     everywhere = {", ".join(choice.name for choice in choices), base.name if base else ""}
     return [
-        Row(key, _with_names(defaults, everywhere), values, meaning)
+        OptionRow(key, _with_names(defaults, everywhere), values, meaning)
         for (key, values, meaning), defaults in found.items()
     ]
 
@@ -161,7 +161,7 @@ def _source(value: Any) -> str:
 # The files
 
 
-def read(file: Path, conf: Path = CONF) -> Choice:
+def read_choice(file: Path, conf: Path = CONF) -> Choice:
     """Reads a YAML file with its comments."""
     text = _Text(file.read_text())
     root = yaml.compose(text.text)
