@@ -80,7 +80,8 @@ def test_a_wheel_holds_the_package_and_conf_and_nothing_else(wheel: Path) -> Non
     expected = {str(groups / file.relative_to(ROOT / "conf")) for file in (ROOT / "conf").rglob("*.yaml")}
     for folder, pattern in (("lt_lightning", "*.py"), ("hydra_plugins", "*.py"), ("lt_lightning", "cpp/*")):
         expected |= {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob(pattern)}
-    assert names == expected | {"lt_lightning/report/page.html", "lt_lightning/py.typed"}
+    page = {f"lt_lightning/report/page.{kind}" for kind in ("css", "html", "js")}
+    assert names == expected | page | {"lt_lightning/py.typed"}
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,7 @@ def test_sweep_ends_with_its_table_and_tells_what_failed(
         "jobs_trained",
     }  # fmt: skip
     assert f"Report:  {sweep / 'report' / 'report.html'}" in told
-    assert "4 searches, 6 finished tickets; digits" in (sweep / "report" / "report.html").read_text(encoding="utf-8")
+    assert "4 searches, 6 finished tickets; seed" in (sweep / "report" / "report.html").read_text(encoding="utf-8")
     assert "Extreme ticket sparsity, by the mean (the paper's) and as shown (margin 0.5 points" in process.printed()
     with (sweep / "extremes.csv").open() as file:
         assert [(row["structure"], row["seeds"]) for row in csv.DictReader(file)] == [
