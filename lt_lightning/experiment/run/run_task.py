@@ -309,9 +309,15 @@ def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_a
         search=experiment.search_folder.name,
         place=str(folder.relative_to(experiment.root)),
         executed=sum(report.executed for report in prunable) / sum(report.size for report in prunable),
-        filters_density=filters_density(
-            (report.size, report.target, ticket.masks[weight_of(name, ticket.masks)].shape[0])
-            for name, report in zip(card["prunable"], prunable, strict=True)
-        ),
+        filters_density=_filters_density(ticket),
         control=card.get("control", ""),
     )
+
+
+def _filters_density(ticket: Ticket) -> float:
+    """Return what the paper counts of a mask in whole filters; 0 for a small dense network, which has no mask."""
+    if not ticket.masks:
+        return 0.0
+    filters = {name: ticket.masks[weight_of(name, ticket.masks)].shape[0] for name in ticket.card["prunable"]}
+    layers = ticket.layers
+    return filters_density((layers[name].size, layers[name].target, count) for name, count in filters.items())
