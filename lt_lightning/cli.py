@@ -370,7 +370,8 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     """Return the arguments as Hydra knows them.
 
     `seeds=5` stands for `seed=0,1,2,3,4`, and the command is a sweep then, as with `-m`; `density=0.5,0.1` stands for
-    `pruning.density=[0.5,0.1]`, which one search passes through.
+    `pruning.density=[0.5,0.1]`, which one search passes through. The flag of a sweep comes first, since Hydra takes no
+    overrides on both sides of it.
 
     Args:
         arguments: arguments of the command line, without the command.
@@ -382,6 +383,8 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     ['-m', 'data=digits', 'seed=0,1,2', 'pruning.density=[0.5,0.1]']
     >>> spelled_out(["density=0.5", "model.width=8"])
     ['pruning.density=0.5', 'model.width=8']
+    >>> spelled_out(["data=digits", "-m", "seed=0,1"])
+    ['-m', 'data=digits', 'seed=0,1']
     """
     seeds = [argument for argument in arguments if argument.startswith(("seed=", "seeds="))]
     if len({argument.partition("=")[0] for argument in seeds}) == 2:
@@ -390,7 +393,8 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     several = any(
         before.startswith("seeds=") and "," in after for before, after in zip(arguments, written, strict=True)
     )
-    return [SWEEP[0]] * (several and not set(SWEEP) & set(arguments)) + written
+    is_sweep = several or bool(set(SWEEP) & set(arguments))
+    return [SWEEP[0]] * is_sweep + [argument for argument in written if argument not in SWEEP]
 
 
 def _spelled_out(argument: str) -> str:

@@ -14,7 +14,7 @@ from lt_lightning.report.plots import Looks, dense_row
 from lt_lightning.report.results_sections import accuracy_figure
 from lt_lightning.results.aggregate import ExtremeRow, Row, named_verdicts, short_setting, verdict_lines
 from lt_lightning.results.records import SUMMARY
-from lt_lightning.results.tables import HEADINGS, row_cells
+from lt_lightning.results.tables import HEADINGS, percent, row_cells
 from lt_lightning.results.verdict import Rule, half_width, not_below
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
@@ -133,8 +133,12 @@ def _sentence(row: Row, holds: bool, rule: Rule) -> str:
 def _tiles(row: Row, dense: Row | None, rule: Rule) -> str:
     lower = "" if row.lower is None else f"above {100 * row.lower:+.2f}, {100 * rule.confidence:g} % one-sided"
     tiles = [
-        ("Density", f"{row.density:.1%}", f"of the prunable weights; {row.params_ratio:.1%} of all parameters"),
-        ("Multiply-adds", f"{row.flops_ratio:.1%}", "of the dense network's"),
+        (
+            "Density",
+            percent(row.density, 1),
+            f"of the prunable weights; {percent(row.params_ratio, 1)} of all parameters",
+        ),
+        ("Multiply-adds", percent(row.flops_ratio, 1), "of the dense network's"),
         ("Time saved", _saved(row.time_ratio_inference), f"in inference; {_saved(row.time_ratio_training)} of a step"),
         ("Accuracy", _interval(row), "" if dense is None else f"dense {_interval(dense)}"),
         ("Against dense", f"{100 * row.difference:+.2f} points", lower),
@@ -147,7 +151,8 @@ def _tiles(row: Row, dense: Row | None, rule: Rule) -> str:
 
 
 def _saved(ratio: float) -> str:
-    return "not measured" if math.isnan(ratio) else f"{1 - ratio:.0%}"
+    """Return the share of the dense network's time that is saved, in whole per cent; a loss is negative."""
+    return "not measured" if math.isnan(ratio) else f"{round(100 * (1 - ratio))} %"
 
 
 def _interval(row: Row) -> str:
@@ -158,7 +163,7 @@ def _interval(row: Row) -> str:
 def more_seeds(contents: Contents) -> str:
     """Return the command that runs the same with several seeds."""
     if not contents.commands:
-        return f"python scripts/run.py -m {SEEDS} ... and the options of this run"
+        return f"lt-lightning run -m {SEEDS} ... and the options of this run"
     words = shlex.split(contents.commands[0].text)
     kept = [word for word in words[2:] if word != "-m" and not word.startswith("seed=")]
     return shlex.join([*words[:2], "-m", SEEDS, *kept])
@@ -170,7 +175,7 @@ def more_seeds(contents: Contents) -> str:
 def _missing(lines: Sequence[str]) -> str:
     if not lines:
         return paragraph("Everything that was asked for is finished.")
-    drawn, rest = first_of(lines, LINES, "lines", "run.py status=all names the others")
+    drawn, rest = first_of(lines, LINES, "lines", "lt-lightning status names the others")
     return f'<div class="missing">{folded(f"Not there: {len(lines)}", bullets(drawn), *rest)}</div>'
 
 

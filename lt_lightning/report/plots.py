@@ -103,7 +103,7 @@ def density_figure(title: str, rows: Sequence[Row], sparsest: Sequence[ExtremeRo
                 texts = tuple(map(_density_text, extreme))
                 ring = Curve(name, points, TEXT, symbol=symbol, hollow=True, size=size, texts=texts, shift=shift)
                 curves.append(replace(ring, also=(str(extreme[0].kind),), width=1.5))
-    axis = Axis("density: % of the prunable weights executed (unstructured: kept)", _density_ticks(rows))
+    axis = Axis("density: % of the weights executed", _density_ticks(rows))
     off = {str(kind) for kind in kinds if kind.control}
     return Figure(title, axis, "test accuracy in %", tuple(curves), _dense_level(dense_row(rows)), frozenset(off))
 

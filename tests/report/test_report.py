@@ -185,9 +185,11 @@ def test_the_headline_names_the_best_structured_ticket_with_its_numbers(runs: Pa
     assert "refill, round 1, is the sparsest structured ticket that is shown to hold (2 seeds, " in html
     tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>", html))
     assert tiles.pop("Accuracy").startswith("93.00 ± ")
-    assert tiles == {"Density": "50.0%", "Multiply-adds": "50.0%", "Time saved": "50%", "Against dense": "+2.00 points"}
+    assert tiles == {
+        "Density": "50.0 %", "Multiply-adds": "50.0 %", "Time saved": "50 %", "Against dense": "+2.00 points",
+    }  # fmt: skip
     assert "dense 91.00 ± " in html
-    assert "60.0% of all parameters" in html
+    assert "60.0 % of all parameters" in html
     assert re.search(r"Folders of the ticket: <a [^>]*>seed 0</a>, <a [^>]*>seed 1</a>\.", html)
     assert "A verdict takes several seeds" not in html
 

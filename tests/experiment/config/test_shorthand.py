@@ -17,8 +17,9 @@ from tests.runs import SMALL
     [
         (["seeds=1"], ["seed=0"]),
         (["-m", "seeds=2"], ["-m", "seed=0,1"]),
+        (["a=1", "-m", "seed=0,1"], ["-m", "a=1", "seed=0,1"]),
         (["density=null"], ["pruning.density=null"]),
-        (["--multirun", "density=0.5,0.1"], ["--multirun", "pruning.density=[0.5,0.1]"]),
+        (["--multirun", "density=0.5,0.1"], ["-m", "pruning.density=[0.5,0.1]"]),
         (["density=[0.5]"], ["pruning.density=[0.5]"]),
         (["seed=0,1", "a.seeds=3", "pruning.density=0.5"], ["seed=0,1", "a.seeds=3", "pruning.density=0.5"]),
     ],
