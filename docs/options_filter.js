@@ -1,4 +1,5 @@
-// A box on the page of options. Only rows that have all of its words are shown; `#pruning.rate` in the address fills it.
+// A box on the page of options: only rows of which the first cell has all of its words are shown; if there is none, rows
+// that have them anywhere. `#pruning.rate` in the address fills it.
 document.addEventListener("DOMContentLoaded", () => {
   const title = document.getElementById("options");
   if (!title || title.tagName !== "H1") return;
@@ -16,16 +17,15 @@ document.addEventListener("DOMContentLoaded", () => {
     before[before.length - 1].tables.push(table);
   }
 
+  const rows = sections.flatMap(({ tables }) => tables.flatMap((table) => [...table.tBodies[0].rows]));
   const filter = () => {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const has = (element) => words.every((word) => element.textContent.toLowerCase().includes(word));
+    const keys = rows.filter((row) => has(row.cells[0]));
+    const shown = new Set(keys.length ? keys : rows.filter(has));
+    for (const row of rows) row.hidden = !shown.has(row);
     for (const { heading, tables } of sections) {
-      for (const table of tables) {
-        for (const row of table.tBodies[0].rows) {
-          const text = row.textContent.toLowerCase();
-          row.hidden = !words.every((word) => text.includes(word));
-        }
-        table.hidden = [...table.tBodies[0].rows].every((row) => row.hidden);
-      }
+      for (const table of tables) table.hidden = [...table.tBodies[0].rows].every((row) => row.hidden);
       heading.hidden = tables.every((table) => table.hidden);
     }
   };

@@ -14,6 +14,11 @@ from lt_lightning.storage.files import write_bytes
 PAGE: Final = Path(__file__).resolve().parent / "options.md"
 
 INTRODUCTION: Final = """\
+---
+search:
+  boost: 10
+---
+
 # Options
 
 <!-- Written by `python docs/options_page.py`. Change the options, conf/ or the docstrings, and run it again. -->

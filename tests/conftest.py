@@ -1,4 +1,4 @@
-"""What all tests share: one thread, Ctrl-C, nothing of W&B outside the test's own folder, a tiny network, and jobs."""
+"""What all tests share: one thread, Ctrl-C, W&B in the test's own folder, a tiny network, a browser, and jobs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from importlib.metadata import entry_points
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -134,3 +135,18 @@ def script() -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     del sys.modules["run_script"]
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(
+        (path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), None
+    )
+    if program is None:
+        pytest.skip("there is no Chromium to open pages with")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=120_000)
+        yield browser
+        browser.close()

@@ -16,12 +16,12 @@ from lt_lightning import shrink
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_line_names_a_test_that_is_there() -> None:
-    lines = [line for line in (ROOT / "docs" / "known_problems.md").read_text().splitlines() if line.startswith('| "')]
-    assert len(lines) > 12
-    for line in lines:
-        named = re.findall(r"`(tests/\S+\.py)::(\w+)`", line)
-        assert named, line
+def test_every_entry_names_a_test_that_is_there() -> None:
+    entries = (ROOT / "docs" / "known_problems.md").read_text().split('\n- "')[1:]
+    assert len(entries) > 12
+    for entry in entries:
+        named = re.findall(r"`(tests/\S+\.py)::(\w+)`", entry)
+        assert named, entry
         for path, function in named:
             assert f"\ndef {function}(" in (ROOT / path).read_text(), f"{path}::{function}"
 

@@ -9,8 +9,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -93,6 +97,35 @@ def test_options_are_found_by_key_and_by_its_parts(site: Path) -> None:
     assert set(separator.split("pruning.rate")) == {"pruning", "rate"} <= words
     assert "0.2" in words  # numbers stay whole
     assert "options_filter.js" in texts(site)["options"]
+
+
+@pytest.mark.slow
+def test_a_browser_filters_options_and_finds_a_key(site: Path, browser: Any) -> None:
+    handler = partial(QuietHandler, directory=str(site))  # the search needs a server
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        page = browser.new_page()
+        page.goto(f"{address}/options/#pruning.rewind")
+        assert page.input_value("#option-filter") == "pruning.rewind"
+        assert page.locator("tbody tr:visible td:first-child").all_inner_texts() == ["pruning.rewind"]
+        assert page.locator("table:visible").count() == page.locator("h2:visible").count() == 1
+        page.fill("#option-filter", "optimizer steps")  # in no key
+        assert "pruning.rewind" in page.locator("tbody tr:visible td:first-child").all_inner_texts()
+        page.fill("#option-filter", "no such option")
+        assert page.locator("table:visible").count() == 0
+        page.fill("[data-md-component=search-query]", "pruning.rate")
+        first = page.locator(".md-search-result__link").first
+        first.wait_for(state="attached", timeout=60_000)
+        assert "/options/" in first.evaluate("link => link.href")
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files, and says nothing of it."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
 
 
 def test_each_public_module_is_on_one_page(script: Callable[[str], ModuleType]) -> None:

@@ -6,7 +6,6 @@ import csv
 import re
 import runpy
 import shutil
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -451,21 +450,6 @@ def test_long_settings_make_no_long_file_names(runs: Path, configs: list[DictCon
     names = [path.name for path in write_report(runs).parent.glob("accuracy-*.svg")]
     assert len(names) == 2
     assert max(map(len, names)) < 100
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """Chromium without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(
-        (path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), None
-    )
-    if program is None:
-        pytest.skip("there is no Chromium to open the page with")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=120_000)
-        yield browser
-        browser.close()
 
 
 VISIBLE = "[...document.querySelectorAll('main > section')].filter(part => !part.hidden).map(part => part.id)"
