@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -95,19 +95,14 @@ def choose_forms(
 def input_shapes(network: nn.Module, names: Sequence[str], example: Example) -> dict[str, Shape]:
     """Return the shape of one sample of every named layer's input, at the network's true shapes."""
     shapes: dict[str, Shape] = {}
-    hooks = []
-    for name in names:
+    with evaluating(network), ExitStack() as hooks:
+        for name in names:
 
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            shapes[name] = tuple(inputs[0].shape[1:])
+            def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                shapes[name] = tuple(inputs[0].shape[1:])
 
-        hooks.append(network.get_submodule(name).register_forward_pre_hook(note))
-    try:
-        with evaluating(network):
-            call_network(network, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+            hooks.enter_context(network.get_submodule(name).register_forward_pre_hook(note))
+        call_network(network, example)
     return shapes
 
 

@@ -20,7 +20,7 @@ class BlockTime:
     """The time of our block kernel, as a multiple of the dense layer's.
 
     Attributes:
-        least: time that it takes whatever it computes.
+        least: constant part of the fit; it may be negative, and is no time by itself.
         of_share: time for each share of the layer's weights that is computed.
         of_size: time, divided by the inputs and the side of the kernel: what is done for each output, however small its
             filter.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -204,10 +204,9 @@ def _summaries(network: nn.Module, given: Example, training: bool) -> dict[str, 
 
         return hook
 
-    hooks = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
-    try:
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(note(name)))
         outputs(network, given, training)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return summaries

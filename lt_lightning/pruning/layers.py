@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -100,13 +101,10 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
             both = replace(known, positions=known.positions + called.positions) if known else called
             layers[called.name] = both
 
-    hooks = [m.register_forward_hook(record) for m in names if has_layers(m)]
-    try:
-        with evaluating(network):
-            call_network(network, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with evaluating(network), ExitStack() as hooks:
+        for module in filter(has_layers, names):
+            hooks.enter_context(module.register_forward_hook(record))
+        call_network(network, example)
     known = _with_weights(_with_ends(layers), dict(network.named_parameters(remove_duplicate=False))) if layers else {}
     if not known:
         raise ValueError(f"the network {type(network).__name__} has no convolution or linear layer to prune")

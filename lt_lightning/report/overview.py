@@ -97,7 +97,7 @@ def _headline(
     if row is None:
         blocks.append(paragraph("There is no ticket yet whose structure is executed."))
     else:
-        blocks.append(paragraph(f"{_subject(row, groups)} {_sentence(row, holds, rule)}"))
+        blocks.append(paragraph(f"{_subject(row)} {_sentence(row, holds, rule)}"))
         blocks.append(_tiles(row, dense_row(group.rows), rule))
         if row.seeds < 2:
             blocks.append(paragraph("A verdict takes several seeds. This trains what is missing of five:"))
@@ -112,7 +112,7 @@ def _headline(
     return f'<div class="headline"><div>{"".join(blocks)}</div><div>{figure}</div></div>'
 
 
-def _subject(row: Row, groups: Sequence[Group]) -> str:
+def _subject(row: Row) -> str:
     setting = f" with {short_setting(row.setting)}" if row.setting else ""
     return f"{row.kind}{setting}, round {row.round},"
 

@@ -118,7 +118,7 @@ def _summary(contents: Contents) -> str:
         parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds[:10]))}{', ...' * (len(seeds) > 10)}")
     if times := [(contents.root / result.place / RESULT).stat().st_mtime for result in results]:
         first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(each)) for each in (min(times), max(times)))
-        parts.append(f"tickets finished {first}" + (f" to {last}" if first != last else ""))
+        parts.append(f"files of results dated {first}" + (f" to {last}" if first != last else ""))
     costs = [costs[-1].seconds for search in contents.searches if (costs := training_costs(search))]
     if costs:
         parts.append(f"{format_duration(sum(costs))} of training")

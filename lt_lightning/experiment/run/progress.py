@@ -242,7 +242,8 @@ class ReportProgress(pl.Callback):
         label, length, epoch = self._locate(trainer.current_epoch)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if (accuracy := metrics.get("val/accuracy")) is not None:
-            self._best = max(accuracy, accuracy if self._best is None or epoch == 0 else self._best)
+            before = accuracy if self._best is None or epoch == 0 else self._best
+            self._best = max(accuracy, before)
         self._progress.reach(metrics, self._best)
         if epoch + 1 == length:
             best = {} if self._best is None else {"val/accuracy": self._best}
