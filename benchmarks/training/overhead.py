@@ -234,7 +234,7 @@ def measure_round(
     ticket = make_ticket(UNSTRUCTURED, Unstructured(), given, values)
 
     def rewind() -> None:
-        point.restore_network(network)
+        network.load_state_dict(point.network)
         enforced = EnforcedMasks(network, masks)
         enforced.zero_weights()
         enforced.zero_optimizer_state([optimizer])

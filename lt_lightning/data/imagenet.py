@@ -255,7 +255,7 @@ class _Keys:
         return len(self.order)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch = self.order.epoch
+        epoch = self.order.drawn_epoch
         for batch in self.order.batches()[self.first :]:
             yield [(epoch, index) for index in batch.tolist()]
 

@@ -51,6 +51,8 @@ class LabelledData(pl.LightningDataModule, ABC):
     Attributes:
         order_seed: seed of the order and the augmentation; `seed`, unless it is set, for another order of the same
             division.
+        first_epoch: epoch whose order and augmentation a training's first epoch has; 0 unless it is set, for one that
+            goes on from others.
         name: name of the data set, as in `conf/data`.
         classes: number of classes; labels are 0 to `classes - 1`.
         files: files that are read below `root`; None if none are.
@@ -98,6 +100,7 @@ class LabelledData(pl.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.order_seed = seed
+        self.first_epoch = 0
         self.validation = validation
         self.limit = limit
 
@@ -177,8 +180,8 @@ class LabelledData(pl.LightningDataModule, ABC):
         if train and self.batch_size % world_size:
             raise ValueError(f"batch_size={self.batch_size}: must be a multiple of the {world_size} processes")
         size = self.batch_size // world_size if train else self.eval_batch_size
-        seed = self.order_seed
-        return Order(count, size, shuffle=train, drop_last=train, seed=seed, rank=rank, world_size=world_size)
+        first = self.first_epoch if part == "train" else 0
+        return Order(count, size, train, train, self.order_seed, rank, world_size, first_epoch=first)
 
     @abstractmethod
     def _load(self) -> None:

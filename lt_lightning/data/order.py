@@ -75,6 +75,7 @@ class Order:
         rank: number of this process, below `world_size`.
         world_size: number of processes.
         epoch: number of the epoch, from 0.
+        first_epoch: number of epochs that came before, in trainings that this one goes on from.
 
     Raises:
         ValueError: if a batch would be empty.
@@ -92,6 +93,7 @@ class Order:
     rank: int = 0
     world_size: int = 1
     epoch: int = 0
+    first_epoch: int = 0
 
     def __post_init__(self) -> None:
         if not self.drop_last and self.count < len(self) * self.world_size:
@@ -114,13 +116,18 @@ class Order:
         """Set the epoch; Lightning calls this before each."""
         self.epoch = epoch
 
+    @property
+    def drawn_epoch(self) -> int:
+        """The epoch whose order and augmentation are drawn, counted through all trainings."""
+        return self.first_epoch + self.epoch
+
     def batches(self, device: torch.device | str = "cpu") -> Sequence[Tensor]:
         """Return the sample indices of each of this epoch's batches, int64, on the device.
 
         The order is drawn on the CPU, so that it is the same for every device, and moved at once.
         """
         if self.shuffle:
-            indices = torch.randperm(self.count, generator=generator(self.seed, ORDER, self.epoch))
+            indices = torch.randperm(self.count, generator=generator(self.seed, ORDER, self.drawn_epoch))
         else:
             indices = torch.arange(self.count)
         parts = len(self) * self.world_size

@@ -292,7 +292,7 @@ class TensorLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch, or the rest of one; which epoch it is, is read when the first batch is taken."""
         order = self.sampler
-        random = generator(order.seed, AUGMENTATION, order.epoch, device=self.inputs.device)
+        random = generator(order.seed, AUGMENTATION, order.drawn_epoch, device=self.inputs.device)
         first = 0
         if self._resume is not None and self._resume["epoch"] == order.epoch:
             first = self._resume["batches"]

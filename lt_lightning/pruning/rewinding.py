@@ -12,10 +12,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from lt_lightning.pruning.masks import Masks
 from lt_lightning.storage.files import write_tensors
 
 Mode = Literal["weights", "weights_only", "learning_rate", "none"]
 REWINDS_WEIGHTS: tuple[Mode, ...] = ("weights", "weights_only")
+Refilled = Literal["last", "rewind", "zero"]
 
 
 class Stateful(Protocol):
@@ -119,10 +121,6 @@ class RewindPoint:
         """Return the point with the optimizers and schedules of another, that of the training's start."""
         return replace(self, optimizers=start.optimizers, schedules=start.schedules)
 
-    def restore_network(self, network: nn.Module) -> None:
-        """Copy the values back in place: parameters stay the same objects."""
-        network.load_state_dict(self.network)
-
     def restore_beside(self, module: nn.Module) -> None:
         """Copy back what is beside the network."""
         load_beside(module, self.beside)
@@ -185,6 +183,35 @@ def load_beside(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         own[name].copy_(values[name])
 
 
+def when_alive(state: Mapping[str, Tensor], masks: Masks, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a trained state with, in place of its pruned weights, their values when they were last alive.
+
+    Args:
+        state: parameters and buffers after a training.
+        masks: masks that were enforced in it.
+        before: the same values from the time before that training.
+
+    >>> state, before = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([5.0, 7.0])}
+    >>> when_alive(state, {"w": torch.tensor([True, False])}, before)["w"]
+    tensor([1., 7.])
+    """
+    return _where_kept(masks, state, before)
+
+
+def _where_kept(masks: Masks, state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state with other values where a mask prunes; a parameter with several names has them under each."""
+    changed = {}
+    for name, mask in masks.items():
+        value = state[name]
+        kept, elsewhere = mask.to(value.device), other[name].to(value.device, value.dtype)
+        changed[_place(value)] = torch.where(kept, value, elsewhere)
+    return {name: changed.get(_place(value), value) for name, value in state.items()}
+
+
+def _place(value: Tensor) -> tuple[int, torch.Size]:
+    return value.data_ptr(), value.shape
+
+
 @dataclass
 class Restart:
     """How the training of a ticket begins, and for how long it goes on.
@@ -197,17 +224,29 @@ class Restart:
         point: moment to go back to.
         epochs: number of epochs of one training after the restart.
         last_rates: learning rates of the dense training's last step, by optimizer and parameter group.
+        refilled: what a weight restarts from that the unstructured mask prunes and a structure refills, where weights
+            are not rewound: its value when it was `last` alive, its value at the `rewind` point, or `zero`.
     """
 
     mode: Mode
     point: RewindPoint
     epochs: int
     last_rates: list[list[float]]
+    refilled: Refilled = "last"
 
-    def values(self, network: nn.Module) -> dict[str, Tensor]:
-        """Return the values that training restarts from, on the CPU, given the network as it was trained last."""
-        state = self.point.network if self.mode in REWINDS_WEIGHTS else network.state_dict()
-        return {name: value.detach().cpu().clone() for name, value in state.items()}
+    def values(self, last: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+        """Return the values that the training of a ticket restarts from, on the CPU.
+
+        Args:
+            last: every parameter and buffer as it was trained last; of pruned weights the values when they were alive.
+            masks: unstructured masks of the ticket.
+        """
+        if self.mode in REWINDS_WEIGHTS:
+            return _on_cpu(self.point.network)
+        if self.refilled == "last":
+            return _on_cpu(last)
+        point = self.point.network if self.refilled == "rewind" else dict.fromkeys(masks, torch.tensor(0.0))
+        return _on_cpu(_where_kept(masks, last, point))
 
     def restore(self, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> None:
         """Take optimizers and schedules back, as the mode says."""
@@ -228,7 +267,7 @@ class Restart:
     def state_dict(self) -> dict[str, Any]:
         """Return the restart as tensors and builtins only."""
         point = self.point.state_dict()
-        return {"mode": self.mode, "point": point, "epochs": self.epochs, "last_rates": self.last_rates}
+        return {**vars(self), "point": point}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Restart:
@@ -250,3 +289,7 @@ class Restart:
         except Exception as error:  # whatever the unpickler stumbles over
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(f"{path} is damaged or no rewind point: {reason}") from None
+
+
+def _on_cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in values.items()}

@@ -56,6 +56,7 @@ class Task:
         source: folder of the ticket that this one is made from; None for a search.
         protocol: name of the protocol that makes the ticket; empty where a structure of the job makes it.
         whole_schedule: whether the training lasts as long as that of the dense network, whatever the rewind point.
+        goes_on: whether the ticket is made from the trained weights of its source, which must be finished.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class Task:
     source: Path | None = None
     protocol: str = ""
     whole_schedule: bool = False
+    goes_on: bool = False
 
 
 def tasks_to_json(tasks: Sequence[Task], base: Path | None = None) -> list[dict[str, Any]]:
@@ -113,6 +115,7 @@ def tasks_from_json(values: Sequence[dict[str, Any]], base: Path | None = None) 
             None if value["source"] is None else path(value["source"]),
             value["protocol"],
             value["whole_schedule"],
+            value["goes_on"],
         )
         for value in values
     )

@@ -50,6 +50,7 @@ class Card(TypedDict, total=False):
         origin: data set whose search found the masks.
         environments: versions and device of all that took part in its training.
         transferred_from: search, data, model, seed and round of a transferred ticket, and what was initialised anew.
+        first_epoch: number of epochs that its ancestors were trained, where its training goes on from theirs.
         starts_from: how the ticket is trained, if not as the search's own; see `training.retraining.restart_for`.
     """
 
@@ -80,6 +81,7 @@ class Card(TypedDict, total=False):
     origin: str
     environments: list[dict[str, str]]
     transferred_from: dict[str, Any]
+    first_epoch: int
     starts_from: Literal["initial", "schedule"]
 
 

@@ -33,6 +33,7 @@ from lt_lightning.pruning.rewinding import (
     copied_values,
     load_beside,
     state_beside,
+    when_alive,
 )
 from lt_lightning.pruning.selection import prune, prune_each
 from lt_lightning.pruning.sparsifiers import Aim, Sparsification, Sparsifier
@@ -110,6 +111,8 @@ class LotteryTicketPruning(MaskedTraining):
         mode: what goes back: `weights` (weights, BatchNorm statistics, optimizer and schedule), `weights_only` (weights
             and statistics; optimizer and schedule start anew, and each training has all epochs), `learning_rate`
             (the schedule alone) or `none` (nothing: fine-tuning at the last learning rate).
+        refilled: what a weight that a structure refills restarts from where weights do not go back: its value when it
+            was `last` alive, its value at the `rewind` point, or `zero`.
         exempt: roles (`stem`, `classifier`, `depthwise`, `linear`) or layer-name patterns that stay dense.
         structures: structures by name; each makes a ticket of its own from a copy of every round's mask.
         next_round_from: `unstructured`, or the name of the structure whose mask a round trains and the next round
@@ -157,6 +160,8 @@ class LotteryTicketPruning(MaskedTraining):
         self._dense: dict[str, Tensor] = {}
         self._dense_beside: dict[str, Tensor] = {}
         self._last_rates: list[list[float]] = []
+        # What weights were when they were last alive, where they do not go back
+        self._alive: dict[str, Tensor] = {}
         # The round
         self.round = 0
         self.masks: Masks = {}
@@ -305,8 +310,6 @@ class LotteryTicketPruning(MaskedTraining):
 
     def _begin_round(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = self.network_of(pl_module)
-        if self.restart is None:
-            self._keep_dense(trainer, pl_module)
         self.round += 1
         if self.options.sparsifier is not None:
             self._begin_sparsification(trainer, pl_module, self.options.sparsifier)
@@ -326,8 +329,9 @@ class LotteryTicketPruning(MaskedTraining):
         network = self.network_of(pl_module)
         self.start_training()
         check_agreement(f"masks in epoch {trainer.current_epoch}", self.masks)
-        enforced = self._write_ticket(trainer, network, pruned)
-        self._rewind(trainer, pl_module)
+        values = self._restart_values(network)
+        enforced = self._write_ticket(trainer, pruned, values)
+        self._rewind(trainer, pl_module, values)
         self.enforce(trainer, network, enforced)
         self._gradients = {}
 
@@ -346,13 +350,20 @@ class LotteryTicketPruning(MaskedTraining):
             return prune_each(masks, scores, layer_counts(Path(self.options.imp), masks, wanted))
         return prune(masks, scores, wanted, scope)
 
-    def _write_ticket(self, trainer: pl.Trainer, network: nn.Module, pruned: Mapping[str, Tensor]) -> Masks:
-        """Write the ticket that the round trains and return its masks; a structure makes more of them than a mask."""
+    def _restart_values(self, network: nn.Module) -> dict[str, Tensor]:
         assert self.restart is not None
+        if self.options.mode in REWINDS_WEIGHTS:
+            return self.restart.values({}, self.masks)
+        alive = when_alive(network.state_dict(), self.enforced_masks, self._alive)
+        self._alive = copied_values(alive)
+        return self.restart.values(alive, self.masks)
+
+    def _write_ticket(self, trainer: pl.Trainer, pruned: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Masks:
+        """Write the ticket that the round trains and return its masks; a structure makes more of them than a mask."""
         ticket = None
         if trainer.is_global_zero:  # made by one process, as scores on batches may be rounded otherwise elsewhere
             given = self._structure_input(trainer, _on_cpu(pruned))
-            ticket = self._tickets.make(self.round, given, self.restart.values(network))
+            ticket = self._tickets.make(self.round, given, values)
         enforced: Masks = trainer.strategy.broadcast({} if ticket is None else ticket.masks)
         self.masks = {name: enforced[name] for name in self.masks}
         self._check_collapse()
@@ -360,10 +371,10 @@ class LotteryTicketPruning(MaskedTraining):
             self._tickets.begin(self.round, ticket)
         return enforced
 
-    def _rewind(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _rewind(self, trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, Tensor]) -> None:
         assert self.restart is not None
+        self.network_of(pl_module).load_state_dict(dict(values))
         if self.options.mode in REWINDS_WEIGHTS:
-            self.restart.point.restore_network(self.network_of(pl_module))
             self.restart.point.restore_beside(pl_module)
         self.restart.restore(trainer.optimizers, schedules_of(trainer))
 
@@ -384,8 +395,8 @@ class LotteryTicketPruning(MaskedTraining):
         self.history.append(facts)
         if self.options.verbose:
             rank_zero_info(self.history.last_line(self.rounds))
-        if not self.rounds:  # none follows that would make it
-            self.restart = self._make_restart(trainer)
+        if self.round == 0:
+            self._keep_dense(trainer, pl_module)
         if trainer.is_global_zero:
             given = self._structure_input(trainer, _on_cpu(best["state"]))
             self._tickets.end(self.round, self._trained_ticket(given), given, facts)
@@ -475,7 +486,8 @@ class LotteryTicketPruning(MaskedTraining):
 
     def _make_restart(self, trainer: pl.Trainer) -> Restart:
         assert self._point is not None
-        restart = Restart(self.options.mode, self._point, self.timeline.epochs_per_training, self._last_rates)
+        epochs = self.timeline.epochs_per_training
+        restart = Restart(self.options.mode, self._point, epochs, self._last_rates, self.options.refilled)
         if trainer.is_global_zero:
             restart.save(self.directory / "restart.pt")
         return restart
@@ -523,6 +535,7 @@ class LotteryTicketPruning(MaskedTraining):
             "sparsification": None if self._sparsification is None else self._sparsification.state_dict(),
             "sparsify_seconds": self._sparsify_seconds,
             "last_rates": self._last_rates,
+            "alive": self._alive,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -540,6 +553,7 @@ class LotteryTicketPruning(MaskedTraining):
         self._sparsification_state = state_dict["sparsification"]
         self._sparsify_seconds = state_dict["sparsify_seconds"]
         self._last_rates = state_dict["last_rates"]
+        self._alive = state_dict["alive"]
 
 
 def _on_cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 
 from lt_lightning.pruning.criteria import Criterion, Magnitude
 from lt_lightning.pruning.densities import densities, descending
-from lt_lightning.pruning.rewinding import REWINDS_WEIGHTS, Mode, Step
+from lt_lightning.pruning.rewinding import REWINDS_WEIGHTS, Mode, Refilled, Step
 from lt_lightning.pruning.selection import Scope
 from lt_lightning.pruning.sparsifiers import Sparsifier
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
@@ -48,6 +48,7 @@ class PruningOptions:
     scores_from: ScoresFrom = "trained"
     rewind: str | int = "0ep"
     mode: Mode = "weights"
+    refilled: Refilled = "last"
     exempt: Sequence[str] = ("stem", "classifier")
     structures: Mapping[str, Structure] = field(default_factory=dict)
     next_round_from: str = UNSTRUCTURED
@@ -117,6 +118,7 @@ class PruningOptions:
             "scope": (*get_args(Scope), "imp"),
             "scores_from": get_args(ScoresFrom),
             "mode": get_args(Mode),
+            "refilled": get_args(Refilled),
             "on_collapse": get_args(OnCollapse),
             "next_round_from": (UNSTRUCTURED, *self.structures),
             "monitor_mode": ("max", "min"),

@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from lt_lightning.pruning.rewinding import Mode, Restart, RewindPoint, Step
+from lt_lightning.pruning.rewinding import Mode, Refilled, Restart, RewindPoint, Step, when_alive
 
 Make = Callable[[], nn.Module]
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
@@ -128,7 +128,7 @@ def test_every_rewind_restores_the_exact_bits_and_so_the_same_training(
     parameters = list(network.parameters())
     for _ in range(3):
         train(network, optimizer, schedule, 2, seed=3)  # somewhere else, in place
-        point.restore_network(network)
+        network.load_state_dict(point.network)
         point.restore_schedule([optimizer], [schedule])
         assert same([network.state_dict(), optimizer.state_dict(), schedule.state_dict()], expected)
         assert train(network, optimizer, schedule, 5, seed=2) == rates
@@ -142,7 +142,7 @@ def test_buffers_go_back_too(conv_net: Make) -> None:
     network(torch.randn(4, 1, 6, 6) + 5)
     moved = [name for name, value in network.state_dict().items() if not torch.equal(value, point.network[name])]
     assert moved == [f"{i}.{part}" for i in (1, 4) for part in ("running_mean", "running_var", "num_batches_tracked")]
-    point.restore_network(network)
+    network.load_state_dict(point.network)
     assert same(network.state_dict(), point.network)
 
 
@@ -172,7 +172,7 @@ def test_other_modes_keep_the_weights_and_start_momentum_anew(conv_net: Make, mo
     restart = restart_of(mode, network, optimizer, schedule)
     expected = train(network, optimizer, schedule, 4, seed=1)
     trained = copy.deepcopy(network.state_dict())
-    assert same(restart.values(network), trained)
+    assert same(restart.values(network.state_dict(), {}), trained)
     restart.restore([optimizer], [schedule])
     assert same(network.state_dict(), trained)
     assert not optimizer.state
@@ -187,9 +187,30 @@ def test_the_values_of_a_restart_are_copies(conv_net: Make) -> None:
     optimizer = OPTIMIZERS["sgd"](network.parameters())
     for mode in get_args(Mode):
         restart = restart_of(mode, network, optimizer, SCHEDULES["step"](optimizer))
-        before = restart.values(network)
-        restart.values(network)["0.weight"].zero_()
-        assert same(restart.values(network), before)
+        state = network.state_dict()
+        before = restart.values(state, {})
+        restart.values(state, {})["0.weight"].zero_()
+        assert same(restart.values(state, {}), before)
+
+
+@pytest.mark.parametrize(
+    ("refilled", "expected"), [("last", [1.0, 2.0, 3.0]), ("rewind", [1.0, 20.0, 30.0]), ("zero", [1.0, 0.0, 0.0])]
+)
+def test_refilled_weights_restart_from_what_is_asked_under_all_names_of_a_parameter(
+    refilled: Refilled, expected: list[float]
+) -> None:
+    network = nn.ModuleList([nn.Linear(3, 1, bias=False), nn.Linear(3, 1, bias=False)])
+    network[1].weight = network[0].weight
+    network[0].weight.data = torch.tensor([[1.0, 2.0, 0.0]])
+    before = {"0.weight": torch.tensor([[9.0, 9.0, 3.0]])}
+    alive = when_alive(network.state_dict(), {"0.weight": torch.tensor([[True, True, False]])}, before)
+    assert {name: value.tolist() for name, value in alive.items()} == {
+        "0.weight": [[1.0, 2.0, 3.0]], "1.weight": [[1.0, 2.0, 3.0]]
+    }  # fmt: skip
+    point = RewindPoint(dict.fromkeys(alive, torch.tensor([[10.0, 20.0, 30.0]])), [], [], [])
+    restart = Restart("learning_rate", point, 1, [], refilled)
+    values = restart.values(alive, {"0.weight": torch.tensor([[True, False, False]])})
+    assert {name: value.tolist() for name, value in values.items()} == {name: [expected] for name in alive}
 
 
 def test_fixed_rates_touch_no_other_mode(conv_net: Make) -> None:

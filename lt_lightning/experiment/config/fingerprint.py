@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # Raised when a change of the algorithms makes earlier results differ from what would come out now.
-ALGORITHM = 5
+ALGORITHM = 6
 
 MISSING = "???"  # stands for no value in OmegaConf, too
 

@@ -176,6 +176,13 @@ class JobOptions:
         "<br>small_dense: a dense network of less `model.width` with the FLOPs of a structured ticket, for the whole "
         "schedule",
     )
+    grown: list[str] = option(
+        [],
+        "Structures that are grown, `grown=[regroup]`: each round prunes the structured ticket that the last round "
+        "trained, structures what is left, and trains that, as the smaller network that it is; no retraining follows. "
+        "Best with `pruning.mode=learning_rate`. Controls, trained for as many rounds:<br>dense: prunes nothing"
+        "<br>random: prunes weights at random",
+    )
     structure: dict[str, Any] = option({}, "what the group of that name adds; `structure=[]` structures nothing")
     threads: int | None = option(
         None,

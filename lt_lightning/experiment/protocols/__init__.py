@@ -10,11 +10,12 @@ from omegaconf import DictConfig
 
 from lt_lightning.experiment.protocols.bisection import Bisection
 from lt_lightning.experiment.protocols.controls import Controls
+from lt_lightning.experiment.protocols.grown import Grown
 from lt_lightning.experiment.protocols.layer_densities import LayerDensities
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.experiment.protocols.transfers import Transfers
 
-PROTOCOLS: tuple[Protocol, ...] = (LayerDensities(), Controls(), Transfers(), Bisection())
+PROTOCOLS: tuple[Protocol, ...] = (LayerDensities(), Controls(), Grown(), Transfers(), Bisection())
 """All protocols, in the order in which they add tasks: controls are made of a job's own tickets alone."""
 
 

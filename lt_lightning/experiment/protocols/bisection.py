@@ -150,10 +150,10 @@ def _chosen(tasks: Sequence[Task], more: Callable[[Bracket], Sequence[int]]) -> 
 
 
 def _tickets_by_kind(tasks: Sequence[Task]) -> dict[TicketKind, list[Task]]:
-    """Return the retrainings of tickets, without controls, by the kind of the ticket."""
+    """Return the retrainings of tickets, without controls and what goes on from another, by the kind of the ticket."""
     by_kind: dict[TicketKind, list[Task]] = {}
     for task in tasks:
-        if task.kind is not None and not task.kind.control:
+        if task.kind is not None and not (task.kind.control or task.goes_on):
             by_kind.setdefault(task.kind, []).append(task)
     return by_kind
 

@@ -185,6 +185,7 @@ def fit_rounds(
     callback = callback or experiment.pruning()
     checkpoints = Checkpoints(experiment.search_folder / "checkpoints", **asdict(experiment.options.checkpoint))
     trainer = experiment.trainer([callback, *experiment.own_callbacks(), *own, checkpoints], list(loggers))
+    experiment.data.first_epoch = 0
     trainer.fit(experiment.classifier(), experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
     return checkpoints
 
@@ -201,6 +202,7 @@ def fit_ticket(
     checkpoints = Checkpoints(Path(path).parent / "checkpoints", **asdict(experiment.options.checkpoint))
     trainer = experiment.trainer([callback, *experiment.own_callbacks(), *own, checkpoints], list(loggers))
     classifier = experiment.classifier(callback.ticket.card.get("width"))
+    experiment.data.first_epoch = callback.ticket.card.get("first_epoch", 0)
     trainer.fit(classifier, experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
     return checkpoints
 

@@ -125,9 +125,12 @@ class Scheduler:
     def _is_ready(self, task: Task) -> bool:
         if task.source is None:
             return True
-        if task.round not in trained_rounds(self._search.folder):
-            return False
-        return task.source in self._search.parts or is_ticket(task.source)  # a ticket that the search lost is an error
+        trained = trained_rounds(self._search.folder)
+        if task.source in self._search.parts:  # a ticket that the search lost is an error
+            return self._search.parts.index(task.source) in trained
+        if task.goes_on:
+            return Result.load(task.source) is not None
+        return task.round in trained and is_ticket(task.source)
 
     def _may_get_ready(self, task: Task, tasks: Sequence[Task]) -> bool:
         sources = (other for other in tasks if other.folder == task.source)

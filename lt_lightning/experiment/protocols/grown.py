@@ -1,0 +1,113 @@
+"""Grown tickets (`grown=[regroup]`): each round prunes, structures and trains the structured ticket of the last round.
+
+A grown search is a chain of tasks that begins with the job's dense network. Each ticket is trained as the smaller
+network that it is, and is the source of the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from lt_lightning.experiment.config.fingerprint import hash_of, retraining_fingerprint
+from lt_lightning.experiment.config.tasks import densities_of, retrained_rounds
+from lt_lightning.experiment.protocols.protocol import Protocol
+from lt_lightning.results.failures import did_you_mean
+from lt_lightning.results.job_record import Task, TicketKind
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
+
+if TYPE_CHECKING:
+    from lt_lightning.experiment.parts import Experiment
+    from lt_lightning.tickets.ticket import Ticket
+
+CONTROLS = ("dense", "random")  # what they say is pruned: nothing, or weights at random
+
+
+class Grown(Protocol):
+    """Chains of structured tickets, and their controls, which are trained for as many rounds."""
+
+    name = "grown"
+
+    def wanted(self, config: DictConfig) -> bool:
+        """Whether a structure is to be grown."""
+        known = [*map(str, config.structure), *CONTROLS]
+        for name in config.grown:
+            if name not in known:
+                raise ValueError(f"grown={name}: must be one of {', '.join(known)}{did_you_mean(name, known)}")
+            if _kind(name).structure in config.structure:
+                raise ValueError(f"structure.{_kind(name).structure}: is the name of what grown={name} makes")
+        return bool(config.grown)
+
+    def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
+        """Return a task for each round of each chain, to the last round that is retrained."""
+        search, last = tasks[0], max(retrained_rounds(config), default=0)
+        chains = []
+        for name in dict.fromkeys(map(str, config.grown)):
+            kind, source = _kind(name), search.parts[0]
+            digits = retraining_fingerprint(config, name, {"grown": name})
+            for number in range(1, last + 1):
+                folder = round_folder(search.folder, number) / f"{kind.control or kind.structure}-{digits}"
+                label = f"{kind}, round {number} of {len(search.parts) - 1}"
+                chains.append(Task(folder, label, number, kind, (folder,), source, self.name, goes_on=True))
+                source = folder
+        return chains
+
+    def check(self, experiment: Experiment) -> None:
+        """Look whether tickets can be made from each other."""
+        options = experiment.pruning_options
+        for key, value, right in (
+            ("next_round_from", options.next_round_from, UNSTRUCTURED),
+            ("scores_from", options.scores_from, "trained"),
+            ("sparsifier", options.sparsifier, None),
+        ):
+            if value != right:
+                raise ValueError(f"pruning.{key}={value}: grown needs {'null' if right is None else right}")
+        if options.scope == "imp":
+            raise ValueError("pruning.scope=imp: grown compares scores itself; set global, layer or erk")
+        for name in set(experiment.config.grown) - set(CONTROLS):
+            if experiment.structures[name].needs_gradients:
+                raise ValueError(f"grown={name}: structure.{name} needs gradients, which no round of a chain sums")
+
+    def ticket(self, experiment: Experiment, task: Task) -> Ticket:
+        """Make a ticket from the trained one in `task.source`."""
+        import torch  # slow to import, like all that makes tickets
+
+        from lt_lightning.pruning.criteria import Random
+        from lt_lightning.pruning.rewinding import Restart
+        from lt_lightning.structures.base import Unstructured
+        from lt_lightning.tickets.growing import Growth
+        from lt_lightning.tickets.ticket import Ticket
+        from lt_lightning.training.batches import plain_batches
+
+        assert task.source is not None
+        assert task.kind is not None
+        ticket, options, control = Ticket.load(task.source / TICKET), experiment.pruning_options, task.kind.control
+        density = 1.0 if control == "dense_cycles" else densities_of(experiment.config)[task.round - 1]
+        restart = Restart.load(experiment.search_folder / "restart.pt")
+        before = experiment.expected_length(0) + (task.round - 1) * restart.epochs
+        seed = int(hash_of({"seed": experiment.config.seed, "round": task.round}), 16)
+        name = {_kind(each): each for each in experiment.config.grown}[task.kind]
+        growth = Growth(
+            task.kind.structure,
+            experiment.structures.get(name, Unstructured()),
+            Random(seed) if control == "random_cycles" else options.scoring,
+            options.compared_in,
+            restart,
+            experiment.traced,
+            experiment.example,
+            plain_batches(experiment.data, torch.device(experiment.device)),
+            experiment.device,
+        )
+        facts = {
+            **experiment.labels, "round": task.round, "rewind": ticket.card["rewind"], "mode": options.mode,
+            "first_epoch": before,
+        }  # fmt: skip
+        made = growth.next_ticket(ticket, density, facts)
+        return made.with_facts(control=control) if control else made
+
+
+def _kind(name: object) -> TicketKind:
+    """Return the kind of a chain's tickets."""
+    return TicketKind(UNSTRUCTURED, f"{name}_cycles") if name in CONTROLS else TicketKind(f"{name}_grown")

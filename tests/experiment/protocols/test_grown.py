@@ -1,0 +1,158 @@
+"""Grown tickets: each is made from the last one by hand, trained as the smaller network, and goes on after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.job import Job
+from lt_lightning.pruning.masks import density
+from lt_lightning.pruning.selection import prune
+from lt_lightning.results.records import Result
+from lt_lightning.structures.base import StructureInput
+from lt_lightning.tickets.ticket import Ticket
+from tests.runs import BOTH, SMALL, composing, run_of
+
+Compose = Callable[..., DictConfig]
+OPTIONS = (
+    *SMALL, "data.limit=0.1", "trainer.max_epochs=2", "pruning.rounds=2", "pruning.rate=0.4", "pruning.rewind=1ep",
+    "pruning.mode=learning_rate", "pruning.monitor=null", "trainer.deterministic=true", "report=false",
+)  # fmt: skip
+CHAINS = "grown=[regroup,refill,dense,random]"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DictConfig, list[Result]]]:
+    with composing(tmp_path_factory.mktemp("grown")) as composed:
+        config = composed(*OPTIONS, *BOTH, CHAINS, "retrain_rounds=[2]")
+        yield config, run_of(config)
+
+
+def ticket(config: DictConfig, results: list[Result], number: int, structure: str, control: str = "") -> Ticket:
+    (place,) = [r.place for r in results if (r.round, r.structure, r.control) == (number, structure, control)]
+    return Ticket.load(Path(config.paths.root) / place / "ticket")
+
+
+def test_each_round_structures_what_is_left_of_the_last_ones_trained_weights(
+    finished: tuple[DictConfig, list[Result]],
+) -> None:
+    config, results = finished
+    experiment = Experiment.from_config(config)
+    for name in ("regroup", "refill"):
+        before = ticket(config, results, 0, "dense")
+        last = dict(before.trained or {})  # of every weight, when it was last alive
+        for number, target in ((1, 0.6), (2, 0.36)):
+            made = ticket(config, results, number, f"{name}_grown")
+            weights = [experiment.traced.layers[layer].weight for layer in made.card["prunable"]]
+            masks = {weight: before.masks[weight] for weight in weights}
+            assert before.trained is not None
+            scores = {weight: before.trained[weight].abs() for weight in weights}
+            left = prune(masks, scores, target)
+            assert density(left) == pytest.approx(target, abs=1e-3)
+            expected = experiment.structures[name](StructureInput(experiment.traced, left, before.trained))
+            assert made.masks.keys() == expected.masks.keys()
+            assert all(torch.equal(mask, expected.masks[each]) for each, mask in made.masks.items())
+            assert made.card["density"] <= target + 1e-9
+            for weight in weights:
+                last[weight] = torch.where(before.masks[weight], before.trained[weight], last[weight])
+                assert torch.equal(made.rewind[weight], last[weight])
+            assert made.trained is not None
+            assert not all(torch.equal(made.trained[each], made.rewind[each]) for each in weights)
+            before = made
+
+
+def test_cut_tickets_restart_from_the_values_that_weights_had_when_they_were_last_alive(
+    finished: tuple[DictConfig, list[Result]],
+) -> None:
+    config, results = finished
+    before, first, cut = (
+        ticket(config, results, number, name) for number, name in ((0, "dense"), (1, "unstructured"), (2, "refill"))
+    )
+    assert before.trained is not None
+    assert first.trained is not None
+    for name, mask in first.masks.items():
+        assert torch.equal(cut.rewind[name], torch.where(mask, first.trained[name], before.trained[name]))
+    refilled = [cut.masks[name] & ~mask for name, mask in ticket(config, results, 2, "unstructured").masks.items()]
+    assert any(map(torch.any, refilled))
+
+
+def test_controls_prune_nothing_or_at_random_for_as_many_rounds(finished: tuple[DictConfig, list[Result]]) -> None:
+    config, results = finished
+    for number, target in ((1, 0.6), (2, 0.36)):
+        dense = ticket(config, results, number, "unstructured", "dense_cycles")
+        random = ticket(config, results, number, "unstructured", "random_cycles")
+        magnitude = ticket(config, results, number, "unstructured")
+        assert all(mask.all() for mask in dense.masks.values())
+        assert density(random.masks) == pytest.approx(target, abs=1e-3)
+        assert any(not torch.equal(mask, magnitude.masks[name]) for name, mask in random.masks.items())
+        assert dense.card["first_epoch"] == random.card["first_epoch"] == 2 + (number - 1)
+    last = ticket(config, results, 1, "unstructured", "random_cycles").masks
+    now = ticket(config, results, 2, "unstructured", "random_cycles").masks
+    assert all(not bool((now[name] & ~mask).any()) for name, mask in last.items())
+
+
+def test_everything_is_found_again_and_shared_with_jobs_that_ask_for_less(
+    finished: tuple[DictConfig, list[Result]],
+) -> None:
+    config, results = finished
+    assert Job.of(config).is_finished
+    assert run_of(config) == results
+    less = config.copy()
+    less.grown = ["dense"]
+    assert Job.of(less).is_finished
+    assert {(r.structure, r.control) for r in Job.of(less).results()} == {
+        ("dense", ""), ("unstructured", ""), ("unstructured", "dense_cycles"), ("refill", ""), ("regroup", "")
+    }  # fmt: skip
+
+
+def test_a_chain_of_dense_trainings_is_the_search_that_prunes_nothing(
+    finished: tuple[DictConfig, list[Result]], composed: Compose
+) -> None:
+    config, results = finished
+    whole = run_of(composed(*OPTIONS, "structure=[]", "pruning.rate=1e-9"))
+    root = Path(composed().paths.root)
+    for number in (1, 2):
+        one_fit = Ticket.load(root / next(r.place for r in whole if r.round == number) / "ticket")
+        chain = ticket(config, results, number, "unstructured", "dense_cycles")
+        assert one_fit.trained is not None
+        assert chain.trained is not None
+        for name, value in one_fit.trained.items():
+            torch.testing.assert_close(chain.trained[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("structure", ["regroup", "refill"])
+def test_training_the_smaller_networks_is_training_with_masks(structure: str, composed: Compose) -> None:
+    size = {"regroup": "group_size=4", "refill": "round_to=2"}[structure]
+    options = (
+        *OPTIONS, "trainer.precision=64-true", f"structure=[{structure}]", f"structure.{structure}.{size}",
+        f"grown=[{structure}]", "retrain_rounds=[2]",
+    )  # fmt: skip
+    shrunk, masked = (composed(*options, f"execution={execution}") for execution in ("shrunk", "masked"))
+    small, large = (ticket(config, run_of(config), 2, f"{structure}_grown") for config in (shrunk, masked))
+    assert (small.card["execution"], large.card["execution"]) == ("shrunk", "masked")
+    assert small.masks.keys() == large.masks.keys()
+    assert all(torch.equal(mask, small.masks[name]) for name, mask in large.masks.items())
+    assert small.trained is not None
+    assert large.trained is not None
+    for name, mask in large.masks.items():
+        torch.testing.assert_close(small.trained[name][mask], large.trained[name][mask], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["grown=[regrop]"], ["grown=regrop", "regroup"]),
+        (["grown=regroup"], ["grown=", "regroup", "list"]),
+        (["grown=[regroup]", "pruning.next_round_from=regroup", "structure=[regroup]"], ["pruning.next_round_from"]),
+        (["grown=[regroup]", "pruning.scores_from=dense"], ["pruning.scores_from", "trained"]),
+        (["grown=[regroup]", "+structure.regroup_grown={_target_:lt_lightning.Regroup}"], ["structure.regroup_grown"]),
+    ],
+)
+def test_what_cannot_be_grown_is_refused(overrides: list[str], named: list[str], composed: Compose) -> None:
+    with pytest.raises(ValueError, match=".*".join(named)):
+        run_of(composed(*OPTIONS, "pruning.rounds=1", *overrides))
