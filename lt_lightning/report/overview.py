@@ -14,7 +14,7 @@ from lt_lightning.report.plots import Looks, dense_row
 from lt_lightning.report.results_sections import accuracy_figure
 from lt_lightning.results.aggregate import ExtremeRow, Row, named_verdicts, short_setting, verdict_lines
 from lt_lightning.results.records import SUMMARY
-from lt_lightning.results.tables import HEADINGS, percent, row_cells
+from lt_lightning.results.tables import EPOCHS, HEADINGS, percent, row_cells
 from lt_lightning.results.verdict import Rule, half_width, not_below
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
 
@@ -196,6 +196,6 @@ def _tickets(page: Page, contents: Contents, rows: Sequence[Row], rule: Rule) ->
         "Density is the share of the prunable weights that a ticket executes (an unstructured one: keeps); ± 95 %, "
         "half of Student's interval of the mean over seeds; vs dense, points of accuracy, paired by seed. A ticket "
         f"wins by this rule: {rule}. Parameters, FLOPs and measured times of inference and of a training step are "
-        "those of the whole network, dense = 1. Controls are like their tickets, but with other values or masks, or a "
-        "smaller dense network."
+        f"those of the whole network, dense = 1. {EPOCHS} Controls are like their tickets, but with other values or "
+        "masks, or a smaller dense network."
     )

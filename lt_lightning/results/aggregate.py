@@ -45,6 +45,7 @@ class Row:
         wins: verdict by the interval; see `Verdict`.
         time_spread_inference: largest spread of the results that `time_ratio_inference` is of; NaN if not known.
         time_spread_training: the same for a training step.
+        total_epochs: number of epochs that a ticket and its ancestors were trained; 0 if not known.
     """
 
     data: str
@@ -70,6 +71,7 @@ class Row:
     wins: bool | None
     time_spread_inference: float = 0.0
     time_spread_training: float = 0.0
+    total_epochs: float = 0.0
 
     @property
     def kind(self) -> TicketKind:
@@ -126,6 +128,7 @@ def _row(key: Key, results: Sequence[Result], rule: Rule) -> Row:
         time_ratio_training=training,
         time_spread_inference=inference_spread,
         time_spread_training=training_spread,
+        total_epochs=mean(lambda result: result.total_epochs),
         **asdict(judged),
     )
 

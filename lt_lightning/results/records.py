@@ -61,6 +61,8 @@ class Result:
             their median; 0 if not measured.
         time_spread_training: the same for a training step.
         time_samples: number of the turns; 0 if not measured.
+        total_epochs: number of epochs that the ticket and its ancestors were trained: the dense training, every round
+            up to its own, and its retraining; of a control from initial values its own training alone; 0 if not known.
     """
 
     data: str
@@ -89,6 +91,7 @@ class Result:
     time_spread_inference: float = 0.0
     time_spread_training: float = 0.0
     time_samples: int = 0
+    total_epochs: int = 0
 
     @property
     def kind(self) -> TicketKind:

@@ -69,6 +69,18 @@ def percent(share: float, decimals: int = 0) -> str:
     return "" if share != share else f"{100 * share:.{decimals}f} %"
 
 
+EPOCHS = "Epochs: those that the ticket and its ancestors were trained."
+
+
+def epochs_text(epochs: float) -> str:
+    """Return a number of epochs; nothing where it is not known (0).
+
+    >>> epochs_text(30), epochs_text(0)
+    ('30', '')
+    """
+    return f"{epochs:.0f}" if epochs else ""
+
+
 # Tables of results: for the terminal, at the end of a job or a sweep, and as files for papers.
 
 LEFT = ("data", "model", "setting", "ticket", "published")  # columns of text
@@ -76,14 +88,15 @@ LEFT = ("data", "model", "setting", "ticket", "published")  # columns of text
 # The table that a job ends with.
 
 
-WIDE = 110  # characters of a line in which a job's table has all its columns
+WIDE = 118  # characters of a line in which a job's table has all its columns
 
 
 def results_table(results: Sequence[Result], title: str, width: int = 80) -> Table:
     """Return a table with a line for each ticket and its controls below it, ordered by round.
 
     Accuracies are in per cent, differences to the dense network in points. Where there is room, columns say what
-    the validation reached, how much of the search's magnitude the ticket retains, and how long it trained.
+    the validation reached, how much of the search's magnitude the ticket retains, how many seconds it trained, and
+    how many epochs it and its ancestors were trained.
 
     Args:
         results: results of one job.
@@ -91,8 +104,9 @@ def results_table(results: Sequence[Result], title: str, width: int = 80) -> Tab
         width: characters of a line.
     """
     headings = ["round", "ticket", "density", "accuracy", "vs dense", "params", "FLOPs", "infer", "train"]
-    headings += ["validation", "best epoch", "retained", "seconds"] * (width >= WIDE)
-    table = _table(title, _job_caption(results), headings)
+    wide = width >= WIDE
+    headings += ["validation", "best epoch", "retained", "seconds", "epochs"] * wide
+    table = _table(title, _job_caption(results, wide), headings)
     structures = list(dict.fromkeys((result.structure, result.origin) for result in results))
     ordered = sorted(results, key=lambda r: (r.round, structures.index((r.structure, r.origin)), bool(r.control)))
     for index, result in enumerate(ordered):
@@ -117,16 +131,18 @@ def _job_cells(result: Result) -> list[str]:
         str(result.best_epoch),
         number(result.retained_magnitude, ".0%"),
         f"{result.train_seconds:.0f}",
+        epochs_text(result.total_epochs),
     ]
 
 
-def _job_caption(results: Sequence[Result]) -> str:
+def _job_caption(results: Sequence[Result], wide: bool) -> str:
     seeds = len({result.seed for result in results})
     verdict = "One seed: no verdict. " if seeds == 1 else ""
+    epochs = f" {EPOCHS}" if wide else ""
     return (
         f"{verdict}Density: share of the prunable weights that the ticket executes (an unstructured one keeps them but "
         "runs whole). Parameters, FLOPs, measured time of inference and of a training step: whole network, dense = 1; "
-        "~: uncertain, since the machine was busy."
+        f"~: uncertain, since the machine was busy.{epochs}"
     )
 
 
@@ -241,7 +257,7 @@ def _label(ticket: Row | Result) -> str:
 
 HEADINGS = (
     "data", "network", "setting", "round", "ticket", "density %", "accuracy %", "± 95 %", "vs dense", "wins", "params",
-    "FLOPs", "infer", "train", "seeds",
+    "FLOPs", "infer", "train", "epochs", "seeds",
 )  # fmt: skip
 
 LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "$": r"\$", "~": r"\textasciitilde{}",
@@ -257,7 +273,8 @@ def row_cells(row: Row) -> list[str]:
         f"{100 * row.accuracy:.2f}", "" if half is None else f"{100 * half:.2f}",
         "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, number(row.params_ratio, ".3f"),
         number(row.flops_ratio, ".3f"), time_text(row.time_ratio_inference, row.time_spread_inference, ".3f"),
-        time_text(row.time_ratio_training, row.time_spread_training, ".3f"), str(row.seeds),
+        time_text(row.time_ratio_training, row.time_spread_training, ".3f"), epochs_text(row.total_epochs),
+        str(row.seeds),
     ]  # fmt: skip
 
 

@@ -53,7 +53,8 @@ def randomly_masked(ticket: Ticket, network: nn.Module, example: Tensor, generat
     names = [traced.layers[name].weight for name in ticket.card["prunable"]]
     masks = {name: _shuffled(ticket.masks[name], generator) for name in names}
     made = make_ticket(ticket.card["structure"], Unstructured(), StructureInput(traced, masks, {}), ticket.rewind)
-    return replace(made.with_facts(**_lineage(ticket.card)), layers=_unmeasured(made.layers))
+    facts = {**_lineage(ticket.card), "total_epochs": ticket.epochs_before}
+    return replace(made.with_facts(**facts), layers=_unmeasured(made.layers))
 
 
 def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: torch.Generator) -> Ticket:
@@ -80,7 +81,8 @@ def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: tor
             masks, plan = _shuffle_within(ticket.masks, ticket.plan.m, generator), ticket.plan
         case None:
             return randomly_masked(ticket, network, example, generator)
-    card = make_card({**_untrained(ticket.card), "mask_digest": digest(masks)})
+    facts = {"mask_digest": digest(masks), "total_epochs": ticket.epochs_before}
+    card = make_card({**_untrained(ticket.card), **facts})
     return Ticket(masks, ticket.rewind, None, plan, _unmeasured(ticket.layers), card)
 
 

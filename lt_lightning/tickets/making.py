@@ -51,7 +51,7 @@ def _counts(path: Path, masks: Masks) -> dict[str, int]:
 GRADIENTS = "gradients.pt"  # in the folder of a round
 # What a card says of the training of its ticket, and of no other that is made from it.
 OF_TRAINING = (
-    "best_epoch", "metrics", "train_seconds", "execution", "choice", "decided_by", "left_dense", "kept_whole",
+    "epochs", "best_epoch", "metrics", "train_seconds", "execution", "choice", "decided_by", "left_dense", "kept_whole",
 )  # fmt: skip
 
 
@@ -223,7 +223,7 @@ class RoundTickets:
             raise ValueError(f"mask integrity: {path} holds other masks than round {number} trains")
         return ticket
 
-    def end(self, number: int, ticket: Ticket, given: StructureInput, facts: RoundFacts) -> None:
+    def end(self, number: int, ticket: Ticket, given: StructureInput, facts: RoundFacts, epochs: int) -> None:
         """Write what a round came to: its ticket with its trained weights, and a ticket for each structure.
 
         Args:
@@ -231,9 +231,12 @@ class RoundTickets:
             ticket: the ticket that the round has trained, without its trained weights.
             given: the network with the round's masks and trained weights.
             facts: what the round reached; best epoch, metrics and duration go on the trained ticket's card.
+            epochs: number of epochs of its training.
         """
         trained = ticket.with_training(
             given.weights,
+            epochs=epochs,
+            total_epochs=ticket.epochs_before + epochs,
             best_epoch=facts["best_epoch"],
             metrics=facts["metrics"],
             train_seconds=facts["train_seconds"],

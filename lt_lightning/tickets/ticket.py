@@ -36,6 +36,9 @@ class Card(TypedDict, total=False):
         data: name of the data set.
         model: name of the network.
         seed: seed of the search.
+        epochs: number of epochs of the training.
+        total_epochs: number of epochs that the ticket and its ancestors were trained: those tickets that its masks and
+            its values to restart from follow from, in their search and alone.
         best_epoch: best epoch of the ticket's training.
         metrics: metrics of the validation in that epoch.
         train_seconds: duration of the training.
@@ -67,6 +70,8 @@ class Card(TypedDict, total=False):
     data: str
     model: str
     seed: int
+    epochs: int
+    total_epochs: int
     best_epoch: int
     metrics: dict[str, float]
     train_seconds: float
@@ -117,6 +122,11 @@ class Ticket:
         layers = f"{len(self.masks)} layers pruned"
         trained = "trained" if self.trained is not None else "not trained yet"
         return f"Ticket({', '.join([self.card.get('structure', 'masks'), *facts, layers, trained])})"
+
+    @property
+    def epochs_before(self) -> int:
+        """Number of epochs that the ancestors of the ticket were trained, its own training left out."""
+        return self.card.get("total_epochs", 0) - self.card.get("epochs", 0)
 
     # Using
 

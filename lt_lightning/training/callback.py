@@ -399,7 +399,8 @@ class LotteryTicketPruning(MaskedTraining):
             self._keep_dense(trainer, pl_module)
         if trainer.is_global_zero:
             given = self._structure_input(trainer, _on_cpu(best["state"]))
-            self._tickets.end(self.round, self._trained_ticket(given), given, facts)
+            epochs = self.timeline.epochs_per_training if self.round else self.timeline.epochs
+            self._tickets.end(self.round, self._trained_ticket(given), given, facts, epochs)
             write_rounds(self.directory, self.history)
         self.best = {}
 
@@ -513,9 +514,17 @@ class LotteryTicketPruning(MaskedTraining):
         assert self._point is not None
         return self._tickets.make(0, given, _on_cpu(self._point.network))
 
+    def _epochs_before(self) -> int:
+        """Return how many epochs the ancestors of the round's ticket were trained."""
+        goes_on = self.options.sparsifier is None and self.options.mode not in REWINDS_WEIGHTS
+        return self.timeline.epochs_before(self.round, "trained" if goes_on else self.options.scores_from)
+
     @property
     def _tickets(self) -> RoundTickets:
-        card = {**self.options.facts, "rewind": str(self.rewind), "mode": self.options.mode}
+        card = {
+            **self.options.facts, "rewind": str(self.rewind), "mode": self.options.mode,
+            "total_epochs": self._epochs_before(),
+        }  # fmt: skip
         return RoundTickets(self.directory, self.options.structures, self.options.next_round_from, card)
 
     # State

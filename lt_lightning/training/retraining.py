@@ -172,6 +172,8 @@ class TicketTraining(MaskedTraining):
         best = self.finish_training(self.network_of(pl_module), trainer.current_epoch - 1)
         self.trained = self.ticket.with_training(
             self._under_full_names({name: value.cpu() for name, value in best["state"].items()}),
+            epochs=trainer.current_epoch,
+            total_epochs=self.ticket.epochs_before + trainer.current_epoch,
             best_epoch=best["epoch"],
             metrics=dict(best["metrics"]),
             train_seconds=self.seconds(),

@@ -11,6 +11,7 @@ from lt_lightning.pruning.rewinding import Step
 from lt_lightning.pruning.sparsifiers import Sparsifier
 from lt_lightning.training.batches import steps_per_epoch
 from lt_lightning.training.lightning_internals import pl, scales_gradients, schedules_of, starts_by_multiprocessing
+from lt_lightning.training.pruning_options import ScoresFrom
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,24 @@ class Timeline:
     def ticket_epoch(self, number: int) -> int:
         """Return the first epoch in which a round's ticket is trained."""
         return sum(self.round_lengths[: number + 1]) - (self.epochs_per_training if number else self.epochs)
+
+    def epochs_before(self, number: int, scores_from: ScoresFrom) -> int:
+        """Return how many epochs the ancestors of a round's ticket were trained.
+
+        Args:
+            number: number of the round.
+            scores_from: weights that its masks are made from; see `LotteryTicketPruning`.
+
+        >>> timeline = Timeline(epochs=4, rewind=(1, 0), rounds=2)
+        >>> [timeline.epochs_before(2, scores_from) for scores_from in ("trained", "dense", "rewound")]
+        [7, 4, 1]
+        """
+        if number == 0:
+            return 0
+        if scores_from == "trained":
+            return self.ticket_epoch(number)
+        first = self.ticket_epoch(1)
+        return first if scores_from == "dense" else first - self.epochs + self.rewind[0]
 
     def ends_round(self, epoch: int) -> bool:
         """Say whether an epoch is the last of its round."""

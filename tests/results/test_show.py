@@ -14,8 +14,9 @@ from rich.console import Console
 
 from lt_lightning.experiment.logging.loggers import MetricsFile
 from lt_lightning.experiment.run.progress import JobProgress
+from lt_lightning.results.aggregate import aggregate
 from lt_lightning.results.records import Result, find_results, write_summary
-from lt_lightning.results.tables import results_table
+from lt_lightning.results.tables import HEADINGS, results_table, row_cells
 from tests.toys import DENSE
 
 REFILL = replace(
@@ -43,11 +44,20 @@ def test_table_tells_accuracy_and_difference_within_eighty_columns() -> None:
 
 
 def test_a_wide_terminal_gets_more_columns() -> None:
-    known = replace(REFILL, val_accuracy=0.98, best_epoch=7, retained_magnitude=0.42, train_seconds=12.3)
+    known = replace(
+        REFILL, val_accuracy=0.98, best_epoch=7, retained_magnitude=0.42, train_seconds=12.3, total_epochs=34
+    )
     text = rendered([known, DENSE], width=140)
     line = next(line for line in text.splitlines() if "refill" in line)
-    assert line.split()[-4:] == ["98.00%", "7", "42%", "12"]
+    assert line.split()[-5:] == ["98.00%", "7", "42%", "12", "34"]
     assert max(map(len, text.splitlines())) <= 140
+
+
+def test_epochs_stand_in_tables_over_seeds_where_they_are_known() -> None:
+    (row,) = aggregate([("", replace(REFILL, seed=seed, place=f"{seed}", total_epochs=34)) for seed in range(2)])
+    assert dict(zip(HEADINGS, row_cells(row), strict=True))["epochs"] == "34"
+    (row,) = aggregate([("", REFILL)])
+    assert dict(zip(HEADINGS, row_cells(row), strict=True))["epochs"] == ""
 
 
 def test_summary_has_a_row_for_each_finished_ticket_and_survives_unfinished_folders(tmp_path: Path) -> None:

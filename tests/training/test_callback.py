@@ -444,7 +444,8 @@ def test_a_data_module_can_give_batches_without_augmentation(tmp_path: Path) -> 
 
 
 def test_one_shot_scores_the_dense_network_in_every_round(tmp_path: Path) -> None:
-    _, _, spy = search(tmp_path, rounds=3, rate=0.4, rewind="1ep", scores_from="dense")
+    _, pruning, spy = search(tmp_path, rounds=3, rate=0.4, rewind="1ep", scores_from="dense")
+    assert [ticket(pruning, number).card["total_epochs"] for number in (1, 2, 3)] == [2 * EPOCHS - 1] * 3
     dense = spy.validated[EPOCHS - 1]
     full = {name: torch.ones_like(mask) for name, mask in spy.masks[0].items()}
     for number in (1, 2, 3):
@@ -473,6 +474,7 @@ def test_at_initialisation_the_rewind_point_is_scored(tmp_path: Path) -> None:
         scores[name] = (gradient * start[name]).abs()
     assert same(spy.masks[1], prune(spy.masks[0], scores, 0.3))
     assert same(ticket(pruning, 1).rewind, start)
+    assert ticket(pruning, 1).card["total_epochs"] == EPOCHS  # nothing of the dense training is in it
 
 
 def test_scoring_leaves_the_training_alone(tmp_path: Path) -> None:

@@ -371,6 +371,9 @@ def test_what_is_beside_the_network_goes_with_the_weights_that_are_made_sparse(
     assert same(starts[4], starts[0])
     assert same(starts[3], starts[1])
     assert same(starts[1], starts[0]) == (scores_from == "rewound")
+    # A sparse training and the ticket's, of two epochs each, and the dense one where it is scored.
+    total = 6 if scores_from == "dense" else 4
+    assert [ticket_in(tmp_path, number).card["total_epochs"] for number in (1, 2)] == [total] * 2
 
 
 @pytest.mark.parametrize("structure", [Refill(round_to=1), Regroup()])

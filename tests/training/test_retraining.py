@@ -80,6 +80,9 @@ def test_a_ticket_trained_alone_is_the_searchs_own_round_bit_for_bit(tmp_path: P
     assert same(training.trained.masks, expected.masks)
     assert training.trained.card["metrics"] == expected.card["metrics"]
     assert training.trained.card["best_epoch"] == expected.card["best_epoch"]
+    assert training.trained.card["epochs"] == expected.card["epochs"] == EPOCHS - REWIND
+    total = EPOCHS + number * (EPOCHS - REWIND)
+    assert training.trained.card["total_epochs"] == expected.card["total_epochs"] == total
     start = first_epoch(number) * STEPS
     assert alone.rates == searched.rates[start : start + (EPOCHS - REWIND) * STEPS]
     if mode != "none":
@@ -133,6 +136,7 @@ def test_a_structured_ticket_keeps_its_channels_dead(tmp_path: Path) -> None:
         assert int(state[name][~mask].count_nonzero()) == 0
         assert not torch.equal(state[name][mask], ticket.rewind[name][mask])
     assert training.trained.card["best_epoch"] == EPOCHS - REWIND - 1
+    assert training.trained.card["total_epochs"] == EPOCHS + 3 * (EPOCHS - REWIND)
     training.trained.save(tmp_path / "trained")
     assert same(Ticket.load(tmp_path / "trained").trained or {}, state)
 

@@ -37,8 +37,8 @@ ROUNDS = (
     "dense_accuracy", "val_accuracy", "best_epoch",
 )  # fmt: skip
 TIMINGS = (
-    "round", "structure", "control", "density", "train_seconds", "params_ratio", "flops_ratio", "time_ratio_inference",
-    "time_ratio_training", "time_spread_inference", "time_spread_training",
+    "round", "structure", "control", "density", "total_epochs", "train_seconds", "params_ratio", "flops_ratio",
+    "time_ratio_inference", "time_ratio_training", "time_spread_inference", "time_spread_training",
 )  # fmt: skip
 FIGURES = ("accuracy", "val_accuracy", "retained_magnitude", *TIMINGS[4:])
 LAYERS = 4  # number of layers whose masks are shown

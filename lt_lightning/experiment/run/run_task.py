@@ -313,6 +313,7 @@ def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_a
         executed=sum(report.executed for report in prunable) / sum(report.size for report in prunable),
         filters_density=_filters_density(ticket),
         control=card.get("control", ""),
+        total_epochs=card.get("total_epochs", 0),
     )
 
 

@@ -283,6 +283,11 @@ def _check_tickets(results: list[Result], experiment: Experiment) -> None:
     assert by_control["shuffle"].executed == by_control[""].executed < 1
     assert by_control["random"].executed == 1
     assert math.isnan(by_control["random"].retained_magnitude)
+    # Dense 3, the two rounds 1 each, the ticket itself 1; a control from initial values trains 3 of its own alone.
+    totals = {"": 6, "shuffle": 6, "random": 6, "reinit": 3, "small_dense": 3}
+    assert {control: result.total_epochs for control, result in by_control.items()} == totals
+    plain = {result.control: result.total_epochs for result in last if result.structure == "unstructured"}
+    assert plain == {"": 5, "random": 5, "reinit": 3}
     assert by_control["small_dense"].executed == pytest.approx(by_control["small_dense"].density)
 
 

@@ -79,6 +79,8 @@ def test_tickets_of_digits_are_retrained_on_colours(composed: Compose, tmp_path:
         if refilled.masks[name].shape == mask.shape:
             assert torch.equal(refilled.masks[name], mask), name
     assert results[4].density == pytest.approx(first[2].density)
+    # Dense 2, the round 1; then 1 more alone, here as there.
+    assert [result.total_epochs for result in results] == [2, 3, 4, 4, 4]
 
     assert [result.place for result in run_of(with_digits)] == [result.place for result in results]
     job = Job.of(with_digits)

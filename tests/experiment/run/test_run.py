@@ -69,6 +69,10 @@ def test_a_job_leaves_tickets_results_and_table(finished: Finished) -> None:
         assert all(0 < layer["density"] <= 1 and 0 < layer["target_density"] <= 1 for layer in layers.values())
     assert len({result.search for result in results}) == 1
     assert "One seed: no verdict" in printed
+    # The dense network trains 2 epochs, each later training 1, as it begins at the rewind point.
+    epochs = {(0, "dense"): 2, (1, "unstructured"): 3, (2, "unstructured"): 4, (2, "refill"): 5, (2, "regroup"): 5}
+    assert {(result.round, result.structure): result.total_epochs for result in results} == epochs
+    assert {(int(row["round"]), row["structure"]): int(row["total_epochs"]) for row in rows} == epochs
     assert "search, round 2 of 2" in printed
 
 
