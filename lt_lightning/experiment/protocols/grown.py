@@ -85,8 +85,6 @@ class Grown(Protocol):
         assert task.kind is not None
         ticket, options, control = Ticket.load(task.source / TICKET), experiment.pruning_options, task.kind.control
         density = 1.0 if control == "dense_cycles" else densities_of(experiment.config)[task.round - 1]
-        restart = Restart.load(experiment.search_folder / "restart.pt")
-        before = experiment.expected_length(0) + (task.round - 1) * restart.epochs
         seed = int(hash_of({"seed": experiment.config.seed, "round": task.round}), 16)
         name = {_kind(each): each for each in experiment.config.grown}[task.kind]
         growth = Growth(
@@ -94,7 +92,7 @@ class Grown(Protocol):
             experiment.structures.get(name, Unstructured()),
             Random(seed) if control == "random_cycles" else options.scoring,
             options.compared_in,
-            restart,
+            Restart.load(experiment.search_folder / "restart.pt"),
             experiment.traced,
             experiment.example,
             plain_batches(experiment.data, torch.device(experiment.device)),
@@ -102,7 +100,7 @@ class Grown(Protocol):
         )
         facts = {
             **experiment.labels, "round": task.round, "rewind": ticket.card["rewind"], "mode": options.mode,
-            "first_epoch": before,
+            "total_epochs": ticket.card["total_epochs"], "first_epoch": ticket.card["total_epochs"],
         }  # fmt: skip
         made = growth.next_ticket(ticket, density, facts)
         return made.with_facts(control=control) if control else made

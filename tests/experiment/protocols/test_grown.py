@@ -102,6 +102,9 @@ def test_everything_is_found_again_and_shared_with_jobs_that_ask_for_less(
     config, results = finished
     assert Job.of(config).is_finished
     assert run_of(config) == results
+    assert {(r.round, r.total_epochs) for r in results if "grown" in r.structure or "cycles" in r.control} == {
+        (1, 3), (2, 4)
+    }  # fmt: skip
     less = config.copy()
     less.grown = ["dense"]
     assert Job.of(less).is_finished
