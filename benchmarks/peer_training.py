@@ -152,6 +152,7 @@ class Contest:
         callbacks: list[pl.Callback] = [training]
         if sparse:
             callbacks.append(_TowardsZero(_pruner(network, Peer("GroupMagnitudeImportance"), experiment.example, 0.5)))
+        network.train()  # Torch-Pruning looks at networks in evaluation
         pl.seed_everything(experiment.options.seed, verbose=False)
         experiment.data.first_epoch = experiment.expected_length(0) + (number - 1) * self._restart.epochs
         experiment.trainer(callbacks, []).fit(classifier, experiment.data)
@@ -184,7 +185,7 @@ class Contest:
         network.zero_grad()
         self._experiment.data.setup("fit")
         for inputs, targets in self._experiment.data.plain_batches(BATCHES):
-            F.cross_entropy(network(inputs), targets).backward()
+            torch.autograd.backward(F.cross_entropy(network(inputs), targets))
 
     def _flops(self, network: nn.Module) -> float:
         return _operations(find_layers(network, self._experiment.example)) / _operations(self._layers)
