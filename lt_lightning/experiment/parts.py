@@ -256,12 +256,15 @@ class Experiment:
 
     # What is to be done
 
-    def expected_length(self, number: int) -> int:
-        """Return the epochs that a round's ticket is trained; round 0 is the dense network.
+    def retraining_epochs(self, whole_schedule: bool) -> int:
+        """Return the epochs that a ticket is trained alone.
 
         They are too many where the rewind point is given in steps, since no data is loaded yet.
+
+        Args:
+            whole_schedule: whether it is trained for as long as the dense network, whatever the rewind point.
         """
-        return self._lengths[min(number, 1)]
+        return self._lengths[0 if whole_schedule else 1]
 
     @cached_property
     def _lengths(self) -> tuple[int, int]:

@@ -122,7 +122,7 @@ def _job_cells(result: Result) -> list[str]:
         _label(result),
         f"{result.density:.1%}",
         f"{result.accuracy:.2%}",
-        "" if result.round == 0 else f"{points:+.2f}",
+        "" if result.round == 0 and not result.control else f"{points:+.2f}",
         f"{result.params_ratio:.2f}",
         f"{result.flops_ratio:.2f}",
         time_text(result.time_ratio_inference, result.time_spread_inference, ".2f"),
@@ -180,7 +180,9 @@ def _sweep_cells(row: Row) -> list[str]:
         _label(row),
         f"{row.density:.1%}",
         f"{100 * row.accuracy:.2f}",
-        "" if row.round == 0 else _with_interval(row.difference, half_width(row.difference_sd, row.seeds)),
+        ""
+        if row.round == 0 and not row.control
+        else _with_interval(row.difference, half_width(row.difference_sd, row.seeds)),
         "" if row.lower is None else f"{100 * row.lower:+.2f} {'✓' if row.wins else '✗'}",
     ]
 
@@ -271,8 +273,9 @@ def row_cells(row: Row) -> list[str]:
     return [
         row.data, row.model, short_setting(row.setting), str(row.round), str(row.kind), f"{100 * row.density:.1f}",
         f"{100 * row.accuracy:.2f}", "" if half is None else f"{100 * half:.2f}",
-        "" if row.round == 0 else f"{100 * row.difference:+.2f}", wins, number(row.params_ratio, ".3f"),
-        number(row.flops_ratio, ".3f"), time_text(row.time_ratio_inference, row.time_spread_inference, ".3f"),
+        "" if row.round == 0 and not row.control else f"{100 * row.difference:+.2f}", wins,
+        number(row.params_ratio, ".3f"), number(row.flops_ratio, ".3f"),
+        time_text(row.time_ratio_inference, row.time_spread_inference, ".3f"),
         time_text(row.time_ratio_training, row.time_spread_training, ".3f"), epochs_text(row.total_epochs),
         str(row.seeds),
     ]  # fmt: skip

@@ -45,6 +45,8 @@ class Card(TypedDict, total=False):
         execution: whether the ticket was trained `shrunk` or `masked`.
         choice: which form computes each layer.
         decided_by: what decided that form: `rule`, `remembered` or `measured`; see `execution.form_choice.FormChoice`.
+        distillation: share and temperature of the soft labels in its training, if there were any; see
+            `training.distillation.Distillation`.
         left_dense: layers that run dense although the plan has a structure for them.
         kept_whole: operations that the analysis does not know, whose channels are kept.
         control: which control of a ticket it is.
@@ -78,6 +80,7 @@ class Card(TypedDict, total=False):
     execution: Literal["shrunk", "masked"]
     choice: dict[str, str]
     decided_by: dict[str, str]
+    distillation: dict[str, float]
     left_dense: list[str]
     kept_whole: list[str]
     control: str

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lt_lightning.execution.machine import Compile, compile_network
+from lt_lightning.training.distillation import Distillation
 from lt_lightning.training.lightning_internals import is_lightning, pl
 from lt_lightning.training.schedules import Milestones, Schedule
 
@@ -82,6 +83,9 @@ class ImageClassifier(pl.LightningModule):
     The schedule spans the fit as `trainer.max_epochs` stands when the optimizer is made: one training. Whoever
     repeats trainings within a fit restores the state of optimizer and scheduler at the beginning of each.
 
+    Attributes:
+        distillation: soft labels that the training loss has, too; `TicketTraining` sets them.
+
     Args:
         network: network from inputs to logits (n, classes). It becomes the attribute `network`: parameters are
             `network.*`.
@@ -104,6 +108,7 @@ class ImageClassifier(pl.LightningModule):
     """
 
     operational: ClassVar = ("channels_last", "compile")  # arguments that do not change what is computed
+    distillation: Distillation | None = None
 
     def __init__(
         self,
@@ -198,6 +203,8 @@ class ImageClassifier(pl.LightningModule):
         inputs, labels = batch
         logits = self(inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.distillation is not None:
+            loss = self.distillation(loss, logits, inputs)
         self._measure("train", loss, logits, labels)
         if batch_idx == 0:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import example_input
 from lt_lightning.training.compatibility import check_callbacks
+from lt_lightning.training.distillation import Distillation
 from lt_lightning.training.lightning_internals import extend_to, is_lightning, pl, rank_zero_warn, schedules_of
 from lt_lightning.training.masked_training import MaskedTraining
 
@@ -49,6 +50,7 @@ class TicketTraining(MaskedTraining):
         monitor_mode: see `MaskedTraining`.
         network: see `MaskedTraining`.
         traced: a network of the same kind whose channels are known already.
+        distillation: soft labels that the loss of the LightningModule takes; None: the loss is its own.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TicketTraining(MaskedTraining):
         monitor_mode: Literal["max", "min"] = "max",
         network: str | None = None,
         traced: TracedNetwork | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         if execution not in get_args(Execution):
             raise ValueError(f"execution={execution!r}: must be one of {', '.join(get_args(Execution))}")
@@ -70,6 +73,7 @@ class TicketTraining(MaskedTraining):
         self.execution = execution
         self.batch_size = batch_size
         self.traced = traced
+        self.distillation = distillation
         self.trained: Ticket | None = None
         self._shrunk: Shrunk | None = None
         self._first_epoch = 0  # of the dense training's epochs
@@ -83,6 +87,11 @@ class TicketTraining(MaskedTraining):
         if stage != "fit":
             return
         check_callbacks(trainer, self, allowed=["EarlyStopping"])
+        if self.distillation is not None and not hasattr(pl_module, "distillation"):
+            raise ValueError(
+                f"distillation={self.distillation}: {type(pl_module).__name__} has no attribute `distillation` that "
+                "its loss takes (see Distillation); give it one, or train without soft labels"
+            )
         network = self.network_of(pl_module)
         self.ticket.apply(network)
         if self.execution == "shrunk" and self.ticket.plan is not None:
@@ -118,8 +127,10 @@ class TicketTraining(MaskedTraining):
             "mode": None if self.restart is None else self.restart.mode,
             "masks": digest(self.ticket.masks),
             "max_epochs": trainer.max_epochs,
+            "distillation": self._distilled,
         }
         self.prepare_fit(trainer, pl_module, self._masks, arguments)
+        self._distil(pl_module)
         assert trainer.max_epochs is not None
         self._first_epoch = 0 if self.restart is None else trainer.max_epochs - self.restart.epochs
         if self.restart is not None:
@@ -158,6 +169,17 @@ class TicketTraining(MaskedTraining):
             restart = replace(restart, point=point)
         restart.restore(trainer.optimizers, schedules_of(trainer))
 
+    @property
+    def _distilled(self) -> dict[str, float] | None:
+        return None if self.distillation is None else self.distillation.facts
+
+    def _distil(self, pl_module: pl.LightningModule) -> None:
+        """Give the soft labels to the loss of the LightningModule, which is on its device by now."""
+        if self.distillation is not None:
+            self.distillation.follow(self.network_of(pl_module))
+            module: Any = pl_module
+            module.distillation = self.distillation
+
     def _may_stop_early(self, trainer: pl.Trainer) -> bool:
         return any(is_lightning(each, "EarlyStopping") for each in trainer.callbacks)  # type: ignore[attr-defined]
 
@@ -180,8 +202,15 @@ class TicketTraining(MaskedTraining):
             execution="masked" if self._shrunk is None else "shrunk",
             choice={} if self._shrunk is None else dict(self._shrunk.choice),
             left_dense=self._left_dense(),
+            **({} if self.distillation is None else {"distillation": self._distilled}),
             kept_whole=[] if self._shrunk is None else list(self._shrunk.kept_whole),
         )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        if stage == "fit" and self.distillation is not None:
+            module: Any = pl_module
+            module.distillation = None
 
     def _under_full_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return state if self._shrunk is None else self._shrunk.slices.put(state, self.ticket.rewind)

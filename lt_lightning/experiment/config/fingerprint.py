@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.config.checks import naming, shown, signature_of
-from lt_lightning.experiment.config.options import RETRAINING_KEYS, SEARCH_KEYS
+from lt_lightning.experiment.config.options import RETRAINING_KEYS, SEARCH_KEYS, Retraining, defaults_of
 from lt_lightning.pruning.densities import descending
 from lt_lightning.storage.files import read_json, write_json
 from lt_lightning.storage.layout import UNSTRUCTURED
@@ -82,6 +82,8 @@ def meanings(config: DictConfig | Mapping[str, Any], keys: Iterable[str]) -> dic
     found = {key: meaning_of(_plain(config[key])) for key in keys}
     if acting := _that_act(found.pop("callbacks", {})):
         found["callbacks"] = acting
+    if changed := _changed(found.pop("retraining", {})):
+        found["retraining"] = changed
     if "pruning" in found:
         found["pruning"] = _pruning(found["pruning"])
     return found
@@ -129,6 +131,15 @@ def operational_keys(config: DictConfig) -> list[str]:
 def _that_act(callbacks: Mapping[str, Any]) -> dict[str, Any]:
     """Return the callbacks without those of Lightning that only look on."""
     return {name: node for name, node in callbacks.items() if node["_target_"] not in WATCHING}
+
+
+def _changed(retraining: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of retraining that change something: no defaults, and nothing about what is not asked for."""
+    defaults = meaning_of(defaults_of(Retraining))
+    changed = {key: value for key, value in retraining.items() if value != defaults[key]}
+    if "distil" not in changed:
+        changed.pop("temperature", None)
+    return changed
 
 
 def _pruning(meant: dict[str, Any]) -> dict[str, Any]:

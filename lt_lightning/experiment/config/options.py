@@ -118,6 +118,21 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Retraining:
+    """How tickets are trained alone, after the search."""
+
+    distil: float = option(
+        0.0,
+        "share of the loss that soft labels of the search's trained dense network have (arXiv 1503.02531, 2101.03255); "
+        "0: none",
+        Allowed(lambda value: 0 <= value <= 1, "a share in [0, 1]"),
+    )
+    temperature: float = option(
+        4.0, "temperature of the soft labels: logits are divided by it before the softmax", POSITIVE
+    )
+
+
+@dataclass(frozen=True)
 class Dataset:
     """What the network is made for."""
 
@@ -174,7 +189,9 @@ class JobOptions:
         "<br>shuffle: as many channels, blocks or N:M weights, others at random; of structured tickets"
         "<br>random: as many weights of each layer, anywhere at random; runs whole"
         "<br>small_dense: a dense network of less `model.width` with the FLOPs of a structured ticket, for the whole "
-        "schedule",
+        "schedule"
+        "<br>retrained_dense: the dense network, retrained once as tickets are: as long, from as early values (or from "
+        "its trained ones, where the search does not rewind weights), with the same soft labels",
     )
     grown: list[str] = option(
         [],
@@ -199,6 +216,9 @@ class JobOptions:
         "how a channel ticket is retrained: `shrunk`, as the smaller network that it makes; `masked`, on the full one",
         one_of("shrunk", "masked"),
         determines="retraining",
+    )
+    retraining: Retraining = option(
+        Retraining(), "How tickets are trained alone, and controls likewise.", determines="retraining"
     )
     measure: Measure | None = option(
         Measure(), "Time of every structured ticket's network against the dense one, interleaved; null: not measured."

@@ -1,4 +1,4 @@
-"""Controls (`controls=[reinit,shuffle,random,small_dense]`): trained beside a job's tickets, for comparison."""
+"""Controls (`controls=[reinit,small_dense]`): trained beside a job's tickets, for comparison."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.experiment.config.fingerprint import hash_of
+from lt_lightning.experiment.config.fingerprint import hash_of, meanings
+from lt_lightning.experiment.config.options import RETRAINING_KEYS
 from lt_lightning.experiment.config.tasks import retrained_rounds
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task, TicketKind
-from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
+from lt_lightning.storage.layout import DENSE, TICKET, UNSTRUCTURED, round_folder
 
 if TYPE_CHECKING:
     from lt_lightning.experiment.parts import Experiment
     from lt_lightning.tickets.ticket import Ticket
 
-CONTROLS = ("reinit", "shuffle", "random", "small_dense")
+OF_TICKETS = ("reinit", "shuffle", "random", "small_dense")
+OF_DENSE = "retrained_dense"  # once in a job
+CONTROLS = (*OF_TICKETS, OF_DENSE)
 OF_UNSTRUCTURED = ("reinit", "random")  # such a ticket has no structure that a shuffle could keep
 FROM_START = ("reinit", "small_dense")  # trained from initial values on, for the whole schedule
 
 
 class Controls(Protocol):
-    """Controls of every ticket that the job retrains, and of the unstructured tickets of the same rounds."""
+    """Controls of tickets that the job retrains, of the unstructured ones of these rounds, and of the dense network."""
 
     name = "controls"
 
@@ -36,12 +39,13 @@ class Controls(Protocol):
         return bool(config.controls)
 
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
-        """Return a task for each ticket and control."""
+        """Return a task for each ticket and control, and one for the dense network."""
         search, *retrainings = tasks
-        return [
+        made = [_task(config, search, _dense_of(search), OF_DENSE)] if OF_DENSE in config.controls else []
+        return made + [
             _task(config, search, ticket, control)
             for ticket in [*_of_search(config, search), *retrainings]
-            for control in CONTROLS
+            for control in OF_TICKETS
             if control in config.controls and (ticket.kind.structure != UNSTRUCTURED or control in OF_UNSTRUCTURED)  # type: ignore[union-attr]
         ]
 
@@ -54,7 +58,13 @@ class Controls(Protocol):
         """Make a control of the ticket in `task.source`."""
         import torch  # slow to import, like all that makes tickets
 
-        from lt_lightning.tickets.control_tickets import randomly_masked, reinitialised, shuffled, small_dense
+        from lt_lightning.tickets.control_tickets import (
+            randomly_masked,
+            reinitialised,
+            retrained_dense,
+            shuffled,
+            small_dense,
+        )
         from lt_lightning.tickets.ticket import Ticket
 
         assert task.source is not None
@@ -70,6 +80,8 @@ class Controls(Protocol):
             case "small_dense":
                 width = experiment.config.model.width
                 made = small_dense(ticket, partial(experiment.network, seed), width, experiment.example)
+            case "retrained_dense":
+                made = retrained_dense(ticket)
             case "random":
                 made = randomly_masked(ticket, experiment.network(seed), experiment.example, generator)
             case _:
@@ -88,10 +100,15 @@ def _of_search(config: DictConfig, search: Task) -> list[Task]:
     ]
 
 
+def _dense_of(search: Task) -> Task:
+    """The search's dense network, as if it were a task."""
+    return Task(search.parts[0], "dense network", 0, TicketKind(DENSE), search.parts[:1])
+
+
 def _task(config: DictConfig, search: Task, ticket: Task, control: str) -> Task:
     assert ticket.kind is not None
     kind = replace(ticket.kind, control=control)
-    what = {"control": control, "of": ticket.folder.name, "execution": config.execution}
+    what = {"control": control, "of": ticket.folder.name, **meanings(config, RETRAINING_KEYS)}
     folder = round_folder(search.folder, ticket.round) / f"{kind.structure}-{control}-{hash_of(what)}"
     label = f"{control} of {ticket.label}"
     return Task(folder, label, ticket.round, kind, (folder,), ticket.folder, "controls", control in FROM_START)

@@ -34,12 +34,13 @@ from lt_lightning.results.job_record import Task
 from lt_lightning.results.published_figures import filters_density
 from lt_lightning.results.records import WIDE, Result, finish
 from lt_lightning.storage.files import replacing, write_json
-from lt_lightning.storage.layout import TICKET, is_ticket
+from lt_lightning.storage.layout import DENSE, TICKET, is_ticket, round_folder
 from lt_lightning.tickets.making import load_gradients, structure_ticket
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import plain_batches
 from lt_lightning.training.callback import LotteryTicketPruning
 from lt_lightning.training.classifier import ImageClassifier
+from lt_lightning.training.distillation import Distillation
 from lt_lightning.training.processes import invite, processes
 from lt_lightning.training.retraining import Execution, TicketTraining, decide, restart_for
 
@@ -115,9 +116,8 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
         loggers = make_loggers(experiment.config, task.folder, experiment.root, name, "retrain", facts)
         if ticket.trained is None:
             callback = ticket_training(experiment, ticket)
-            whole, epochs = experiment.expected_length(0), experiment.expected_length(task.round)
-            length = whole if callback.restart is None else callback.restart.epochs
-            expected = whole if task.whole_schedule else epochs
+            length = experiment.retraining_epochs(True) if callback.restart is None else callback.restart.epochs
+            expected = experiment.retraining_epochs(task.whole_schedule)
             report = ReportProgress(progress, expected, lambda: [length], lambda _: task.label)
             take_part_in(task.folder)
             invite(fit_ticket, str(path))
@@ -218,7 +218,18 @@ def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
         pruning.monitor,
         pruning.monitor_mode,
         traced=experiment.traced,
+        distillation=_distillation(experiment),
     )
+
+
+def _distillation(experiment: Experiment) -> Distillation | None:
+    """Return the soft labels of the search's trained dense network, if the job asks for them."""
+    options = experiment.options.retraining
+    if options.distil == 0:
+        return None
+    dense = Ticket.load(round_folder(experiment.search_folder, 0) / DENSE / TICKET)
+    network = dense.apply(experiment.spare_classifier().network, "trained")
+    return Distillation(network, options.distil, options.temperature)
 
 
 LAYER_TIMES = "layer_times.json"

@@ -254,6 +254,19 @@ def test_options_of_a_structure_are_its_own(composed: Compose) -> None:
     assert len({digits(), digits("structure.refill.extra=0.1"), digits("execution=masked")}) == 3
 
 
+def test_how_tickets_are_retrained_is_their_own_and_defaults_are_no_difference(composed: Compose) -> None:
+    def digits(*overrides: str) -> str:
+        return retraining_fingerprint(composed(*overrides), "refill", {})
+
+    assert digits("retraining.distil=0", "retraining.temperature=2") == digits()
+    known = {"structure": meaning_of(OmegaConf.to_container(composed().structure.refill)), "execution": "shrunk"}
+    assert digits() == hash_of(known)  # what folders were named by before there was the option
+    assert digits("retraining.distil=0.5", "retraining.temperature=4") == digits("retraining.distil=0.5")
+    others = ("retraining.distil=0.5", "retraining.distil=1")
+    assert len({digits(), *map(digits, others), digits(others[0], "retraining.temperature=2")}) == 4
+    assert fingerprint(composed("retraining.distil=0.5")) == fingerprint(composed())
+
+
 def test_the_version_of_the_algorithm_determines(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed()
     before = fingerprint(config), retraining_fingerprint(config, "refill", {})

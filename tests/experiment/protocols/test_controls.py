@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from torch import nn
@@ -345,3 +347,67 @@ def test_controls_whose_ticket_cannot_be_made_hold_up_nothing(
         ("unstructured", "reinit"),
         ("refill", "reinit"),
     }
+
+
+def test_the_dense_network_is_retrained_as_tickets_are(composed: Compose, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+
+    def again(mode: str) -> tuple[Ticket, Ticket]:
+        results = run_of(composed(*SMALL, "structure=[]", "controls=[retrained_dense]", f"pruning.mode={mode}"))
+        dense, control = (result for result in results if result.structure == "dense")
+        assert (control.control, control.round) == ("retrained_dense", 0)
+        assert (dense.total_epochs, control.total_epochs) == (2, 3)
+        one, other = (Ticket.load(root / result.place / "ticket") for result in (dense, control))
+        assert all(mask.all() for mask in other.masks.values())
+        assert other.trained is not None
+        assert all(bool((other.trained[name] != value).any()) for name, value in other.rewind.items())
+        return one, other
+
+    dense, control = again("weights")
+    assert all(torch.equal(control.rewind[name], value) for name, value in dense.rewind.items())
+    dense, control = again("learning_rate")
+    assert dense.trained is not None
+    assert all(torch.equal(control.rewind[name], value) for name, value in dense.trained.items())
+
+
+@pytest.mark.parametrize("execution", ["shrunk", "masked"])
+def test_soft_labels_of_the_dense_network_train_tickets_and_controls(
+    execution: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed within the training and started again, as if nothing had happened."""
+    root = tmp_path / "runs"
+    options = (*SMALL, *REFILL, f"execution={execution}", "checkpoint.seconds=0", "trainer.deterministic=true")
+    plain = run_of(composed(*options))
+    without = {each.structure: Ticket.load(root / each.place / "ticket").trained or {} for each in plain}
+    asked = (*options, "retraining.distil=0.5", "controls=[retrained_dense]")
+
+    def made() -> list[Ticket]:
+        results = [result for result in run_of(composed(*asked)) if result not in plain]
+        assert [str(result.kind) for result in results] == ["refill", "dense (retrained_dense control)"]
+        return [Ticket.load(root / result.place / "ticket") for result in results]
+
+    whole = made()
+    for folder in root.glob("*/round_*/*-*"):
+        shutil.rmtree(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "own_callbacks", lambda _: [Crash(3)])
+        with pytest.raises(ExceptionGroup):
+            run_of(composed(*asked))
+    assert len(list(root.glob("*/round_*/*/checkpoints/*.pt"))) >= 2
+    for before, after, unlike in zip(whole, made(), (plain[-1], plain[0]), strict=True):
+        assert before.card["distillation"] == {"share": 0.5, "temperature": 4.0}
+        assert before.trained is not None
+        assert after.trained is not None
+        assert all(torch.equal(after.trained[name], value) for name, value in before.trained.items())
+        assert not torch.equal(without[unlike.structure]["classifier.weight"], before.trained["classifier.weight"])
+
+
+class Crash(pl.Callback):
+    """Raises in a training's step of that number."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            raise ConnectionAbortedError("crashed")

@@ -104,7 +104,7 @@ def test_a_density_takes_the_rounds_that_reach_it(composed: Compose) -> None:
 def test_a_sparsifier_has_a_training_of_its_own_in_every_round(composed: Compose) -> None:
     experiment = Experiment.from_config(composed("pruning=agp", "trainer.max_epochs=5", "pruning.rounds=2"))
     assert experiment.search_lengths() == [[5], [4, 4], [4, 4]]
-    assert [experiment.expected_length(number) for number in range(3)] == [5, 4, 4]  # the retraining of a ticket
+    assert [experiment.retraining_epochs(whole) for whole in (True, False)] == [5, 4]
     plain = Experiment.from_config(composed("trainer.max_epochs=5", "pruning.rounds=2"))
     assert plain.search_lengths() == [[5], [4], [4]]
 
