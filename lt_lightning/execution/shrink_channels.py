@@ -91,6 +91,10 @@ class Slices:
         """
         return {name: part.take(state[source]) for name, (source, part) in self.parts.items()}
 
+    def take_known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the small network's part of values that only some parameters have, under its own names."""
+        return {name: part.take(values[source]) for name, (source, part) in self.parts.items() if source in values}
+
     def put(self, state: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a full state dict with the small network's values where it has any, and zeros elsewhere.
 
