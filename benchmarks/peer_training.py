@@ -154,7 +154,7 @@ class Contest:
             callbacks.append(_TowardsZero(_pruner(network, Peer("GroupMagnitudeImportance"), experiment.example, 0.5)))
         network.train()  # Torch-Pruning looks at networks in evaluation
         pl.seed_everything(experiment.options.seed, verbose=False)
-        experiment.data.first_epoch = experiment.expected_length(0) + (number - 1) * self._restart.epochs
+        experiment.data.first_epoch = self._dense.total_epochs + (number - 1) * self._restart.epochs
         experiment.trainer(callbacks, []).fit(classifier, experiment.data)
         assert training.trained is not None
         assert training.trained.trained is not None

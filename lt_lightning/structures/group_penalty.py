@@ -48,19 +48,22 @@ class GroupPenalty:
             network: network with the parameters.
             rate: learning rate of the step before.
         """
-        count = 1 + max((int(each.max()) for each in self.groups.values()), default=0)
+        if not self.groups:
+            return
+        count = 1 + max(int(each.max()) for each in self.groups.values())
         parameters = {name: network.get_parameter(name) for name in self.groups}
         device = next(iter(parameters.values())).device
+        numbers = {name: each.to(device) for name, each in self.groups.items()}
         squares, sizes = torch.zeros(2, count, device=device)
         for name, parameter in parameters.items():
-            index = self.groups[name].flatten()
+            index = numbers[name].flatten()
             squares.index_add_(0, index, parameter.float().square().flatten())
             sizes.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))
         less = rate * self.strength * sizes.sqrt() / squares.sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         factors = (1 - less).clamp_min_(0)
         factors[0] = 1
         for name, parameter in parameters.items():
-            parameter.mul_(factors[self.groups[name]].to(parameter.dtype))
+            parameter.mul_(factors[numbers[name]].to(parameter.dtype))
 
 
 def groups_of(plan: Plan | None, masks: Masks, traced: TracedNetwork) -> dict[str, Tensor]:

@@ -55,6 +55,7 @@ class Card(TypedDict, total=False):
         origin: data set whose search found the masks.
         environments: versions and device of all that took part in its training.
         transferred_from: search, data, model, seed and round of a transferred ticket, and what was initialised anew.
+        group_penalty: strength of the group lasso in its training, if there was any.
         first_epoch: number of epochs that its ancestors were trained, where its training goes on from theirs.
         starts_from: how the ticket is trained, if not as the search's own; see `training.retraining.restart_for`.
     """
@@ -81,6 +82,7 @@ class Card(TypedDict, total=False):
     choice: dict[str, str]
     decided_by: dict[str, str]
     distillation: dict[str, float]
+    group_penalty: float
     left_dense: list[str]
     kept_whole: list[str]
     control: str

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from lt_lightning.execution.execute import execute
@@ -17,6 +18,7 @@ from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import BESIDE, REWINDS_WEIGHTS, Restart
+from lt_lightning.structures.group_penalty import GroupPenalty, groups_of
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import example_input
@@ -51,6 +53,8 @@ class TicketTraining(MaskedTraining):
         network: see `MaskedTraining`.
         traced: a network of the same kind whose channels are known already.
         distillation: soft labels that the loss of the LightningModule takes; None: the loss is its own.
+        group_penalty: strength of the group lasso on what the ticket's structure keeps or drops together, for a ticket
+            that another one is grown from; see `GroupPenalty`.
     """
 
     def __init__(
@@ -64,9 +68,15 @@ class TicketTraining(MaskedTraining):
         network: str | None = None,
         traced: TracedNetwork | None = None,
         distillation: Distillation | None = None,
+        group_penalty: float = 0.0,
     ) -> None:
         if execution not in get_args(Execution):
             raise ValueError(f"execution={execution!r}: must be one of {', '.join(get_args(Execution))}")
+        if group_penalty and ticket.plan is None:
+            raise ValueError(
+                f"group_penalty={group_penalty}: the ticket has no plan (its structure is "
+                f"{ticket.card.get('structure')!r}), so that no weights are kept or dropped together"
+            )
         super().__init__(monitor, monitor_mode, network)
         self.ticket = ticket
         self.restart = restart
@@ -74,6 +84,9 @@ class TicketTraining(MaskedTraining):
         self.batch_size = batch_size
         self.traced = traced
         self.distillation = distillation
+        self.group_penalty = group_penalty
+        self._penalty: GroupPenalty | None = None
+        self._rate = 0.0  # of the step that is being made
         self.trained: Ticket | None = None
         self._shrunk: Shrunk | None = None
         self._first_epoch = 0  # of the dense training's epochs
@@ -94,6 +107,10 @@ class TicketTraining(MaskedTraining):
             )
         network = self.network_of(pl_module)
         self.ticket.apply(network)
+        if self.group_penalty:
+            traced = self.traced or TracedNetwork(network, example_input(trainer, pl_module, network))
+            groups = groups_of(self.ticket.plan, self.ticket.masks, traced)
+            self._penalty = GroupPenalty(self.group_penalty, groups)
         if self.execution == "shrunk" and self.ticket.plan is not None:
             device = str(trainer.strategy.root_device)
             example = example_input(trainer, pl_module, network)
@@ -104,6 +121,8 @@ class TicketTraining(MaskedTraining):
             assert self._shrunk is not None
             compare_networks(network, self._shrunk.network, example)
             self._put_in_place(pl_module, network, self._shrunk.network)
+            if self._penalty is not None:
+                self._penalty = GroupPenalty(self.group_penalty, self._shrunk.slices.take_known(self._penalty.groups))
 
     def _put_in_place(self, pl_module: pl.LightningModule, network: nn.Module, small: nn.Module) -> None:
         (path,) = (name for name, module in pl_module.named_modules() if module is network)
@@ -128,6 +147,7 @@ class TicketTraining(MaskedTraining):
             "masks": digest(self.ticket.masks),
             "max_epochs": trainer.max_epochs,
             "distillation": self._distilled,
+            "group_penalty": self.group_penalty,
         }
         self.prepare_fit(trainer, pl_module, self._masks, arguments)
         self._distil(pl_module)
@@ -150,6 +170,19 @@ class TicketTraining(MaskedTraining):
             if self.restart is not None:
                 self._restore(trainer, pl_module, self.restart)
         self.enforce(trainer, network, self._masks)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        self._rate = optimizer.param_groups[0]["lr"]  # schedules step before the batch ends
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._penalty is not None and self._stepped:
+            self._penalty.shorten(self.network_of(pl_module), self._rate)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     @property
     def _masks(self) -> Masks:
@@ -203,6 +236,7 @@ class TicketTraining(MaskedTraining):
             choice={} if self._shrunk is None else dict(self._shrunk.choice),
             left_dense=self._left_dense(),
             **({} if self.distillation is None else {"distillation": self._distilled}),
+            **({"group_penalty": self.group_penalty} if self.group_penalty else {}),
             kept_whole=[] if self._shrunk is None else list(self._shrunk.kept_whole),
         )
 

@@ -133,6 +133,18 @@ class Retraining:
 
 
 @dataclass(frozen=True)
+class Growing:
+    """How tickets are grown from each other (`grown`)."""
+
+    group_penalty: float = option(
+        0.0,
+        "strength of the group lasso on columns of blocks, or channels, in every round but the search's last: the next "
+        "round drops whole ones; 0: none",
+        Allowed(lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    )
+
+
+@dataclass(frozen=True)
 class Dataset:
     """What the network is made for."""
 
@@ -200,6 +212,7 @@ class JobOptions:
         "Best with `pruning.mode=learning_rate`. Controls, trained for as many rounds:<br>dense: prunes nothing"
         "<br>random: prunes weights at random",
     )
+    growing: Growing = option(Growing(), "How they are grown.")
     structure: dict[str, Any] = option({}, "what the group of that name adds; `structure=[]` structures nothing")
     threads: int | None = option(
         None,

@@ -46,7 +46,7 @@ class Grown(Protocol):
         chains = []
         for name in dict.fromkeys(map(str, config.grown)):
             kind, source = _kind(name), search.parts[0]
-            digits = retraining_fingerprint(config, name, {"grown": name})
+            digits = retraining_fingerprint(config, name, _origin(config, name))
             for number in range(1, last + 1):
                 folder = round_folder(search.folder, number) / f"{kind.control or kind.structure}-{digits}"
                 label = f"{kind}, round {number} of {len(search.parts) - 1}"
@@ -103,7 +103,18 @@ class Grown(Protocol):
             "total_epochs": ticket.card["total_epochs"], "first_epoch": ticket.card["total_epochs"],
         }  # fmt: skip
         made = growth.next_ticket(ticket, density, facts)
-        return made.with_facts(control=control) if control else made
+        if control:
+            return made.with_facts(control=control)
+        penalty = experiment.options.growing.group_penalty
+        if task.round == experiment.rounds or made.plan is None or not penalty:
+            return made
+        return made.with_facts(group_penalty=penalty)
+
+
+def _origin(config: DictConfig, name: str) -> dict[str, str]:
+    """Return what, besides structure and training, determines a chain; no default, and nothing about controls."""
+    penalty = float(config.growing.group_penalty)
+    return {"grown": name, **({"group_penalty": str(penalty)} if penalty and name not in CONTROLS else {})}
 
 
 def _kind(name: object) -> TicketKind:

@@ -219,6 +219,7 @@ def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
         pruning.monitor_mode,
         traced=experiment.traced,
         distillation=_distillation(experiment),
+        group_penalty=ticket.card.get("group_penalty", 0.0),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
@@ -30,6 +30,7 @@ CHAINS = "grown=[regroup,refill,dense,random]"
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DictConfig, list[Result]]]:
     with composing(tmp_path_factory.mktemp("grown")) as composed:
         config = composed(*OPTIONS, *BOTH, CHAINS, "retrain_rounds=[2]")
+        OmegaConf.resolve(config)
         yield config, run_of(config)
 
 
@@ -126,6 +127,25 @@ def test_a_chain_of_dense_trainings_is_the_search_that_prunes_nothing(
         assert chain.trained is not None
         for name, value in one_fit.trained.items():
             torch.testing.assert_close(chain.trained[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_penalty_leaves_less_in_what_the_next_round_drops_and_touches_no_other_folder(
+    finished: tuple[DictConfig, list[Result]],
+) -> None:
+    config, results = finished
+    penalised = config.copy()
+    penalised.grown, penalised.growing.group_penalty = ["regroup", "dense"], 0.05
+    mine = run_of(penalised)
+    plain, less = ticket(config, results, 1, "regroup_grown"), ticket(config, mine, 1, "regroup_grown")
+    assert less.card["group_penalty"] == 0.05
+    assert "group_penalty" not in ticket(config, mine, 2, "regroup_grown").card  # it is the last
+    lasting = {
+        name: sum(float((each.trained or {})[name].norm()) for name in plain.masks)
+        for name, each in (("plain", plain), ("less", less))
+    }
+    assert lasting["less"] < lasting["plain"]
+    others = {result.place for result in mine if result.structure != "regroup_grown"}
+    assert others <= {result.place for result in results}
 
 
 @pytest.mark.parametrize("structure", ["regroup", "refill"])
