@@ -13,6 +13,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -418,14 +419,11 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
     inner = {name: values[name] for name in nested_options(kind) if values.get(name) is not None}
     for name, value in inner.items():
         read(nested_options(kind)[name], value, _below(key, name))
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in _hints(cast(Any, kind)).items():
         if not _is_kept(value := values.get(name), hint):
             raise ValueError(f"{_below(key, name)}={shown(value)}: must be {described(kind, name)}")
-    schema = OmegaConf.structured(kind)
-    for node in (schema, *(schema[name] for name in nested_options(kind))):
-        OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
     try:
-        made = cast(Options, OmegaConf.to_object(OmegaConf.merge(schema, dict(values))))
+        made = cast(Options, OmegaConf.to_object(OmegaConf.merge(_schema(cast(Any, kind)), dict(values))))
     except OmegaConfBaseException as error:
         raise ValueError(_explained(kind, error, values, key)) from None
     except ValueError as error:
@@ -435,6 +433,20 @@ def read(kind: type[Options], values: Any, key: str = "") -> Options:
         if allowed is not None and value is not None and not allowed.holds(value):
             raise ValueError(f"{_below(key, each.name)}={shown(value)}: must be {allowed.text}")
     return made
+
+
+@cache
+def _schema(kind: type[Any]) -> DictConfig:
+    """Return the options of one kind with their defaults; to be merged with values, and not to be changed."""
+    schema: DictConfig = OmegaConf.structured(kind)
+    for node in (schema, *(schema[name] for name in nested_options(kind))):
+        OmegaConf.set_readonly(node, False)  # frozen dataclasses are read-only
+    return schema
+
+
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _is_kept(value: Any, hint: Any) -> bool:
@@ -449,14 +461,14 @@ def _is_kept(value: Any, hint: Any) -> bool:
 
 def nested_options(kind: type[Any]) -> dict[str, type[Any]]:
     """Return the options of one kind that are nodes of options themselves, by name."""
-    parts = {name: (*get_args(hint), hint)[0] for name, hint in get_type_hints(kind).items()}
+    parts = {name: (*get_args(hint), hint)[0] for name, hint in _hints(cast(Any, kind)).items()}
     return {name: part for name, part in parts.items() if inspect.isclass(part) and is_dataclass(part)}
 
 
 def described(kind: type[Any], name: str) -> str:
     """Return in words what an option may be."""
     allowed: Allowed | None = next(each.metadata.get("allowed") for each in fields(kind) if each.name == name)
-    hint = get_type_hints(kind)[name]
+    hint = _hints(cast(Any, kind))[name]
     if name in nested_options(kind):
         text = f"a node of {', '.join(each.name for each in fields(nested_options(kind)[name]))}"
         return f"{text}, or null" if NoneType in get_args(hint) else text
