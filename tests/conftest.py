@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
 import signal
@@ -24,6 +25,25 @@ if TYPE_CHECKING:
     from tests.runs import Compose
 
 # PyTorch and the package are imported where they are needed: the process that hands out the tests needs neither.
+
+# They need the fork server, which takes long to start: all of them are for one worker.
+FORKING = (
+    "tests/experiment/processes/",
+    "tests/experiment/run/test_resume.py",
+    "tests/experiment/run/test_scheduler.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out a file at a time, and the files that need the fork server together."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return FORKING[0] if nodeid.startswith(FORKING) else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -85,15 +105,8 @@ def _ctrl_c_is_heard() -> None:
 def forkserver() -> ForkServerContext:
     """Starts processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    modules = (
-        "training.processes",
-        "report.figures",
-        "experiment.run.command",
-        "experiment.parts",
-        "experiment.run.scheduler",
-        "experiment.sweep",
-    )
-    context.set_forkserver_preload(["pytest", *(f"lt_lightning.{name}" for name in modules)])
+    context.set_forkserver_preload(["tests.preloaded"])
+    multiprocessing.forkserver.ensure_running()  # from here: a test may work in another folder
     return context
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lt_lightning.execution.timing import Timing, time_layers
+from tests.runs import timed_in_no_time
 
 
 class Scripted:
@@ -71,12 +71,8 @@ def start(forkserver: ForkServerContext) -> Iterator[Callable[..., Scripted]]:
 @pytest.fixture(scope="module", autouse=True)
 def _forms_are_timed_in_no_time() -> Iterator[None]:
     """Which form of a regrouped layer is the fastest does not matter here."""
-
-    def quickly(*arguments: Any, **options: Any) -> dict[str, Timing]:
-        return time_layers(*arguments, **{**options, "samples": 1, "slot": 1e-4})
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lt_lightning.execution.form_choice.time_layers", quickly)
+        patch.setattr("lt_lightning.execution.form_choice.time_layers", timed_in_no_time)
         yield
 
 

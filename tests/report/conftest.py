@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.results.job_record import Task
@@ -21,8 +18,8 @@ from lt_lightning.storage.files import write_json
 from lt_lightning.structures.base import Form, LayerReport
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
 from lt_lightning.tickets.ticket import Ticket, make_card
+from tests.runs import composing
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 ACCURACY = {"dense": (0.90, 0.92), "unstructured": (0.91, 0.93), "refill": (0.89, 0.90), "regroup": (0.90, 0.92)}
 RATIOS = {"dense": 1.0, "unstructured": 1.0, "refill": 0.5, "regroup": 0.8}
 
@@ -36,19 +33,13 @@ RESULT = Result(
 @pytest.fixture
 def configs(tmp_path: Path) -> Iterator[list[DictConfig]]:
     """Of two seeds, written under `tmp_path/runs`."""
-    GlobalHydra.instance().clear()
     made = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing(tmp_path / "runs") as composed:
         for seed in (0, 1):
-            overrides = [f"paths.root={tmp_path / 'runs'}", "pruning.rounds=1", f"seed={seed}"]
-            config = compose("run", overrides, return_hydra_config=True)
-            HydraConfig.instance().set_config(config)
-            with open_dict(config):
-                del config["hydra"]
+            config = composed("pruning.rounds=1", f"seed={seed}")
             OmegaConf.resolve(config)
             made.append(config)
-    yield made
-    HydraConfig.instance().cfg = None
+        yield made
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import wandb
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from PIL import Image
 
 from lt_lightning.experiment.logging.loggers import make_loggers
@@ -24,9 +21,8 @@ from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
-from tests.runs import BOTH, MEASURED, SMALL, run_of
+from tests.runs import BOTH, MEASURED, SMALL, composing, run_of
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
 OPTIONS = (
     *SMALL, *BOTH, "controls=[reinit]", "logger=[wandb,tensorboard]",
     MEASURED,
@@ -59,16 +55,10 @@ class Recorded:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, wandb_records: Records) -> Recorded:
     root = tmp_path_factory.mktemp("recorded")
-    with pytest.MonkeyPatch.context() as patch, initialize_config_dir(str(CONF), version_base="1.3"):
+    with pytest.MonkeyPatch.context() as patch, composing(root) as composed:
         for part in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR", "ARTIFACT_DIR"):
             patch.setenv(f"WANDB_{part}", str(root / "elsewhere"))
-        config = compose("run", [f"paths.root={root}", *OPTIONS], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        results = run_of(config)
-    HydraConfig.instance().cfg = None
-    GlobalHydra.instance().clear()
+        results = run_of(composed(*OPTIONS))
     runs, files = {}, {}
     for path in (root / "wandb").glob("offline-run-*/run-*.wandb"):
         records = wandb_records(path)
