@@ -148,22 +148,24 @@ def test_a_penalty_leaves_less_in_what_the_next_round_drops_and_touches_no_other
     assert others <= {result.place for result in results}
 
 
-@pytest.mark.parametrize("structure", ["regroup", "refill"])
-def test_training_the_smaller_networks_is_training_with_masks(structure: str, composed: Compose) -> None:
-    size = {"regroup": "group_size=4", "refill": "round_to=2"}[structure]
+def test_training_the_smaller_networks_is_training_with_masks(composed: Compose) -> None:
     options = (
-        *OPTIONS, "trainer.precision=64-true", f"structure=[{structure}]", f"structure.{structure}.{size}",
-        f"grown=[{structure}]", "retrain_rounds=[2]",
+        *OPTIONS, *BOTH, "trainer.precision=64-true", "trainer.max_epochs=1", "pruning.rewind=0ep",
+        "grown=[regroup,refill]", "retrain_rounds=[2]",
     )  # fmt: skip
     shrunk, masked = (composed(*options, f"execution={execution}") for execution in ("shrunk", "masked"))
-    small, large = (ticket(config, run_of(config), 2, f"{structure}_grown") for config in (shrunk, masked))
-    assert (small.card["execution"], large.card["execution"]) == ("shrunk", "masked")
-    assert small.masks.keys() == large.masks.keys()
-    assert all(torch.equal(mask, small.masks[name]) for name, mask in large.masks.items())
-    assert small.trained is not None
-    assert large.trained is not None
-    for name, mask in large.masks.items():
-        torch.testing.assert_close(small.trained[name][mask], large.trained[name][mask], rtol=1e-8, atol=1e-10)
+    ours, theirs = run_of(shrunk), run_of(masked)
+    for structure in ("regroup", "refill"):
+        small, large = (
+            ticket(config, results, 2, f"{structure}_grown") for config, results in ((shrunk, ours), (masked, theirs))
+        )
+        assert (small.card["execution"], large.card["execution"]) == ("shrunk", "masked")
+        assert small.masks.keys() == large.masks.keys()
+        assert all(torch.equal(mask, small.masks[name]) for name, mask in large.masks.items())
+        assert small.trained is not None
+        assert large.trained is not None
+        for name, mask in large.masks.items():
+            torch.testing.assert_close(small.trained[name][mask], large.trained[name][mask], rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(
