@@ -58,12 +58,14 @@ def _composed(name: str, overrides: list[str]) -> DictConfig:
     ConfigLoaderImpl._apply_overrides_to_config([each for each in parsed if not _is_for_hydra(each)], config)
     config.hydra.overrides.task = overrides
     config.hydra.runtime.cwd = str(Path.cwd())
+    config.hydra.runtime.output_dir = f"{config.paths.root}/jobs/now"
     return config
 
 
 @functools.cache
 def _parsed(override: str) -> Override:
-    return OverridesParser.create().parse_override(override)
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    return parsed
 
 
 def _is_for_hydra(override: Override) -> bool:

@@ -8,17 +8,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
-from omegaconf import open_dict
 
 from lt_lightning.__main__ import COMMANDS
 from lt_lightning.cli import spelled_out
 from lt_lightning.experiment.run.job import Job
+from tests.runs import Compose
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,40 +41,26 @@ def first_of(override: str) -> str:
     return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
 
 
-def check(page: str, command: str, job: str = "run") -> None:
+def check(page: str, command: str, composed: Compose) -> None:
     """Compose the first job of a command, and make its list of tasks."""
     given = [each for each in spelled_out(shlex.split(command, comments=True)) if each != "-m"]
     try:
-        config = compose(job, [first_of(each) for each in given], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        assert Job.of(config).tasks
+        assert Job.of(composed(*map(first_of, given))).tasks
     except Exception as error:
         error.add_note(f"{page}: {command}")
         raise
 
 
-@pytest.fixture
-def _conf() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield
-    HydraConfig.instance().cfg = None
-
-
-@pytest.mark.usefixtures("_conf")
-def test_every_job_of_the_pages_composes() -> None:
+def test_every_job_of_the_pages_composes(composed: Compose) -> None:
     """Also one that torchrun starts."""
     commands = list(shown(r"(?:lt-lightning|-m lt_lightning) run((?: [^`\n]*)?)(?=[`\n])"))
     assert len(commands) > 30
     assert any("trainer.num_nodes=2" in command for _, command in commands)
     for page, command in commands:
-        check(page, command)
+        check(page, command, composed)
 
 
-@pytest.mark.usefixtures("_conf")
-def test_launchers_and_sweepers_of_the_pages_compose() -> None:
+def test_launchers_and_sweepers_of_the_pages_compose(composed: Compose) -> None:
     launchers = list(shown(r"`(hydra/(?:launcher|sweeper)=[^`]+)`"))
     assert {"joblib", "submitit_local", "slurm", "slurm_nodes", "ray"} <= {
         command.split()[0].partition("=")[2] for _, command in launchers
@@ -87,11 +69,10 @@ def test_launchers_and_sweepers_of_the_pages_compose() -> None:
         name = command.split()[0].partition("=")[2]
         plugin = {"joblib": "joblib_launcher", "ray": "ray_launcher", "tune": "optuna_sweeper"}
         if find_spec(f"hydra_plugins.hydra_{plugin.get(name, 'submitit_launcher')}") is not None:
-            check(page, command)
+            check(page, command, composed)
 
 
-@pytest.mark.usefixtures("_conf")
-def test_what_is_said_to_be_added_to_a_job_composes() -> None:
+def test_what_is_said_to_be_added_to_a_job_composes(composed: Compose) -> None:
     """The columns of docs/coming_from.md that say what is written here, of projects with a command line or recipes."""
     _, _, page = (ROOT / "docs" / "coming_from.md").read_text().partition("## open_lth\n")
     cells = [line.split(" | ")[1] for line in page.splitlines() if line.startswith("| ") and " | " in line]
@@ -99,7 +80,7 @@ def test_what_is_said_to_be_added_to_a_job_composes() -> None:
     options = [each for cell in cells for each in re.findall(rf"`((?:{groups})\S*=[^`(]*[^`=(])`", cell)]
     assert len(options) > 15
     for option in options:
-        check("coming_from.md", option)
+        check("coming_from.md", option, composed)
 
 
 def test_every_other_command_is_there() -> None:

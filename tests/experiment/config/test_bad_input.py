@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 
 from lt_lightning.results.records import find_results
@@ -27,11 +28,18 @@ from lt_lightning.tickets import ticket
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.classifier import ImageClassifier
 from tests.cases import slow_but
-from tests.runs import REFILL, SMALL
+from tests.runs import REFILL, SMALL, composing
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
 SEARCH = (*SMALL, "structure=[]", "threads=1", "report=false")
 Run = Callable[..., str]
+
+
+def by_hydra(command: Callable[[], None], task: Callable[[DictConfig], Any]) -> None:
+    """Do the task with what the command line composes, without Hydra's log."""
+    root, *overrides = sys.argv[1:]
+    with composing(Path(root.removeprefix("paths.root="))) as composed:
+        task(composed(*overrides, name=command.__name__))
 
 
 @pytest.fixture
@@ -40,6 +48,7 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     def run(root: Path, *overrides: str) -> str:
         with monkeypatch.context() as patch:
+            patch.setattr("lt_lightning.cli._by_hydra", by_hydra)
             patch.setattr(sys, "argv", ["run.py", f"paths.root={root}", *SEARCH, *overrides])
             patch.setenv("HYDRA_FULL_ERROR", "")  # set by the script
             line: Any = ""
