@@ -97,6 +97,7 @@ class Experiment:
             )
         if wrong := [number for number in self.options.retrain_rounds or () if not 1 <= number <= self.rounds]:
             raise ValueError(f"retrain_rounds names round {wrong[0]}, but there are pruning.rounds={self.rounds}")
+        self._check_retraining()
         precision = self.config.trainer.get("precision")
         if trainer.strategy.root_device.type == "cpu" and precision in ("16-mixed", "16", 16):
             raise ValueError(f"trainer.precision={shown(precision)}: a CPU computes that in bfloat16; write bf16-mixed")
@@ -112,6 +113,16 @@ class Experiment:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")
             with naming(f"structure.{name}"):
                 structure.check(traced)
+
+    def _check_retraining(self) -> None:
+        length, mode = self.options.retraining.length, self.options.pruning.get("mode")
+        if self.stretched_epochs == 0:
+            raise ValueError(f"retraining.length={length}: leaves no epoch of trainer.max_epochs")
+        if self.stretched_epochs is not None and mode == "none":
+            raise ValueError(
+                f"retraining.length={length}: stretches the schedule, and pruning.mode=none trains tickets at its last "
+                "rates; set 1, or another mode"
+            )
 
     def _check_processes(self, nodes: int) -> None:
         if (environment := started()) is not None:
@@ -224,8 +235,14 @@ class Experiment:
                 )
         return made
 
-    def trainer(self, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
-        """Return a trainer for one training, or one test, in all processes of the job."""
+    def trainer(self, callbacks: list[pl.Callback], loggers: list[Any], epochs: int | None = None) -> pl.Trainer:
+        """Return a trainer for one training, or one test, in all processes of the job.
+
+        Args:
+            callbacks: its callbacks.
+            loggers: its loggers.
+            epochs: length of the training; None: trainer.max_epochs.
+        """
         together = self.size > 1 and processes() == self.size  # outside of them a trainer only measures
         plugins: list[Any] = [(started() if together else None) or LightningEnvironment()]
         synchronised = together and self.config.trainer.sync_batchnorm
@@ -237,6 +254,7 @@ class Experiment:
             benchmark=not self.config.trainer.get("deterministic") if benchmark is None else benchmark,
             devices=self.config.trainer.devices if together or self.size == 1 else 1,
             num_nodes=self.size // len(self.devices) if together else 1,
+            max_epochs=epochs or self.config.trainer.max_epochs,
             callbacks=callbacks,
             logger=loggers,
             strategy=("ddp" if strategy in (None, "auto") else strategy) if together else "auto",
@@ -264,7 +282,16 @@ class Experiment:
         Args:
             whole_schedule: whether it is trained for as long as the dense network, whatever the rewind point.
         """
-        return self._lengths[0 if whole_schedule else 1]
+        dense, ticket = self._lengths
+        if self.stretched_epochs is not None:
+            return self.stretched_epochs
+        return dense if whole_schedule else ticket
+
+    @property
+    def stretched_epochs(self) -> int | None:
+        """The epochs that the schedule of a ticket's training is stretched over; None where it is the search's own."""
+        length = self.options.retraining.length
+        return None if length == 1 else round(length * self.options.trainer["max_epochs"])
 
     @cached_property
     def _lengths(self) -> tuple[int, int]:

@@ -131,6 +131,12 @@ class Retraining:
     temperature: float = option(
         4.0, "temperature of the soft labels: logits are divided by it before the softmax", POSITIVE
     )
+    length: float = option(
+        1.0,
+        "epochs of a ticket's training over trainer.max_epochs: its schedule is stretched over them, and begins anew "
+        "from the rewound values; 1: as the rounds of the search train, from the rewind point on",
+        POSITIVE,
+    )
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,8 @@ def fit_ticket(
     """Run the fit of the ticket at a path in this process; see `fit_rounds`."""
     callback = callback or ticket_training(experiment, Ticket.load(Path(path)))
     checkpoints = Checkpoints(Path(path).parent / "checkpoints", **asdict(experiment.options.checkpoint))
-    trainer = experiment.trainer([callback, *experiment.own_callbacks(), *own, checkpoints], list(loggers))
+    callbacks = [callback, *experiment.own_callbacks(), *own, checkpoints]
+    trainer = experiment.trainer(callbacks, list(loggers), experiment.stretched_epochs)
     classifier = experiment.classifier(callback.ticket.card.get("width"))
     experiment.data.first_epoch = callback.ticket.card.get("first_epoch", 0)
     trainer.fit(classifier, experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
@@ -210,9 +211,12 @@ def fit_ticket(
 def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
     """Return the callback that trains a ticket as a round of the search would have."""
     pruning = experiment.pruning_options
+    restart = restart_for(ticket, Restart.load(experiment.search_folder / "restart.pt"))
+    if experiment.stretched_epochs is not None:
+        restart = None  # the schedule begins anew
     return TicketTraining(
         ticket,
-        restart_for(ticket, Restart.load(experiment.search_folder / "restart.pt")),
+        restart,
         cast(Execution, experiment.options.execution),
         experiment.data.batch_size // processes(),
         pruning.monitor,

@@ -261,6 +261,7 @@ def test_how_tickets_are_retrained_is_their_own_and_defaults_are_no_difference(c
     assert digits("retraining.distil=0", "retraining.temperature=2") == digits()
     known = {"structure": meaning_of(OmegaConf.to_container(composed().structure.refill)), "execution": "shrunk"}
     assert digits() == hash_of(known)  # what folders were named by before there was the option
+    assert digits("retraining.length=2") != digits("retraining.length=1.0") == digits()
     assert digits("retraining.distil=0.5", "retraining.temperature=4") == digits("retraining.distil=0.5")
     others = ("retraining.distil=0.5", "retraining.distil=1")
     assert len({digits(), *map(digits, others), digits(others[0], "retraining.temperature=2")}) == 4

@@ -20,6 +20,7 @@ from lt_lightning.execution.cost import flops
 from lt_lightning.execution.execute import execute
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run import run_task as retraining
+from lt_lightning.experiment.run.costs import costs_of
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
@@ -411,3 +412,39 @@ class Crash(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == self._step:
             raise ConnectionAbortedError("crashed")
+
+
+def test_a_longer_retraining_stretches_the_schedule_for_tickets_and_the_dense_network(
+    composed: Compose, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    longer = ("retraining.length=2", "controls=[retrained_dense,reinit]")
+    results = run_of(composed(*SMALL, *REFILL, *longer))
+    dense = run_of(composed(*SMALL, "trainer.max_epochs=4", "structure=[]", "pruning.rounds=0"))[0]
+
+    def rates(folder: Path) -> list[float]:
+        with (folder / "metrics.csv").open() as file:
+            return [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+
+    retrained = {(each.structure, each.control): each for each in results if each.place.count("-") > 3}
+    assert set(retrained) == {
+        ("refill", ""), ("dense", "retrained_dense"), ("refill", "reinit"), ("unstructured", "reinit"),
+    }  # fmt: skip
+    search = root / results[0].search
+    point = Restart.load(search / "restart.pt").point
+    for (_, control), result in retrained.items():
+        assert rates(root / result.place) == rates(root / dense.search)
+        assert result.total_epochs == {"": 7, "retrained_dense": 6, "reinit": 4}[control]
+        if control != "reinit":
+            values = Ticket.load(root / result.place / "ticket").rewind
+            assert all(torch.equal(value, point.network[name]) for name, value in values.items())
+    job = Job.of(composed(*SMALL, *REFILL, *longer, f"paths.root={tmp_path / 'other'}"))
+    assert [cost.epochs for cost in costs_of(job)] == [3, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"), [("retraining.length=0.2", "0.2"), ("pruning.mode=none", "2"), ("retraining.length=0", "0")]
+)
+def test_lengths_that_cannot_be_are_refused(override: str, told: str, composed: Compose) -> None:
+    with pytest.raises(ValueError, match=rf"^retraining\.length={re.escape(told)}(\.0)?: "):
+        Experiment.from_config(composed(*SMALL, *REFILL, "retraining.length=2", override))
