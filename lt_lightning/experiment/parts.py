@@ -24,6 +24,7 @@ from lt_lightning.experiment.config.checks import check_options, naming, shown
 from lt_lightning.experiment.config.options import JobOptions, options_of
 from lt_lightning.experiment.config.tasks import rounds_of, search_folder
 from lt_lightning.network_graph.traced import TracedNetwork
+from lt_lightning.results.job_record import Task
 from lt_lightning.storage.layout import UNSTRUCTURED
 from lt_lightning.structures.base import Structure
 from lt_lightning.training.agreement import SyncBatchNormOnCpu
@@ -286,6 +287,10 @@ class Experiment:
         if self.stretched_epochs is not None:
             return self.stretched_epochs
         return dense if whole_schedule else ticket
+
+    def epochs_of(self, task: Task) -> int:
+        """Return the epochs of a task that trains a ticket alone."""
+        return self.retraining_epochs(task.whole_schedule) + (task.cycles - 1) * self.retraining_epochs(False)
 
     @property
     def stretched_epochs(self) -> int | None:

@@ -56,6 +56,7 @@ class Task:
         source: folder of the ticket that this one is made from; None for a search.
         protocol: name of the protocol that makes the ticket; empty where a structure of the job makes it.
         whole_schedule: whether the training lasts as long as that of the dense network, whatever the rewind point.
+        cycles: number of trainings one after another; each but the first lasts from the rewind point on.
         goes_on: whether the ticket is made from the trained weights of its source, which must be finished.
     """
 
@@ -67,6 +68,7 @@ class Task:
     source: Path | None = None
     protocol: str = ""
     whole_schedule: bool = False
+    cycles: int = 1
     goes_on: bool = False
 
 
@@ -115,6 +117,7 @@ def tasks_from_json(values: Sequence[dict[str, Any]], base: Path | None = None) 
             None if value["source"] is None else path(value["source"]),
             value["protocol"],
             value["whole_schedule"],
+            value["cycles"],
             value["goes_on"],
         )
         for value in values

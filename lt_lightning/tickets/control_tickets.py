@@ -19,7 +19,6 @@ from lt_lightning.network_graph.graph import Flags
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.masks import Masks, digest
-from lt_lightning.pruning.rewinding import REWINDS_WEIGHTS
 from lt_lightning.structures.base import LayerReport, StructureInput, Unstructured
 from lt_lightning.structures.channel_choice import channel_masks, channel_plan
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, NMPlan, Plan
@@ -114,24 +113,6 @@ def small_dense(ticket: Ticket, make: Callable[[int], nn.Module], width: int, ex
         params_ratio=_parameters(network) / _parameters(make(width)),
         flops_ratio=_operations(layers) / _operations(full),
     )
-
-
-def retrained_dense(dense: Ticket) -> Ticket:
-    """Return a ticket of the dense network, to be trained once more, as the tickets of its search are.
-
-    It restarts from their rewind point; where weights are not rewound, from what the dense network's training came to.
-
-    Args:
-        dense: trained ticket of the search's dense network.
-
-    Raises:
-        ValueError: if it was not trained.
-    """
-    if dense.trained is None:
-        raise ValueError("the ticket of the dense network holds no trained weights")
-    values = dense.rewind if dense.card["mode"] in REWINDS_WEIGHTS else dense.trained
-    card = make_card({**_untrained(dense.card), "total_epochs": dense.card.get("total_epochs", 0)})
-    return replace(dense, rewind=values, trained=None, card=card)
 
 
 def nearest_width(cost: Callable[[int], float], target: float, most: int) -> int:

@@ -57,6 +57,7 @@ class Card(TypedDict, total=False):
         transferred_from: search, data, model, seed and round of a transferred ticket, and what was initialised anew.
         group_penalty: strength of the group lasso in its training, if there was any.
         first_epoch: number of epochs that its ancestors were trained, where its training goes on from theirs.
+        cycles: number of trainings that its training consists of, if more than one.
         starts_from: how the ticket is trained, if not as the search's own; see `training.retraining.restart_for`.
     """
 
@@ -92,6 +93,7 @@ class Card(TypedDict, total=False):
     environments: list[dict[str, str]]
     transferred_from: dict[str, Any]
     first_epoch: int
+    cycles: int
     starts_from: Literal["initial", "schedule"]
 
 

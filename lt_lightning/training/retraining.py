@@ -53,6 +53,9 @@ class TicketTraining(MaskedTraining):
         network: see `MaskedTraining`.
         traced: a network of the same kind whose channels are known already.
         distillation: soft labels that the loss of the LightningModule takes; None: the loss is its own.
+        cycles: number of trainings that the fit consists of, one after the other: each goes on with what the last came
+            to, with its schedule taken back as by `again`.
+        again: how every training but the first begins and how long it is; its weights and optimizers do not go back.
         group_penalty: strength of the group lasso on what the ticket's structure keeps or drops together, for a ticket
             that another one is grown from; see `GroupPenalty`.
     """
@@ -68,10 +71,18 @@ class TicketTraining(MaskedTraining):
         network: str | None = None,
         traced: TracedNetwork | None = None,
         distillation: Distillation | None = None,
+        cycles: int = 1,
+        again: Restart | None = None,
         group_penalty: float = 0.0,
     ) -> None:
         if execution not in get_args(Execution):
             raise ValueError(f"execution={execution!r}: must be one of {', '.join(get_args(Execution))}")
+        if cycles < 1 or (cycles > 1 and again is None):
+            raise ValueError(f"cycles={cycles}: must be at least 1; more need again, the rewind point of a search")
+        if cycles > 1 and ticket.plan is not None:
+            raise ValueError(
+                f"cycles={cycles}: goes with a ticket without a plan; train a structured one again by itself"
+            )
         if group_penalty and ticket.plan is None:
             raise ValueError(
                 f"group_penalty={group_penalty}: the ticket has no plan (its structure is "
@@ -84,12 +95,15 @@ class TicketTraining(MaskedTraining):
         self.batch_size = batch_size
         self.traced = traced
         self.distillation = distillation
+        self.cycles = cycles
+        self.again = again
+        self._cycle = 1  # the training that runs
         self.group_penalty = group_penalty
         self._penalty: GroupPenalty | None = None
         self._rate = 0.0  # of the step that is being made
         self.trained: Ticket | None = None
         self._shrunk: Shrunk | None = None
-        self._first_epoch = 0  # of the dense training's epochs
+        self._epochs = 0  # of the dense training
 
     def __repr__(self) -> str:
         return f"TicketTraining({self.ticket!r}, execution={self.execution!r})"
@@ -147,20 +161,19 @@ class TicketTraining(MaskedTraining):
             "masks": digest(self.ticket.masks),
             "max_epochs": trainer.max_epochs,
             "distillation": self._distilled,
+            "cycles": self.cycles,
             "group_penalty": self.group_penalty,
         }
         self.prepare_fit(trainer, pl_module, self._masks, arguments)
         self._distil(pl_module)
         assert trainer.max_epochs is not None
-        self._first_epoch = 0 if self.restart is None else trainer.max_epochs - self.restart.epochs
-        if self.restart is not None:
-            extend_to(trainer, self.restart.epochs)
+        self._epochs = trainer.max_epochs
+        extend_to(trainer, self.length(trainer.max_epochs))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.follow_epoch(trainer, self._first_epoch + trainer.current_epoch)
+        self._sync(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.follow_epoch(trainer, self._first_epoch + trainer.current_epoch)
         network = self.network_of(pl_module)
         self.keep_rates(self.restart)
         if trainer.global_step > 0:  # resumed
@@ -169,7 +182,26 @@ class TicketTraining(MaskedTraining):
             self.start_training()
             if self.restart is not None:
                 self._restore(trainer, pl_module, self.restart)
+        self._sync(trainer)
         self.enforce(trainer, network, self._masks)
+
+    def length(self, epochs: int) -> int:
+        """Return the number of epochs of the whole fit, given that of the dense network's training."""
+        first = epochs if self.restart is None else self.restart.epochs
+        return first + (0 if self.again is None else (self.cycles - 1) * self.again.epochs)
+
+    def _sync(self, trainer: pl.Trainer) -> None:
+        """Bring schedules up to the current epoch, at the start of any; begin a training where it is its first."""
+        first = self._epochs if self.restart is None else self.restart.epochs
+        length, epoch = first, trainer.current_epoch
+        if self.again is not None and epoch >= first:
+            length = self.again.epochs
+            cycle, epoch = divmod(epoch - first, length)
+            if cycle + 2 > self._cycle:
+                self._cycle = cycle + 2
+                self.again.restore(trainer.optimizers, schedules_of(trainer))
+                self.best = {}
+        self.follow_epoch(trainer, self._epochs - length + epoch)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -239,6 +271,13 @@ class TicketTraining(MaskedTraining):
             **({"group_penalty": self.group_penalty} if self.group_penalty else {}),
             kept_whole=[] if self._shrunk is None else list(self._shrunk.kept_whole),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "cycle": self._cycle}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._cycle = state_dict["cycle"]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)

@@ -209,8 +209,7 @@ class JobOptions:
         "<br>random: as many weights of each layer, anywhere at random; runs whole"
         "<br>small_dense: a dense network of less `model.width` with the FLOPs of a structured ticket, for the whole "
         "schedule"
-        "<br>retrained_dense: the dense network, retrained once as tickets are: as long, from as early values (or from "
-        "its trained ones, where the search does not rewind weights), with the same soft labels",
+        "<br>small_dense_cycles: the same, trained for as many epochs as the ticket and its ancestors",
     )
     grown: list[str] = option(
         [],

@@ -15,7 +15,7 @@ from lt_lightning.experiment.protocols.layer_densities import LayerDensities
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.experiment.protocols.transfers import Transfers
 
-PROTOCOLS: tuple[Protocol, ...] = (LayerDensities(), Controls(), Grown(), Transfers(), Bisection())
+PROTOCOLS: tuple[Protocol, ...] = (LayerDensities(), Grown(), Controls(), Transfers(), Bisection())
 """All protocols, in the order in which they add tasks: controls are made of a job's own tickets alone."""
 
 

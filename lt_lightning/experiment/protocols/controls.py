@@ -14,21 +14,19 @@ from lt_lightning.experiment.config.options import RETRAINING_KEYS
 from lt_lightning.experiment.config.tasks import retrained_rounds
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task, TicketKind
-from lt_lightning.storage.layout import DENSE, TICKET, UNSTRUCTURED, round_folder
+from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
 
 if TYPE_CHECKING:
     from lt_lightning.experiment.parts import Experiment
     from lt_lightning.tickets.ticket import Ticket
 
-OF_TICKETS = ("reinit", "shuffle", "random", "small_dense")
-OF_DENSE = "retrained_dense"  # once in a job
-CONTROLS = (*OF_TICKETS, OF_DENSE)
+CONTROLS = ("reinit", "shuffle", "random", "small_dense", "small_dense_cycles")
 OF_UNSTRUCTURED = ("reinit", "random")  # such a ticket has no structure that a shuffle could keep
-FROM_START = ("reinit", "small_dense")  # trained from initial values on, for the whole schedule
+FROM_START = ("reinit", "small_dense", "small_dense_cycles")  # trained from initial values on, for the whole schedule
 
 
 class Controls(Protocol):
-    """Controls of tickets that the job retrains, of the unstructured ones of these rounds, and of the dense network."""
+    """Controls of the tickets of the rounds that are retrained: cut, grown and unstructured ones."""
 
     name = "controls"
 
@@ -39,32 +37,32 @@ class Controls(Protocol):
         return bool(config.controls)
 
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
-        """Return a task for each ticket and control, and one for the dense network."""
-        search, *retrainings = tasks
-        made = [_task(config, search, _dense_of(search), OF_DENSE)] if OF_DENSE in config.controls else []
-        return made + [
+        """Return a task for each ticket and control."""
+        search, *others = tasks
+        rounds = retrained_rounds(config)
+        tickets = [task for task in others if task.round in rounds and task.kind and not task.kind.control]
+        return [
             _task(config, search, ticket, control)
-            for ticket in [*_of_search(config, search), *retrainings]
-            for control in OF_TICKETS
+            for ticket in [*_of_search(config, search), *tickets]
+            for control in CONTROLS
             if control in config.controls and (ticket.kind.structure != UNSTRUCTURED or control in OF_UNSTRUCTURED)  # type: ignore[union-attr]
         ]
 
     def check(self, experiment: Experiment) -> None:
         """Look whether the network can be made narrower, if that is asked for."""
-        if "small_dense" in experiment.config.controls and not isinstance(experiment.config.model.get("width"), int):
-            raise ValueError("controls=small_dense needs a network with an option model.width, a whole number")
+        narrower = [name for name in experiment.config.controls if name.startswith("small_dense")]
+        if narrower and not isinstance(experiment.config.model.get("width"), int):
+            raise ValueError(f"controls={narrower[0]} needs a network with an option model.width, a whole number")
+        if "small_dense_cycles" in narrower and experiment.options.retraining.length != 1:
+            raise ValueError("controls=small_dense_cycles trains as the rounds of a search do: set retraining.length=1")
+        if "small_dense_cycles" in narrower and experiment.pruning_options.scores_from != "trained":
+            raise ValueError("controls=small_dense_cycles counts the rounds before: set pruning.scores_from=trained")
 
     def ticket(self, experiment: Experiment, task: Task) -> Ticket:
         """Make a control of the ticket in `task.source`."""
         import torch  # slow to import, like all that makes tickets
 
-        from lt_lightning.tickets.control_tickets import (
-            randomly_masked,
-            reinitialised,
-            retrained_dense,
-            shuffled,
-            small_dense,
-        )
+        from lt_lightning.tickets.control_tickets import randomly_masked, reinitialised, shuffled, small_dense
         from lt_lightning.tickets.ticket import Ticket
 
         assert task.source is not None
@@ -77,16 +75,16 @@ class Controls(Protocol):
         match control:
             case "reinit":
                 made = reinitialised(ticket, experiment.network(seed))
-            case "small_dense":
+            case "small_dense" | "small_dense_cycles":
                 width = experiment.config.model.width
                 made = small_dense(ticket, partial(experiment.network, seed), width, experiment.example)
-            case "retrained_dense":
-                made = retrained_dense(ticket)
             case "random":
                 made = randomly_masked(ticket, experiment.network(seed), experiment.example, generator)
             case _:
                 made = shuffled(ticket, experiment.network(seed), experiment.example, generator)
         made = made.with_facts(control=control, control_seed=seed)
+        if task.cycles > 1:
+            made = made.with_facts(cycles=task.cycles)
         return made.with_facts(starts_from="initial") if control in FROM_START else made
 
 
@@ -100,9 +98,10 @@ def _of_search(config: DictConfig, search: Task) -> list[Task]:
     ]
 
 
-def _dense_of(search: Task) -> Task:
-    """The search's dense network, as if it were a task."""
-    return Task(search.parts[0], "dense network", 0, TicketKind(DENSE), search.parts[:1])
+def _cycles(config: DictConfig, ticket: Task) -> int:
+    """Return how many trainings a ticket and its ancestors have, those of the search included."""
+    each_round = 1 if config.pruning.get("sparsifier") is None else 2
+    return 1 + each_round * ticket.round + (0 if ticket.goes_on else 1)
 
 
 def _task(config: DictConfig, search: Task, ticket: Task, control: str) -> Task:
@@ -111,4 +110,5 @@ def _task(config: DictConfig, search: Task, ticket: Task, control: str) -> Task:
     what = {"control": control, "of": ticket.folder.name, **meanings(config, RETRAINING_KEYS)}
     folder = round_folder(search.folder, ticket.round) / f"{kind.structure}-{control}-{hash_of(what)}"
     label = f"{control} of {ticket.label}"
-    return Task(folder, label, ticket.round, kind, (folder,), ticket.folder, "controls", control in FROM_START)
+    cycles = _cycles(config, ticket) if control == "small_dense_cycles" else 1
+    return Task(folder, label, ticket.round, kind, (folder,), ticket.folder, "controls", control in FROM_START, cycles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -116,8 +116,8 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
         loggers = make_loggers(experiment.config, task.folder, experiment.root, name, "retrain", facts)
         if ticket.trained is None:
             callback = ticket_training(experiment, ticket)
-            length = experiment.retraining_epochs(True) if callback.restart is None else callback.restart.epochs
-            expected = experiment.retraining_epochs(task.whole_schedule)
+            length = callback.length(experiment.retraining_epochs(True))
+            expected = experiment.epochs_of(task)
             report = ReportProgress(progress, expected, lambda: [length], lambda _: task.label)
             take_part_in(task.folder)
             invite(fit_ticket, str(path))
@@ -211,7 +211,8 @@ def fit_ticket(
 def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
     """Return the callback that trains a ticket as a round of the search would have."""
     pruning = experiment.pruning_options
-    restart = restart_for(ticket, Restart.load(experiment.search_folder / "restart.pt"))
+    of_search = Restart.load(experiment.search_folder / "restart.pt")
+    restart, cycles = restart_for(ticket, of_search), ticket.card.get("cycles", 1)
     if experiment.stretched_epochs is not None:
         restart = None  # the schedule begins anew
     return TicketTraining(
@@ -223,6 +224,8 @@ def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
         pruning.monitor_mode,
         traced=experiment.traced,
         distillation=_distillation(experiment),
+        cycles=cycles,
+        again=replace(of_search, mode="learning_rate") if cycles > 1 else None,
         group_penalty=ticket.card.get("group_penalty", 0.0),
     )
 

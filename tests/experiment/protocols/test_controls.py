@@ -354,9 +354,9 @@ def test_the_dense_network_is_retrained_as_tickets_are(composed: Compose, tmp_pa
     root = tmp_path / "runs"
 
     def again(mode: str) -> tuple[Ticket, Ticket]:
-        results = run_of(composed(*SMALL, "structure=[]", "controls=[retrained_dense]", f"pruning.mode={mode}"))
-        dense, control = (result for result in results if result.structure == "dense")
-        assert (control.control, control.round) == ("retrained_dense", 0)
+        results = run_of(composed(*SMALL, "structure=[]", "grown=[dense]", f"pruning.mode={mode}"))
+        dense, control = (result for result in results if result.structure == "dense" or result.control)
+        assert (control.control, control.round) == ("dense_cycles", 1)
         assert (dense.total_epochs, control.total_epochs) == (2, 3)
         one, other = (Ticket.load(root / result.place / "ticket") for result in (dense, control))
         assert all(mask.all() for mask in other.masks.values())
@@ -380,11 +380,11 @@ def test_soft_labels_of_the_dense_network_train_tickets_and_controls(
     options = (*SMALL, *REFILL, f"execution={execution}", "checkpoint.seconds=0", "trainer.deterministic=true")
     plain = run_of(composed(*options))
     without = {each.structure: Ticket.load(root / each.place / "ticket").trained or {} for each in plain}
-    asked = (*options, "retraining.distil=0.5", "controls=[retrained_dense]")
+    asked = (*options, "retraining.distil=0.5", "grown=[dense]")
 
     def made() -> list[Ticket]:
         results = [result for result in run_of(composed(*asked)) if result not in plain]
-        assert [str(result.kind) for result in results] == ["refill", "dense (retrained_dense control)"]
+        assert [str(result.kind) for result in results] == ["refill", "unstructured (dense_cycles control)"]
         return [Ticket.load(root / result.place / "ticket") for result in results]
 
     whole = made()
@@ -403,6 +403,38 @@ def test_soft_labels_of_the_dense_network_train_tickets_and_controls(
         assert not torch.equal(without[unlike.structure]["classifier.weight"], before.trained["classifier.weight"])
 
 
+def test_a_small_dense_network_is_trained_for_as_many_epochs_as_the_ticket_and_its_ancestors(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "runs"
+    options = (
+        *SMALL, *REFILL, "data.limit=0.1", "trainer.max_epochs=3", "pruning.rewind=1ep", "pruning.monitor=null",
+        "trainer.deterministic=true", "grown=[refill]", "controls=[small_dense_cycles]", "report=false",
+    )  # fmt: skip
+    job = Job.of(composed(*options))
+    expected = {task.folder.name: Experiment.from_config(job.config).epochs_of(task) for task in job.tasks[1:]}
+    results = {(each.structure, each.control): each for each in run_of(composed(*options))}
+    for name, epochs in (("refill", 3 + 2 + 2), ("refill_grown", 3 + 2)):
+        ticket, control = results[name, ""], results[name, "small_dense_cycles"]
+        assert ticket.total_epochs == control.total_epochs == epochs == expected[Path(control.place).name]
+        with (root / control.place / "metrics.csv").open() as file:
+            rates = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+        whole = rates[:3]
+        assert rates == pytest.approx(whole + whole[1:] * ((epochs - 3) // 2))
+    place = root / results["refill", "small_dense_cycles"].place
+    before = Ticket.load(place / "ticket").trained or {}
+    shutil.rmtree(place)
+    for step in (4, 6):  # in the second training, and as the third begins
+        with monkeypatch.context() as patch:
+            patch.setattr(Experiment, "own_callbacks", lambda _, step=step: [Crash(step)])
+            with pytest.raises(ConnectionAbortedError):
+                run_of(composed(*options, "checkpoint.seconds=0"))
+    run_of(composed(*options))
+    after = Ticket.load(place / "ticket").trained or {}
+    assert before
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 class Crash(pl.Callback):
     """Raises in a training's step of that number."""
 
@@ -418,7 +450,7 @@ def test_a_longer_retraining_stretches_the_schedule_for_tickets_and_the_dense_ne
     composed: Compose, tmp_path: Path
 ) -> None:
     root = tmp_path / "runs"
-    longer = ("retraining.length=2", "controls=[retrained_dense,reinit]")
+    longer = ("retraining.length=2", "grown=[dense]", "controls=[reinit]")
     results = run_of(composed(*SMALL, *REFILL, *longer))
     dense = run_of(composed(*SMALL, "trainer.max_epochs=4", "structure=[]", "pruning.rounds=0"))[0]
 
@@ -428,13 +460,13 @@ def test_a_longer_retraining_stretches_the_schedule_for_tickets_and_the_dense_ne
 
     retrained = {(each.structure, each.control): each for each in results if each.place.count("-") > 3}
     assert set(retrained) == {
-        ("refill", ""), ("dense", "retrained_dense"), ("refill", "reinit"), ("unstructured", "reinit"),
+        ("refill", ""), ("unstructured", "dense_cycles"), ("refill", "reinit"), ("unstructured", "reinit"),
     }  # fmt: skip
     search = root / results[0].search
     point = Restart.load(search / "restart.pt").point
     for (_, control), result in retrained.items():
         assert rates(root / result.place) == rates(root / dense.search)
-        assert result.total_epochs == {"": 7, "retrained_dense": 6, "reinit": 4}[control]
+        assert result.total_epochs == {"": 7, "dense_cycles": 6, "reinit": 4}[control]
         if control != "reinit":
             values = Ticket.load(root / result.place / "ticket").rewind
             assert all(torch.equal(value, point.network[name]) for name, value in values.items())
