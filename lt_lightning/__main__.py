@@ -9,7 +9,7 @@ from textwrap import fill
 from typing import Final
 
 from lt_lightning import __version__, cli
-from lt_lightning.arguments import WIDTH, refuse
+from lt_lightning.arguments import WIDTH, did_you_mean, refuse
 
 COMMANDS: Final[Mapping[str, Callable[[], None]]] = {
     command.__name__: command
@@ -41,7 +41,8 @@ def main() -> None:
         sys.argv[1:] = arguments
         COMMANDS[name]()
     else:
-        refuse(f"{name}: there is no command of this name; `lt-lightning --help` lists them", name, list(COMMANDS))
+        near = did_you_mean(name, COMMANDS)
+        refuse(f"{name}: there is no command of this name; `lt-lightning --help` lists them{near}")
 
 
 def overview() -> str:

@@ -6,25 +6,57 @@ import argparse
 import inspect
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from textwrap import fill
 from typing import Final, NoReturn
 
 WIDTH: Final = min(80, shutil.get_terminal_size().columns)
 
 
-def refuse(message: str, word: str = "", known: Sequence[str] = ()) -> NoReturn:
-    """End the process with one line and exit code 2: what was asked for does not exist.
+def did_you_mean(wrong: object, names: Iterable[object]) -> str:
+    """Return what is added to an error if a wrong name is nearly one that there is; else nothing.
 
-    Args:
-        message: what is wrong.
-        word: what was written.
-        known: what could have been written; what is near is named.
+    >>> did_you_mean("refil", ["regroup", "refill"]), did_you_mean("x", ["refill"])
+    (' (did you mean refill?)', '')
     """
-    near = get_close_matches(word, known, 1)
-    print(f"error: {message}" + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
+    near = get_close_matches(str(wrong), list(map(str, names)), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def refuse(message: str) -> NoReturn:
+    """End the process with one line and exit code 2: what was asked for is impossible."""
+    print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def existing(path: str) -> Path:
+    """Return the path of a file or folder on the command line.
+
+    Raises:
+        ArgumentTypeError: if it is not there.
+    """
+    found = Path(path)
+    if not found.exists():
+        beside = found.parent.iterdir() if found.parent.is_dir() else ()
+        raise argparse.ArgumentTypeError(f"{path}: there is no such file or folder{did_you_mean(path, beside)}")
+    return found
+
+
+def points(text: str) -> float:
+    """Return percentage points on the command line as a difference of shares.
+
+    Raises:
+        ArgumentTypeError: if they are negative, or 100 and more.
+
+    >>> points("0.5")
+    0.005
+    """
+    share = float(text) / 100
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be in [0, 100)")
+    return share
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -33,7 +65,7 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
         word = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
-        refuse(f"{self.prog}: {message}", word, known)
+        refuse(f"{self.prog}: {message}{did_you_mean(word, known)}")
 
 
 def parser_of(command: Callable[..., None]) -> argparse.ArgumentParser:

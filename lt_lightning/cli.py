@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lt_lightning.arguments import about, parser_of, refuse
+from lt_lightning.arguments import about, did_you_mean, existing, parser_of, points, refuse
 from lt_lightning.storage.config_groups import CONF
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def _by_hydra(command: Callable[[], None], task: Callable[[DictConfig], Any]) ->
     for argument in sys.argv[1:]:
         flag = argument.partition("=")[0]
         if flag.startswith("-") and not any(known.startswith(flag) for known in HYDRA_FLAGS):
-            refuse(f"{argument}: `lt-lightning {command.__name__}` has no such flag", flag, HYDRA_FLAGS)
+            near = did_you_mean(flag, HYDRA_FLAGS)
+            refuse(f"{argument}: `lt-lightning {command.__name__}` has no such flag{near}")
     job_options.register()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.__name__)(task)()
 
@@ -118,14 +119,12 @@ def status(arguments: Sequence[str] | None = None) -> None:
       lt-lightning status runs
     """
     parser = parser_of(status)
-    parser.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="folder of results (runs)")
+    parser.add_argument("root", type=existing, nargs="?", default="runs", help="folder of results (runs)")
     root = parser.parse_args(arguments).root
     from rich.console import Console
 
     from lt_lightning.results.status import print_status, tasks_under
 
-    if not root.is_dir():
-        sys.exit(f"error: {root}: there is no such folder")
     print_status(tasks_under(root), root, Console())
 
 
@@ -142,10 +141,8 @@ def options(arguments: Sequence[str] | None = None) -> None:
     words = parser.parse_args(arguments).words
     from lt_lightning.experiment.config.help_text import explain
 
-    try:
+    with ending_in_one_line():
         print(explain(words))
-    except ValueError as error:
-        refuse(str(error))
 
 
 def verdict(arguments: Sequence[str] | None = None) -> None:
@@ -163,7 +160,9 @@ def verdict(arguments: Sequence[str] | None = None) -> None:
                                             --reference "dense 0"
     """
     parser = parser_of(verdict)
-    parser.add_argument("table", type=Path, help="file with a line of names: comma, semicolon or tab between columns")
+    parser.add_argument(
+        "table", type=existing, help="a line of names, then data; comma, semicolon or tab between columns"
+    )
     parser.add_argument("--setting", nargs="+", default=["setting"], metavar="COLUMN", help="of the setting (setting)")
     parser.add_argument("--seed", default="seed", metavar="COLUMN", help="of the seed (seed)")
     parser.add_argument("--accuracy", default="accuracy", metavar="COLUMN", help="of the accuracy (accuracy)")
@@ -173,7 +172,7 @@ def verdict(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--reference", metavar="SETTING", help="what the others are compared with (dense, or what has no sparsity)"
     )
-    parser.add_argument("--margin", type=float, default=0.5, metavar="POINTS", help="in percentage points (0.5)")
+    parser.add_argument("--margin", type=points, default=0.005, metavar="POINTS", help="in percentage points (0.5)")
     parser.add_argument("--confidence", type=float, default=0.95, metavar="SHARE", help="one-sided (0.95)")
     parser.add_argument("--power", type=float, default=0.8, metavar="SHARE", help="of the seeds that are needed (0.8)")
     parser.add_argument("--json", action="store_true", help="print JSON, with shares in place of points")
@@ -185,11 +184,9 @@ def verdict(arguments: Sequence[str] | None = None) -> None:
     from lt_lightning.results.verdict import Rule
 
     columns = ColumnNames(tuple(options.setting), options.seed, options.accuracy, options.sparsity, options.density)
-    try:
-        rule = Rule(options.margin / 100, options.confidence)
+    with ending_in_one_line():
+        rule = Rule(options.margin, options.confidence)
         comparison = compare_settings(read_table(options.table, columns), options.reference, rule, options.power)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     if options.json:
         print(json.dumps(comparison.as_json(), indent=2))
     else:
@@ -206,15 +203,13 @@ def report(arguments: Sequence[str] | None = None) -> None:
       lt-lightning report runs
     """
     parser = parser_of(report)
-    parser.add_argument("path", type=Path, help="folder of a search, of a sweep's jobs (jobs/...), or root of both")
+    parser.add_argument("path", type=existing, help="folder of a search, of a sweep's jobs (jobs/...), or root of both")
     parser.add_argument("--output", type=Path, help="folder to write to (report, under PATH)")
     options = parser.parse_args(arguments)
     from lt_lightning.report.writing import write_report
 
-    try:
+    with ending_in_one_line():
         print(f"Report: {write_report(options.path, options.output)}")
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
 
 
 def export(arguments: Sequence[str] | None = None) -> None:
@@ -226,7 +221,7 @@ def export(arguments: Sequence[str] | None = None) -> None:
       lt-lightning export runs/SEARCH/round_03/refill-HASH exported
     """
     parser = parser_of(export)
-    parser.add_argument("ticket", type=Path, help="folder of a finished ticket: SEARCH/round_NN/STRUCTURE")
+    parser.add_argument("ticket", type=existing, help="folder of a finished ticket: SEARCH/round_NN/STRUCTURE")
     parser.add_argument("output", type=Path, help="folder to write, new or empty")
     parser.add_argument("--formats", nargs="+", help="of safetensors, pt2, onnx (all)")
     parser.add_argument(
@@ -242,10 +237,8 @@ def export(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     from lt_lightning.tickets.export.exporting import export_ticket
 
-    try:
+    with ending_in_one_line(ImportError, RuntimeError):
         card = export_ticket(options.ticket, options.output, options.formats, options.batch_size, options.allow)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        sys.exit(f"error: {str(error).strip().splitlines()[0]}")
     for name, facts in card["formats"].items():
         for file, size in facts["bytes"].items():
             print(f"{options.output / file}  {size / 1e6:.3f} MB")
@@ -322,15 +315,24 @@ HYDRA_FLAGS: Final = (
 
 
 @contextmanager
-def ending_in_one_line() -> Iterator[None]:
-    """Let an error that is to be expected end the process with one line; a defect of ours keeps its traceback."""
-    from lt_lightning.results.failures import EXPECTED, one_line
+def ending_in_one_line(*others: type[Exception]) -> Iterator[None]:
+    """Let an error that is to be expected end the process with one line; a defect of ours keeps its traceback.
 
+    The exit code is 2 if what was asked for is impossible, and 1 if it was begun and failed.
+
+    Args:
+        others: further errors that are to be expected.
+    """
+    from lt_lightning.results.failures import EXPECTED, IMPOSSIBLE, one_line
+
+    expected: tuple[type[Exception], ...] = (*EXPECTED, *others)
     try:
         yield
-    except EXPECTED as error:
+    except expected as error:
         if FULL_ERROR:
             raise
+        if isinstance(error, IMPOSSIBLE):
+            refuse(one_line(error))
         sys.exit(f"error: {one_line(error)}")
     except ExceptionGroup as group:
         if FULL_ERROR or group.split(EXPECTED)[1] is not None:

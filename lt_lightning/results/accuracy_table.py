@@ -6,8 +6,9 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
+
+from lt_lightning.arguments import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def read_table(path: Path, columns: ColumnNames = ColumnNames()) -> list[Measure
     for (line, row), accuracy, share in zip(lines, accuracies, shares, strict=True):
         assert accuracy is not None
         sparsity = share if columns.density is None or share is None else 1 - share
-        setting = " ".join((row[name] or "").strip() for name in columns.setting).strip()
+        setting = " ".join(filter(None, ((row[name] or "").strip() for name in columns.setting)))
         each = Measurement(setting, _seed(row[columns.seed]), accuracy, sparsity, line)
         for name, value in (("/".join(columns.setting), each.setting), (columns.seed, each.seed)):
             if not value:
@@ -98,9 +99,10 @@ def _check_columns(path: Path, there: Sequence[str], columns: ColumnNames) -> No
     asked |= {"--density": columns.density} if columns.density else {}
     for flag, name in [*(("--setting", name) for name in columns.setting), *asked.items()]:
         if name not in there:
-            near = get_close_matches(name, there, 1)
-            hint = f"did you mean {flag} {near[0]}?" if near else f"{flag} NAME names it"
-            raise ValueError(f"{path}: has no column {name!r}, but {', '.join(there) or 'none'}; {hint}")
+            raise ValueError(
+                f"{path}: has no column {name!r}, but {', '.join(there) or 'none'}; {flag} NAME names it"
+                f"{did_you_mean(name, there)}"
+            )
     if twice := next((name for name in there if there.count(name) > 1), None):
         raise ValueError(f"{path}: has two columns {twice!r}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from statistics import fmean, stdev
 from typing import Any, Final, Literal
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lt_lightning.arguments import did_you_mean
 from lt_lightning.results.accuracy_table import Measurement, setting_text
 from lt_lightning.results.verdict import (
     MOST_SEEDS,
@@ -31,6 +31,7 @@ from lt_lightning.results.verdict import (
 Outcome = Literal["better", "not worse", "worse", "open", "none"]
 REFERENCE: Final = "dense"
 WIDEST: Final = 120  # columns of what is shown
+LISTED: Final = 8  # settings that an error names
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,11 @@ def _references(
         return dict.fromkeys(settings, keys[0])
     dense = {key[0]: key for key in groups if key[1] == 0}
     if reference is not None or not dense:
-        near = get_close_matches(name, settings, 8, 0.3) or list(settings)[:8]
-        raise ValueError(f"reference={name!r}: is none of the {len(settings)} settings; there is {', '.join(near)}")
+        listed = f"{', '.join([*settings][:LISTED])}{', …' * (len(settings) > LISTED)}"
+        raise ValueError(
+            f"reference={name!r}: is none of the {len(settings)} settings; there is {listed}"
+            f"{did_you_mean(name, settings)}"
+        )
     if lacking := [setting for setting in settings if setting not in dense]:
         if len(dense) > 1:
             raise ValueError(

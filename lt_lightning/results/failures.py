@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import time
 import traceback
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +13,17 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from lt_lightning.arguments import did_you_mean
 from lt_lightning.storage.config_groups import CONF
 from lt_lightning.storage.files import read_json, write_json
 
 FILE = "error.json"
 # Errors that a wrong configuration, wrong data or a diverging training raise; any other is a defect of ours.
 EXPECTED = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+# Those of them that say that what was asked for is impossible: an option, or a file that it names.
+IMPOSSIBLE = (
+    ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, HydraException, OmegaConfBaseException,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,3 @@ def _known_keys(error: ConfigAttributeError | ConfigKeyError) -> str:
         return ""
     keys = [str(key) for key in node]
     return f"; there is {', '.join(keys)}{did_you_mean(str(error.key), keys)}"
-
-
-def did_you_mean(wrong: object, names: Iterable[object]) -> str:
-    """Return what may be added to a list of names, if a wrong one is nearly one of them.
-
-    >>> did_you_mean("refil", ["regroup", "refill"]), did_you_mean("x", ["refill"])
-    (' (did you mean refill?)', '')
-    """
-    near = difflib.get_close_matches(str(wrong), [str(name) for name in names], 1)
-    return f" (did you mean {near[0]}?)" if near else ""

@@ -43,7 +43,7 @@ def test_percent_is_share(separator: str, tmp_path: Path) -> None:
     [
         ("", ["no column 'setting'"]),
         ("setting,seed,accuracy\n", ["no lines"]),
-        ("setting,sed,accuracy\na,0,1\n", ["'seed'", "--seed sed"]),
+        ("setting,sed,accuracy\na,0,1\n", ["'seed'", "--seed NAME", "did you mean sed?"]),
         ("setting,seed,accuracy,seed\na,0,1,2\n", ["two columns 'seed'"]),
         ("setting,seed,accuracy\na,0,0.5\na,1,nan\n", ["line 3", "accuracy='nan'"]),
         ("setting,seed,accuracy\na,0,0.5\na,1,\n", ["line 3", "accuracy=''"]),

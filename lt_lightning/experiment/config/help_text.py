@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from textwrap import fill
 from typing import Final
 
+from lt_lightning.arguments import WIDTH, did_you_mean
 from lt_lightning.experiment.config.option_rows import Choice, OptionRow, groups, main_job, rows_of, stability_job
 from lt_lightning.storage.config_groups import CONF
 
-WIDTH: Final = 80
 FLAGS: Final = """\
 Flags of Hydra:
   -m, --multirun           run a job for each value of KEY=A,B
@@ -59,10 +58,8 @@ def explain(words: Sequence[str]) -> str:
     found = [row for row in rows if all(word.lower() in f"{row.key} {row.meaning}".lower() for word in words)]
     if not found:
         names = {name for row in rows for name in (row.key, *row.key.split("."))} | set(known)
-        near = ", ".join(get_close_matches(words[0], sorted(names), 3))
-        raise ValueError(
-            f"{' '.join(words)}: no group and no option is called that" + (f"; near is {near}" if near else "")
-        )
+        near = did_you_mean(words[0], sorted(names))
+        raise ValueError(f"{' '.join(words)}: no group and no option has this name or explanation{near}")
     return "\n".join(map(entry, found))
 
 

@@ -12,8 +12,8 @@ from functools import cached_property
 
 from omegaconf import DictConfig
 
+from lt_lightning.arguments import did_you_mean
 from lt_lightning.experiment.protocols.protocol import Protocol
-from lt_lightning.results.failures import did_you_mean
 from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.results.records import Result, results_of
 from lt_lightning.results.verdict import not_below

@@ -113,7 +113,7 @@ def test_other_data_are_refused_with_key_search_and_value(checked: Callable[[Pat
 
 
 def test_a_job_notices_other_data_finished_or_not(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(data: Path, *overrides: str) -> str:
         options = (
@@ -123,8 +123,8 @@ def test_a_job_notices_other_data_finished_or_not(
         monkeypatch.setattr(sys, "argv", ["run.py", *options, *(overrides or ("structure=[]",))])
         try:
             script.run()
-        except SystemExit as end:
-            return str(end.code or "")
+        except SystemExit:
+            return capsys.readouterr().err
         return ""
 
     first, other = fashion(tmp_path / "first"), fashion(tmp_path / "other", seed=1)

