@@ -14,10 +14,10 @@ from lt_lightning.storage.files import replacing
 
 XY = tuple[float, float]
 
-# The colours of structures on a light and on a dark page, most of them near to Okabe and Ito's. On either page all have
-# a contrast of 3 at least, and the colour-blind tell them apart.
+# The colours of structures on a light and on a dark page, most of them near to Okabe and Ito's. All have a contrast of
+# 3 at least on a light page and of 4.5 on a dark one, and the colour-blind tell them apart.
 LIGHT: Final = ("#000000", "#d55e00", "#0072b2", "#00a071", "#cc79a7", "#d87a48", "#3394ff", "#a0512d", "#332288")
-DARK: Final = ("#eeeeee", "#e76741", "#4a6fa7", "#1fe68f", "#e781a7", "#f5c84e", "#a3d1fb", "#966356", "#9d8cfb")
+DARK: Final = ("#eeeeee", "#ec7339", "#4d83fe", "#20eb8a", "#dc81a7", "#fcd349", "#add2fe", "#9c7c5d", "#8f84cc")
 OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "ground": ("#ffffff", "#14171b"), "text": ("#1a1a1a", "#e6e6e6"), "quiet": ("#595959", "#a6adb5"),
     "grid": ("#dddddd", "#343a42"), "panel": ("#f4f5f6", "#20252b"), "accent": ("#0062a3", "#7cc0f4"),

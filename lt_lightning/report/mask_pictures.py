@@ -184,9 +184,9 @@ def _shown(page: Page, stem: str, layer: str, pictures: Sequence[Picture]) -> It
         columns, rows = picture.image.size
         share = f", 1 of {picture.every} rows and columns" if picture.every > 1 else ""
         caption = f"{picture.title}: {rows} filters x {columns} weights{share}"
-        times = max(1, 480 // columns)
+        times = max(1, min(480 // columns, 320 // rows))
         image = Html(
-            f'<img loading="lazy" src="{page.address(path)}" alt="{escape(f"mask of {layer}, {caption}")}" '
+            f'<img src="{page.address(path)}" alt="{escape(f"mask of {layer}, {caption}")}" '
             f'width="{times * columns}" height="{times * rows}">'
         )
         if not picture.title.endswith(REORDERED):

@@ -93,11 +93,10 @@ def _headline(
     row, holds = best_of([row for group in groups for row in group.rows], sparsest)
     group = next((group for group in groups if row in group.rows), groups[0])
     name = ", ".join((group.rows[0].model, group.rows[0].data))
-    blocks = [heading(name)]
-    if row is None:
-        blocks.append(paragraph("There is no ticket yet whose structure is executed."))
-    else:
-        blocks.append(paragraph(f"{_subject(row)} {_sentence(row, holds, rule)}"))
+    said = "There is no ticket yet whose structure is executed."
+    blocks: list[str] = []
+    if row is not None:
+        said = f"{_subject(row)} {_sentence(row, holds, rule)}"
         blocks.append(_tiles(row, dense_row(group.rows), rule))
         if row.seeds < 2:
             blocks.append(paragraph("A verdict takes several seeds. This trains what is missing of five:"))
@@ -109,7 +108,8 @@ def _headline(
         ]
         blocks.append(paragraph(Html(f"Folders of the ticket: {', '.join(folders)}.")))
     figure = accuracy_figure(page, group, sparsest, looks)
-    return f'<div class="headline"><div>{"".join(blocks)}</div><div>{figure}</div></div>'
+    parts = (heading(name) + paragraph(said), figure, "".join(blocks))
+    return f'<div class="headline">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
 def _subject(row: Row) -> str:
@@ -139,7 +139,7 @@ def _tiles(row: Row, dense: Row | None, rule: Rule) -> str:
             f"of the prunable weights; {percent(row.params_ratio, 1)} of all parameters",
         ),
         ("Multiply-adds", percent(row.flops_ratio, 1), "of the dense network's"),
-        ("Time saved", _saved(row.time_ratio_inference), f"in inference; {_saved(row.time_ratio_training)} of a step"),
+        ("Time saved", *_time_saved(row)),
         ("Accuracy", _interval(row), "" if dense is None else f"dense {_interval(dense)}"),
         ("Against dense", f"{100 * row.difference:+.2f} points", lower),
     ]
@@ -148,6 +148,13 @@ def _tiles(row: Row, dense: Row | None, rule: Rule) -> str:
         for name, value, note in tiles
     )
     return f'<dl class="tiles">{"".join(cells)}</dl>'
+
+
+def _time_saved(row: Row) -> tuple[str, str]:
+    """Return the share of the time that is saved in inference, and a note on training."""
+    if math.isnan(row.time_ratio_inference) and math.isnan(row.time_ratio_training):
+        return "unknown", "not measured"
+    return _saved(row.time_ratio_inference), f"in inference; {_saved(row.time_ratio_training)} of a step"
 
 
 def _saved(ratio: float) -> str:

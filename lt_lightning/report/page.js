@@ -66,7 +66,7 @@ for (const chart of all(".chart")) {
       context.fillStyle = style.getPropertyValue("--ground");
       context.fillRect(0, 0, canvas.width, canvas.height);
       context.drawImage(image, 0, 0, canvas.width, canvas.height);
-      element("a", { href: canvas.toDataURL(), download: chart.dataset.name.replace(/\.svg$/, ".png") }).click();
+      element("a", { href: canvas.toDataURL(), download: chart.dataset.name + ".png" }).click();
     });
     image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(text);
   });

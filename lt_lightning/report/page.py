@@ -41,12 +41,13 @@ class Page:
     subtitle: str
     sections: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def figure(self, figure: Figure, file: str = "", wide: bool = False) -> str:
+    def figure(self, figure: Figure, name: str, file: bool = True, wide: bool = False) -> str:
         """Return the HTML of a figure.
 
         Args:
             figure: figure to show.
-            file: name of an SVG file that it is also written to; empty for none.
+            name: name of its files, without the ending.
+            file: whether it is also written as an SVG file.
             wide: whether it takes the width of the page where there is room.
         """
         drawn = svg(figure, NARROW)
@@ -54,10 +55,9 @@ class Page:
             drawn = f'<div class="roomy">{svg(figure, WIDE)}</div><div class="tight">{drawn}</div>'
         links = ""
         if file:
-            write_svg(self.folder / file, figure)
-            links = self.link(self.folder / file, "SVG")
-        name = escape(file or "figure.svg")
-        return f'<figure class="chart" data-name="{name}">{drawn}<p class="save">{links}</p></figure>'
+            write_svg(path := self.folder / f"{name}.svg", figure)
+            links = self.link(path, "SVG")
+        return f'<figure class="chart" data-name="{escape(name)}">{drawn}<p class="save">{links}</p></figure>'
 
     def link(self, path: Path, text: Cell) -> Html:
         """Return a link to a file or folder."""

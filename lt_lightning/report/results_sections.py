@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -59,7 +60,7 @@ def accuracy_figure(page: Page, group: Group, sparsest: Sequence[ExtremeRow], lo
     key = (group.rows[0].data, group.rows[0].model, group.rows[0].setting)
     mine = [row for row in sparsest if (row.data, row.model, row.setting) == key]
     figure = density_figure(group.title, group.rows, mine, looks)
-    return page.figure(figure, f"accuracy-{group.file_name}.svg", wide=True)
+    return page.figure(figure, f"accuracy-{group.file_name}", wide=True)
 
 
 def _compared_settings(page: Page, groups: Sequence[Group], looks: Looks) -> Iterator[str]:
@@ -76,7 +77,7 @@ def _compared_settings(page: Page, groups: Sequence[Group], looks: Looks) -> Ite
         for kind in kinds:
             rows = {short_setting(group.rows[0].setting): group.rows for group in drawn if kind in kinds_of(group.rows)}
             figure = settings_figure(", ".join(names), kind, rows, looks[kind])
-            figures.append(heading(str(kind)) + page.figure(figure, f"settings-{file_name(figure.title)}.svg"))
+            figures.append(heading(str(kind)) + page.figure(figure, f"settings-{file_name(figure.title)}"))
         yield heading(f"{', '.join(names)}: settings compared")
         yield from (*rest, side_by_side(*figures))
 
@@ -92,7 +93,7 @@ def _published(page: Page, comparisons: Sequence[Comparison], group: Group, look
     )]  # fmt: skip
     for quantity, label in PUBLISHED.items():
         if figure := published_figure(group.title, comparisons, quantity, label, looks):
-            blocks.append(page.figure(figure, f"published-{quantity}-{group.file_name}.svg"))
+            blocks.append(page.figure(figure, f"published-{quantity}-{group.file_name}"))
     blocks.append(table(COMPARISON_HEADINGS, list(map(comparison_cells, comparisons)), left=(0, 1)))
     return blocks
 
@@ -141,9 +142,10 @@ def add_trade(page: Page, groups: Sequence[Group], looks: Looks) -> None:
 
 def _savings(page: Page, group: Group, what: str, looks: Looks) -> str:
     label, saved = SAVED[what]
-    savings = [each for row in group.rows if row.structure != DENSE and (each := saved(row)) == each]
-    if any(savings):
+    savings = [saved(row) for row in group.rows if row.structure != DENSE]
+    known = [each for each in savings if not math.isnan(each)]
+    if any(known):
         figure = trade_figure(group.title, group.rows, saved, label, looks)
-        return page.figure(figure, f"saved-{what}-{group.file_name}.svg")
-    why = "no ticket saves any, since all run whole" if savings else "not known of any ticket"
+        return page.figure(figure, f"saved-{what}-{group.file_name}")
+    why = "no ticket saves any, since all run whole" if len(known) == len(savings) > 0 else "not measured"
     return paragraph(f"{label[0].upper()}{label[1:].partition(' in %')[0]}: {why}.")

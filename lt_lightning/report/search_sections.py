@@ -45,7 +45,7 @@ def add_learning(page: Page, searches: Sequence[Search], looks: Looks) -> None:
     choices = {}
     for search in drawn:
         trainings = _trainings(search)
-        if figures := list(_curves(page, trainings, looks)):
+        if figures := list(_curves(page, search.folder.name, trainings, looks)):
             choices[search.folder.name] = side_by_side(*figures)
     if choices:
         about = (
@@ -72,14 +72,15 @@ def _trainings(search: Search) -> dict[Training, Metrics]:
     return trainings
 
 
-def _curves(page: Page, trainings: Mapping[Training, Metrics], looks: Looks) -> Iterator[str]:
+def _curves(page: Page, search: str, trainings: Mapping[Training, Metrics], looks: Looks) -> Iterator[str]:
     for key, label, unit in CURVES:
         lines = {
             name: [(epoch, unit * row[key]) for epoch, row in enumerate(rows, 1) if key in row]
             for name, rows in trainings.items()
         }
         if lines := {name: points for name, points in lines.items() if points}:
-            yield page.figure(learning_figure(lines, label, looks))
+            name = f"{key.replace('/', '-')}-{search}"
+            yield page.figure(learning_figure(lines, label, looks), name, file=False)
 
 
 # Where the time of the searches went, and what they cost in dense trainings.
@@ -195,7 +196,7 @@ def _measurement(page: Page, file: Path) -> Iterator[str]:
         yield paragraph(f"{file.parent.name}/{file.name} cannot be read.")
         return
     yield heading(f"{file.parent.name}, stable below {100 * threshold:g} points")
-    yield page.figure(stability_figure(file.parent.name, lines), wide=True)
+    yield page.figure(stability_figure(file.parent.name, lines), f"stability-{file.parent.name}", file=False, wide=True)
     yield table(STABILITY_HEADINGS, rows, left=(0, 1, 5))
 
 

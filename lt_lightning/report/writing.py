@@ -115,7 +115,7 @@ def _summary(contents: Contents) -> str:
         counts.append(_count(controls, "control", "controls"))
     parts = [f"Folder {contents.path.name}: {', '.join(counts)}"]
     if seeds:
-        parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds[:10]))}{', ...' * (len(seeds) > 10)}")
+        parts.append(f"seed{'s' * (len(seeds) > 1)} {_first(list(map(str, seeds)), 10)}")
     if times := [(contents.root / result.place / RESULT).stat().st_mtime for result in results]:
         first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(each)) for each in (min(times), max(times)))
         parts.append(f"files of results dated {first}" + (f" to {last}" if first != last else ""))
@@ -124,8 +124,17 @@ def _summary(contents: Contents) -> str:
         parts.append(f"{format_duration(sum(costs))} of training")
     digests = sorted({digest[:12] for search in contents.searches if (digest := data_digest_of(search.folder))})
     if digests:
-        parts.append(f"data digest{'s' * (len(digests) > 1)} {', '.join(digests[:4])}{', ...' * (len(digests) > 4)}")
+        parts.append(f"data digest{'s' * (len(digests) > 1)} {_first(digests, 3)}")
     return escape("; ".join(parts) + ".")
+
+
+def _first(names: Sequence[str], most: int) -> str:
+    """Return the first names, and how many more there are.
+
+    >>> _first(["a", "b"], 2), _first(list("abcd"), 2)
+    ('a, b', 'a, b and 2 more')
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _count(number: int, one: str, several: str) -> str:

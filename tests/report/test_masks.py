@@ -76,9 +76,9 @@ def test_every_picture_of_the_page_is_a_file_beside_it_with_the_same_pixels(
     images = [Image.open(page.folder / unquote(address)) for address in addresses]
     assert [image.format for image in images] == ["PNG"] * 3
     assert [_decoded(image) for image in images] == [BEFORE, REFILLED, REORDERED]
-    # The search alone, then the ticket beside what is executed of it. 4 pixels wide are shown 480 wide.
+    # The search alone, then the ticket beside what is executed of it. 4 x 4 pixels are shown 320 high.
     assert [part.count("<img") for part in html.split('<div class="masks">')[1:]] == [1, 2]
-    assert html.count('width="480" height="480"') == 3
+    assert html.count('width="320" height="320"') == 3
 
 
 def test_of_a_mask_that_is_too_large_some_rows_and_columns_are_shown(
