@@ -9,25 +9,33 @@ document.addEventListener("DOMContentLoaded", () => {
   box.id = "option-filter";
   box.placeholder = "Filter: a key or words, such as pruning.rate or momentum";
   box.setAttribute("aria-label", "Filter the options");
-  title.after(box);
+  const nothing = document.createElement("p");
+  nothing.textContent = "No option has these words.";
+  nothing.hidden = true;
+  title.after(box, nothing);
 
-  const sections = [...title.parentElement.querySelectorAll("h2")].map((heading) => ({ heading, tables: [] }));
-  for (const table of title.parentElement.querySelectorAll("table")) {
-    const before = sections.filter(({ heading }) => heading.compareDocumentPosition(table) & 4); // 4: follows
-    before[before.length - 1].tables.push(table);
-  }
+  // Each heading with all that stands below it, up to the next one.
+  const sections = [...title.parentElement.querySelectorAll("h2")].map((heading) => {
+    const below = [];
+    for (let next = heading.nextElementSibling; next && next.tagName !== "H2"; next = next.nextElementSibling) below.push(next);
+    const tables = below.flatMap((part) => (part.tagName === "TABLE" ? part : [...part.querySelectorAll("table")]));
+    return { parts: [heading, ...below], tables };
+  });
 
-  const rows = sections.flatMap(({ tables }) => tables.flatMap((table) => [...table.tBodies[0].rows]));
+  const rowsOf = (table) => [...table.tBodies[0].rows];
+  const rows = sections.flatMap(({ tables }) => tables.flatMap(rowsOf));
   const filter = () => {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
     const has = (element) => words.every((word) => element.textContent.toLowerCase().includes(word));
     const keys = rows.filter((row) => has(row.cells[0]));
     const shown = new Set(keys.length ? keys : rows.filter(has));
     for (const row of rows) row.hidden = !shown.has(row);
-    for (const { heading, tables } of sections) {
-      for (const table of tables) table.hidden = [...table.tBodies[0].rows].every((row) => row.hidden);
-      heading.hidden = tables.every((table) => table.hidden);
+    const some = (table) => rowsOf(table).some((row) => shown.has(row));
+    for (const { parts, tables } of sections) {
+      for (const part of parts) part.hidden = !tables.some(some);
+      for (const table of tables) table.hidden = !some(table);
     }
+    nothing.hidden = shown.size > 0;
   };
   const fromAddress = () => {
     const key = decodeURIComponent(location.hash.slice(1));

@@ -26,7 +26,7 @@ search:
 `lt-lightning run GROUP=CHOICE KEY=VALUE …` replaces any of what follows. `--cfg job` shows what a command line
 composes to. A key that is not in the configuration is refused; `+KEY=VALUE` adds one that the class takes all the same,
 `~KEY` removes one. Lists are written `[a,b]`; with `-m`, `KEY=a,b` runs a job for each value. `seeds=5` stands for
-`-m seed=0,1,2,3,4`, and `density=0.5,0.1` for `-m pruning.density=0.5,0.1`. Where a default is followed by names in
+`-m seed=0,1,2,3,4`, and `density=0.5,0.1` for `pruning.density=[0.5,0.1]`. Where a default is followed by names in
 brackets it is that of these choices. `NAME` in a key stands for the name of the choice.
 """
 

@@ -112,8 +112,12 @@ def test_a_browser_filters_options_and_finds_a_key(site: Path, browser: Any) -> 
         assert page.locator("table:visible").count() == page.locator("h2:visible").count() == 1
         page.fill("#option-filter", "optimizer steps")  # in no key
         assert "pruning.rewind" in page.locator("tbody tr:visible td:first-child").all_inner_texts()
+        assert page.locator("#option-filter + p:visible").count() == 0
         page.fill("#option-filter", "no such option")
-        assert page.locator("table:visible").count() == 0
+        below = page.locator("h2, h2 ~ *").all()
+        assert len(below) > 40
+        assert [each.inner_text() for each in below if each.is_visible()] == []
+        assert page.locator("#option-filter + p:visible").count() == 1
         page.fill("[data-md-component=search-query]", "pruning.rate")
         first = page.locator(".md-search-result__link").first
         first.wait_for(state="attached", timeout=60_000)
