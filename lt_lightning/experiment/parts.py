@@ -117,6 +117,10 @@ class Experiment:
 
     def _check_retraining(self) -> None:
         length, mode = self.options.retraining.length, self.options.pruning.get("mode")
+        if (copies := self.options.retraining.copies) > 1 and self.size > 1:
+            raise ValueError(
+                f"retraining.copies={copies}: copies are averaged on one device, and the job has {self.size}"
+            )
         if self.stretched_epochs == 0:
             raise ValueError(f"retraining.length={length}: leaves no epoch of trainer.max_epochs")
         if self.stretched_epochs is not None and mode == "none":
@@ -276,7 +280,7 @@ class Experiment:
     # What is to be done
 
     def retraining_epochs(self, whole_schedule: bool) -> int:
-        """Return the epochs that a ticket is trained alone.
+        """Return the epochs that a ticket is trained alone, in each of its copies.
 
         They are too many where the rewind point is given in steps, since no data is loaded yet.
 
@@ -289,7 +293,7 @@ class Experiment:
         return dense if whole_schedule else ticket
 
     def epochs_of(self, task: Task) -> int:
-        """Return the epochs of a task that trains a ticket alone."""
+        """Return the epochs of a task that trains a ticket alone, in each of its copies."""
         return self.retraining_epochs(task.whole_schedule) + (task.cycles - 1) * self.retraining_epochs(False)
 
     @property

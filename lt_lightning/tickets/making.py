@@ -51,8 +51,8 @@ def _counts(path: Path, masks: Masks) -> dict[str, int]:
 GRADIENTS = "gradients.pt"  # in the folder of a round
 # What a card says of the training of its ticket, and of no other that is made from it.
 OF_TRAINING = (
-    "epochs", "best_epoch", "metrics", "train_seconds", "execution", "distillation", "choice", "decided_by",
-    "left_dense", "kept_whole",
+    "epochs", "best_epoch", "metrics", "train_seconds", "execution", "distillation", "copies", "barrier", "averaged",
+    "choice", "decided_by", "left_dense", "kept_whole",
 )  # fmt: skip
 
 

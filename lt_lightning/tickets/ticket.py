@@ -47,6 +47,9 @@ class Card(TypedDict, total=False):
         decided_by: what decided that form: `rule`, `remembered` or `measured`; see `execution.form_choice.FormChoice`.
         distillation: share and temperature of the soft labels in its training, if there were any; see
             `training.distillation.Distillation`.
+        copies: number of its trainings in other data orders, if there were several; see `experiment.run.averaging`.
+        barrier: highest error barrier between two of these.
+        averaged: whether its weights are the mean of theirs, or those of the best.
         left_dense: layers that run dense although the plan has a structure for them.
         kept_whole: operations that the analysis does not know, whose channels are kept.
         control: which control of a ticket it is.
@@ -84,6 +87,9 @@ class Card(TypedDict, total=False):
     decided_by: dict[str, str]
     distillation: dict[str, float]
     group_penalty: float
+    copies: int
+    barrier: float
+    averaged: bool
     left_dense: list[str]
     kept_whole: list[str]
     control: str

@@ -137,8 +137,9 @@ def _changed(retraining: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of retraining that change something: no defaults, and nothing about what is not asked for."""
     defaults = meaning_of(defaults_of(Retraining))
     changed = {key: value for key, value in retraining.items() if value != defaults[key]}
-    if "distil" not in changed:
-        changed.pop("temperature", None)
+    for option, needed in (("temperature", "distil"), ("barrier", "copies")):
+        if needed not in changed:
+            changed.pop(option, None)
     return changed
 
 

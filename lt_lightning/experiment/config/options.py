@@ -138,6 +138,18 @@ class Retraining:
         "from the rewound values; 1: as the rounds of the search train, from the rewind point on",
         POSITIVE,
     )
+    copies: int = option(
+        1,
+        "trainings of each ticket in other data orders, whose weights are averaged, with BatchNorm statistics "
+        "estimated anew (arXiv 2305.14852, 2306.16788, 2208.10842)",
+        from_to(1, 100),
+    )
+    barrier: float = option(
+        0.02,
+        "share of the validation images: where the error barrier between copies is not below it, the best by "
+        "validation is kept instead",
+        SHARE,
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from lt_lightning.experiment.config.fingerprint import hash_of, record_data
 from lt_lightning.experiment.config.options import Stability, options_of, read
 from lt_lightning.experiment.config.tasks import search_folder
 from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.averaging import Errors
 from lt_lightning.experiment.run.checkpoints import Checkpoints, stoppable
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.pruning.evaluation import barrier, error, interpolate, reestimate, smallest_stable
+from lt_lightning.pruning.evaluation import barrier, smallest_stable
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import Restart, RewindPoint, Step
 from lt_lightning.report.figures import write_svg
@@ -246,8 +246,10 @@ class _Measurement:
         if path.is_file():
             errors: list[float] = read_json(path)["errors"]
         else:
-            ends = [self._trained(folder, masks, point, seed, f"{name}, {point}, order {seed}") for seed in seeds]
-            errors = self._errors(*ends)
+            first, second = (
+                self._trained(folder, masks, point, seed, f"{name}, {point}, order {seed}") for seed in seeds
+            )
+            errors = Errors(self._experiment, "test", batches).on_line(first, second, positions)
             write_json(path, {"errors": errors})
         return Line(name, str(point), errors, barrier(errors))
 
@@ -275,27 +277,6 @@ class _Measurement:
         trainer = experiment.trainer([callback, report, checkpoints], [])
         trainer.fit(experiment.classifier(), experiment.data, ckpt_path=checkpoints.latest(), weights_only=True)
         checkpoints.finish()
-
-    def _errors(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> list[float]:
-        """Return the test errors along a line, with BatchNorm statistics of the same images at every position."""
-        experiment = self._experiment
-        experiment.data.order_seed = experiment.options.seed
-        experiment.data.trainer = experiment.trainer([], [])  # the data are moved to its device
-        experiment.data.setup()
-        classifier = experiment.classifier().to(experiment.data.device)
-        errors = []
-        for alpha in torch.linspace(0, 1, self._options["points"], dtype=torch.float64).tolist():
-            classifier.network.load_state_dict(interpolate(first, second, alpha))
-            reestimate(
-                classifier, self._batches(experiment.data.train_dataloader(), self._options["batch_norm_batches"])
-            )
-            errors.append(error(classifier, self._batches(experiment.data.test_dataloader())))
-        return errors
-
-    def _batches(self, loader: Any, most: int | None = None) -> Any:
-        device = self._experiment.data.device
-        loader.sampler.set_epoch(0)
-        return ((images.to(device), labels.to(device)) for images, labels in islice(loader, most))
 
 
 def _show(record: dict[str, Any], path: Path, title: str) -> None:

@@ -39,7 +39,7 @@ def costs_of(job: Job) -> list[Cost]:
                 done = trained_rounds(task.folder)
                 epochs = [length for i, each in enumerate(lengths) if i not in done for length in each]
             else:
-                epochs = [experiment.epochs_of(task)]
+                epochs = [experiment.epochs_of(task)] * experiment.options.retraining.copies
             at_most = task.kind is not None and not fixed
             costs.append(Cost(str(task.folder), len(epochs), sum(epochs), seconds_per_epoch(experiment), at_most))
     return costs

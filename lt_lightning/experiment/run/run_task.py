@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from lt_lightning.experiment.config.fingerprint import operational_keys, record_
 from lt_lightning.experiment.logging.loggers import closing_wandb, make_loggers, record
 from lt_lightning.experiment.logging.wandb_record import Entry
 from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.averaging import averaged, in_order
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.environments import environments_of, take_part_in, together
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
@@ -115,24 +117,58 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
         facts = {"round": task.round, "structure": ticket.card["structure"], "control": ticket.card.get("control", "")}
         loggers = make_loggers(experiment.config, task.folder, experiment.root, name, "retrain", facts)
         if ticket.trained is None:
-            callback = ticket_training(experiment, ticket)
-            length = callback.length(experiment.retraining_epochs(True))
-            expected = experiment.epochs_of(task)
-            report = ReportProgress(progress, expected, lambda: [length], lambda _: task.label)
-            take_part_in(task.folder)
-            invite(fit_ticket, str(path))
-            checkpoints = fit_ticket(experiment, str(path), callback, [report], loggers)
-            assert callback.trained is not None
-            assert task.source is not None
-            before = Ticket.load(task.source / TICKET).card.get("environments", [])
-            ticket = callback.trained.with_facts(environments=together(before, environments_of(task.folder)))
-            ticket.save(path)
-            checkpoints.finish()
+            ticket = _trained(experiment, task, path, progress, loggers)
+        for copy in task.folder.glob("copy_*"):
+            shutil.rmtree(copy, ignore_errors=True)
         accuracy = evaluate(experiment, ticket)  # of full size again
         result = make_result(experiment, ticket, accuracy, dense_accuracy, task.folder)
         assert task.source is not None
         record(loggers, [Entry(result, ticket, task.folder, task.source)])
     finish(experiment.root, [result])
+
+
+def _trained(
+    experiment: Experiment, task: Task, path: Path, progress: JobProgress, loggers: Sequence[Logger]
+) -> Ticket:
+    """Train the ticket at a path, in several orders of the data if the job asks for it, and save it there."""
+    copies, ticket = experiment.options.retraining.copies, Ticket.load(path)
+    if copies == 1:
+        return _trained_once(experiment, task, path, task.label, progress, loggers)
+    made = []
+    for number in range(copies):
+        place = task.folder / f"copy_{number}" / TICKET
+        if not is_ticket(place.parent):
+            ticket.save(place)
+        label = f"{task.label}, copy {number + 1} of {copies}"
+        with in_order(experiment, number):
+            logged = loggers if number == 0 else ()
+            made.append(_trained_once(experiment, task, place, label, progress, logged))
+    ticket, told = averaged(experiment, made)
+    progress.note(f"{task.label}: {told}")
+    ticket.save(path)
+    return ticket
+
+
+def _trained_once(
+    experiment: Experiment, task: Task, path: Path, label: str, progress: JobProgress, loggers: Sequence[Logger]
+) -> Ticket:
+    """Train the ticket at a path, unless it is trained, and save it there."""
+    ticket = Ticket.load(path)
+    if ticket.trained is not None:
+        return ticket
+    callback = ticket_training(experiment, ticket)
+    length = callback.length(experiment.retraining_epochs(True))
+    report = ReportProgress(progress, experiment.epochs_of(task), lambda: [length], lambda _: label)
+    take_part_in(task.folder)
+    invite(fit_ticket, str(path))
+    checkpoints = fit_ticket(experiment, str(path), callback, [report], loggers)
+    assert callback.trained is not None
+    assert task.source is not None
+    before = Ticket.load(task.source / TICKET).card.get("environments", [])
+    ticket = callback.trained.with_facts(environments=together(before, environments_of(task.folder)))
+    ticket.save(path)
+    checkpoints.finish()
+    return ticket
 
 
 def _made(experiment: Experiment, task: Task) -> Ticket:

@@ -113,7 +113,7 @@ class Scheduler:
         """The epochs of a task that starts anew."""
         if task.kind is None:
             return sum(map(sum, self._experiment.search_lengths()))
-        return self._experiment.epochs_of(task)
+        return self._experiment.options.retraining.copies * self._experiment.epochs_of(task)
 
     def _unfinished(self) -> set[Task]:
         left_out = {*self.failed, *self._given_up}

@@ -265,6 +265,12 @@ def test_how_tickets_are_retrained_is_their_own_and_defaults_are_no_difference(c
     assert digits("retraining.distil=0.5", "retraining.temperature=4") == digits("retraining.distil=0.5")
     others = ("retraining.distil=0.5", "retraining.distil=1")
     assert len({digits(), *map(digits, others), digits(others[0], "retraining.temperature=2")}) == 4
+    assert digits("retraining.barrier=0.1") == digits()
+    several = ("retraining.copies=2",)
+    assert (
+        len({digits(), digits("retraining.length=2"), digits(*several), digits(*several, "retraining.barrier=0.1")})
+        == 4
+    )
     assert fingerprint(composed("retraining.distil=0.5")) == fingerprint(composed())
 
 
