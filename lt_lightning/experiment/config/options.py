@@ -253,7 +253,9 @@ class JobOptions:
         Retraining(), "How tickets are trained alone, and controls likewise.", determines="retraining"
     )
     measure: Measure | None = option(
-        Measure(), "Time of every structured ticket's network against the dense one, interleaved; null: not measured."
+        Measure(),
+        "Time of every structured ticket's network against the dense one, interleaved; null: not measured, until the "
+        "same command without it measures what is finished, on a machine that has nothing else to do",
     )
     checkpoint: Checkpoint = option(
         Checkpoint(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,24 @@ def run_job(job: Job, console: Console) -> list[Result]:
         show_setup(job, experiment, console)
         run = run_in_processes if experiment.needs_processes else run_tasks
         failed = run(experiment, job, console)
+    time_missing(job, console)
     results = show_job(job, console)
     if failed:
         errors, count = list(failed.values()), len(job.asked())
         raise errors[0] if len(errors) == 1 else ExceptionGroup(f"{len(errors)} of {count} tasks failed", errors)
     return results
+
+
+def time_missing(job: Job, console: Console) -> None:
+    """Measure times that are asked for and that finished results lack, since they were trained with `measure=null`."""
+    untimed = [result for result in job.results() if math.isnan(result.time_ratio_inference)]
+    if not untimed or job.options.measure is None:
+        return
+    # slow to import, like all that needs Lightning
+    from lt_lightning.experiment.run.measuring import time_results
+    from lt_lightning.experiment.run.setup import built
+
+    time_results(built(job), untimed, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
 
 
 def check_published(job: Job) -> None:

@@ -15,10 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from lt_lightning.execution.execute import execute
-from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.execution.machine import environment
-from lt_lightning.execution.timing import TimeRatio
 from lt_lightning.experiment import protocols
 from lt_lightning.experiment.config.checks import naming
 from lt_lightning.experiment.config.fingerprint import operational_keys, record_data
@@ -28,13 +25,13 @@ from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.averaging import averaged, in_order
 from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.environments import environments_of, take_part_in, together
+from lt_lightning.experiment.run.measuring import measure
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
-from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.pruning.layers import weight_of
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
 from lt_lightning.results.published_figures import filters_density
-from lt_lightning.results.records import WIDE, Result, finish
+from lt_lightning.results.records import Result, finish
 from lt_lightning.storage.files import replacing, write_json
 from lt_lightning.storage.layout import DENSE, TICKET, is_ticket, round_folder
 from lt_lightning.tickets.making import load_gradients, structure_ticket
@@ -276,9 +273,6 @@ def _distillation(experiment: Experiment) -> Distillation | None:
     return Distillation(network, options.distil, options.temperature)
 
 
-LAYER_TIMES = "layer_times.json"
-
-
 def evaluate(experiment: Experiment, ticket: Ticket) -> float:
     """Return the accuracy of a trained ticket on the test set."""
     width = ticket.card.get("width")
@@ -294,47 +288,6 @@ def run_test(experiment: Experiment, width: int | None, classifier: ImageClassif
         classifier or experiment.spare_classifier(width), experiment.data, verbose=False
     )
     return float(metrics["test/accuracy"])
-
-
-def measure(experiment: Experiment, ticket: Ticket, folder: Path) -> tuple[TimeRatio, TimeRatio]:
-    """Return two ratios of the time of the network that executes a trained ticket to the dense network's.
-
-    The first is the ratio in inference, the second in a training step. One with a wide spread is measured again, up to
-    three times in all. The time of every layer in inference is written beside the ticket.
-    """
-    options = experiment.options.measure
-    width = ticket.card.get("width")
-    if ticket.plan is None and width is None:
-        return TimeRatio(1.0, 0.0, 0), TimeRatio(1.0, 0.0, 0)
-    if options is None:
-        return TimeRatio(math.nan, 0.0, 0), TimeRatio(math.nan, 0.0, 0)
-    from lt_lightning.execution.cost import Setting, layer_seconds, time_ratio  # for start-up time
-
-    dense = experiment.classifier().network
-    network = ticket.apply(experiment.classifier(width).network, "trained")
-    device, bfloat16 = experiment.device, experiment.computes_in_bfloat16
-    ratios = []
-    for training in (False, True):
-        small = network
-        how = (options.batch_size, training, device, bfloat16)
-        choice = choose_forms(network, ticket.plan, experiment.example, *how)
-        if ticket.plan is not None:
-            made = execute(network, ticket.plan, ticket.masks, experiment.example, choice.forms, experiment.traced)
-            assert made is not None
-            small = made.network
-            compare_networks(network, small, experiment.example)
-        setting = Setting(options.batch_size, training, bfloat16)
-        effort = (options.samples, options.slot, WIDE)
-        ratios.append(time_ratio(dense, small, experiment.example, setting, device, *effort))
-        if not training:
-            networks = {"dense": dense, "ticket": small}
-            seconds = layer_seconds(networks, ticket.layers, experiment.example, setting, device)
-            times = {
-                "batch_size": options.batch_size, "bfloat16": bfloat16, "device": device, "seconds": seconds,
-                "choice": dict(choice.forms), "decided_by": dict(choice.decided_by),
-            }  # fmt: skip
-            write_json(folder / LAYER_TIMES, times)
-    return ratios[0], ratios[1]
 
 
 def make_result(experiment: Experiment, ticket: Ticket, accuracy: float, dense_accuracy: float, folder: Path) -> Result:
