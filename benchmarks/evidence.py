@@ -79,20 +79,21 @@ def accuracy_table(results: Sequence[Result], rule: Rule) -> str:
 
     Each entry is the mean over seeds ± half of its two-sided 95 % interval; bold where the ticket is shown not to be
     worse by more than the rule's margin. Beside it stand what the ticket executes (FLOPs) and its measured times of
-    inference and of a training step, the dense network's being 1; times that no ticket has are named below the table.
-    Rounds that hold nothing but unstructured tickets are left out.
+    inference and of a training step, the dense network's being 1; times that no ticket has are named below the table;
+    and, where they are known, the epochs that the ticket and its ancestors were trained. Rounds that hold nothing but
+    unstructured tickets are left out.
     """
     rows = [row for row in aggregate([("", result) for result in results], rule) if row.structure != DENSE]
     rounds = sorted({row.round for row in rows if (row.structure, row.control) != (UNSTRUCTURED, "")})
     rounds = rounds or sorted({row.round for row in rows})
     by_kind = {((row.structure, row.control), row.round): row for row in rows}
     targets = {result.round: result.target_density for result in results}
-    measured = [heading for heading, cost in _COSTS.items() if any(cost(row) == cost(row) for row in rows)]
+    measured = [heading for heading, (cost, _) in _COSTS.items() if any(cost(row) == cost(row) for row in rows)]
     lines = [["ticket", *(each for number in rounds for each in (f"{100 * targets[number]:.0f} %", *measured))]]
     for kind in _kinds(rows):
         found = [(by_kind.get((kind, number)), targets[number]) for number in rounds]
         lines.append([_name(kind), *(cell for row, target in found for cell in _cells(row, target, measured))])
-    missing = [heading for heading in _COSTS if heading not in measured]
+    missing = [heading for heading in _COSTS if heading not in (*measured, "epochs")]
     note = f"\nNot measured: {' and '.join(missing)}.\n" if missing else ""
     return markdown_table(lines) + note
 
@@ -174,19 +175,21 @@ def _points(mean: float, half: float | None) -> str:
     return f"{100 * mean:+.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
 
 
-_COSTS: Mapping[str, Callable[[Row], float]] = {
-    "FLOPs": lambda row: row.flops_ratio,
-    "time of inference": lambda row: row.time_ratio_inference,
-    "time of training": lambda row: row.time_ratio_training,
+_COSTS: Mapping[str, tuple[Callable[[Row], float], str]] = {
+    "FLOPs": (lambda row: row.flops_ratio, ".2f"),
+    "time of inference": (lambda row: row.time_ratio_inference, ".2f"),
+    "time of training": (lambda row: row.time_ratio_training, ".2f"),
+    "epochs": (lambda row: row.total_epochs or math.nan, ".0f"),
 }
-"""What a ticket costs over the dense network, by the heading of its column; NaN where it was not measured."""
+"""What a ticket costs, by the heading of its column, and how it is written; NaN where it is not known."""
 
 
 def _cells(row: Row | None, target: float, costs: Sequence[str]) -> list[str]:
     """Return the difference to the dense network, and the named costs beside it."""
     if row is None:
         return [""] * (1 + len(costs))
-    return [_difference(row, target), *(number(_COSTS[cost](row), ".2f") for cost in costs)]
+    columns = [_COSTS[cost] for cost in costs]
+    return [_difference(row, target), *(number(cost(row), form) for cost, form in columns)]
 
 
 def _difference(row: Row, target: float) -> str:

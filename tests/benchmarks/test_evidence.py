@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,13 @@ def test_accuracy_in_points_with_interval_verdict_and_costs() -> None:
         "",
         "Not measured: time of training.",
     ]
+
+
+def test_epochs_stand_beside_costs_where_they_are_known() -> None:
+    rows = [replace(each, total_epochs=40 if each.control else 34) for each in some()]
+    head, _, *lines = accuracy_table(rows, STANDARD).splitlines()
+    assert head.endswith("| time of inference | epochs |")
+    assert [line.split("|")[-2].strip() for line in lines[:4]] == ["34", "34", "40", "34"]
 
 
 def test_costs_stand_beside_every_round() -> None:
