@@ -30,9 +30,9 @@ def rich() -> ModuleType:
 def test_returns_what_process_0_returned_and_leaves_the_caller_as_it_was(plain: ModuleType) -> None:
     environment, path = dict(os.environ), list(sys.path)
     handlers = [signal.getsignal(number) for number in REPLACED]
-    returned = launch(plain.add_ranks, {"key": [1, None]}, 3)
+    returned = launch(plain.add_ranks, {"key": [1, None]}, 2)
     assert returned == {
-        "sum": 3.0, "job": {"key": [1, None]}, "LOCAL_RANK": "0", "WORLD_SIZE": "3", "threads": 1,
+        "sum": 1.0, "job": {"key": [1, None]}, "LOCAL_RANK": "0", "WORLD_SIZE": "2", "threads": 1,
         "ignored": ["SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGTERM", "SIGXFSZ"],  # those for the caller, and Python's own
     }  # fmt: skip
     assert (dict(os.environ), list(sys.path)) == (environment, path)
@@ -67,7 +67,7 @@ def test_processes_end_with_the_one_that_started_them(number: signal.Signals, tm
     program = (
         "import plain_tasks\n"
         "from lt_lightning.training import processes\n"
-        "processes.LAST_WORDS = 1\n"
+        "processes.LAST_WORDS, processes.START = 1, 'fork'\n"
         f"if __name__ == '__main__': processes.launch(plain_tasks.wait_long, {str(tmp_path)!r}, 2)"
     )
     path = tmp_path / "program.py"

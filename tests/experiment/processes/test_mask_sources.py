@@ -23,7 +23,7 @@ def test_grasp_scores_once_for_all_processes_beside_a_synchronised_batchnorm(sma
 def test_a_search_goes_on_from_a_structure_beside_a_synchronised_batchnorm(small: Compose) -> None:
     """The structure looks at the network during the fit, and at its feature maps in one process alone."""
     options = ("trainer=ddp_sim", "pruning.next_round_from=refill", "structure.refill.score=feature_l1")
-    brief = ("pruning.rewind=0ep", "trainer.max_epochs=1", "trainer.precision=64-true")
+    brief = ("pruning.rewind=0ep", "trainer.max_epochs=1", "data.limit=0.1", "trainer.precision=64-true")
     results = run_of(small("job", *options, *brief))
     assert [result.structure for result in results] == ["dense", "refill"]
 

@@ -61,7 +61,9 @@ def test_basic_launcher(script: ModuleType, tmp_path: Path, monkeypatch: pytest.
     """Both jobs from this process, which is then as it was before."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(sys, "argv", ["run.py", "-m", "paths.root=runs", *SEARCH, "seed=1,2", "hydra.job.name=run"])
+    brief = ("pruning.rewind=0ep", "trainer.max_epochs=1", "data.limit=0.1")
+    options = ("paths.root=runs", *SEARCH, *brief, "seed=1,2", "hydra.job.name=run")
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m", *options])
     environment, handlers = dict(os.environ), [signal.getsignal(number) for number in SIGNALS]
     script.run()
     changed = {key for key, _ in environment.items() ^ os.environ.items()}

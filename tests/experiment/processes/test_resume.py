@@ -71,7 +71,7 @@ def test_sigterm_stops_all_after_the_same_step_and_the_job_goes_on_bit_for_bit(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No checkpoint is written but for the signal."""
-    job = ("trainer=ddp_sim", "retrain_rounds=[]", "data.batch_size=16", "data.limit=0.2", "checkpoint.seconds=1e9")
+    job = ("trainer=ddp_sim", "retrain_rounds=[]", "data.batch_size=16", "data.limit=0.15", "checkpoint.seconds=1e9")
     run_of(small("whole", *job))
     lead, tasks = scheduler.lead, import_module("tasks")
     monkeypatch.setattr(scheduler, "lead", partial(tasks.lead_stopped, os.getpid()))

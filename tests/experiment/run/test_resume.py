@@ -24,8 +24,8 @@ SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run.py"
 OPTIONS = [
     "model.width=16", "pruning.rate=0.6", "data.limit=0.15", "data.batch_size=32", "trainer.max_epochs=2",
     "trainer.accelerator=cpu", "trainer.deterministic=true", "threads=1", "pruning.rounds=2", "pruning.rewind=1ep",
-    "pruning.gradient_batches=2", "structure=[refill,regroup,regroup_channels]", "structure.refill.round_to=2",
-    "structure.refill.score=saliency", "structure.regroup.group_size=4", "structure.regroup_channels.group_size=4",
+    "pruning.gradient_batches=2", "structure=[refill,regroup]", "structure.refill.round_to=2",
+    "structure.refill.score=saliency", "structure.regroup.group_size=4", "structure.regroup.clustering=kmeans",
     "measure.samples=2", "measure.slot=0.001", "checkpoint.share=1", "checkpoint.seconds=0", "retrain_rounds=[2]",
     "report=false",
 ]  # fmt: skip
@@ -95,9 +95,9 @@ def whole(starter: Starter, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     start = time.monotonic()
     assert starter.run(root, None, 0.0, "checkpoint.seconds=1e9") == 0, starter.log.read_text()
     left = left_in(root)
-    assert len([name for name in left if name.endswith("result.json")]) == 3 + 3
+    assert len([name for name in left if name.endswith("result.json")]) == 3 + 2
     cards = [Ticket.load(path.parent / "ticket").card for path in root.rglob("regroup*/result.json")]
-    assert [{*card["choice"].values()} for card in cards] == [{"blocks", "dense"}] * 2
+    assert [{*card["choice"].values()} for card in cards] == [{"blocks", "dense"}]
     assert {by for card in cards for by in card["decided_by"].values()} == {"rule"}
     return {"left": left, "seconds": time.monotonic() - start}
 
@@ -197,15 +197,15 @@ def test_wandb_holds_each_step_and_ticket_once_after_kills(
     assert starter.run(tmp_path, when("regroup-*/checkpoints/step-*.pt", 3), 0.0, *options) == -signal.SIGKILL
     assert starter.run(tmp_path, None, 0.0, *options) == 0, starter.log.read_text()
     runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(runs) == 4
+    assert len(runs) == 3
     records = [wandb_records(path) for path in runs]
     recorded = sorted(map(_history, records))
     assert recorded == sorted(_rows(path) for path in tmp_path.glob("digits-*/**/metrics.csv"))
     assert all(len(rows) >= 1 for rows in recorded)
-    assert sorted(map(_tickets, records)) == [[0, 1, 2], [2], [2], [2]]
+    assert sorted(map(_tickets, records)) == [[0, 1, 2], [2], [2]]
     names = [each.artifact.name for own in records for each in own if each.WhichOneof("record_type") == "artifact"]
     shrunk = [name for name in names if name.endswith("-shrunk")]
-    assert len(shrunk) == len(set(shrunk)) == 3
+    assert len(shrunk) == len(set(shrunk)) == 2
 
 
 def _history(records: list[Any]) -> list[tuple[int, list[tuple[str, float]]]]:
