@@ -16,7 +16,7 @@ PACKAGE: Final = "lt_lightning"
 # The names of `lt_lightning.__all__`, in the order in which a reader meets them.
 PUBLIC: Final = {
     "Search and retraining": ["LotteryTicketPruning", "TicketTraining", "ImageClassifier"],
-    "Tickets": ["Ticket"],
+    "Tickets": ["Ticket", "Restart"],
     "Structures": ["Refill", "Regroup", "Filters"],
     "Smaller networks": ["shrink", "ShrunkNetwork", "load_shrunk", "load_network"],
 }

@@ -21,7 +21,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lt_lightning import ImageClassifier, LotteryTicketPruning, Refill, Regroup, Ticket, TicketTraining, load_network
+from lt_lightning import (
+    ImageClassifier,
+    LotteryTicketPruning,
+    Refill,
+    Regroup,
+    Restart,
+    Ticket,
+    TicketTraining,
+    load_network,
+)
 from lt_lightning.data.digits import Digits
 from lt_lightning.execution.cost import Setting, flops, parameters, time_ratio
 from lt_lightning.execution.execute import execute
@@ -29,7 +38,6 @@ from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.pruning.criteria import Context, Criterion
 from lt_lightning.pruning.evaluation import largest_difference
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.structures.base import (
     LayerReport,
     Structure,

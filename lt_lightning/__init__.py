@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lt_lightning.pruning.rewinding import Restart
     from lt_lightning.structures.filters import Filters
     from lt_lightning.structures.refill import Refill
     from lt_lightning.structures.regroup import Regroup
@@ -23,6 +24,7 @@ __all__ = [
     "LotteryTicketPruning",
     "Refill",
     "Regroup",
+    "Restart",
     "ShrunkNetwork",
     "Ticket",
     "TicketTraining",
@@ -37,6 +39,7 @@ _HOMES = {
     "LotteryTicketPruning": "training.callback",
     "Refill": "structures.refill",
     "Regroup": "structures.regroup",
+    "Restart": "pruning.rewinding",
     "ShrunkNetwork": "tickets.shrinking",
     "Ticket": "tickets.ticket",
     "TicketTraining": "training.retraining",

@@ -141,10 +141,8 @@ class TicketTraining(MaskedTraining):
     def _put_in_place(self, pl_module: pl.LightningModule, network: nn.Module, small: nn.Module) -> None:
         (path,) = (name for name, module in pl_module.named_modules() if module is network)
         if not path:
-            raise ValueError(
-                f"network=None: stands for {type(pl_module).__name__} itself, and execution='shrunk' replaces a "
-                "network within the LightningModule; name the submodule, or train with execution='masked'"
-            )
+            _take_over(pl_module, small)
+            return
         parent = pl_module.get_submodule(path.rpartition(".")[0])
         if uncompiled(parent) is network:  # `torch.compile` made a module of its own around it
             pl_module.set_submodule(path.rpartition(".")[0], compiled_as(parent, small))
@@ -287,6 +285,18 @@ class TicketTraining(MaskedTraining):
 
     def _under_full_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return state if self._shrunk is None else self._shrunk.slices.put(state, self.ticket.rewind)
+
+
+def _take_over(pl_module: pl.LightningModule, small: nn.Module) -> None:
+    """Give a LightningModule that is pruned as a whole the layers of its smaller copy; losses and metrics stay."""
+    for name, child in small.named_children():
+        if next(child.parameters(), None) is not None:
+            setattr(pl_module, name, child)
+    for name, tensor in (*small.named_parameters(recurse=False), *small.named_buffers(recurse=False)):
+        setattr(pl_module, name, tensor)
+    for name, number in vars(small).items():
+        if type(number) is int and vars(pl_module).get(name) != number:
+            setattr(pl_module, name, number)  # a size that it notes of itself
 
 
 def restart_for(ticket: Ticket, restart: Restart) -> Restart | None:

@@ -132,17 +132,22 @@ def test_the_lines_of_the_readme_run_as_printed(
     pl = pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     lines = (ROOT / "README.md").read_text().split("```python\n")
-    block = next(each for each in lines if "LotteryTicketPruning(" in each).partition("```")[0]
+    search, retraining = (each.partition("```")[0] for each in lines if "pl.Trainer(" in each)
     if package == NAMES[0]:
-        block = block.replace("from lightning import pytorch as pl  # or: ", "")
-    given = {"my_module": names["user_module"](pl)(), "my_data": names["user_data"](pl)()}
+        search = search.replace("from lightning import pytorch as pl  # or: ", "")
+    module = names["user_module"](pl)
+    given = {"my_module": module(), "my_data": names["user_data"](pl)(), "my_network": module().model}
+    given["my_example"] = torch.randn(2, 1, 6, 6)
     trainer = pl.Trainer
     monkeypatch.setattr(pl, "Trainer", lambda **options: trainer(**options, **QUIET))
-    exec(block, given)
+    exec(search, given)
     rows = capsys.readouterr().out.splitlines()
     assert rows[0].split() == ["round", "density", "best", "epoch", "seconds", "val_acc"]
     assert [row.split()[:2] for row in rows[1:4]] == [["0", "100.0%"], ["1", "79.9%"], ["2", "63.9%"]]
-    assert Ticket.load("tickets/round_05/refill/ticket").plan is not None
+    exec(retraining, given)
+    assert "Linear(in_features=4, " in capsys.readouterr().out  # of 24
+    small, again = given["my_module"].model.eval(), given["network"].eval()
+    torch.testing.assert_close(again(given["my_example"]), small(given["my_example"]))
 
 
 @pytest.mark.parametrize("package", NAMES)

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import nn
+from torch import Tensor, nn
 
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.rewinding import Restart
@@ -139,6 +139,50 @@ def test_a_structured_ticket_keeps_its_channels_dead(tmp_path: Path) -> None:
     assert training.trained.card["total_epochs"] == EPOCHS + 3 * (EPOCHS - REWIND)
     training.trained.save(tmp_path / "trained")
     assert same(Ticket.load(tmp_path / "trained").trained or {}, state)
+
+
+class Split(pl.LightningModule):
+    """One whose layers are in two submodules and on itself, so that all of it is the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.scale, self.last = nn.Parameter(torch.ones(8)), nn.Linear(8, 3)
+        self.loss = nn.CrossEntropyLoss(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Any:
+        return self.last(self.head(self.features(images)).flatten(1) * self.scale)
+
+    def training_step(self, batch: Any, index: int) -> Any:
+        return self.loss(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+    def train_dataloader(self) -> Any:
+        return toys.batches(STEPS)
+
+
+def test_a_module_that_is_pruned_as_a_whole_becomes_smaller_itself(tmp_path: Path) -> None:
+    pruning = LotteryTicketPruning(1, tmp_path, rate=0.6, rewind="1ep", structures={"refill": Refill(round_to=1)})
+    trainer_of(tmp_path, [pruning]).fit(Split())
+    ticket, images = Ticket.load(tmp_path / "round_01" / "refill" / "ticket"), torch.randn(4, 1, 6, 6)
+    modules = {"masked": Split(), "shrunk": Split()}
+    loss = modules["shrunk"].loss
+    for execution, module in modules.items():
+        training = TicketTraining(ticket, Restart.load(tmp_path / "restart.pt"), execution=execution)  # type: ignore[arg-type]
+        trainer_of(tmp_path, [training]).fit(module)
+        trained = training.trained
+        assert trained is not None
+        assert trained.card["execution"] == execution
+    assert trained is not None
+    masked, small = (module.eval() for module in modules.values())
+    torch.testing.assert_close(small(images), masked(images))
+    torch.testing.assert_close(trained.shrink(Split(), images).network.eval()(images), small(images))
+    assert len(small.scale) == small.last.in_features < 8
+    assert small.loss is loss
 
 
 def test_operations_that_keep_their_channels_are_named_on_the_card(tmp_path: Path) -> None:
