@@ -1,11 +1,12 @@
 """Trains Torch-Pruning's networks beside a search's own tickets, at equal FLOPs and equal epochs.
 
-    python -m benchmarks.peer_training RUNS/SEARCH [RUNS/SEARCH ...] [--like refill_grown] [--peers magnitude ...]
+    python -m benchmarks.peer_training RUNS/SEARCH [RUNS/SEARCH ...] [--like refill_grown] [--times]
 
 Every peer starts from the dense network that the search has trained, and has the FLOPs of the ticket `--like` of each
 round, in as many trainings as that ticket's ancestors had, all with the search's own schedule. Results are written
 beside those of the search's tickets, so that tables, verdicts and the report hold them. A killed command goes on with
-the training in which it was stopped.
+the training in which it was stopped. With `--times`, on a machine that has nothing else to do, finished networks are
+timed as tickets are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lt_lightning.execution.cost import Setting, time_ratio
 from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run.measuring import with_times
 from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.rewinding import Restart
-from lt_lightning.results.records import Result, find_results, finish
+from lt_lightning.results.records import WIDE, Result, find_results, finish, write_summary
 from lt_lightning.storage.files import replacing
 from lt_lightning.storage.layout import DENSE, TICKET, round_folder
 from lt_lightning.tickets.ticket import Ticket
@@ -70,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("searches", type=Path, nargs="+", metavar="SEARCH", help="folders of finished searches")
     parser.add_argument("--like", default="refill_grown", help="ticket whose FLOPs the peers have")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="which peers")
+    parser.add_argument("--times", action="store_true", help="time what is finished and has no times")
     options = parser.parse_args(arguments)
     for search in options.searches:
         config = OmegaConf.load(search / "config.yaml")
@@ -77,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         contest = Contest(Experiment.from_config(config), options.like)
         for name in options.peers:
             contest.run(name, PEERS[name])
+            if options.times:
+                contest.time(name)
 
 
 class Contest:
@@ -105,6 +112,29 @@ class Contest:
             folder = round_folder(self._search, number) / f"torch_pruning_{name}"
             if Result.load(folder) is None:
                 finish(self._experiment.root, [self._result(name, number, network, folder)])
+
+    def time(self, name: str) -> None:
+        """Time the finished networks of a peer against the dense one, where they have no times."""
+        experiment = self._experiment
+        for number in self._like:
+            folder = round_folder(self._search, number) / f"torch_pruning_{name}"
+            result = Result.load(folder)
+            if result is None or not math.isnan(result.time_ratio_inference):
+                continue
+            network = torch.load(folder / f"trained_{number}.pt", weights_only=False)
+            inference, training = (
+                time_ratio(
+                    self._trained_dense(),
+                    network,
+                    experiment.example,
+                    Setting(experiment.data.batch_size, mode, experiment.computes_in_bfloat16),
+                    experiment.device,
+                    wide=WIDE,
+                )
+                for mode in (False, True)
+            )
+            with_times(result, inference, training).save(folder)
+        write_summary(experiment.root)
 
     def _networks(self, name: str, peer: Peer) -> Iterator[tuple[int, nn.Module]]:
         network = self._trained_dense()

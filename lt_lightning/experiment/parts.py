@@ -89,7 +89,10 @@ class Experiment:
         """Build what the trainings build, so that a mistake shows before the first of them."""
         self._check_processes(trainer.num_nodes)
         if self.data.batch_size % self.size:
-            raise ValueError(f"data.batch_size={self.data.batch_size}: must be a multiple of the {self.size} processes")
+            raise ValueError(
+                f"data.batch_size={self.data.batch_size}: must be a multiple of the {self.size} processes that "
+                "trainer.devices and trainer.num_nodes make"
+            )
         source = self.options.pruning["next_round_from"]
         if source != UNSTRUCTURED and set(self.structures) - {source}:
             raise ValueError(
@@ -109,6 +112,7 @@ class Experiment:
         pruning = self.pruning_options
         with naming("model"):
             traced = self.traced
+            assert traced.layers  # which runs the network
         for name, structure in self.structures.items():
             if structure.needs_gradients and not pruning.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")

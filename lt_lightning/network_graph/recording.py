@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lt_lightning.network_graph.labels import Record, Recorder
 from lt_lightning.network_graph.rules import apply_rule
-from lt_lightning.pruning.examples import Example, call_network, copied, map_tensors, several, tensors_in
+from lt_lightning.pruning.examples import Example, call_network, copied, does_not_run, map_tensors, several, tensors_in
 
 
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -65,10 +65,10 @@ def record_network(network: nn.Module, example: Example) -> Record:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), without_fast_path(), _Recording(recorder):
                 results = list(tensors_in(call_network(own, given)))
         except Exception as error:
-            told = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            failure = does_not_run(network, error)
             if not training:
-                raise ValueError(f"{type(network).__name__} does not run on the example: {told}") from error
-            record.notes.append(f"training mode was not looked at, since the network does not run in it: {told}")
+                raise failure from error
+            record.notes.append(f"training mode was not looked at: {failure}")
             continue
         recorder.finish(results)
     return record

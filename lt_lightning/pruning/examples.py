@@ -30,6 +30,12 @@ def call_network(network: nn.Module, example: Example) -> Any:
             return network._call_impl(**example)  # type: ignore[no-untyped-call]
 
 
+def does_not_run(network: nn.Module, error: Exception) -> ValueError:
+    """Return the error of a network that cannot be called on its example, given what the call raised."""
+    told = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return ValueError(f"{type(network).__name__} does not run on the example: {told}")
+
+
 def copied(network: nn.Module) -> nn.Module:
     """Return a deep copy, also of a network whose modules hold a weight that they computed from others."""
     computed = [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, call_network
+from lt_lightning.pruning.examples import Example, call_network, does_not_run
 from lt_lightning.pruning.masks import Masks
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -86,7 +86,7 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
         example: an input batch of any size.
 
     Raises:
-        ValueError: if no convolution or linear layer with a weight of its own ran.
+        ValueError: if the network does not run on the example, or no layer with a weight of its own ran.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
     >>> [(layer.name, layer.shape, layer.positions) for layer in find_layers(net, torch.zeros(1, 1, 4, 4)).values()]
@@ -104,7 +104,10 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
     with evaluating(network), ExitStack() as hooks:
         for module in filter(has_layers, names):
             hooks.enter_context(module.register_forward_hook(record))
-        call_network(network, example)
+        try:
+            call_network(network, example)
+        except Exception as error:
+            raise does_not_run(network, error) from error
     known = _with_weights(_with_ends(layers), dict(network.named_parameters(remove_duplicate=False))) if layers else {}
     if not known:
         raise ValueError(f"the network {type(network).__name__} has no convolution or linear layer to prune")

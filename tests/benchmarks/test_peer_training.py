@@ -32,6 +32,7 @@ def test_peers_have_the_tickets_flops_and_epochs_and_are_found_again(
     dense = Ticket.load(tmp_path / results[0].place / "ticket")
     assert dense.trained is not None
     steps = next(int(value) for name, value in dense.trained.items() if "num_batches_tracked" in name) // 2
+    peer_names = {f"torch_pruning_{name}" for name in PEERS}
     ours = {result.round: result for result in results if result.structure == "refill_grown"}
     peers = [result for result in find_results(tmp_path) if result.structure.startswith("torch_pruning_")]
     assert sorted((each.structure, each.round) for each in peers) == sorted(
@@ -54,4 +55,6 @@ def test_peers_have_the_tickets_flops_and_epochs_and_are_found_again(
         raise AssertionError("it was trained again")
 
     monkeypatch.setattr("benchmarks.peer_training.Contest._fit", refuse)
-    main([search, "--peers", "magnitude", "taylor_iterative"])
+    main([search, "--peers", "magnitude", "taylor_iterative", "--times"])
+    timed = {each.structure for each in find_results(tmp_path) if each.time_samples and each.structure in peer_names}
+    assert timed == {"torch_pruning_magnitude", "torch_pruning_taylor_iterative"}

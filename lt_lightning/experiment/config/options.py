@@ -311,12 +311,23 @@ class Rounds:
     next_round_from: str = option(MISSING)
 
 
+MOST_PROCESSES = 4096
+
+
 @dataclass(frozen=True)
 class Training:
     """What of the group `trainer` Lightning does not check, or checks too late."""
 
     max_epochs: int = option(MISSING, allowed=from_to(1))
     accumulate_grad_batches: int = option(1, allowed=from_to(1))
+    num_nodes: int = option(1, allowed=from_to(1, MOST_PROCESSES))
+    devices: Any = option(
+        "auto",
+        allowed=Allowed(
+            lambda value: not isinstance(value, int) or value <= MOST_PROCESSES,
+            f"auto, a number up to {MOST_PROCESSES}, or a list of devices",
+        ),
+    )
     gradient_clip_val: float | None = option(None, allowed=POSITIVE)
     limit_train_batches: float | None = option(None, allowed=POSITIVE)
     limit_val_batches: float | None = option(None, allowed=POSITIVE)

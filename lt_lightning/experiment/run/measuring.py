@@ -73,14 +73,18 @@ def time_results(experiment: Experiment, results: Sequence[Result], note: Callab
     for result in results:
         folder = experiment.root / result.place
         inference, training = measure(experiment, Ticket.load(folder / TICKET), folder)
-        timed = replace(
-            result,
-            time_ratio_inference=inference.ratio,
-            time_ratio_training=training.ratio,
-            time_spread_inference=inference.spread,
-            time_spread_training=training.spread,
-            time_samples=training.samples,
-        )
-        timed.save(folder)
+        with_times(result, inference, training).save(folder)
         note(f"timed: {result.kind}, round {result.round}: {inference.ratio:.2f} and {training.ratio:.2f} of dense")
     write_summary(experiment.root)
+
+
+def with_times(result: Result, inference: TimeRatio, training: TimeRatio) -> Result:
+    """Return a result with the times that were measured of its ticket."""
+    return replace(
+        result,
+        time_ratio_inference=inference.ratio,
+        time_ratio_training=training.ratio,
+        time_spread_inference=inference.spread,
+        time_spread_training=training.spread,
+        time_samples=training.samples,
+    )
