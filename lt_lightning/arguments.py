@@ -39,8 +39,8 @@ def existing(path: str) -> Path:
     """
     found = Path(path)
     if not found.exists():
-        beside = found.parent.iterdir() if found.parent.is_dir() else ()
-        raise argparse.ArgumentTypeError(f"{path}: there is no such file or folder{did_you_mean(path, beside)}")
+        beside = [each.name for each in found.parent.iterdir()] if found.parent.is_dir() else []
+        raise argparse.ArgumentTypeError(f"{path}: there is no such file or folder{did_you_mean(found.name, beside)}")
     return found
 
 

@@ -74,7 +74,7 @@ def one_line(error: BaseException) -> str:
             error = error.__cause__
         return with_key(key, _first_line(error))
     if isinstance(error.__cause__, (ConfigAttributeError, ConfigKeyError)):
-        return f"{_first_line(error)} {_first_line(error.__cause__)}{_known_keys(error.__cause__)}"
+        return f"{error.__cause__.full_key}: is no option{_known_keys(error.__cause__)}"
     if isinstance(error, OverrideParseException):
         return f"the override {error.override!r} cannot be read: {_first_line(error)}"
     if isinstance(error, MissingConfigException):

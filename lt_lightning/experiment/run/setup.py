@@ -140,10 +140,11 @@ def _in_sweep() -> bool:
 def _content(job: Job) -> str:
     """Return in one sentence what the job consists of."""
     config = job.config
-    pruned = f"the dense network and {rounds_of(config)} rounds of pruning"
+    count = rounds_of(config)
+    pruned = f"the dense network and {count} round{'s' * (count != 1)} of pruning"
     if not (rounds := retrained_rounds(config)):
         return pruned
     names = ", ".join(config.structure) or "no structure"
-    which = "every round" if len(rounds) == rounds_of(config) else f"round {', '.join(map(str, rounds))}"
+    which = "every round" if len(rounds) == count else f"round {', '.join(map(str, rounds))}"
     every, most = len(job.tasks) - 1, len(job.asked(at_most=True)) - 1
     return f"{pruned}; {names} for {which}" + (f" (at most {most} of {every} retrainings)" if most < every else "")
