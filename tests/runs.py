@@ -33,7 +33,7 @@ MEASURED = "measure={batch_size:64,samples:2,slot:0.001}"
 REFILL = ("structure=[refill]", "structure.refill.round_to=2")
 BOTH = (
     "structure=[refill,regroup]", "structure.refill.round_to=2", "structure.regroup.group_size=4",
-    "structure.regroup.clustering=kmeans",
+    "structure.regroup.clustering=random",
 )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ KINDS = ("steps", "limit", "round", "overhead", "search")
 TRAINING_IMAGES = 45_000  # of CIFAR-10, in an epoch
 PAPER = Search(rounds=10, epochs=160, rewind=8)
 STRUCTURES: dict[str, Structure] = {"refill": Refill(), "regroup": Regroup(granularity="kernel_position")}
-BETWEEN = STRUCTURES | {"regroup by k-means": Regroup(granularity="kernel_position", clustering="kmeans")}
+BETWEEN = STRUCTURES | {"regroup in random groups": Regroup(granularity="kernel_position", clustering="random")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

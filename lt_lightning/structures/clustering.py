@@ -1,8 +1,8 @@
 """Clustering of rows into groups of equal size that share columns.
 
-What is maximised is the sum of the values in the chosen (group, column) pairs. There are three starts: the connectivity
-cut of a hypergraph (the paper's view, section 3.3), balanced k-means, and random groups. From any start `refine` climbs
-to a local maximum of that sum. All of it is deterministic for a seed.
+What is maximised is the sum of the values in the chosen (group, column) pairs. Random groups are led there by
+`graduated`, which assigns all rows at once, and the connectivity cut of a hypergraph (the paper's view, section 3.3) is
+another start; from either `exchanged` climbs to a local maximum. All of it is deterministic for a seed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lt_lightning.structures.matrices import Labels, Rule, Values, chosen_sum, column_sums
+from lt_lightning.structures.matrices import Chosen, Columns, Labels, Values, chosen_sum, column_sums
 
 Floats = NDArray[np.float64]
+Singles = NDArray[Any]  # float32
 Integers = NDArray[np.int64]
 
 _STEPS = 100
@@ -107,17 +108,22 @@ def _cheapest_way(costs: Floats, room: Integers, least: float) -> list[int]:
 
 # Clustering
 
-Method = Literal["best", "hypergraph", "kmeans", "random"]
+Method = Literal["best", "hypergraph", "random"]
 
-# The limit on pins bounds the time of the partitioner (512 x 4608: about half a second). Ten times as many pins cut
-# fewer columns, but the groups keep no more magnitude after the refinement.
+# The limit on pins bounds the time of the partitioner (512 x 4608: about half a second).
 _PINS = 5_000
-_KMEANS_STEPS = 8
-_RESTART_WORK = 2**20
-_ASSIGNMENT = 16
-_MOST_RESTARTS = 64
-_LEAST_GAIN = 1e-3
 _IMBALANCE = 0.03
+
+# Small matrices get many starts, large ones many steps of one start: so in layers of trained ResNets of 8 and 18 layers
+# `best` keeps as much as a long annealing, give or take 0.1 %, and at most 0.9 % less.
+_START_WORK = 2**25  # rows x values, up to which there are several starts
+_MOST_STARTS = 20
+_ALL_STEPS = 20  # of all starts together, one at least of each
+_WIDEST, _NARROWEST = 1.0, 0.12  # ramps, times the mean of values that are not zero and the root of a group's size
+_SWEEPS = 6
+_LEAST_GAIN = 2e-4
+_ROUNDING_OF_SINGLES = 1e-6
+_AT_ONCE = 2**16  # values of rows that stay in the cache
 
 
 class PartitionerError(RuntimeError):
@@ -137,25 +143,23 @@ class Clustering:
     note: str = ""
 
 
-def cluster(values: Values, groups: int, rule: Rule, method: Method = "best", seed: int = 0) -> Clustering:
+def cluster(values: Values, groups: int, rule: Columns, method: Method = "best", seed: int = 0) -> Clustering:
     """Cluster the rows of `values` into groups of equal size.
 
     Args:
         values: values to maximise, rows x columns, not negative; zero where nothing survives.
         groups: number of groups, a divisor of the number of rows.
-        rule: function that chooses the columns of every group.
-        method: `hypergraph` and `kmeans` are refined; `random` is the control and is not; `best` refines k-means and
-            random starts (one at least, the smaller the matrix the more), the hypergraph's too where the partitioner
-            sees all of it, and takes the groups with the largest sum, never less than the control of the same seed.
+        rule: which columns every group keeps.
+        method: `best` takes the groups with the largest sum that it finds from random ones (one draw at least, the
+            smaller the matrix the more), never less than the control of the same seed; `hypergraph` improves those of
+            the partitioner; `random` is the control.
         seed: seed of everything that is drawn.
 
     Raises:
         ValueError: if the rows do not divide into the groups.
 
-    >>> from functools import partial
-    >>> from lt_lightning.structures.matrices import largest_pairs
     >>> values = np.array([[1.0, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0]])
-    >>> cluster(values, 2, partial(largest_pairs, count=3), "kmeans").labels
+    >>> cluster(values, 2, Columns(3)).labels
     array([0, 1, 0, 1])
     """
     rows = len(values)
@@ -163,55 +167,22 @@ def cluster(values: Values, groups: int, rule: Rule, method: Method = "best", se
         raise ValueError(f"groups={groups}: {rows} rows cannot be divided into that many equal groups")
     if groups == 1:
         return Clustering(np.zeros(rows, dtype=np.int64))
-    control = random_groups(rows, groups, seed)
     if method == "random":
-        return Clustering(_numbered(control))
-
-    starts: list[Labels] = []
+        return Clustering(_numbered(random_groups(rows, groups, seed)))
     note = ""
-    # Of a larger matrix the partitioner sees a part, and takes longer than all else. In 163 layers of ResNet-18 (as
-    # drawn, with filters of unequal strength, and trained for 141 steps; densities 0.26 and 0.07, groups of 32 and 64)
-    # the refinement of its groups kept 0.0015 of the magnitude less than the best of the other starts on average, more
-    # in 33 layers, and at most 0.0027 more.
-    if method == "hypergraph" or (method == "best" and int(np.count_nonzero(values)) <= _PINS):
+    if method == "hypergraph":
         try:
-            starts.append(hypergraph_groups(values > 0, groups, seed))
+            cut = hypergraph_groups(values > 0, groups, seed)
+            return Clustering(_numbered(exchanged(values, cut, rule, seed)))
         except PartitionerError as error:
-            note = str(error) if method == "best" else f"{error}; groups by k-means"
-    if method != "hypergraph" or not starts:
-        starts.append(kmeans_groups(values, groups, seed))
-    if method == "best":
-        # In a narrow matrix the assignment costs more than the sums, and grows faster with the rows.
-        work = rows * max(values.shape[1], _ASSIGNMENT * rows)
-        restarts = min(max(_RESTART_WORK // work, 1), _MOST_RESTARTS)
-        starts += [random_groups(rows, groups, seed + i) for i in range(restarts)]
-    candidates = [refine(values, labels, rule) for labels in starts]
-    if method == "best":
-        candidates.append(control)
-    return Clustering(_numbered(max(candidates, key=lambda labels: chosen_sum(values, labels, rule))), note)
-
-
-def refine(values: Values, labels: Labels, rule: Rule, steps: int = 50) -> Labels:
-    """Return groups with at least the sum that those of `labels` have, of the same equal size.
-
-    Two moves alternate, neither of which can lose: the best columns for the groups (the rule), and the best balanced
-    assignment of the rows to the groups given those columns. It ends when a step gains less than 0.1 %.
-    """
-    size = len(labels) // (int(labels.max()) + 1)
-    sums = column_sums(values, labels)
-    chosen = rule(sums)
-    best = float(sums[chosen].sum())
-    for _ in range(steps):
-        candidate = assign(values @ chosen.T.astype(values.dtype), size)
-        sums = column_sums(values, candidate)
-        chosen = rule(sums)
-        now = float(sums[chosen].sum())
-        if now <= best:
-            break
-        labels, before, best = candidate, best, now
-        if best < before * (1 + _LEAST_GAIN):
-            break
-    return labels
+            note = f"{error}; groups as by clustering='best'"
+    starts = min(max(_START_WORK // (rows * values.size), 1), _MOST_STARTS)
+    steps = max(_ALL_STEPS // starts, 1)
+    found = []
+    for start in range(seed, seed + starts):
+        labels = graduated(values, random_groups(rows, groups, start), rule, steps)
+        found.append(exchanged(values, labels, rule, start))
+    return Clustering(_numbered(max(found, key=lambda labels: chosen_sum(values, labels, rule))), note)
 
 
 def random_groups(rows: int, groups: int, seed: int) -> Labels:
@@ -219,29 +190,133 @@ def random_groups(rows: int, groups: int, seed: int) -> Labels:
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(groups), rows // groups))
 
 
-def kmeans_groups(values: Values, groups: int, seed: int) -> Labels:
-    """Return the groups of balanced k-means: every step assigns the rows optimally to centres that take equally many.
+def graduated(values: Values, labels: Labels, rule: Columns, steps: int = _ALL_STEPS) -> Labels:
+    """Return groups with at least the sum that those of `labels` have, and mostly far more.
 
-    The rows are compared by the square roots of their values, scaled to unit length: how large a filter is as a whole
-    says nothing about the columns it uses, and roots keep few large weights from deciding alone.
+    All rows are assigned anew, best for the columns that the groups keep, and again for those that they keep then. Done
+    plainly that ends at once, since the columns of a group suit the rows that chose them. So a column is not kept
+    or dropped: it is kept by a share that rises with its sum, over a ramp round the least sum that the rule keeps, and
+    the ramp becomes narrower from step to step (graduated optimisation). A row's gain in its own group is that of
+    joining the others in it; in another group it is that of joining all but an average row, to second order.
     """
-    roots = np.sqrt(values, dtype=np.float32, casting="same_kind")
-    points = roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    size = len(points) // groups
-    centres = points[_spread(points, groups, np.random.default_rng(seed))]
-    labels: Labels | None = None
-    for _ in range(_KMEANS_STEPS):
-        closeness = points @ centres.T - (centres * centres).sum(axis=1) / 2
-        nearest = assign(closeness.astype(np.float64), size)
-        if labels is not None and np.array_equal(nearest, labels):
+    size = len(labels) // (int(labels.max()) + 1)
+    scaled = _scaled(values)
+    if not scaled.any():
+        return labels
+    both = np.concatenate([scaled, scaled * scaled / 2], axis=1)
+    ramps = np.geomspace(_WIDEST, _NARROWEST, steps) * float(scaled[scaled > 0].mean()) * size**0.5
+    best, most = labels, chosen_sum(values, labels, rule)
+    for ramp in ramps.astype(np.float32):
+        labels = assign(_gains(scaled, both, labels, rule, ramp), size)
+        if (now := chosen_sum(values, labels, rule)) > most:
+            best, most = labels, now
+    return best
+
+
+def _gains(scaled: Singles, both: Singles, labels: Labels, rule: Columns, ramp: np.float32) -> Floats:
+    """Return what every row gains in every group (rows x groups), with columns kept by shares; see `graduated`.
+
+    Args:
+        scaled: values, rows x columns.
+        both: values and halves of their squares side by side.
+        labels: group of every row.
+        rule: which columns every group keeps.
+        ramp: range of a column's sum in which its share rises from 0 to 1.
+    """
+    sums = column_sums(scaled, labels)
+    size = np.float32(len(labels) / len(sums))
+    least = rule.least(sums)
+    height = (sums - sums / size - least) / ramp + np.float32(0.5)
+    shares = np.concatenate([height.clip(0, 1), ((height > 0) & (height < 1)) / ramp], axis=1)
+    gains: Floats = (both @ shares.T).astype(np.float64)
+    for group, over in enumerate((sums - least) / ramp + np.float32(0.5)):
+        members = np.flatnonzero(labels == group)
+        rows = scaled[members]
+        gains[members, group] = ((over - rows / (2 * ramp)).clip(0, 1) * rows).sum(axis=1)
+    return gains
+
+
+def exchanged(values: Values, labels: Labels, rule: Columns, seed: int) -> Labels:
+    """Return groups with at least the sum that those of `labels` have: rows change places while that gains."""
+    draw = np.random.default_rng(seed)
+    order = np.argsort(labels, kind="stable")
+    rows = _scaled(values)[order]
+    best, most = labels, chosen_sum(values, labels, rule)
+    for _ in range(_SWEEPS):
+        _sweep(rows, order, len(rows) // (int(labels.max()) + 1), rule, draw)
+        labels = np.empty_like(labels)
+        labels[order] = np.sort(best)
+        now = chosen_sum(values, labels, rule)
+        if now <= most:
             break
-        labels = nearest
-        centres = column_sums(points, labels) / size
-    assert labels is not None
-    return labels
+        gain, best, most = now / most - 1 if most else 1.0, labels, now
+        if gain < _LEAST_GAIN:
+            break
+    return best
 
 
-def hypergraph_groups(pattern: NDArray[np.bool_], groups: int, seed: int) -> Labels:
+def _sweep(rows: Singles, order: Integers, size: int, rule: Columns, draw: np.random.Generator) -> None:
+    """Let every row in turn, as they are drawn, change places with the one with which that gains most.
+
+    What is gained is what both groups then hold more, their columns chosen anew. A row looks for its partner among all
+    rows, or in a large matrix among those of some groups that are drawn. Where groups compete for columns, the least
+    sum that is kept stays what it is during the sweep.
+
+    Args:
+        rows: values, rows x columns, group by group; changed in place.
+        order: number of each of these rows; changed in place.
+        size: number of rows of a group.
+        rule: which columns every group keeps.
+        draw: generator of what is drawn.
+    """
+    parts = rows.reshape(-1, size, rows.shape[1])
+    groups = np.arange(len(parts))
+    together = min(max(_AT_ONCE // parts[0].size, 1), len(groups))
+    sums = parts.sum(axis=1)
+    if not rule.in_each:
+        sums -= rule.least(sums)
+    held = _held(sums.copy(), rule)
+    firsts = draw.integers(-(-len(groups) // together), size=len(rows)) * together
+    for row, first in zip(draw.permutation(len(rows)), firsts, strict=True):
+        own, some = row // size, slice(first, first + together)
+        gains = _held(parts[some] + (sums[own] - rows[row]), rule)
+        gains += _held((sums[some] + rows[row])[:, None] - parts[some], rule)
+        gains -= held[some, None] + held[own]
+        gains[groups[some] == own] = 0.0
+        partner = first * size + int(gains.argmax())
+        if gains.max() <= _ROUNDING_OF_SINGLES * held[own]:
+            continue
+        other = partner // size
+        change = rows[partner] - rows[row]
+        sums[own] += change
+        sums[other] -= change
+        rows[[row, partner]] = rows[[partner, row]]
+        order[[row, partner]] = order[[partner, row]]
+        held[[own, other]] = _held(sums[[own, other]], rule)
+
+
+def _held(sums: Singles, rule: Columns) -> Singles:
+    """Return what groups with such sums hold, (..., columns) to (...); the sums are overwritten.
+
+    Where groups compete for columns the least sum that is kept has been subtracted, and half of all is left out, which
+    is the same however rows change places: max(x, 0) = (|x| + x) / 2.
+    """
+    if not rule.in_each:
+        held: Singles = np.abs(sums, out=sums) @ np.full(sums.shape[-1], 0.5, dtype=np.float32)
+    elif rule.count < sums.shape[-1]:
+        held = np.partition(sums, -rule.count, axis=-1)[..., -rule.count :].sum(axis=-1)
+    else:
+        held = sums.sum(axis=-1)
+    return held
+
+
+def _scaled(values: Values) -> Singles:
+    """Return the values as shares of the largest."""
+    most = float(values.max(initial=0.0))
+    return (values / most if most else values).astype(np.float32)
+
+
+def hypergraph_groups(pattern: Chosen, groups: int, seed: int) -> Labels:
     """Return groups that cut few columns apart (mtkahypar, objective km1: over columns, the groups touched less one).
 
     Rows are vertices; every column joins its non-zero rows. Columns with one row, and columns with all of them, cost
@@ -278,7 +353,7 @@ def _partitioner() -> Callable[[int, list[list[int]], int, int], list[int]] | No
     try:
         import mtkahypar
     except ImportError as error:
-        warnings.warn(f"mtkahypar cannot be imported ({error}): rows are clustered by k-means", stacklevel=2)
+        warnings.warn(f"mtkahypar cannot be imported ({error}): rows are clustered without it", stacklevel=2)
         return None
     # The only preset that repeats its results; the others do not even on one thread.
     library: Any = mtkahypar.initialize(1, False)
@@ -293,20 +368,6 @@ def _partitioner() -> Callable[[int, list[list[int]], int, int], list[int]] | No
         return labels
 
     return partition
-
-
-def _spread(points: NDArray[np.float32], count: int, draw: np.random.Generator) -> list[int]:
-    """Draw the indices of points far apart (k-means++): the squared distance to those before is a point's weight."""
-    picked = [int(draw.integers(len(points)))]
-    distance = np.full(len(points), np.inf)
-    squares = np.einsum("ij,ij->i", points, points)
-    for _ in range(count - 1):
-        last = picked[-1]
-        apart = squares + squares[last] - 2 * (points @ points[last])
-        distance = np.minimum(distance, np.maximum(apart, 0))
-        total = float(distance.sum())
-        picked.append(int(draw.choice(len(points), p=distance / total if total else None)))
-    return picked
 
 
 def _numbered(labels: Labels) -> Labels:

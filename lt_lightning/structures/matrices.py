@@ -6,7 +6,7 @@ channel (`Granularity`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ from lt_lightning.structures.plan import Block, BlockPlan, Granularity
 Values = NDArray[np.float64]
 Labels = NDArray[np.int64]
 Chosen = NDArray[np.bool_]
-Rule = Callable[[Values], Chosen]
 
 
 def column_sums(values: Values, labels: Labels) -> Values:
@@ -64,7 +63,34 @@ def largest_in_each(sums: Values, count: int) -> Chosen:
     return np.stack([largest_pairs(group, count) for group in sums])
 
 
-def chosen_sum(values: Values, labels: Labels, rule: Rule) -> float:
+@dataclass(frozen=True)
+class Columns:
+    """Rule that chooses the columns which hold most.
+
+    Attributes:
+        count: number of (group, column) pairs of all groups together, at least 1; with `in_each` of each group.
+        in_each: whether every group keeps equally many.
+    """
+
+    count: int
+    in_each: bool = False
+
+    def __call__(self, sums: Values) -> Chosen:
+        """Choose among the sums of all columns in all groups (groups x columns)."""
+        return (largest_in_each if self.in_each else largest_pairs)(sums, self.count)
+
+    def least(self, sums: Values) -> Values:
+        """Return the least of the sums that every group competes with and that is chosen: (groups x 1).
+
+        >>> Columns(2).least(np.array([[5.0, 4.0, 1.0], [2.0, 3.0, 0.0]])).tolist()
+        [[4.0], [4.0]]
+        """
+        chosen = self(sums)
+        least: Values = np.where(chosen, sums, np.inf).min(axis=1, keepdims=True).astype(sums.dtype)
+        return least if self.in_each else np.full_like(least, least.min())
+
+
+def chosen_sum(values: Values, labels: Labels, rule: Columns) -> float:
     """Sum the values in the pairs that the rule chooses for these groups."""
     sums = column_sums(values, labels)
     return float(sums[rule(sums)].sum())

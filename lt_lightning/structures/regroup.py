@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import gcd
 from typing import ClassVar, Literal, get_args
 
@@ -14,16 +13,14 @@ from lt_lightning.structures.base import Structure, StructureInput, StructureRes
 from lt_lightning.structures.clustering import Method, cluster
 from lt_lightning.structures.matrices import (
     LEAST,
+    Columns,
     Labels,
     Matrix,
-    Rule,
     Values,
     assembled,
     blocks_of,
     column_sums,
     group_count,
-    largest_in_each,
-    largest_pairs,
     matrices_of,
     shared_out,
 )
@@ -143,7 +140,7 @@ class Regroup(Structure):
 
         for matrix, multiple, step, count in zip(matrices, multiples, steps, counts, strict=True):
             # b. Cluster a layer's rows so that the columns that its share allows hold most magnitude.
-            rule = partial(largest_in_each if in_each else largest_pairs, count=multiple * count)
+            rule = Columns(multiple * count, in_each)
             values = matrix.by_column(matrix.magnitude)
             labels, note = self._cluster(matrix, values, rule)
             # c. Keep those columns.
@@ -162,7 +159,7 @@ class Regroup(Structure):
             done += 1
             # a. Cluster the rows by the pattern of the weights that are left outside the blocks so far.
             pairs = max(round(float(left.sum()) / (size * matrix.taps)), 1)
-            labels, note = self._cluster(matrix, left, partial(largest_pairs, count=pairs))
+            labels, note = self._cluster(matrix, left, Columns(pairs))
             notes[note] = None
             # b. Keep the columns of a group that are dense enough and in no block yet, if they are enough columns.
             untouched = column_sums(free.astype(np.float64), labels) == size
@@ -188,7 +185,7 @@ class Regroup(Structure):
         """Return the number of rows of a group."""
         return matrix.rows // group_count(matrix.rows, self.group_size)
 
-    def _cluster(self, matrix: Matrix, values: Values, rule: Rule) -> tuple[Labels, str]:
+    def _cluster(self, matrix: Matrix, values: Values, rule: Columns) -> tuple[Labels, str]:
         groups = group_count(matrix.rows, self.group_size)
         clustering = cluster(values, groups, rule, self.clustering, self.seed)
         return clustering.labels, clustering.note

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, get_args
 
 import numpy as np
@@ -12,12 +11,12 @@ from lt_lightning.structures.base import Structure, StructureInput, StructureRes
 from lt_lightning.structures.clustering import Method, cluster
 from lt_lightning.structures.matrices import (
     Chosen,
+    Columns,
     Matrix,
     assembled,
     blocks_of,
     column_sums,
     largest_in_each,
-    largest_pairs,
     matrices_of,
 )
 from lt_lightning.structures.plan import Block
@@ -79,7 +78,7 @@ class RegroupPaper(Structure):
             return [], f"clusters of {size} filters form no block: executed dense"
         pattern = matrix.by_column(matrix.survives)
         pairs = max(round(float(pattern.sum()) / size), 1)
-        clustering = cluster(pattern, groups, partial(largest_pairs, count=pairs), self.clustering, self.seed)
+        clustering = cluster(pattern, groups, Columns(pairs), self.clustering, self.seed)
         sums = column_sums(pattern, clustering.labels)
         chosen = np.zeros(sums.shape, dtype=np.bool_)
         for group in range(groups):

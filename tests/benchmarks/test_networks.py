@@ -25,7 +25,7 @@ from tests.cases import slow_but
 
 QUICK = Effort(samples=2, slot=0.001)
 REFILL = Variant(Refill(round_to=2), as_planned, exports=True)
-BLOCKS = Variant(Regroup(granularity="input_channel", group_size=4, clustering="kmeans"), as_planned)
+BLOCKS = Variant(Regroup(granularity="input_channel", group_size=4, clustering="random"), as_planned)
 SOME = {"masked": VARIANTS["masked"], "refill": REFILL, "regroup": BLOCKS}
 
 

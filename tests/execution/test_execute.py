@@ -34,7 +34,7 @@ def regrouped(network: nn.Module, example: Tensor, granularity: Granularity, den
     masks = full_masks(prunable_layers(layers, ("stem", "classifier")))
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     masks = prune(masks, {name: weights[name].abs() for name in masks}, density)
-    return Regroup(granularity=granularity, group_size=4, clustering="kmeans")(
+    return Regroup(granularity=granularity, group_size=4, clustering="random")(
         StructureInput(TracedNetwork(network, example), masks, weights)
     )
 

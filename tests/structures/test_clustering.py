@@ -4,8 +4,8 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from itertools import combinations, permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +16,14 @@ from lt_lightning.structures import clustering
 from lt_lightning.structures.clustering import (
     Method,
     cluster,
+    exchanged,
+    graduated,
     hypergraph_groups,
-    kmeans_groups,
     random_groups,
-    refine,
 )
-from lt_lightning.structures.matrices import Labels, Rule, Values, chosen_sum, largest_in_each, largest_pairs
+from lt_lightning.structures.matrices import Columns, Labels, Values, chosen_sum, column_sums
 
-METHODS: list[Method] = ["best", "hypergraph", "kmeans", "random"]
+METHODS: list[Method] = ["best", "hypergraph", "random"]
 
 
 def imp_like(rows: int, columns: int, density: float, seed: int, kinds: int = 6) -> Values:
@@ -73,11 +73,11 @@ def same_groups(a: Labels, b: Labels) -> bool:
     return bool(((a[:, None] == a) == (b[:, None] == b)).all())
 
 
-@pytest.mark.parametrize("method", ["best", "hypergraph", "kmeans"])
+@pytest.mark.parametrize("method", ["best", "hypergraph"])
 @pytest.mark.parametrize("seed", range(4))
 def test_planted_groups_are_found_whatever_the_order(method: Method, seed: int) -> None:
     values, labels = planted(groups=4, size=8, columns=12, seed=seed)
-    found = cluster(values, 4, partial(largest_pairs, count=48), method, seed)
+    found = cluster(values, 4, Columns(48), method, seed)
     assert same_groups(found.labels, labels)
     assert not found.note
 
@@ -94,41 +94,88 @@ def test_best_reaches_the_optimum_of_tiny_matrices(
 ) -> None:
     rows, size = shape
     values = imp_like(rows, 5, density=0.5, seed=seed, kinds=2)
-    rule: Rule = partial(largest_in_each if in_each else largest_pairs, count=count)
+    rule = Columns(count, in_each)
     found = cluster(values, rows // size, rule, "best")
     assert chosen_sum(values, found.labels, rule) == pytest.approx(optimum(values, size, count, in_each))
 
 
 @pytest.mark.parametrize("in_each", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_no_step_of_the_refinement_loses(in_each: bool, seed: int) -> None:
+def test_neither_part_of_the_search_loses(in_each: bool, seed: int) -> None:
     values = imp_like(48, 60, density=0.25, seed=seed)
-    rule: Rule = partial(largest_in_each, count=15) if in_each else partial(largest_pairs, count=90)
+    rule = Columns(15, True) if in_each else Columns(90)
     labels = random_groups(48, 6, seed)
-    course = [chosen_sum(values, labels, rule)]
-    for _ in range(8):
-        labels = refine(values, labels, rule, steps=1)
-        assert np.bincount(labels).tolist() == [8] * 6
-        course.append(chosen_sum(values, labels, rule))
+    smooth = graduated(values, labels, rule)
+    final = exchanged(values, smooth, rule, seed)
+    assert np.bincount(smooth).tolist() == np.bincount(final).tolist() == [8] * 6
+    course = [chosen_sum(values, groups, rule) for groups in (labels, smooth, final)]
     assert course == sorted(course)
-    assert course[-1] > course[0] * 1.02
-    assert chosen_sum(values, refine(values, random_groups(48, 6, seed), rule), rule) > course[0] * 1.02
+    assert course[1] > course[0] * 1.02
+    assert chosen_sum(values, exchanged(values, random_groups(48, 6, seed), rule, seed), rule) > course[0] * 1.02
+
+
+def test_no_exchange_of_two_rows_gains_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "_LEAST_GAIN", 0.0)
+    monkeypatch.setattr(clustering, "_SWEEPS", 100)
+    values = imp_like(12, 20, density=0.4, seed=0)
+    rule = Columns(6, in_each=True)
+    labels = exchanged(values, random_groups(12, 3, 0), rule, 0)
+    found = chosen_sum(values, labels, rule)
+    for one, other in combinations(range(12), 2):
+        changed = labels.copy()
+        changed[[one, other]] = labels[[other, one]]
+        assert chosen_sum(values, changed, rule) <= found * (1 + 1e-6)
+
+
+def annealed(values: Values, groups: int, rule: Columns, proposals: int, seed: int) -> float:
+    """The largest sum that plain annealing finds: two rows at random change places, the worse the rarer."""
+    draw = np.random.default_rng(seed)
+    labels = random_groups(len(values), groups, seed)
+    sums = column_sums(values, labels)
+    most = now = float(sums[rule(sums)].sum())
+    for heat in np.geomspace(3e-3, 3e-5, proposals) * most:
+        one, other = draw.integers(len(values), size=2)
+        places = labels[[one, other]]
+        if places[0] == places[1]:
+            continue
+        change = values[other] - values[one]
+        sums[places] += [change, -change]
+        after = float(sums[rule(sums)].sum())
+        if after < now and draw.random() >= np.exp((after - now) / heat):
+            sums[places] -= [change, -change]
+            continue
+        labels[[one, other]] = labels[[other, one]]
+        now, most = after, max(after, most)
+    return most
+
+
+@pytest.mark.parametrize("in_each", [False, True])
+def test_best_reaches_what_annealing_reaches_on_a_trained_layer(in_each: bool) -> None:
+    """A layer of ResNet-8, trained on Fashion-MNIST for 15 epochs, pruned by magnitude to 11 % of the network."""
+    weights = np.load(Path(__file__).with_name("trained_layer.npy")).astype(np.float64)  # 32 x 16 x 9
+    values = weights.sum(axis=2) if in_each else weights.reshape(32, -1)
+    left = int(np.count_nonzero(weights))
+    rule = Columns(left // (32 * 9), True) if in_each else Columns(left // 8)
+    yardstick = annealed(values, 4, rule, 6_000, seed=0)
+    for seed in range(3):
+        assert chosen_sum(values, cluster(values, 4, rule, seed=seed).labels, rule) > 0.997 * yardstick
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_best_holds_at_least_what_every_other_method_holds(seed: int) -> None:
+def test_best_holds_at_least_what_the_others_hold(seed: int) -> None:
     draw = np.random.default_rng(seed)
     values = imp_like(32, int(draw.integers(4, 80)), density=float(draw.uniform(0.02, 0.9)), seed=seed)
-    rule: Rule = partial(largest_pairs, count=max(int((values > 0).sum()) // 8, 1))
+    rule = Columns(max(int((values > 0).sum()) // 8, 1))
     holds = {method: chosen_sum(values, cluster(values, 4, rule, method, seed).labels, rule) for method in METHODS}
-    assert holds["best"] >= max(holds.values())
+    assert holds["best"] >= holds["random"]
+    assert holds["best"] > 0.99 * holds["hypergraph"]
 
 
 def test_every_clustering_beats_random_groups_where_there_is_structure() -> None:
     values = imp_like(64, 300, density=0.2, seed=3)
-    rule: Rule = partial(largest_pairs, count=int((values > 0).sum()) // 16)
+    rule = Columns(int((values > 0).sum()) // 16)
     holds = {method: chosen_sum(values, cluster(values, 4, rule, method).labels, rule) for method in METHODS}
-    assert min(holds["best"], holds["kmeans"], holds["hypergraph"]) > 1.05 * holds["random"]
+    assert min(holds["best"], holds["hypergraph"]) > 1.05 * holds["random"]
 
 
 def test_the_hypergraph_cut_touches_as_few_groups_as_the_planted_ones() -> None:
@@ -151,32 +198,12 @@ def test_the_hypergraph_partition_is_the_same_again() -> None:
         assert all(np.array_equal(hypergraph_groups(pattern, 8, seed=0), first) for _ in range(3))
 
 
-def test_best_falls_back_on_the_random_control(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, labels = planted(groups=2, size=6, columns=9, seed=5)
-    mixed = np.empty(12, dtype=np.int64)
-    mixed[np.argsort(labels, kind="stable")] = np.arange(12) % 2  # half of each planted group in either
-    monkeypatch.setattr(clustering, "_RESTART_WORK", 0)
-    monkeypatch.setattr(clustering, "refine", lambda _, start, __: start)
-    monkeypatch.setattr(clustering, "kmeans_groups", lambda *_: mixed)
-    monkeypatch.setattr(clustering, "hypergraph_groups", lambda *_: mixed)
-    rule: Rule = partial(largest_pairs, count=18)
-    for seed in range(10):
-        control = chosen_sum(values, random_groups(12, 2, seed), rule)
-        assert chosen_sum(values, cluster(values, 2, rule, "best", seed).labels, rule) >= control
-
-
 def test_columns_that_say_nothing_do_not_trouble_the_partitioner() -> None:
     pattern = np.zeros((16, 20), dtype=np.bool_)
     pattern[:, 0] = True
     pattern[3, 1] = True
     for seed in range(3):
         assert np.bincount(hypergraph_groups(pattern, 4, seed)).tolist() == [4] * 4
-
-
-def test_kmeans_ignores_how_large_a_row_is_as_a_whole() -> None:
-    values = imp_like(32, 50, density=0.3, seed=2)
-    powers = 4.0 ** np.random.default_rng(0).integers(-3, 4, (32, 1))  # exact in binary
-    assert np.array_equal(kmeans_groups(values * powers, 4, seed=0), kmeans_groups(values, 4, seed=0))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -191,7 +218,7 @@ def test_groups_are_equal_in_size_numbered_by_first_row_and_the_same_again(
 ) -> None:
     rows, groups = shape
     values = np.random.default_rng(seed).integers(0, 3, (rows, columns)).astype(np.float64)
-    rule: Rule = partial(largest_pairs, count=max(groups * columns // 2, 1))
+    rule = Columns(max(groups * columns // 2, 1))
     labels = cluster(values, groups, rule, method, seed).labels
     assert np.bincount(labels).tolist() == [rows // groups] * groups
     assert list(dict.fromkeys(labels.tolist())) == list(range(groups))
@@ -201,26 +228,26 @@ def test_groups_are_equal_in_size_numbered_by_first_row_and_the_same_again(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_rows_that_are_all_alike_still_make_equal_groups(method: Method, value: float) -> None:
-    labels = cluster(np.full((12, 7), value), 3, partial(largest_pairs, count=9), method).labels
+    labels = cluster(np.full((12, 7), value), 3, Columns(9), method).labels
     assert np.bincount(labels).tolist() == [4, 4, 4]
 
 
 def test_one_group_and_groups_of_one() -> None:
     values = imp_like(6, 10, density=0.5, seed=0)
-    assert cluster(values, 1, partial(largest_pairs, count=3)).labels.tolist() == [0] * 6
-    assert cluster(values, 6, partial(largest_pairs, count=3)).labels.tolist() == list(range(6))
+    assert cluster(values, 1, Columns(3)).labels.tolist() == [0] * 6
+    assert cluster(values, 6, Columns(3)).labels.tolist() == list(range(6))
 
 
 def test_rows_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="groups=4: 6 rows cannot"):
-        cluster(np.ones((6, 3)), 4, partial(largest_pairs, count=3))
+        cluster(np.ones((6, 3)), 4, Columns(3))
 
 
 def test_nothing_is_changed_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     values = imp_like(32, 40, density=0.3, seed=0)
     before = values.copy()
     for method in METHODS:
-        cluster(values, 4, partial(largest_pairs, count=40), method)
+        cluster(values, 4, Columns(40), method)
     assert np.array_equal(values, before)
     assert capfd.readouterr() == ("", "")
 
@@ -234,24 +261,17 @@ def no_partitioner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_partitioner")
-def test_without_mtkahypar_kmeans_takes_over_with_one_warning() -> None:
+def test_without_mtkahypar_best_takes_over_with_one_warning() -> None:
     values = imp_like(32, 40, density=0.3, seed=0)
-    rule: Rule = partial(largest_pairs, count=40)
+    rule = Columns(40)
     with pytest.warns(UserWarning, match="mtkahypar"):
         found = cluster(values, 4, rule, "hypergraph")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         best = cluster(values, 4, rule, "best")
-    assert "mtkahypar cannot be imported; groups by k-means" in found.note
-    assert best.note == "mtkahypar cannot be imported"
-    assert np.array_equal(found.labels, cluster(values, 4, rule, "kmeans").labels)
-
-
-@pytest.mark.usefixtures("no_partitioner")
-def test_without_mtkahypar_the_others_do_not_ask_for_it() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        cluster(imp_like(16, 20, 0.3, 0), 4, partial(largest_pairs, count=20), "kmeans")
+    assert "mtkahypar cannot be imported" in found.note
+    assert not best.note
+    assert np.array_equal(found.labels, best.labels)
 
 
 def test_a_partitioner_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,8 +280,8 @@ def test_a_partitioner_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(clustering, "_partitioner", lambda: broken)
     values, labels = planted(groups=2, size=6, columns=9, seed=5)
-    found = cluster(values, 2, partial(largest_pairs, count=18), "hypergraph")
-    assert found.note == "mtkahypar failed (no luck); groups by k-means"
+    found = cluster(values, 2, Columns(18), "hypergraph")
+    assert "mtkahypar failed (no luck)" in found.note
     assert same_groups(found.labels, labels)
 
 
@@ -279,7 +299,7 @@ def test_uneven_parts_are_evened_out_moving_as_few_rows_as_possible(monkeypatch:
 
 def test_the_largest_layer_of_resnet18_in_about_a_second() -> None:
     values = imp_like(512, 4608, density=0.2, seed=0, kinds=24)
-    rule: Rule = partial(largest_pairs, count=int((values > 0).sum()) // 32)
+    rule = Columns(int((values > 0).sum()) // 32)
     holds: dict[Method, float] = {}
     for method in METHODS:
         start = time.perf_counter()
@@ -287,26 +307,5 @@ def test_the_largest_layer_of_resnet18_in_about_a_second() -> None:
         seconds = time.perf_counter() - start
         holds[method] = chosen_sum(values, labels, rule) / float(values.sum())
         print(f"512 x 4608 at density 0.2, {method}: holds {holds[method]:.4f}, {seconds:.2f} s")
-    assert holds["best"] >= max(holds["kmeans"], holds["random"])
     assert holds["best"] > 0.995 * holds["hypergraph"]
     assert holds["best"] > 1.1 * holds["random"]
-
-
-def test_best_asks_the_partitioner_only_where_it_sees_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = imp_like(32, 40, density=0.3, seed=0)
-    rule: Rule = partial(largest_pairs, count=40)
-    asked: list[Method] = []
-
-    def count(method: Method) -> Labels:
-        asked.append(method)
-        return random_groups(32, 4, 7)
-
-    monkeypatch.setattr(clustering, "hypergraph_groups", lambda *_: count("hypergraph"))
-    cluster(values, 4, rule, "best")
-    assert asked == ["hypergraph"]
-    monkeypatch.setattr(clustering, "_PINS", int((values > 0).sum()) - 1)
-    found = cluster(values, 4, rule, "best")
-    assert asked == ["hypergraph"]
-    assert not found.note
-    cluster(values, 4, rule, "hypergraph")
-    assert asked == ["hypergraph"] * 2

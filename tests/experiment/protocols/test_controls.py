@@ -52,8 +52,8 @@ STRUCTURES: dict[str, Structure] = {
     "stream": Refill(round_to=1),
     "inner": Refill(round_to=1, coupling="inner"),
     "independent": Refill(round_to=1, coupling="independent"),
-    "regroup": Regroup(group_size=4, clustering="kmeans"),
-    "regroup_channels": Regroup(group_size=4, granularity="input_channel", clustering="kmeans"),
+    "regroup": Regroup(group_size=4, clustering="random"),
+    "regroup_channels": Regroup(group_size=4, granularity="input_channel", clustering="random"),
     "nm": NM(),
 }
 

@@ -75,7 +75,7 @@ def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
 
     monkeypatch.setattr("lt_lightning.execution.form_choice.FastestForm", watched)
     monkeypatch.setattr("lt_lightning.execution.cost.time_ratio", time_ratio)
-    blocks = ("structure.regroup.group_size=4", "structure.regroup.clustering=kmeans")
+    blocks = ("structure.regroup.group_size=4", "structure.regroup.clustering=random")
     run_of(composed(*SMALL, "structure=[regroup]", *blocks, f"trainer.precision={precision}", MEASURED))
     assert measured == [(True, bfloat16), (False, bfloat16), (True, bfloat16)]  # for the training; for both times
     assert [(setting.training, setting.bfloat16) for setting in timed] == [(False, bfloat16), (True, bfloat16)]

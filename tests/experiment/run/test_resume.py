@@ -25,7 +25,7 @@ OPTIONS = [
     "model.width=16", "pruning.rate=0.6", "data.limit=0.15", "data.batch_size=32", "trainer.max_epochs=2",
     "trainer.accelerator=cpu", "trainer.deterministic=true", "threads=1", "pruning.rounds=2", "pruning.rewind=1ep",
     "pruning.gradient_batches=2", "structure=[refill,regroup]", "structure.refill.round_to=2",
-    "structure.refill.score=saliency", "structure.regroup.group_size=4", "structure.regroup.clustering=kmeans",
+    "structure.refill.score=saliency", "structure.regroup.group_size=4", "structure.regroup.clustering=random",
     "measure.samples=2", "measure.slot=0.001", "checkpoint.share=1", "checkpoint.seconds=0", "retrain_rounds=[2]",
     "report=false",
 ]  # fmt: skip

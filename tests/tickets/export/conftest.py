@@ -47,8 +47,8 @@ STRUCTURES: dict[str, Structure] = {
     "stream": Refill(round_to=2),
     "inner": Refill(coupling="inner", round_to=2),
     "independent": Refill(coupling="independent", round_to=2),
-    "kernel_position": Regroup(granularity="kernel_position", clustering="kmeans", group_size=4),
-    "input_channel": Regroup(granularity="input_channel", clustering="kmeans", group_size=4),
+    "kernel_position": Regroup(granularity="kernel_position", clustering="random", group_size=4),
+    "input_channel": Regroup(granularity="input_channel", clustering="random", group_size=4),
     "n:m": NM(),
 }
 
