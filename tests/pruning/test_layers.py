@@ -105,7 +105,7 @@ def test_the_network_is_left_as_it_was() -> None:
 
 def test_hooks_go_and_modes_return_after_an_error_too() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(7, 2))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"\bSequential\b"):
         find_layers(network, torch.ones(2, 1, 4, 4))
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())
