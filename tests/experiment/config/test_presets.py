@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from lt_lightning.data.cifar import Cifar10, Cifar100
+from lt_lightning.experiment.config.tasks import rounds_of
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.job import Job
 from lt_lightning.experiment.sweep import SweepEnd
@@ -233,9 +234,11 @@ def test_preset_runs_from_end_to_end(
     found = {(result.round, result.structure) for result in results}
     source = config.pruning.next_round_from
     alone = [source] if source != "unstructured" else ["unstructured", *config.structure]
-    rounds = range(1, config.pruning.rounds + 1)
-    assert found == {(0, "dense")} | {(number, kind) for number in rounds for kind in alone}
-    assert {result.control for result in results} == {"", *config.controls}
+    grown = [f"{each}_grown" for each in config.grown if each in config.structure]
+    cycled = [f"{each}_cycles" for each in config.grown if each not in config.structure]
+    rounds = range(1, rounds_of(config) + 1)
+    assert found == {(0, "dense")} | {(number, kind) for number in rounds for kind in (*alone, *grown)}
+    assert {result.control for result in results} == {"", *config.controls, *cycled}
     assert all(math.isfinite(result.accuracy) for result in results)
     assert ("published, and ours" in capsys.readouterr().out) == bool(config.published)
 
