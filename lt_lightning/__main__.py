@@ -9,7 +9,8 @@ from textwrap import fill
 from typing import Final
 
 from lt_lightning import __version__, cli
-from lt_lightning.arguments import WIDTH, did_you_mean, refuse
+from lt_lightning.arguments import WIDTH, refuse
+from lt_lightning.storage.near_names import did_you_mean
 
 COMMANDS: Final[Mapping[str, Callable[[], None]]] = {
     command.__name__: command

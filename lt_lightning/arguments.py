@@ -6,23 +6,14 @@ import argparse
 import inspect
 import shutil
 import sys
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import fill
 from typing import Final, NoReturn
 
+from lt_lightning.storage.near_names import did_you_mean
+
 WIDTH: Final = min(80, shutil.get_terminal_size().columns)
-
-
-def did_you_mean(wrong: object, names: Iterable[object]) -> str:
-    """Return what is added to an error if a wrong name is nearly one that there is; else nothing.
-
-    >>> did_you_mean("refil", ["regroup", "refill"]), did_you_mean("x", ["refill"])
-    (' (did you mean refill?)', '')
-    """
-    near = get_close_matches(str(wrong), list(map(str, names)), 1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def refuse(message: str) -> NoReturn:

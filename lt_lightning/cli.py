@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lt_lightning.arguments import about, did_you_mean, existing, parser_of, points, refuse
+from lt_lightning.arguments import about, existing, parser_of, points, refuse
 from lt_lightning.storage.config_groups import CONF
+from lt_lightning.storage.near_names import did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,7 +30,7 @@ def run() -> None:
       lt-lightning run data=digits model=resnet8 seeds=3 density=0.5,0.1
     """
     if _asks_for_help():
-        from lt_lightning.experiment.config.help_text import run_help
+        from lt_lightning.help_text import run_help
 
         print(_hydra_help(run, run_help()))
         return
@@ -69,7 +70,7 @@ def stability() -> None:
       lt-lightning stability pruning.rewind=1ep stability.search=1ep
     """
     if _asks_for_help():
-        from lt_lightning.experiment.config.help_text import stability_help
+        from lt_lightning.help_text import stability_help
 
         print(_hydra_help(stability, stability_help()))
         return
@@ -139,7 +140,7 @@ def options(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(options)
     parser.add_argument("words", metavar="WORD", nargs="*", help="a group, a key, or a word of an explanation")
     words = parser.parse_args(arguments).words
-    from lt_lightning.experiment.config.help_text import explain
+    from lt_lightning.help_text import explain
 
     with ending_in_one_line():
         print(explain(words))

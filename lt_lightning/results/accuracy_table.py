@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt_lightning.arguments import did_you_mean
+from lt_lightning.storage.near_names import did_you_mean
 
 
 @dataclass(frozen=True)

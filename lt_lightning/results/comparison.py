@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lt_lightning.arguments import did_you_mean
 from lt_lightning.results.accuracy_table import Measurement, setting_text
 from lt_lightning.results.verdict import (
     MOST_SEEDS,
@@ -27,6 +26,7 @@ from lt_lightning.results.verdict import (
     seeds_needed,
     verdict_of,
 )
+from lt_lightning.storage.near_names import did_you_mean
 
 Outcome = Literal["better", "not worse", "worse", "open", "none"]
 REFERENCE: Final = "dense"

@@ -13,9 +13,9 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lt_lightning.arguments import did_you_mean
 from lt_lightning.storage.config_groups import CONF
 from lt_lightning.storage.files import read_json, write_json
+from lt_lightning.storage.near_names import did_you_mean
 
 FILE = "error.json"
 # Errors that a wrong configuration, wrong data or a diverging training raise; any other is a defect of ours.

@@ -66,7 +66,7 @@ class GroupPenalty:
             parameter.mul_(factors[numbers[name]].to(parameter.dtype))
 
 
-def groups_of(plan: Plan | None, masks: Masks, traced: TracedNetwork) -> dict[str, Tensor]:
+def penalised_groups(plan: Plan | None, masks: Masks, traced: TracedNetwork) -> dict[str, Tensor]:
     """Return the number of the group that each weight belongs to, by parameter name; 0 for none.
 
     A group is what the plan's structure keeps or drops together: a column of a block, or all weights that make a

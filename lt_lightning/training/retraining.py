@@ -18,7 +18,7 @@ from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import BESIDE, REWINDS_WEIGHTS, Restart
-from lt_lightning.structures.group_penalty import GroupPenalty, groups_of
+from lt_lightning.structures.group_penalty import GroupPenalty, penalised_groups
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import example_input
@@ -123,7 +123,7 @@ class TicketTraining(MaskedTraining):
         self.ticket.apply(network)
         if self.group_penalty:
             traced = self.traced or TracedNetwork(network, example_input(trainer, pl_module, network))
-            groups = groups_of(self.ticket.plan, self.ticket.masks, traced)
+            groups = penalised_groups(self.ticket.plan, self.ticket.masks, traced)
             self._penalty = GroupPenalty(self.group_penalty, groups)
         if self.execution == "shrunk" and self.ticket.plan is not None:
             device = str(trainer.strategy.root_device)

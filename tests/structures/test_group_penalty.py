@@ -15,7 +15,7 @@ from lt_lightning.pruning.criteria import Magnitude
 from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import Structure, StructureInput
-from lt_lightning.structures.group_penalty import GroupPenalty, groups_of
+from lt_lightning.structures.group_penalty import GroupPenalty, penalised_groups
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
 from lt_lightning.tickets.making import make_ticket
@@ -64,7 +64,7 @@ def test_a_step_is_the_minimum_that_defines_it() -> None:
 @pytest.mark.parametrize("granularity", ["kernel_position", "input_channel"])
 def test_groups_are_the_columns_of_the_blocks(granularity: str) -> None:
     ticket, traced = made(Regroup(granularity=granularity, group_size=4))  # type: ignore[arg-type]
-    groups = groups_of(ticket.plan, ticket.masks, traced)
+    groups = penalised_groups(ticket.plan, ticket.masks, traced)
     seen: set[int] = set()
     for weight, numbers in groups.items():
         assert torch.equal(numbers > 0, ticket.masks[weight])
@@ -81,7 +81,7 @@ def test_groups_are_the_columns_of_the_blocks(granularity: str) -> None:
 
 def test_channels_of_a_stream_are_one_group() -> None:
     ticket, traced = made(Refill(round_to=1))
-    groups = groups_of(ticket.plan, ticket.masks, traced)
+    groups = penalised_groups(ticket.plan, ticket.masks, traced)
     first, second = (groups[f"stages.0.0.conv{number}.weight"] for number in (1, 2))
     inner, stream = (set(numbers[numbers > 0].tolist()) for numbers in (first, second))
     assert inner
@@ -96,7 +96,7 @@ def test_the_smaller_network_is_penalised_as_the_masked_one(structure: Structure
     masked = ticket.apply(network())
     small = execute(masked, ticket.plan, ticket.masks, EXAMPLE)
     assert small is not None
-    groups = groups_of(ticket.plan, ticket.masks, traced)
+    groups = penalised_groups(ticket.plan, ticket.masks, traced)
     GroupPenalty(0.5, groups).shorten(masked, rate=0.1)
     GroupPenalty(0.5, small.slices.take_known(groups)).shorten(small.network, rate=0.1)
     expected = small.slices.take(masked.state_dict())

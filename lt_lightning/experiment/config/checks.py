@@ -24,10 +24,10 @@ from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_h
 
 from omegaconf import DictConfig, OmegaConf
 
-from lt_lightning.arguments import did_you_mean
 from lt_lightning.results.failures import with_key
 from lt_lightning.storage.files import cache_folder, read_json, write_json
 from lt_lightning.storage.foreign import named
+from lt_lightning.storage.near_names import did_you_mean
 
 OWN = "lt_lightning"
 

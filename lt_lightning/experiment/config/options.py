@@ -21,12 +21,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from lt_lightning.arguments import did_you_mean
 from lt_lightning.experiment.config.checks import describe, fits, nodes_of, shown
 from lt_lightning.pruning.densities import MOST_ROUNDS
 from lt_lightning.results.failures import with_key
 from lt_lightning.results.verdict import Rule
 from lt_lightning.storage.layout import DENSE, UNSTRUCTURED
+from lt_lightning.storage.near_names import did_you_mean
 
 Determines = Literal["search", "retraining", "nothing"]
 Options = TypeVar("Options")

@@ -12,11 +12,11 @@ from functools import cached_property
 
 from omegaconf import DictConfig
 
-from lt_lightning.arguments import did_you_mean
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.results.records import Result, results_of
 from lt_lightning.results.verdict import not_below
+from lt_lightning.storage.near_names import did_you_mean
 
 EXPLANATION = (
     "Bisection, by the accuracy of each seed: a ticket passes if it is not below its dense network on the test set. "

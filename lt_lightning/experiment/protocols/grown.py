@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from lt_lightning.arguments import did_you_mean
 from lt_lightning.experiment.config.fingerprint import hash_of, retraining_fingerprint
 from lt_lightning.experiment.config.tasks import densities_of, retrained_rounds
 from lt_lightning.experiment.protocols.protocol import Protocol
 from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
+from lt_lightning.storage.near_names import did_you_mean
 
 if TYPE_CHECKING:
     from lt_lightning.experiment.parts import Experiment

@@ -91,7 +91,7 @@ def averaged(experiment: Experiment, copies: Sequence[Ticket]) -> tuple[Ticket, 
         experiment: parts of the job.
         copies: the ticket, trained in one data order after the other.
     """
-    states = [masked(copy) for copy in copies]
+    states = [trained_values(copy) for copy in copies]
     errors = Errors(experiment, "validation", BATCHES, copies[0].card.get("width"))
     highest = max(barrier(errors.on_line(*pair, POINTS)) for pair in combinations(states, 2))
     allowed = experiment.options.retraining.barrier
@@ -109,7 +109,7 @@ def averaged(experiment: Experiment, copies: Sequence[Ticket]) -> tuple[Ticket, 
     return made.with_facts(averaged=True), f"error barrier {highest:.2%}: the mean of {len(copies)} copies is taken"
 
 
-def masked(ticket: Ticket) -> dict[str, Tensor]:
+def trained_values(ticket: Ticket) -> dict[str, Tensor]:
     """Return the values of a trained ticket, pruned ones zero."""
     assert ticket.trained is not None
     masks = ticket.masks

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from textwrap import fill
 from typing import Final
 
-from lt_lightning.arguments import WIDTH, did_you_mean
+from lt_lightning.arguments import WIDTH
 from lt_lightning.experiment.config.option_rows import Choice, OptionRow, groups, main_job, rows_of, stability_job
 from lt_lightning.storage.config_groups import CONF
+from lt_lightning.storage.near_names import did_you_mean
 
 FLAGS: Final = """\
 Flags of Hydra:
