@@ -8,6 +8,7 @@ from math import gcd
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
+from torch import Tensor
 
 from lt_lightning.structures.base import Structure, StructureInput, StructureResult
 from lt_lightning.structures.clustering import Method, cluster
@@ -28,6 +29,7 @@ from lt_lightning.structures.plan import Block, Granularity
 
 Budget = Literal["match", "threshold"]
 Match = Literal["executed", "flops"]
+Score = Literal["l1", "l2", "all", "taylor"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Regroup(Structure):
             an input is both.
         group_size: least number of filters in a group. Kernels want multiples of 32.
         clustering: method that finds the groups; see `clustering.cluster`.
+        score: of a column in a group, by which groups are found and columns chosen, for `match`: the sum over its
+            surviving weights of their magnitudes (`l1`), squares (`l2`), or |weight x gradient|, the change of the loss
+            to first order if the weight alone is removed (`taylor`; Molchanov et al. 2017, arXiv 1611.06440); or the
+            sum of the magnitudes of all of its weights (`all`), pruned ones with the value that they are given with:
+            after a training with masks that is zero, which makes it `l1`.
         budget: number of weights that the ticket keeps; see above.
         match: what the ticket has as much of as the masks, for the budget `match`: `executed` weights, or `flops`.
         round_to: number of which a group's columns are a multiple, as far as it divides the layer's inputs and a
@@ -82,6 +89,7 @@ class Regroup(Structure):
     granularity: Granularity = "kernel_position"
     group_size: int = 32
     clustering: Method = "best"
+    score: Score = "l1"
     budget: Budget = "match"
     match: Match = "executed"
     round_to: int = 1
@@ -95,6 +103,7 @@ class Regroup(Structure):
         for name, allowed in (
             ("granularity", Granularity),
             ("clustering", Method),
+            ("score", Score),
             ("budget", Budget),
             ("match", Match),
         ):
@@ -111,10 +120,17 @@ class Regroup(Structure):
             raise ValueError(f"passes={self.passes}: budget='match' makes one pass; more need budget='threshold'")
         if self.match != "executed" and self.budget != "match":
             raise ValueError(f"match={self.match!r}: only for budget='match'; thresholds say what is kept")
+        if self.score != "l1" and self.budget != "match":
+            raise ValueError(f"score={self.score!r}: only for budget='match'; thresholds count weights")
         if self.round_to != 1 and (self.budget, self.granularity) != ("match", "input_channel"):
             raise ValueError(f"round_to={self.round_to}: only for budget='match' with granularity='input_channel'")
 
     needs_batches: ClassVar[bool] = False
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether columns are scored by the change of the loss."""
+        return self.score == "taylor"
 
     def __call__(self, given: StructureInput) -> StructureResult:
         """Structure one round's mask."""
@@ -139,13 +155,35 @@ class Regroup(Structure):
         counts = shared_out(given, matrices, steps, "flops" if self.match == "flops" else "weights")
 
         for matrix, multiple, step, count in zip(matrices, multiples, steps, counts, strict=True):
-            # b. Cluster a layer's rows so that the columns that its share allows hold most magnitude.
+            # b. Cluster a layer's rows so that the columns that its share allows score highest.
             rule = Columns(multiple * count, in_each)
-            values = matrix.by_column(matrix.magnitude)
+            values = matrix.by_column(self._scores(matrix, given))
             labels, note = self._cluster(matrix, values, rule)
             # c. Keep those columns.
             chosen = rule(column_sums(values, labels))
             yield blocks_of(labels, chosen), "; ".join(filter(None, [note, LEAST if step > matrix.target else ""]))
+
+    def _scores(self, matrix: Matrix, given: StructureInput) -> Tensor:
+        """Return the score of every weight of a layer, in the weight's shape.
+
+        Raises:
+            ValueError: if gradients are needed and missing, or a score is not finite.
+        """
+        name = matrix.layer.weight
+        match self.score:
+            case "l1":
+                scores = matrix.magnitude
+            case "l2":
+                scores = matrix.magnitude.square()
+            case "all":
+                scores = given.weights[name].detach().double().abs()
+            case "taylor":
+                if given.gradients is None:
+                    raise ValueError("score='taylor': needs gradients, and none were given")
+                scores = matrix.magnitude * given.gradients[name].double().abs()
+        if not bool(scores.isfinite().all()):
+            raise ValueError(f"score={self.score!r}: {name} has scores that are not finite")
+        return scores
 
     def _threshold(self, matrix: Matrix) -> tuple[list[Block], str]:
         """Return the blocks of a layer that are dense enough, and a note."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -191,6 +191,35 @@ def test_a_regrouping_by_hand() -> None:
     report = result.layers["0"]
     assert (report.target, report.kept, report.executed) == (7, 6, 6)
     assert report.retained_magnitude == pytest.approx(21 / 25)
+
+
+@pytest.mark.parametrize(
+    ("score", "columns"),
+    [
+        ("l1", [0, 1]),  # 9 and 8; 7 of the third column, 6 of the last
+        ("l2", [0, 2]),  # 41, 32, 49, 26
+        ("all", [1, 3]),  # 9, 10, 7, 11
+        ("taylor", [2, 3]),  # 4 x 1 + 5 x 0, 4 x 1 + 4 x 1, 7 x 2, 5 x 1 + 1 x 6
+    ],
+)
+def test_columns_by_each_score_by_hand(score: Any, columns: list[int]) -> None:
+    weight = torch.tensor([[4.0, -4, 0, 5], [-5, 4, 7, 1], [0, 2, 0, 5]])[:, :, None, None]
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 1, 0]]).bool()[:, :, None, None]
+    gradient = torch.tensor([[1.0, 1, 9, -1], [0, -1, 2, 6], [9, 9, 9, 9]])[:, :, None, None]
+    mask[0, 2] = mask[2, 0] = mask[2, 2] = False  # one group of three filters; seven weights survive: two columns
+    given_input = replace(single(weight, mask), gradients={"0.weight": gradient})
+    result = Regroup(group_size=3, score=score)(given_input)
+    assert [block.columns.tolist() for block in blocks_of(result)["0"]] == [columns]
+    assert Regroup(score=score).needs_gradients is (score == "taylor")
+
+
+def test_missing_gradients_and_those_that_are_not_finite_are_refused() -> None:
+    given_input = structure_input(chain(8, 16), density=0.5)
+    with pytest.raises(ValueError, match=r"^score='taylor': "):
+        Regroup(score="taylor")(given_input)
+    gradients = {name: torch.full_like(weight, torch.nan) for name, weight in given_input.weights.items()}
+    with pytest.raises(ValueError, match=r"^score='taylor': 1\.weight"):
+        Regroup(score="taylor")(replace(given_input, gradients=gradients))
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -486,6 +515,8 @@ def test_a_failed_partitioner_stands_in_the_report(monkeypatch: pytest.MonkeyPat
     [
         ({"granularity": "rows"}, "granularity='rows': "),
         ({"clustering": "hmetis"}, "clustering='hmetis': "),
+        ({"score": "count"}, "score='count': "),
+        ({"score": "l2", "budget": "threshold"}, "score='l2': "),
         ({"budget": "all"}, "budget='all': "),
         ({"group_size": 0}, "group_size=0: "),
         ({"min_rows": -1}, "min_rows=-1: "),
