@@ -1,4 +1,4 @@
-"""What all tests share: one thread, Ctrl-C, W&B in the test's own folder, a tiny network, a browser, and jobs."""
+"""What all tests share: one thread, Ctrl-C, W&B in a folder of its own, a tiny network, a browser, and jobs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tests.runs import Compose
+
+settings.register_profile("suite", max_examples=30)  # of tests that do not say how many they need
+settings.load_profile("suite")
 
 # PyTorch and the package are imported where they are needed: the process that hands out the tests needs neither.
 
@@ -31,12 +35,16 @@ FORKING = (
     "tests/experiment/processes/",
     "tests/experiment/run/test_resume.py",
     "tests/experiment/run/test_scheduler.py",
+    "tests/experiment/run/test_setup.py",
+    "tests/experiment/sweep/test_sweep.py",
 )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand out a file at a time, and the files that need the fork server together."""
+    """Hand out a file at a time, and the files that need the fork server together, where `--dist loadfile` asks."""
+    if config.getoption("dist") != "loadfile":
+        return None
     from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
@@ -46,12 +54,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
-@pytest.fixture(autouse=True)
-def _wandb_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for part in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR", "ARTIFACT_DIR"):
-        monkeypatch.setenv(f"WANDB_{part}", str(tmp_path / "wandb"))
+@pytest.fixture(autouse=True, scope="session")
+def _wandb_keeps_to_itself(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        for part in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR", "ARTIFACT_DIR"):
+            patch.setenv(f"WANDB_{part}", str(tmp_path_factory.mktemp("wandb")))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

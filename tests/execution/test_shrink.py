@@ -258,7 +258,7 @@ class RandomGraph(nn.Module):
         return self.head(torch.flatten(F.adaptive_max_pool2d(x, 2), 1))  # type: ignore[no-any-return]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     parts=st.lists(st.sampled_from(["residual", "cat", "depthwise", "strided"]), max_size=4),
     density=st.sampled_from([0.15, 0.4, 0.8]),

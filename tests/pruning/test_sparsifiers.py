@@ -291,11 +291,11 @@ def same(a: Any, b: Any) -> bool:
     ("sparsifier", "scores_from"),
     [
         (Gradual(updates=4, end=0.8), "rewound"),
-        (Gradual(updates=3, begin=0.2, end=1.0), "trained"),
-        (Movement(updates=5, end=0.5), "dense"),
+        pytest.param(Gradual(updates=3, begin=0.2, end=1.0), "trained", marks=pytest.mark.slow),
+        pytest.param(Movement(updates=5, end=0.5), "dense", marks=pytest.mark.slow),
         (Movement(updates=4, begin=0.3, end=1.0), "trained"),
         (ADMM(rho=0.3, updates=5), "dense"),
-        (ADMM(rho=0.3, updates=2), "trained"),
+        pytest.param(ADMM(rho=0.3, updates=2), "trained", marks=pytest.mark.slow),
     ],
     ids=str,
 )

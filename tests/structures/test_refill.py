@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, get_args
 
 import numpy as np
@@ -32,6 +32,7 @@ from lt_lightning.structures.channel_choice import Coupling, channel_scores
 from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
+from tests.cases import slow_but
 
 ENDS = ("stem", "classifier")
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -42,6 +43,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet": lambda: MobileNet(3, width=4),
     "resnet50": lambda: resnet50(3, width=4, stem="stride2"),
 }
+SHALLOW = [name for name in MODELS if name != "resnet50"]
 COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
 
 
@@ -171,8 +173,11 @@ def sgd_steps(network: nn.Module, masks: Masks | None, steps: int = 3) -> list[f
     return losses
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("name", MODELS)
+# Every network once, and every coupling twice.
+QUICK = [(name, COUPLINGS[index % len(COUPLINGS)]) for index, name in enumerate(MODELS)]
+
+
+@pytest.mark.parametrize(("name", "coupling"), slow_but(QUICK, product(MODELS, COUPLINGS)))
 def test_the_masked_network_is_the_small_one_before_and_after_training(name: str, coupling: Coupling) -> None:
     network = make(name)
     given = subject_of(network, torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.3)
@@ -198,7 +203,7 @@ def test_the_masked_network_is_the_small_one_before_and_after_training(name: str
         assert torch.allclose(masked.eval()(images), still_small(images), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(SHALLOW, MODELS))
 def test_what_was_dropped_can_be_anything(name: str) -> None:
     """Each side of a dropped channel alone: the writer's values, or the readers' weights for it."""
     network = make(name)
@@ -228,7 +233,7 @@ def test_what_was_dropped_can_be_anything(name: str) -> None:
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(SHALLOW, MODELS))
 def test_executed_density_is_the_density_asked_for(name: str, coupling: Coupling) -> None:
     given = subject_of(make(name), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
     structured = Refill(coupling=coupling, round_to=1)(given)
@@ -361,7 +366,7 @@ def test_executed_weights_are_those_that_influence_the_output(
     assert density(structured.masks) < 1
 
 
-@pytest.mark.parametrize("name", [*JOINS, *MODELS])
+@pytest.mark.parametrize("name", slow_but([*JOINS, *SHALLOW], [*JOINS, *MODELS]))
 def test_alternatives_are_followed_as_each_of_them_alone(name: str) -> None:
     torch.manual_seed(0)
     side = 6 if name in JOINS else 16
@@ -550,7 +555,8 @@ def test_equal_weights_and_equal_multiply_adds_by_hand(match: Any, counts: tuple
 def test_refill_and_regroup_execute_equal_multiply_adds(name: str, coupling: Coupling) -> None:
     given = subject_of(make(name), torch.randn(1, 3, 16, 16, dtype=torch.float64), 0.5)
     asked = sum(layer.positions * int(given.masks[layer.weight].sum()) for layer in given.prunable)
-    for structure in (Refill(coupling=coupling, match="flops", round_to=1), Regroup(group_size=4, match="flops")):
+    regroup = Regroup(group_size=4, match="flops", clustering="random")
+    for structure in (Refill(coupling=coupling, match="flops", round_to=1), regroup):
         reports = structure(given).layers
         executed = sum(reports[layer.name].executed * layer.positions for layer in given.prunable)
         assert executed <= asked
@@ -711,7 +717,7 @@ def test_large_weights_are_scored_as_small_ones(shape: tuple[int, ...]) -> None:
     assert retained_magnitude(weight, mask, after) == pytest.approx(both, rel=1e-12)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", slow_but(SHALLOW, MODELS))
 def test_the_share_held_is_that_of_the_masks(model: str) -> None:
     torch.manual_seed(0)
     given = subject_of(MODELS[model](), torch.zeros(1, 3, 32, 32), 0.3)

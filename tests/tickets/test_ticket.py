@@ -197,7 +197,7 @@ def test_a_flip_of_any_byte_is_noticed(saved: tuple[Path, Ticket]) -> None:
         refused_or_same(bytes(changed), path.parent, ticket)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_other_damage_is_noticed(saved: tuple[Path, Ticket], data: st.DataObject) -> None:
     path, ticket = saved

@@ -31,7 +31,7 @@ EXECUTES = {
     "subprocess.Popen", "ctypes.dlopen", "socket.connect", "os.remove", "os.rename", "os.mkdir",
 }  # fmt: skip
 SPARE = 1 << 30  # bytes of address space beyond what the tests already have
-fuzzing = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzing = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 watching = False
 seen: list[str] = []

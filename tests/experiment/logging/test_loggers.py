@@ -287,8 +287,10 @@ def test_no_curve_has_rows_of_epochs_and_of_tickets(recorded: Recorded) -> None:
 
 
 def test_a_sweep_is_a_group_and_a_place_keeps_its_id(
-    composed: Callable[..., DictConfig], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+    composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb"))
     config = composed("logger=wandb")
     sweep = Multirun(tmp_path / "jobs" / "now", "sweep_small-1a2b3c4d", 4, 0.0)
     sweep.save()

@@ -156,7 +156,7 @@ def test_checkpoints_change_nothing(whole: dict[str, Any], tmp_path: Path) -> No
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("every", slow_but([4], [1, 4]))
+@pytest.mark.parametrize("every", slow_but([7], [1, 7]))
 @pytest.mark.parametrize(
     "hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end", "on_validation_start"]
 )

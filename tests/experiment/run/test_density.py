@@ -18,7 +18,7 @@ STRUCTURES = ("refill", "regroup", "fixed_blocks", "filters")
 OPTIONS = (
     *SMALL, f"structure=[{','.join(STRUCTURES)}]", "structure.refill.round_to=1", "structure.regroup.group_size=4",
     "structure.regroup.clustering=random", "structure.fixed_blocks.filters=4", "structure.fixed_blocks.channels=1",
-    "pruning.rate=0.6", "pruning.density=[0.2,0.1]",
+    "pruning.rate=0.6", "pruning.density=[0.2,0.1]", "data.limit=0.1",
 )  # fmt: skip
 
 

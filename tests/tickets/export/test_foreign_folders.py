@@ -20,6 +20,7 @@ from lt_lightning.experiment.run.job import Job
 from lt_lightning.report.contents import collect
 from lt_lightning.results.status import print_status, tasks_under
 from lt_lightning.tickets.export.exporting import Source, export_ticket
+from tests.cases import slow_but
 from tests.tickets.export.conftest import finished
 
 Config = dict[str, Any]
@@ -78,7 +79,11 @@ ATTACKS: dict[str, Callable[[Config], object]] = {
 }
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+# One on each: the network, what is made of it, what is taken out of the package, a resolver.
+QUICK = ["network", "list of the network", "criterion", "through ours", "interpolated label"]
+
+
+@pytest.mark.parametrize("attack", slow_but(QUICK, ATTACKS))
 def test_nothing_of_a_configuration_is_executed(attack: str, search: Path, mark: Path, composed: Compose) -> None:
     changed(search, ATTACKS[attack])
     with suppress(ValueError):
@@ -129,7 +134,7 @@ wrong: st.SearchStrategy[Any] = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_changed_configurations_are_refused_in_one_line(search: Path, mark: Path, data: st.DataObject) -> None:
     """Of what an export reads one value is replaced or left out; more than a refusal does not come of it."""
