@@ -33,6 +33,7 @@ class StructureInput:
         gradients: gradients of the loss summed over a few batches, by name; None unless a structure `needs_gradients`.
         batches: function that gives so many training batches (inputs, targets), the same at every call; None where
             there are none.
+        previous: plan of the ticket that this one is grown from; None where it is grown from none.
     """
 
     traced: TracedNetwork
@@ -40,6 +41,7 @@ class StructureInput:
     weights: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor] | None = None
     batches: Batches | None = None
+    previous: Plan | None = None
 
     @property
     def network(self) -> nn.Module:

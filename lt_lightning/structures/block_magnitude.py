@@ -14,7 +14,7 @@ from lt_lightning.pruning.criteria import Context, Criterion, Magnitude
 from lt_lightning.pruning.masks import Masks, density
 from lt_lightning.structures.base import StructureInput
 from lt_lightning.structures.clustering import Method, cluster
-from lt_lightning.structures.matrices import Columns, Matrix, column_sums, group_count, matrices_of
+from lt_lightning.structures.matrices import ColumnRule, Matrix, column_sums, group_count, matrices_of
 from lt_lightning.structures.plan import Granularity
 
 
@@ -76,7 +76,7 @@ class BlockMagnitude(Criterion):
         in_each = self.granularity == "input_channel"
         count = max(round(left / (column * groups if in_each else column)), 1)
         values = matrix.by_column(matrix.magnitude)
-        labels = cluster(values, groups, Columns(count, in_each), self.clustering, self.seed).labels
+        labels = cluster(values, groups, ColumnRule(count, in_each), self.clustering, self.seed).labels
         means = torch.from_numpy(column_sums(values, labels)[labels] / column)
         blocks = means.repeat_interleave(matrix.taps, dim=1).reshape(matrix.layer.shape)
         scores = matrix.magnitude ** (1 - share) * blocks**share

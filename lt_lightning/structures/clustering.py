@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lt_lightning.structures.matrices import Chosen, Columns, Labels, Values, chosen_sum, column_sums
+from lt_lightning.structures.matrices import Chosen, ColumnRule, Labels, Values, chosen_sum, column_sums
 
 Floats = NDArray[np.float64]
 Singles = NDArray[Any]  # float32
@@ -143,7 +143,7 @@ class Clustering:
     note: str = ""
 
 
-def cluster(values: Values, groups: int, rule: Columns, method: Method = "best", seed: int = 0) -> Clustering:
+def cluster(values: Values, groups: int, rule: ColumnRule, method: Method = "best", seed: int = 0) -> Clustering:
     """Cluster the rows of `values` into groups of equal size.
 
     Args:
@@ -159,7 +159,7 @@ def cluster(values: Values, groups: int, rule: Columns, method: Method = "best",
         ValueError: if the rows do not divide into the groups.
 
     >>> values = np.array([[1.0, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0]])
-    >>> cluster(values, 2, Columns(3)).labels
+    >>> cluster(values, 2, ColumnRule(3)).labels
     array([0, 1, 0, 1])
     """
     rows = len(values)
@@ -190,7 +190,7 @@ def random_groups(rows: int, groups: int, seed: int) -> Labels:
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(groups), rows // groups))
 
 
-def graduated(values: Values, labels: Labels, rule: Columns, steps: int = _ALL_STEPS) -> Labels:
+def graduated(values: Values, labels: Labels, rule: ColumnRule, steps: int = _ALL_STEPS) -> Labels:
     """Return groups with at least the sum that those of `labels` have, and mostly far more.
 
     All rows are assigned anew, best for the columns that the groups keep, and again for those that they keep then. Done
@@ -213,7 +213,7 @@ def graduated(values: Values, labels: Labels, rule: Columns, steps: int = _ALL_S
     return best
 
 
-def _gains(scaled: Singles, both: Singles, labels: Labels, rule: Columns, ramp: np.float32) -> Floats:
+def _gains(scaled: Singles, both: Singles, labels: Labels, rule: ColumnRule, ramp: np.float32) -> Floats:
     """Return what every row gains in every group (rows x groups), with columns kept by shares; see `graduated`.
 
     Args:
@@ -236,7 +236,7 @@ def _gains(scaled: Singles, both: Singles, labels: Labels, rule: Columns, ramp: 
     return gains
 
 
-def exchanged(values: Values, labels: Labels, rule: Columns, seed: int) -> Labels:
+def exchanged(values: Values, labels: Labels, rule: ColumnRule, seed: int) -> Labels:
     """Return groups with at least the sum that those of `labels` have: rows change places while that gains."""
     draw = np.random.default_rng(seed)
     order = np.argsort(labels, kind="stable")
@@ -255,7 +255,7 @@ def exchanged(values: Values, labels: Labels, rule: Columns, seed: int) -> Label
     return best
 
 
-def _sweep(rows: Singles, order: Integers, size: int, rule: Columns, draw: np.random.Generator) -> None:
+def _sweep(rows: Singles, order: Integers, size: int, rule: ColumnRule, draw: np.random.Generator) -> None:
     """Let every row in turn, as they are drawn, change places with the one with which that gains most.
 
     What is gained is what both groups then hold more, their columns chosen anew. A row looks for its partner among all
@@ -295,7 +295,7 @@ def _sweep(rows: Singles, order: Integers, size: int, rule: Columns, draw: np.ra
         held[[own, other]] = _held(sums[[own, other]], rule)
 
 
-def _held(sums: Singles, rule: Columns) -> Singles:
+def _held(sums: Singles, rule: ColumnRule) -> Singles:
     """Return what groups with such sums hold, (..., columns) to (...); the sums are overwritten.
 
     Where groups compete for columns the least sum that is kept has been subtracted, and half of all is left out, which
@@ -319,7 +319,7 @@ def _scaled(values: Values) -> Singles:
 def hypergraph_groups(pattern: Chosen, groups: int, seed: int) -> Labels:
     """Return groups that cut few columns apart (mtkahypar, objective km1: over columns, the groups touched less one).
 
-    Rows are vertices; every column joins its non-zero rows. Columns with one row, and columns with all of them, cost
+    Rows are vertices; every column joins its non-zero rows. ColumnRule with one row, and columns with all of them, cost
     the same in any partition and are left out; of very many the partitioner sees a random part.
 
     Args:

@@ -64,7 +64,7 @@ def largest_in_each(sums: Values, count: int) -> Chosen:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnRule:
     """Rule that chooses the columns which hold most.
 
     Attributes:
@@ -82,7 +82,7 @@ class Columns:
     def least(self, sums: Values) -> Values:
         """Return the least of the sums that every group competes with and that is chosen: (groups x 1).
 
-        >>> Columns(2).least(np.array([[5.0, 4.0, 1.0], [2.0, 3.0, 0.0]])).tolist()
+        >>> ColumnRule(2).least(np.array([[5.0, 4.0, 1.0], [2.0, 3.0, 0.0]])).tolist()
         [[4.0], [4.0]]
         """
         chosen = self(sums)
@@ -90,7 +90,7 @@ class Columns:
         return least if self.in_each else np.full_like(least, least.min())
 
 
-def chosen_sum(values: Values, labels: Labels, rule: Columns) -> float:
+def chosen_sum(values: Values, labels: Labels, rule: ColumnRule) -> float:
     """Sum the values in the pairs that the rule chooses for these groups."""
     sums = column_sums(values, labels)
     return float(sums[rule(sums)].sum())

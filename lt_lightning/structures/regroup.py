@@ -14,7 +14,7 @@ from lt_lightning.structures.base import Structure, StructureInput, StructureRes
 from lt_lightning.structures.clustering import Method, cluster
 from lt_lightning.structures.matrices import (
     LEAST,
-    Columns,
+    ColumnRule,
     Labels,
     Matrix,
     Values,
@@ -25,10 +25,11 @@ from lt_lightning.structures.matrices import (
     matrices_of,
     shared_out,
 )
-from lt_lightning.structures.plan import Block, Granularity
+from lt_lightning.structures.plan import Block, BlockPlan, Granularity
 
 Budget = Literal["match", "threshold"]
 Match = Literal["executed", "flops"]
+Groups = Literal["anew", "kept"]
 Score = Literal["l1", "l2", "all", "taylor"]
 
 
@@ -68,6 +69,8 @@ class Regroup(Structure):
             to first order if the weight alone is removed (`taylor`; Molchanov et al. 2017, arXiv 1611.06440); or the
             sum of the magnitudes of all of its weights (`all`), pruned ones with the value that they are given with:
             after a training with masks that is zero, which makes it `l1`.
+        groups: whether groups are found `anew`, or `kept` from the ticket that this one is grown from, where it has as
+            many of the layer; for `match`.
         budget: number of weights that the ticket keeps; see above.
         match: what the ticket has as much of as the masks, for the budget `match`: `executed` weights, or `flops`.
         round_to: number of which a group's columns are a multiple, as far as it divides the layer's inputs and a
@@ -89,6 +92,7 @@ class Regroup(Structure):
     granularity: Granularity = "kernel_position"
     group_size: int = 32
     clustering: Method = "best"
+    groups: Groups = "anew"
     score: Score = "l1"
     budget: Budget = "match"
     match: Match = "executed"
@@ -103,6 +107,7 @@ class Regroup(Structure):
         for name, allowed in (
             ("granularity", Granularity),
             ("clustering", Method),
+            ("groups", Groups),
             ("score", Score),
             ("budget", Budget),
             ("match", Match),
@@ -120,6 +125,8 @@ class Regroup(Structure):
             raise ValueError(f"passes={self.passes}: budget='match' makes one pass; more need budget='threshold'")
         if self.match != "executed" and self.budget != "match":
             raise ValueError(f"match={self.match!r}: only for budget='match'; thresholds say what is kept")
+        if self.groups != "anew" and self.budget != "match":
+            raise ValueError(f"groups={self.groups!r}: only for budget='match'; thresholds find blocks by patterns")
         if self.score != "l1" and self.budget != "match":
             raise ValueError(f"score={self.score!r}: only for budget='match'; thresholds count weights")
         if self.round_to != 1 and (self.budget, self.granularity) != ("match", "input_channel"):
@@ -156,9 +163,9 @@ class Regroup(Structure):
 
         for matrix, multiple, step, count in zip(matrices, multiples, steps, counts, strict=True):
             # b. Cluster a layer's rows so that the columns that its share allows score highest.
-            rule = Columns(multiple * count, in_each)
+            rule = ColumnRule(multiple * count, in_each)
             values = matrix.by_column(self._scores(matrix, given))
-            labels, note = self._cluster(matrix, values, rule)
+            labels, note = self._kept(matrix, given) or self._cluster(matrix, values, rule)
             # c. Keep those columns.
             chosen = rule(column_sums(values, labels))
             yield blocks_of(labels, chosen), "; ".join(filter(None, [note, LEAST if step > matrix.target else ""]))
@@ -197,7 +204,7 @@ class Regroup(Structure):
             done += 1
             # a. Cluster the rows by the pattern of the weights that are left outside the blocks so far.
             pairs = max(round(float(left.sum()) / (size * matrix.taps)), 1)
-            labels, note = self._cluster(matrix, left, Columns(pairs))
+            labels, note = self._cluster(matrix, left, ColumnRule(pairs))
             notes[note] = None
             # b. Keep the columns of a group that are dense enough and in no block yet, if they are enough columns.
             untouched = column_sums(free.astype(np.float64), labels) == size
@@ -223,7 +230,19 @@ class Regroup(Structure):
         """Return the number of rows of a group."""
         return matrix.rows // group_count(matrix.rows, self.group_size)
 
-    def _cluster(self, matrix: Matrix, values: Values, rule: Columns) -> tuple[Labels, str]:
+    def _kept(self, matrix: Matrix, given: StructureInput) -> tuple[Labels, str] | None:
+        """Return the groups that the layer had in the ticket before, and no note; None where they do not stay."""
+        plan = given.previous
+        if self.groups != "kept" or not isinstance(plan, BlockPlan) or matrix.layer.name not in plan.blocks:
+            return None
+        labels = np.full(matrix.rows, -1)
+        for group, block in enumerate(plan.blocks[matrix.layer.name]):
+            labels[block.rows.numpy()] = group
+        sizes = np.bincount(labels + 1, minlength=1 + group_count(matrix.rows, self.group_size))
+        as_now = sizes[0] == 0 and bool((sizes[1:] == self._length(matrix)).all())
+        return (labels, "") if as_now else None
+
+    def _cluster(self, matrix: Matrix, values: Values, rule: ColumnRule) -> tuple[Labels, str]:
         groups = group_count(matrix.rows, self.group_size)
         clustering = cluster(values, groups, rule, self.clustering, self.seed)
         return clustering.labels, clustering.note

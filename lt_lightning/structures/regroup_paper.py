@@ -11,7 +11,7 @@ from lt_lightning.structures.base import Structure, StructureInput, StructureRes
 from lt_lightning.structures.clustering import Method, cluster
 from lt_lightning.structures.matrices import (
     Chosen,
-    Columns,
+    ColumnRule,
     Matrix,
     assembled,
     blocks_of,
@@ -78,7 +78,7 @@ class RegroupPaper(Structure):
             return [], f"clusters of {size} filters form no block: executed dense"
         pattern = matrix.by_column(matrix.survives)
         pairs = max(round(float(pattern.sum()) / size), 1)
-        clustering = cluster(pattern, groups, Columns(pairs), self.clustering, self.seed)
+        clustering = cluster(pattern, groups, ColumnRule(pairs), self.clustering, self.seed)
         sums = column_sums(pattern, clustering.labels)
         chosen = np.zeros(sums.shape, dtype=np.bool_)
         for group in range(groups):

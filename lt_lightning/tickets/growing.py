@@ -73,7 +73,7 @@ class Growth:
         masks = prune(before, scores, density, self.scope)
         # 2. Structure what is left. A weight that was pruned earlier is known by its value when it was last alive.
         alive = when_alive(state, ticket.masks, ticket.rewind)
-        given = StructureInput(self.traced, masks, alive, None, self.batches)
+        given = StructureInput(self.traced, masks, alive, None, self.batches, ticket.plan)
         # 3. Let it restart from the trained values, or from the rewind point.
         return make_ticket(self.name, self.structure, given, self.restart.values(alive, masks), facts)
 

@@ -21,7 +21,7 @@ from lt_lightning.structures.clustering import (
     hypergraph_groups,
     random_groups,
 )
-from lt_lightning.structures.matrices import Columns, Labels, Values, chosen_sum, column_sums
+from lt_lightning.structures.matrices import ColumnRule, Labels, Values, chosen_sum, column_sums
 
 METHODS: list[Method] = ["best", "hypergraph", "random"]
 
@@ -77,7 +77,7 @@ def same_groups(a: Labels, b: Labels) -> bool:
 @pytest.mark.parametrize("seed", range(4))
 def test_planted_groups_are_found_whatever_the_order(method: Method, seed: int) -> None:
     values, labels = planted(groups=4, size=8, columns=12, seed=seed)
-    found = cluster(values, 4, Columns(48), method, seed)
+    found = cluster(values, 4, ColumnRule(48), method, seed)
     assert same_groups(found.labels, labels)
     assert not found.note
 
@@ -94,7 +94,7 @@ def test_best_reaches_the_optimum_of_tiny_matrices(
 ) -> None:
     rows, size = shape
     values = imp_like(rows, 5, density=0.5, seed=seed, kinds=2)
-    rule = Columns(count, in_each)
+    rule = ColumnRule(count, in_each)
     found = cluster(values, rows // size, rule, "best")
     assert chosen_sum(values, found.labels, rule) == pytest.approx(optimum(values, size, count, in_each))
 
@@ -103,7 +103,7 @@ def test_best_reaches_the_optimum_of_tiny_matrices(
 @pytest.mark.parametrize("seed", range(5))
 def test_neither_part_of_the_search_loses(in_each: bool, seed: int) -> None:
     values = imp_like(48, 60, density=0.25, seed=seed)
-    rule = Columns(15, True) if in_each else Columns(90)
+    rule = ColumnRule(15, True) if in_each else ColumnRule(90)
     labels = random_groups(48, 6, seed)
     smooth = graduated(values, labels, rule)
     final = exchanged(values, smooth, rule, seed)
@@ -118,7 +118,7 @@ def test_no_exchange_of_two_rows_gains_more(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(clustering, "_LEAST_GAIN", 0.0)
     monkeypatch.setattr(clustering, "_SWEEPS", 100)
     values = imp_like(12, 20, density=0.4, seed=0)
-    rule = Columns(6, in_each=True)
+    rule = ColumnRule(6, in_each=True)
     labels = exchanged(values, random_groups(12, 3, 0), rule, 0)
     found = chosen_sum(values, labels, rule)
     for one, other in combinations(range(12), 2):
@@ -127,7 +127,7 @@ def test_no_exchange_of_two_rows_gains_more(monkeypatch: pytest.MonkeyPatch) -> 
         assert chosen_sum(values, changed, rule) <= found * (1 + 1e-6)
 
 
-def annealed(values: Values, groups: int, rule: Columns, proposals: int, seed: int) -> float:
+def annealed(values: Values, groups: int, rule: ColumnRule, proposals: int, seed: int) -> float:
     """The largest sum that plain annealing finds: two rows at random change places, the worse the rarer."""
     draw = np.random.default_rng(seed)
     labels = random_groups(len(values), groups, seed)
@@ -155,7 +155,7 @@ def test_best_reaches_what_annealing_reaches_on_a_trained_layer(in_each: bool) -
     weights = np.load(Path(__file__).with_name("trained_layer.npy")).astype(np.float64)  # 32 x 16 x 9
     values = weights.sum(axis=2) if in_each else weights.reshape(32, -1)
     left = int(np.count_nonzero(weights))
-    rule = Columns(left // (32 * 9), True) if in_each else Columns(left // 8)
+    rule = ColumnRule(left // (32 * 9), True) if in_each else ColumnRule(left // 8)
     yardstick = annealed(values, 4, rule, 6_000, seed=0)
     for seed in range(3):
         assert chosen_sum(values, cluster(values, 4, rule, seed=seed).labels, rule) > 0.997 * yardstick
@@ -165,7 +165,7 @@ def test_best_reaches_what_annealing_reaches_on_a_trained_layer(in_each: bool) -
 def test_best_holds_at_least_what_the_others_hold(seed: int) -> None:
     draw = np.random.default_rng(seed)
     values = imp_like(32, int(draw.integers(4, 80)), density=float(draw.uniform(0.02, 0.9)), seed=seed)
-    rule = Columns(max(int((values > 0).sum()) // 8, 1))
+    rule = ColumnRule(max(int((values > 0).sum()) // 8, 1))
     holds = {method: chosen_sum(values, cluster(values, 4, rule, method, seed).labels, rule) for method in METHODS}
     assert holds["best"] >= holds["random"]
     assert holds["best"] > 0.99 * holds["hypergraph"]
@@ -173,7 +173,7 @@ def test_best_holds_at_least_what_the_others_hold(seed: int) -> None:
 
 def test_every_clustering_beats_random_groups_where_there_is_structure() -> None:
     values = imp_like(64, 300, density=0.2, seed=3)
-    rule = Columns(int((values > 0).sum()) // 16)
+    rule = ColumnRule(int((values > 0).sum()) // 16)
     holds = {method: chosen_sum(values, cluster(values, 4, rule, method).labels, rule) for method in METHODS}
     assert min(holds["best"], holds["hypergraph"]) > 1.05 * holds["random"]
 
@@ -218,7 +218,7 @@ def test_groups_are_equal_in_size_numbered_by_first_row_and_the_same_again(
 ) -> None:
     rows, groups = shape
     values = np.random.default_rng(seed).integers(0, 3, (rows, columns)).astype(np.float64)
-    rule = Columns(max(groups * columns // 2, 1))
+    rule = ColumnRule(max(groups * columns // 2, 1))
     labels = cluster(values, groups, rule, method, seed).labels
     assert np.bincount(labels).tolist() == [rows // groups] * groups
     assert list(dict.fromkeys(labels.tolist())) == list(range(groups))
@@ -228,26 +228,26 @@ def test_groups_are_equal_in_size_numbered_by_first_row_and_the_same_again(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_rows_that_are_all_alike_still_make_equal_groups(method: Method, value: float) -> None:
-    labels = cluster(np.full((12, 7), value), 3, Columns(9), method).labels
+    labels = cluster(np.full((12, 7), value), 3, ColumnRule(9), method).labels
     assert np.bincount(labels).tolist() == [4, 4, 4]
 
 
 def test_one_group_and_groups_of_one() -> None:
     values = imp_like(6, 10, density=0.5, seed=0)
-    assert cluster(values, 1, Columns(3)).labels.tolist() == [0] * 6
-    assert cluster(values, 6, Columns(3)).labels.tolist() == list(range(6))
+    assert cluster(values, 1, ColumnRule(3)).labels.tolist() == [0] * 6
+    assert cluster(values, 6, ColumnRule(3)).labels.tolist() == list(range(6))
 
 
 def test_rows_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="groups=4: 6 rows cannot"):
-        cluster(np.ones((6, 3)), 4, Columns(3))
+        cluster(np.ones((6, 3)), 4, ColumnRule(3))
 
 
 def test_nothing_is_changed_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     values = imp_like(32, 40, density=0.3, seed=0)
     before = values.copy()
     for method in METHODS:
-        cluster(values, 4, Columns(40), method)
+        cluster(values, 4, ColumnRule(40), method)
     assert np.array_equal(values, before)
     assert capfd.readouterr() == ("", "")
 
@@ -263,7 +263,7 @@ def no_partitioner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("no_partitioner")
 def test_without_mtkahypar_best_takes_over_with_one_warning() -> None:
     values = imp_like(32, 40, density=0.3, seed=0)
-    rule = Columns(40)
+    rule = ColumnRule(40)
     with pytest.warns(UserWarning, match="mtkahypar"):
         found = cluster(values, 4, rule, "hypergraph")
     with warnings.catch_warnings():
@@ -280,7 +280,7 @@ def test_a_partitioner_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(clustering, "_partitioner", lambda: broken)
     values, labels = planted(groups=2, size=6, columns=9, seed=5)
-    found = cluster(values, 2, Columns(18), "hypergraph")
+    found = cluster(values, 2, ColumnRule(18), "hypergraph")
     assert "mtkahypar failed (no luck)" in found.note
     assert same_groups(found.labels, labels)
 
@@ -299,7 +299,7 @@ def test_uneven_parts_are_evened_out_moving_as_few_rows_as_possible(monkeypatch:
 
 def test_the_largest_layer_of_resnet18_in_about_a_second() -> None:
     values = imp_like(512, 4608, density=0.2, seed=0, kinds=24)
-    rule = Columns(int((values > 0).sum()) // 32)
+    rule = ColumnRule(int((values > 0).sum()) // 32)
     holds: dict[Method, float] = {}
     for method in METHODS:
         start = time.perf_counter()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lt_lightning.structures.matrices import Columns, chosen_sum, column_sums, largest_in_each, largest_pairs
+from lt_lightning.structures.matrices import ColumnRule, chosen_sum, column_sums, largest_in_each, largest_pairs
 
 small = st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=4)
 
@@ -29,12 +29,12 @@ def test_sums_by_hand() -> None:
     values = np.array([[3.0, 0.0], [1.0, 1.0], [0.0, 2.0], [0.0, 5.0]])
     labels = np.array([1, 1, 0, 0])
     assert column_sums(values, labels).tolist() == [[0.0, 7.0], [4.0, 1.0]]
-    assert chosen_sum(values, labels, Columns(2)) == 11.0
-    assert chosen_sum(values, labels, Columns(1)) == 7.0
+    assert chosen_sum(values, labels, ColumnRule(2)) == 11.0
+    assert chosen_sum(values, labels, ColumnRule(1)) == 7.0
 
 
 def test_the_least_that_is_chosen_by_hand() -> None:
     sums = np.array([[5.0, 4.0, 1.0], [2.0, 4.0, 3.0]])
-    assert Columns(4).least(sums).tolist() == [[3.0], [3.0]]
-    assert Columns(2, in_each=True).least(sums).tolist() == [[4.0], [3.0]]
-    assert Columns(2, in_each=True)(sums).tolist() == [[True, True, False], [False, True, True]]
+    assert ColumnRule(4).least(sums).tolist() == [[3.0], [3.0]]
+    assert ColumnRule(2, in_each=True).least(sums).tolist() == [[4.0], [3.0]]
+    assert ColumnRule(2, in_each=True)(sums).tolist() == [[True, True, False], [False, True, True]]

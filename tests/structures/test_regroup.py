@@ -214,6 +214,23 @@ def test_columns_by_each_score_by_hand(score: Any, columns: list[int]) -> None:
     assert Regroup(score=score).needs_gradients is (score == "taylor")
 
 
+def test_groups_are_kept_from_the_ticket_before_where_they_fit() -> None:
+    first = structure_input(chain(8, 16), density=0.5)
+    before = Regroup(group_size=4, clustering="random", seed=3)(first)
+    sparser = replace(structure_input(chain(8, 16), density=0.2), previous=before.plan)
+
+    def groups(result: StructureResult) -> dict[str, list[list[int]]]:
+        return {name: sorted(block.rows.tolist() for block in of_layer) for name, of_layer in blocks_of(result).items()}
+
+    kept = Regroup(group_size=4, groups="kept")(sparser)
+    assert groups(kept) == groups(before)
+    assert groups(Regroup(group_size=4)(sparser)) != groups(before)
+    assert groups(Regroup(group_size=8, groups="kept")(sparser)) == groups(Regroup(group_size=8)(sparser))
+    assert sum(int(mask.count_nonzero()) for mask in kept.masks.values()) < sum(
+        int(mask.count_nonzero()) for mask in before.masks.values()
+    )
+
+
 def test_missing_gradients_and_those_that_are_not_finite_are_refused() -> None:
     given_input = structure_input(chain(8, 16), density=0.5)
     with pytest.raises(ValueError, match=r"^score='taylor': "):
