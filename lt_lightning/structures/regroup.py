@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from math import gcd
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.structures.base import Structure, StructureInput, StructureResult
 from lt_lightning.structures.clustering import Method, cluster
 from lt_lightning.structures.matrices import (
@@ -31,6 +33,8 @@ Budget = Literal["match", "threshold"]
 Match = Literal["executed", "flops"]
 Groups = Literal["anew", "kept"]
 Score = Literal["l1", "l2", "all", "taylor"]
+
+GROUP_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Regroup(Structure):
     Attributes:
         granularity: what a column is: one input at one kernel position, or a whole input channel. Of a linear layer
             an input is both.
-        group_size: least number of filters in a group. Kernels want multiples of 32.
+        group_size: least number of filters in a group, or one for each pattern of layer names: of those that match, the
+            longest counts, and layers that none matches have 32. Kernels want multiples of 32.
         clustering: method that finds the groups; see `clustering.cluster`.
         score: of a column in a group, by which groups are found and columns chosen, for `match`: the sum over its
             surviving weights of their magnitudes (`l1`), squares (`l2`), or |weight x gradient|, the change of the loss
@@ -90,7 +95,7 @@ class Regroup(Structure):
     """
 
     granularity: Granularity = "kernel_position"
-    group_size: int = 32
+    group_size: int | dict[str, int] = GROUP_SIZE
     clustering: Method = "best"
     groups: Groups = "anew"
     score: Score = "l1"
@@ -114,7 +119,10 @@ class Regroup(Structure):
         ):
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(allowed))}")
-        for name in ("group_size", "round_to", "min_rows", "min_columns"):
+        sizes = self.group_size.values() if isinstance(self.group_size, Mapping) else [self.group_size]
+        if min(sizes, default=1) < 1:
+            raise ValueError(f"group_size={self.group_size}: must be at least 1")
+        for name in ("round_to", "min_rows", "min_columns"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.min_count <= 1:
@@ -138,6 +146,19 @@ class Regroup(Structure):
     def needs_gradients(self) -> bool:
         """Whether columns are scored by the change of the loss."""
         return self.score == "taylor"
+
+    def check(self, traced: TracedNetwork) -> None:
+        """Look for the layers that patterns of `group_size` name.
+
+        Raises:
+            ValueError: if a pattern matches no layer.
+        """
+        for pattern in self.group_size if isinstance(self.group_size, Mapping) else ():
+            if not any(fnmatchcase(name, pattern) for name in traced.layers):
+                raise ValueError(
+                    f"group_size={self.group_size}: {pattern!r} matches no layer of the network "
+                    f"({', '.join(traced.layers)})"
+                )
 
     def __call__(self, given: StructureInput) -> StructureResult:
         """Structure one round's mask."""
@@ -228,7 +249,15 @@ class Regroup(Structure):
 
     def _length(self, matrix: Matrix) -> int:
         """Return the number of rows of a group."""
-        return matrix.rows // group_count(matrix.rows, self.group_size)
+        return matrix.rows // self._groups(matrix)
+
+    def _groups(self, matrix: Matrix) -> int:
+        """Return the number of groups of a layer."""
+        size = self.group_size
+        if isinstance(size, Mapping):
+            matching = [pattern for pattern in size if fnmatchcase(matrix.layer.name, pattern)]
+            size = size[max(matching, key=lambda pattern: (len(pattern), pattern))] if matching else GROUP_SIZE
+        return group_count(matrix.rows, size)
 
     def _kept(self, matrix: Matrix, given: StructureInput) -> tuple[Labels, str] | None:
         """Return the groups that the layer had in the ticket before, and no note; None where they do not stay."""
@@ -238,11 +267,10 @@ class Regroup(Structure):
         labels = np.full(matrix.rows, -1)
         for group, block in enumerate(plan.blocks[matrix.layer.name]):
             labels[block.rows.numpy()] = group
-        sizes = np.bincount(labels + 1, minlength=1 + group_count(matrix.rows, self.group_size))
+        sizes = np.bincount(labels + 1, minlength=1 + self._groups(matrix))
         as_now = sizes[0] == 0 and bool((sizes[1:] == self._length(matrix)).all())
         return (labels, "") if as_now else None
 
     def _cluster(self, matrix: Matrix, values: Values, rule: ColumnRule) -> tuple[Labels, str]:
-        groups = group_count(matrix.rows, self.group_size)
-        clustering = cluster(values, groups, rule, self.clustering, self.seed)
+        clustering = cluster(values, self._groups(matrix), rule, self.clustering, self.seed)
         return clustering.labels, clustering.note

@@ -240,6 +240,17 @@ def test_missing_gradients_and_those_that_are_not_finite_are_refused() -> None:
         Regroup(score="taylor")(replace(given_input, gradients=gradients))
 
 
+def test_the_longest_pattern_that_matches_gives_the_size_of_groups() -> None:
+    given_input = structure_input(chain(8, 16, 16, 16, 96), density=0.5)
+    structure = Regroup(group_size={"*[12]": 8, "2*": 4, "3": 16})
+    structure.check(given_input.traced)
+    blocks = blocks_of(structure(given_input))
+    sizes = {name: len(of_layer[0].rows) for name, of_layer in blocks.items()}
+    assert sizes == {"1": 8, "2": 8, "3": 16, "4": 32}
+    with pytest.raises(ValueError, match=r"^group_size=.*'5\*'"):
+        Regroup(group_size={"5*": 8}).check(given_input.traced)
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from([(8, 16, 8), (16, 16, 24), (12, 20, 6), (7, 16, 32)]),
@@ -544,6 +555,7 @@ def test_a_failed_partitioner_stands_in_the_report(monkeypatch: pytest.MonkeyPat
         ({"min_count": 1.5}, "min_count=1.5: "),
         ({"budget": "threshold", "passes": 0}, "passes=0: "),
         ({"passes": None}, "passes=None: "),
+        ({"group_size": {"*": 0}}, "group_size={'*': 0}: "),
         ({"round_to": 8}, "round_to=8: "),
         ({"match": "filters"}, "match='filters': "),
         ({"match": "flops", "budget": "threshold"}, "match='flops': "),
