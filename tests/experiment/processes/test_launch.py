@@ -67,7 +67,7 @@ def test_processes_end_with_the_one_that_started_them(number: signal.Signals, tm
     program = (
         "import plain_tasks\n"
         "from lt_lightning.training import processes\n"
-        "processes.LAST_WORDS, processes.START = 1, 'fork'\n"
+        "processes.LAST_WORDS = 1\n"
         f"if __name__ == '__main__': processes.launch(plain_tasks.wait_long, {str(tmp_path)!r}, 2)"
     )
     path = tmp_path / "program.py"
