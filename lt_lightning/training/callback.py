@@ -480,8 +480,10 @@ class LotteryTicketPruning(MaskedTraining):
     def _keep_dense(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what rounds need of the dense training."""
         self.restart = self._make_restart(trainer)
+        network = self.network_of(pl_module)
+        if self.options.mode not in REWINDS_WEIGHTS:
+            self._alive = copied_values(network.state_dict())
         if self.options.scores_from == "dense":
-            network = self.network_of(pl_module)
             self._dense = copied_values(network.state_dict())
             self._dense_beside = copied_values(state_beside(network, pl_module))
 

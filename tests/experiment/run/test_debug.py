@@ -108,5 +108,5 @@ def test_profiler_reports_beside_what_it_profiled(composed: Compose, tmp_path: P
 
 def test_places_of_real_results_are_those_that_they_were(composed: Compose) -> None:
     """Named by what determines them, to which the group adds nothing."""
-    assert search_folder(composed()).name == "digits-resnet8-s0-3fc1a45c"
-    assert search_folder(composed("experiment=cifar10_vgg16")).name == "cifar10-vgg16_bn-s0-59465ffc"
+    assert search_folder(composed()).name == "digits-resnet8-s0-79d68acf"
+    assert search_folder(composed("experiment=cifar10_vgg16")).name == "cifar10-vgg16_bn-s0-deccda79"
