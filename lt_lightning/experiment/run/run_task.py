@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from collections.abc import Sequence
@@ -115,8 +116,8 @@ def run_retraining(experiment: Experiment, task: Task, dense_accuracy: float, pr
         loggers = make_loggers(experiment.config, task.folder, experiment.root, name, "retrain", facts)
         if ticket.trained is None:
             ticket = _trained(experiment, task, path, progress, loggers)
-        for copy in task.folder.glob("copy_*"):
-            shutil.rmtree(copy, ignore_errors=True)
+        for each in task.folder.glob("copy_*"):
+            shutil.rmtree(each, ignore_errors=True)
         accuracy = evaluate(experiment, ticket)  # of full size again
         result = make_result(experiment, ticket, accuracy, dense_accuracy, task.folder)
         assert task.source is not None
@@ -283,10 +284,12 @@ def evaluate(experiment: Experiment, ticket: Ticket) -> float:
 
 
 def run_test(experiment: Experiment, width: int | None, classifier: ImageClassifier | None = None) -> float:
-    """Return the accuracy on the test set; every process tests its part with process 0's weights."""
-    (metrics,) = experiment.trainer([], []).test(
-        classifier or experiment.spare_classifier(width), experiment.data, verbose=False
-    )
+    """Return the accuracy on the test set; every process tests its part with process 0's weights.
+
+    A copy is tested, since some precisions convert what a trainer is given (`64-true`, `bf16-true`).
+    """
+    tested = copy.deepcopy(classifier or experiment.spare_classifier(width))
+    (metrics,) = experiment.trainer([], []).test(tested, experiment.data, verbose=False)
     return float(metrics["test/accuracy"])
 
 

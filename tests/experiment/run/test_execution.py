@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 from lt_lightning.execution.cost import Setting
 from lt_lightning.execution.form_choice import FastestForm
 from lt_lightning.execution.timing import TimeRatio
+from lt_lightning.experiment.parts import Experiment
+from lt_lightning.experiment.run import run_task
 from lt_lightning.results.records import Result
 from lt_lightning.tickets.ticket import Ticket
 from tests.cases import slow_but
@@ -84,3 +86,15 @@ def test_forms_are_chosen_and_timed_in_the_precision_of_the_training(
 def test_unknown_execution_is_refused(composed: Callable[..., DictConfig]) -> None:
     with pytest.raises(ValueError, match=r"execution='sparse'.*shrunk, masked"):
         run_of(composed(*OPTIONS, "execution=sparse"))
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_test_leaves_the_network_that_is_looked_at_in_its_precision(
+    precision: str, composed: Callable[..., DictConfig]
+) -> None:
+    experiment = Experiment.from_config(
+        composed(*SMALL, f"trainer.precision={precision}", "+trainer.limit_test_batches=1")
+    )
+    state = experiment.spare_classifier().network.state_dict()
+    run_task.evaluate(experiment, Ticket({}, dict(state), dict(state)))
+    assert {value.dtype for value in experiment.spare_classifier().network.parameters()} == {torch.float32}
