@@ -28,6 +28,22 @@ if TYPE_CHECKING:
 settings.register_profile("suite", max_examples=30)  # of tests that do not say how many they need
 settings.load_profile("suite")
 
+
+def _keep_off_the_defect_of_onednn() -> None:
+    """Keep oneDNN off AVX2's kernels where it would take them: they are wrong for narrow layers.
+
+    Tests train networks as narrow as smaller ones are, which alone are kept off the defect (see
+    `lt_lightning.execution.shrink_channels`). oneDNN reads the variable once, when any import first asks it for
+    something: so it is set before any of them.
+    """
+    processor = Path("/proc/cpuinfo")
+    flags = set(processor.read_text(encoding="utf-8", errors="replace").split()) if processor.is_file() else set()
+    if "avx2" in flags and "avx512f" not in flags:
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
+
+
+_keep_off_the_defect_of_onednn()
+
 # PyTorch and the package are imported where they are needed: the process that hands out the tests needs neither.
 
 # They need the fork server, which takes long to start: all of them are for one worker.
@@ -69,10 +85,6 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":
-        # Tests train networks that are as narrow as smaller ones are, which alone are kept off oneDNN's defect there
-        # (see `lt_lightning.execution.shrink_channels`). oneDNN reads this when it first computes.
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
 
 
 @pytest.fixture(autouse=True, scope="session")
