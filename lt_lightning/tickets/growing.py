@@ -84,5 +84,6 @@ class Growth:
 
 def _trained_state(ticket: Ticket, network: nn.Module) -> dict[str, Tensor]:
     """Return the trained values, pruned weights at zero; a parameter with several names is one tensor under each."""
-    state = ticket.apply(copied(network), "trained").state_dict()
+    precision = next(value.dtype for value in ticket.rewind.values() if value.is_floating_point())
+    state = ticket.apply(copied(network).to(precision), "trained").state_dict()
     return {name: value.detach() for name, value in state.items()}

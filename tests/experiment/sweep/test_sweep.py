@@ -25,9 +25,7 @@ from lt_lightning.results.tables import aggregate_table
 from tests.runs import SMALL
 from tests.toys import DENSE
 
-SWEEP = (
-    "seed=0,1", "classifier.learning_rate=0.1,1e30", "data.limit=0.1", "trainer.max_epochs=1", "pruning.rewind=0ep",
-)  # fmt: skip
+SWEEP = ("seed=0,1", "classifier.learning_rate=0.1,1e30")
 REFILL = replace(DENSE, round=1, structure="refill", density=0.5, accuracy=0.97, val_accuracy=0.9, place="search-0/r")
 
 
