@@ -112,7 +112,7 @@ class Experiment:
         pruning = self.pruning_options
         with naming("model"):
             traced = self.traced
-            assert traced.layers  # which runs the network
+            next(iter(traced.layers))  # which runs the network
         for name, structure in self.structures.items():
             if structure.needs_gradients and not pruning.gradient_batches:
                 raise ValueError(f"structure.{name} needs gradients: set pruning.gradient_batches, to 32 for instance")

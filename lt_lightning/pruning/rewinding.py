@@ -245,8 +245,8 @@ class Restart:
             return _on_cpu(self.point.network)
         if self.refilled == "last":
             return _on_cpu(last)
-        point = self.point.network if self.refilled == "rewind" else dict.fromkeys(masks, torch.tensor(0.0))
-        return _on_cpu(_where_kept(masks, last, point))
+        refilled = self.point.network if self.refilled == "rewind" else dict.fromkeys(masks, torch.tensor(0.0))
+        return _on_cpu(_where_kept(masks, last, refilled))
 
     def restore(self, optimizers: Sequence[Stateful], schedules: Sequence[Stateful]) -> None:
         """Take optimizers and schedules back, as the mode says."""

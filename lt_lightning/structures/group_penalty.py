@@ -105,11 +105,12 @@ def _channels(masks: Masks, traced: TracedNetwork) -> dict[str, Tensor]:
     for group in traced.graph.groups:
         if group.frozen:
             continue
-        for layer in group.writers:
-            if (weight := traced.layers[layer].weight) in masks:
-                units = torch.from_numpy(group.rows[layer])
-                numbers = torch.where(units >= 0, last + 1 + units, 0)
-                shape = masks[weight].shape
-                found[weight] = torch.where(masks[weight], numbers.reshape(-1, *[1] * (len(shape) - 1)), 0)
+        for name in group.writers:
+            layer = traced.layers[name]
+            if layer.weight in masks:
+                units = torch.from_numpy(group.rows[name])
+                by_output = [-1 if dim == layer.output_dim else 1 for dim in range(len(layer.shape))]
+                numbers = torch.where(units >= 0, last + 1 + units, 0).view(by_output)
+                found[layer.weight] = torch.where(masks[layer.weight], numbers, 0)
         last += group.channels
     return found

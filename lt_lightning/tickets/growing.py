@@ -2,7 +2,7 @@
 
 The paper structures a copy of each round's mask, and its search goes on from the unstructured one. Here a search is a
 chain of structured tickets: prune what the last one trained, structure what is left, train that, and so on. The paper
-calls a search that goes on from the structure's mask group-aware (section 4.4).
+calls a search that goes on from the structure's mask group-aware.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from lt_lightning.pruning.layers import full_masks, prunable_layers
 from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import Structure, StructureInput
 from lt_lightning.structures.group_penalty import GroupPenalty, penalised_groups
+from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.structures.refill import Refill
 from lt_lightning.structures.regroup import Regroup
 from lt_lightning.tickets.making import make_ticket
@@ -88,6 +89,18 @@ def test_channels_of_a_stream_are_one_group() -> None:
     assert stream
     assert not inner & stream
     assert all(len(set(row.flatten().tolist()) - {0}) <= 1 for numbers in (first, second) for row in numbers)
+
+
+def test_channels_of_a_transposed_convolution_are_its_second_dimension() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ConvTranspose2d(4, 6, 2), nn.Conv2d(6, 3, 1))
+    traced = TracedNetwork(layers, torch.zeros(1, 2, 4, 4))
+    masks = {"1.weight": torch.ones(4, 6, 2, 2, dtype=torch.bool)}
+    plan = ChannelPlan({"1": torch.arange(5)}, {})
+    numbers = penalised_groups(plan, masks, traced)["1.weight"]
+    assert numbers.shape == (4, 6, 2, 2)
+    assert [len(set(numbers[:, channel].flatten().tolist())) for channel in range(6)] == [1] * 6
+    assert len(set(numbers[0, :, 0, 0].tolist())) == 6
 
 
 @pytest.mark.parametrize("structure", [Regroup(group_size=4), Refill(round_to=1)])

@@ -34,6 +34,8 @@ class Grown(Protocol):
         """Whether a structure is to be grown."""
         known = [*map(str, config.structure), *CONTROLS]
         for name in config.grown:
+            if name in CONTROLS and name in config.structure:
+                raise ValueError(f"structure.{name}: is the name of the control grown={name}; choose another")
             if name not in known:
                 raise ValueError(f"grown={name}: must be one of {', '.join(known)}{did_you_mean(name, known)}")
             if _kind(name).structure in config.structure:

@@ -175,6 +175,7 @@ def test_training_the_smaller_networks_is_training_with_masks(composed: Compose)
         (["grown=regroup"], ["grown=", "regroup", "list"]),
         (["grown=[regroup]", "pruning.next_round_from=regroup", "structure=[regroup]"], ["pruning.next_round_from"]),
         (["grown=[regroup]", "pruning.scores_from=dense"], ["pruning.scores_from", "trained"]),
+        (["grown=[random]", "+structure.random={_target_:lt_lightning.Regroup}"], ["structure.random", "grown=random"]),
         (["grown=[regroup]", "+structure.regroup_grown={_target_:lt_lightning.Regroup}"], ["structure.regroup_grown"]),
     ],
 )
