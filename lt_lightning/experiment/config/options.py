@@ -228,7 +228,8 @@ class JobOptions:
         [],
         "Structures that are grown, `grown=[regroup]`: each round prunes the structured ticket that the last round "
         "trained, structures what is left, and trains that, as the smaller network that it is; no retraining follows. "
-        "With `pruning.mode=learning_rate` weights keep their values from round to round. Controls, trained for as many "
+        "With `pruning.mode=learning_rate` weights keep their values from round to round. Controls, trained "
+        "for as many "
         "rounds:<br>dense: prunes nothing<br>random: prunes weights at random",
     )
     growing: Growing = option(Growing(), "How the tickets of `grown` are made from each other.")
