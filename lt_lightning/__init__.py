@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lt_lightning.structures.refill import Refill
     from lt_lightning.structures.regroup import Regroup
     from lt_lightning.tickets.export.network_file import load_network
+    from lt_lightning.tickets.hybrid import Hybrid
     from lt_lightning.tickets.shrinking import ShrunkNetwork, load_shrunk, shrink
     from lt_lightning.tickets.ticket import Ticket
     from lt_lightning.training.callback import LotteryTicketPruning
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Filters",
+    "Hybrid",
     "ImageClassifier",
     "LotteryTicketPruning",
     "Refill",
@@ -35,6 +37,7 @@ __all__ = [
 
 _HOMES = {
     "Filters": "structures.filters",
+    "Hybrid": "tickets.hybrid",
     "ImageClassifier": "training.classifier",
     "LotteryTicketPruning": "training.callback",
     "Refill": "structures.refill",

@@ -373,7 +373,8 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     """Return the arguments as Hydra knows them.
 
     `seeds=5` stands for `seed=0,1,2,3,4`, and the command is a sweep then, as with `-m`; `density=0.5,0.1` stands for
-    `pruning.density=[0.5,0.1]`, which one search passes through. The flag of a sweep comes first, since Hydra takes no
+    `pruning.density=[0.5,0.1]`, which one search passes through; `budget=time:0.5` for the structure `hybrid` with that
+    budget. The flag of a sweep comes first, since Hydra takes no
     overrides on both sides of it.
 
     Args:
@@ -388,24 +389,32 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     ['pruning.density=0.5', 'model.width=8']
     >>> spelled_out(["data=digits", "-m", "seed=0,1"])
     ['-m', 'data=digits', 'seed=0,1']
+    >>> spelled_out(["budget=time:0.5"])
+    ['structure=hybrid', 'structure.hybrid.budget=time:0.5']
     """
     seeds = [argument for argument in arguments if argument.startswith(("seed=", "seeds="))]
     if len({argument.partition("=")[0] for argument in seeds}) == 2:
         raise ValueError(f"{' '.join(seeds)}: seeds counts from 0, seed names single ones; write one of the two")
-    written = [_spelled_out(argument) for argument in arguments]
-    several = any(
-        before.startswith("seeds=") and "," in after for before, after in zip(arguments, written, strict=True)
+    written = [each for argument in arguments for each in _spelled_out(argument)]
+    several = any(argument.startswith("seeds=") for argument in arguments) and any(
+        argument.startswith("seed=") and "," in argument for argument in written
     )
     is_sweep = several or bool(set(SWEEP) & set(arguments))
     return [SWEEP[0]] * is_sweep + [argument for argument in written if argument not in SWEEP]
 
 
-def _spelled_out(argument: str) -> str:
+def _spelled_out(argument: str) -> list[str]:
     key, _, value = argument.partition("=")
-    if key == "density":
-        return f"pruning.density=[{value}]" if "," in value and not value.startswith("[") else f"pruning.{argument}"
-    if key != "seeds":
-        return argument
-    if not value.isdecimal() or int(value) < 1:
-        raise ValueError(f"{argument}: must be the number of seeds, at least 1; single ones are named as seed=3,4")
-    return f"seed={','.join(map(str, range(int(value))))}"
+    match key:
+        case "density":
+            several = "," in value and not value.startswith("[")
+            return [f"pruning.density=[{value}]" if several else f"pruning.{argument}"]
+        case "budget":
+            return ["structure=hybrid", f"structure.hybrid.{argument}"]
+        case "seeds":
+            if not value.isdecimal() or int(value) < 1:
+                raise ValueError(
+                    f"{argument}: must be the number of seeds, at least 1; single ones are named as seed=3,4"
+                )
+            return [f"seed={','.join(map(str, range(int(value))))}"]
+    return [argument]

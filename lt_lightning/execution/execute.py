@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -19,7 +20,7 @@ from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.examples import Example, copied
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.structures.executable import computes_two_of_four, why_no_blocks, why_not_held
-from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, NMPlan, Plan
+from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, HybridPlan, NMPlan, Plan
 
 Forms = Mapping[str, nn.Module]
 DENSE_FORM = "dense"
@@ -56,8 +57,28 @@ def execute(
             return None
         case ChannelPlan():
             return shrink_channels(network, plan, example, traced)
+        case HybridPlan():
+            return _execute_hybrid(network, plan, masks, example, choice, traced)
         case BlockPlan() | NMPlan():
             return swap_layers(network, plan, masks, first_forms(network, plan) if choice is None else choice)
+
+
+def _execute_hybrid(
+    network: nn.Module,
+    plan: HybridPlan,
+    masks: Masks,
+    example: Example,
+    choice: Mapping[str, str] | None,
+    traced: TracedNetwork | None,
+) -> Shrunk:
+    """Leave channels out, then exchange the layers that compute blocks of what is left."""
+    small = shrink_channels(network, plan.channels, example, traced)
+    left = {name: mask for name, mask in small.slices.take_known(masks).items() if not mask.all()}
+    swapped = swap_layers(
+        small.network, plan.blocks, left, first_forms(small.network, plan.blocks) if choice is None else choice
+    )
+    slices = small.slices.then(swapped.slices, network.state_dict())
+    return replace(swapped, slices=slices, kept_whole=small.kept_whole)
 
 
 # The forms that layers can take.

@@ -8,26 +8,24 @@ precision, layer and version of PyTorch, and remembered in the user's cache fold
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lt_lightning.execution.execute import DENSE_FORM, Forms, first_forms, forms_of, planned_layers
 from lt_lightning.execution.form_rule import form_by_rule
-from lt_lightning.execution.machine import processor, version_of
+from lt_lightning.execution.remembered import Question, machine_facts, remember, remembered
+from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.execution.timing import Shape, time_layers
+from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating
 from lt_lightning.pruning.examples import Example, call_network
-from lt_lightning.storage.files import cache_folder, read_json, write_json
-from lt_lightning.structures.plan import ChannelPlan, NMPlan, Plan
+from lt_lightning.structures.plan import ChannelPlan, HybridPlan, NMPlan, Plan
 
 DecidedBy = Literal["rule", "remembered", "measured"]
 
@@ -59,6 +57,7 @@ def choose_forms(
     training: bool = False,
     device: str = "cpu",
     bfloat16: bool = False,
+    traced: TracedNetwork | None = None,
 ) -> FormChoice:
     """Choose the form of every layer of a plan of blocks or of n:m weights; other plans leave no choice.
 
@@ -71,9 +70,13 @@ def choose_forms(
         training: whether training steps are to be fast, rather than inference.
         device: device that computes.
         bfloat16: whether it computes in bfloat16 rather than float32.
+        traced: the network, or another of its kind, whose channels are known already.
     """
     if plan is None or isinstance(plan, ChannelPlan):
         return FormChoice({}, {})
+    if isinstance(plan, HybridPlan):
+        small = shrink_channels(network, plan.channels, example, traced).network
+        return choose_forms(small, plan.blocks, example, batch_size, training, device, bfloat16)
     if isinstance(plan, NMPlan):
         if training or not bfloat16 or torch.device(device).type != "cuda":
             return FormChoice.by_rule(first_forms(network, plan))
@@ -140,14 +143,15 @@ class FastestForm:
 
     def _found(self, question: Question, layer: nn.Module, forms: Forms, shape: Shape) -> tuple[str, DecidedBy]:
         contenders = {DENSE_FORM: layer, **forms}
-        if (form := remembered(question)) in contenders:
-            return form, "remembered"
+        if (known := remembered("forms", question)) and known.keys() == contenders.keys():
+            return _fastest(known), "remembered"
         seconds = self._measure(contenders, shape)
-        if (form := remembered(question)) in contenders:  # by another process meanwhile
-            return form, "remembered"
-        form = min(seconds, key=lambda name: seconds[name])
-        remember(question, form, seconds)
-        return form, "measured"
+        if (
+            known := remembered("forms", question)
+        ) and known.keys() == contenders.keys():  # by another process meanwhile
+            return _fastest(known), "remembered"
+        remember("forms", question, seconds)
+        return _fastest(seconds), "measured"
 
     def _measure(self, contenders: Forms, shape: Shape) -> dict[str, float]:
         layers = {name: (form, shape) for name, form in contenders.items()}
@@ -156,7 +160,6 @@ class FastestForm:
 
     def _question(self, layer: nn.Module, forms: Forms, shape: Shape) -> Question:
         """Return all that the answer depends on."""
-        device = torch.device(self.device)
         return {
             "layer": str(layer),
             "forms": {name: str(form) for name, form in forms.items()},
@@ -164,36 +167,9 @@ class FastestForm:
             "batch_size": self.batch_size,
             "training": self.training,
             "bfloat16": self.bfloat16,
-            "device": device.type,
-            "processor": processor(device),
-            "threads": torch.get_num_threads(),
-            "versions": _versions(),
+            **machine_facts(self.device),
         }
 
 
-@cache
-def _versions() -> dict[str, str | None]:
-    return {name: version_of(name) for name in ("torch", "lt-lightning")}
-
-
-Question = Mapping[str, Any]
-
-
-def remembered(question: Question) -> str | None:
-    """Return the form that was measured fastest before; None if that is not known, or cannot be read."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        known = read_json(_place(question))
-        if known["question"] == question and isinstance(known["form"], str):
-            return known["form"]
-    return None
-
-
-def remember(question: Question, form: str, seconds: Mapping[str, float]) -> None:
-    """Remember the fastest form. Each answer is a file of its own, so that processes may write at once."""
-    with suppress(OSError):  # without a cache it is measured anew each time
-        write_json(_place(question), {"question": question, "form": form, "seconds": seconds})
-
-
-def _place(question: Question) -> Path:
-    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-    return cache_folder() / "forms" / f"{digest[:32]}.json"
+def _fastest(seconds: Mapping[str, float]) -> str:
+    return min(seconds, key=lambda name: seconds[name])

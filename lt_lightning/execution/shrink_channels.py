@@ -95,6 +95,24 @@ class Slices:
         """Return the small network's part of values that only some parameters have, under its own names."""
         return {name: part.take(values[source]) for name, (source, part) in self.parts.items() if source in values}
 
+    def then(self, second: Slices, full: Mapping[str, Tensor]) -> Slices:
+        """Return where the values of a network stand in the full one, if it was made of this small one in turn.
+
+        Args:
+            second: where its values stand in the small network.
+            full: state of the full network, for shapes.
+        """
+        parts: dict[str, tuple[str, Cut | Gather]] = {}
+        for name, (between, part) in second.parts.items():
+            source, first = self.parts[between]
+            if part == Cut():
+                parts[name] = source, first
+                continue
+            # Indices of the full tensor from 1, since a form may hold zeros that stand for nothing.
+            index = torch.arange(1, full[source].numel() + 1).view(full[source].shape)
+            parts[name] = source, Gather(part.take(first.take(index)) - 1)
+        return Slices(parts)
+
     def put(self, state: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a full state dict with the small network's values where it has any, and zeros elsewhere.
 

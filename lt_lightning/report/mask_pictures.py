@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -19,7 +19,7 @@ from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.records import Result
 from lt_lightning.storage.files import replacing
 from lt_lightning.storage.layout import UNSTRUCTURED
-from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Plan
+from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, HybridPlan, Plan, blocks_in_full
 from lt_lightning.tickets.ticket import Ticket
 
 # Pruned, kept by both, added by the structure, dropped by it; Okabe and Ito's colours.
@@ -88,6 +88,10 @@ def order_of(plan: Plan | None, layer: str, shape: Sequence[int]) -> tuple[Tenso
     Returns:
         the orders, or None if the plan does not name the layer.
     """
+    if isinstance(plan, HybridPlan):
+        here = {name: blocks for name, blocks in plan.blocks.blocks.items() if name == layer}
+        alone = replace(plan, blocks=replace(plan.blocks, blocks=here))
+        plan = blocks_in_full(alone, {weight_of(layer, ()): shape}) if here else plan.channels
     taps = int(np.prod(shape[2:], dtype=int))
     columns = int(np.prod(shape[1:], dtype=int))
     if isinstance(plan, BlockPlan) and layer in plan.blocks:

@@ -101,7 +101,7 @@ class ChannelChoice(ABC):
 
     def result(self, counts: Sequence[int]) -> StructureResult:
         """Return masks, reports and plan that keep so many channels of each group, the best ones."""
-        liveness = self._liveness(np.array(counts))
+        liveness = self.liveness(np.array(counts))
         masks = channel_masks(self.given, liveness)
         reports = {name: self._report(layer, masks, liveness) for name, layer in self.given.layers.items()}
         return StructureResult(masks, reports, channel_plan(liveness))
@@ -144,13 +144,13 @@ class ChannelChoice(ABC):
         """Return the same for several choices; all that are new are followed through the network together."""
         keys = [tuple(counts) for counts in choices]
         if new := list(dict.fromkeys(key for key in keys if key not in self._executed)):
-            liveness = self._liveness(np.array(new))
+            liveness = self.liveness(np.array(new))
             parts = (price * executed_weights(layer, liveness) for layer, price in self._prices)
             total = sum(parts, np.zeros(len(new), int))
             self._executed |= zip(new, total.tolist(), strict=True)
         return [self._executed[key] for key in keys]
 
-    def _liveness(self, counts: NDArray[np.int64]) -> Liveness:
+    def liveness(self, counts: NDArray[np.int64]) -> Liveness:
         """Follow the best channels through the network, so many of each group: (..., groups)."""
         keep: dict[str, Flags] = {}
         for index, group in enumerate(self.groups):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.layers import weight_of
 from lt_lightning.pruning.masks import Masks
-from lt_lightning.structures.plan import BlockPlan, ChannelPlan, Plan
+from lt_lightning.structures.plan import BlockPlan, ChannelPlan, HybridPlan, Plan, blocks_in_full
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def penalised_groups(plan: Plan | None, masks: Masks, traced: TracedNetwork) -> 
     """Return the number of the group that each weight belongs to, by parameter name; 0 for none.
 
     A group is what the plan's structure keeps or drops together: a column of a block, or all weights that make a
-    channel. Numbers begin with 1, and no two layers share one, but for the channels of a group of layers.
+    channel; of a layer that a hybrid plan computes in blocks, its columns. Numbers begin with 1, and no two layers
+    share one, but for the channels of a group of layers.
 
     Args:
         plan: plan of the ticket.
@@ -82,6 +83,11 @@ def penalised_groups(plan: Plan | None, masks: Masks, traced: TracedNetwork) -> 
             return _columns(plan, masks)
         case ChannelPlan():
             return _channels(masks, traced)
+        case HybridPlan():
+            channels = _channels(masks, traced)
+            first = max((int(numbers.max()) for numbers in channels.values()), default=0)
+            columns = _columns(blocks_in_full(plan, {name: mask.shape for name, mask in masks.items()}), masks)
+            return channels | {name: torch.where(each > 0, each + first, 0) for name, each in columns.items()}
         case _:
             return {}
 

@@ -19,7 +19,7 @@ from lt_lightning.pruning.masks import count_kept
 from lt_lightning.structures.base import Form, LayerReport, StructureInput, StructureResult, retained_magnitude
 from lt_lightning.structures.channel_choice import Cost, prices
 from lt_lightning.structures.executable import why_no_blocks, why_not_held
-from lt_lightning.structures.plan import Block, BlockPlan, Granularity
+from lt_lightning.structures.plan import Block, BlockPlan, Granularity, block_mask
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -202,13 +202,6 @@ class Matrix:
         sums: Values = (parts.sum(dim=2) if self.taps > 1 else parts.squeeze(2)).numpy()
         return sums
 
-    def mask(self, blocks: Sequence[Block]) -> Tensor:
-        """Return the mask that keeps the blocks, in the weight's shape."""
-        inside = torch.zeros(self.rows, self.columns, dtype=torch.bool)
-        for block in blocks:
-            inside[block.rows[:, None], block.columns] = True
-        return inside.repeat_interleave(self.taps, dim=1).reshape(self.layer.shape)
-
 
 def matrices_of(given: StructureInput, granularity: Granularity) -> list[Matrix]:
     """Return the matrices of the prunable layers that can be divided into blocks."""
@@ -259,7 +252,7 @@ def assembled(
     blocks: dict[str, Sequence[Block]] = {}
     for matrix, (of_layer, note) in divided:
         layer = matrix.layer
-        mask = matrix.mask(of_layer)
+        mask = block_mask(of_layer, layer.shape, granularity)
         count = int(mask.count_nonzero())
         form: Form = "dense"
         if count not in (0, layer.size):

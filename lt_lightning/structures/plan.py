@@ -72,7 +72,74 @@ class NMPlan:
             raise ValueError(f"n={self.n!r}, m={self.m!r}: must be whole numbers, n at least 1 and below m")
 
 
-Plan = BlockPlan | ChannelPlan | NMPlan
+@dataclass(frozen=True)
+class HybridPlan:
+    """Layers computed on fewer channels, and some of them, in the network that is left, block by block.
+
+    Attributes:
+        channels: what is left of the full network.
+        blocks: blocks of the network that is left: their rows and columns count the channels that are there.
+    """
+
+    channels: ChannelPlan
+    blocks: BlockPlan
+
+
+Plan = BlockPlan | ChannelPlan | NMPlan | HybridPlan
+
+
+def blocks_in_full(plan: HybridPlan, shapes: Mapping[str, Sequence[int]]) -> BlockPlan:
+    """Return the blocks of a hybrid plan, with the rows and columns that they have in the full network.
+
+    Args:
+        plan: the plan.
+        shapes: shape of every parameter of the full network, by name.
+
+    >>> channels = ChannelPlan({"conv": torch.tensor([1, 3])}, {"conv": torch.tensor([2, 5])})
+    >>> plan = HybridPlan(channels, BlockPlan("input_channel", {"conv": [Block(torch.tensor([1]), torch.tensor([0]))]}))
+    >>> blocks_in_full(plan, {"conv.weight": (4, 6, 3, 3)}).blocks["conv"]
+    [Block(rows=tensor([3]), columns=tensor([2]))]
+    """
+    found: dict[str, Sequence[Block]] = {}
+    for name, blocks in plan.blocks.blocks.items():
+        outputs, inputs, *kernel = shapes[weight_of(name, shapes)]
+        rows = plan.channels.outputs.get(name, torch.arange(outputs))
+        columns = plan.channels.inputs.get(name, torch.arange(inputs))
+        if plan.blocks.granularity == "kernel_position":
+            positions = math.prod(kernel)
+            columns = (columns[:, None] * positions + torch.arange(positions)).flatten()
+        found[name] = [Block(rows[block.rows], columns[block.columns]) for block in blocks]
+    return BlockPlan(plan.blocks.granularity, found)
+
+
+def shapes_left(plan: ChannelPlan, shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """Return the shapes of the parameters of which a plan leaves some channels."""
+    left = dict(shapes)
+    for name in plan.outputs.keys() | plan.inputs.keys():
+        weight = weight_of(name, shapes)
+        if len(shapes.get(weight, ())) > 1:
+            sides = (plan.outputs.get(name), plan.inputs.get(name))
+            ends = [size if kept is None else len(kept) for size, kept in zip(shapes[weight], sides, strict=False)]
+            left[weight] = [*ends, *shapes[weight][2:]]
+    return left
+
+
+def block_mask(blocks: Sequence[Block], shape: Sequence[int], granularity: Granularity) -> Tensor:
+    """Return the mask that keeps the blocks of a weight, in its shape."""
+    columns = shape[1] if granularity == "input_channel" else math.prod(shape[1:])
+    inside = torch.zeros(shape[0], columns, dtype=torch.bool)
+    for block in blocks:
+        inside[block.rows[:, None], block.columns] = True
+    return inside.repeat_interleave(math.prod(shape[1:]) // columns, dim=1).reshape(tuple(shape))
+
+
+def masks_of_blocks(plan: BlockPlan, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return the mask that keeps the blocks of each layer's weight, by parameter name; shapes are those of weights."""
+    weights = {name: weight_of(name, shapes) for name in plan.blocks}
+    return {
+        weights[name]: block_mask(blocks, shapes[weights[name]], plan.granularity)
+        for name, blocks in plan.blocks.items()
+    }
 
 
 # As JSON values, for tickets and exported networks
@@ -95,6 +162,8 @@ def plan_to_json(plan: Plan | None) -> dict[str, Any] | None:
             return {"kind": "channels", "outputs": _lists(plan.outputs), "inputs": _lists(plan.inputs)}
         case NMPlan():
             return {"kind": "n_m", "n": plan.n, "m": plan.m, "layers": list(plan.layers)}
+        case HybridPlan():
+            return {"kind": "hybrid", "channels": plan_to_json(plan.channels), "blocks": plan_to_json(plan.blocks)}
         case None:
             return None
 
@@ -118,6 +187,11 @@ def plan_from_json(values: Mapping[str, Any] | None) -> Plan | None:
                 for name, of_layer in values["blocks"].items()
             }
             return BlockPlan(granularity, blocks)
+        case {"kind": "hybrid"}:
+            channels, of_rest = plan_from_json(values["channels"]), plan_from_json(values["blocks"])
+            if not isinstance(channels, ChannelPlan) or not isinstance(of_rest, BlockPlan):
+                raise ValueError("a hybrid plan has a plan of channels and one of blocks")
+            return HybridPlan(channels, of_rest)
         case _:
             kind, granularity = values.get("kind"), values.get("granularity")
             raise ValueError(f"there is no plan of the kind {kind!r} with the granularity {granularity!r}")
@@ -150,6 +224,10 @@ def check_plan(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> None:
     Raises:
         ValueError: if a channel or a layer is not there, or a layer has no blocks; names the layer.
     """
+    if isinstance(plan, HybridPlan):
+        check_plan(plan.channels, shapes)
+        check_plan(plan.blocks, shapes_left(plan.channels, shapes))
+        return
     for name in _named(plan):
         if weight_of(name, shapes) not in shapes and name not in shapes:  # a parameter of its own has no layer
             raise ValueError(f"the plan names {name!r}, which the network does not have")
@@ -160,7 +238,7 @@ def check_plan(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> None:
             raise ValueError(f"the plan of {name} names channels that the layer does not have")
 
 
-def _named(plan: Plan | None) -> list[str]:
+def _named(plan: BlockPlan | ChannelPlan | NMPlan | None) -> list[str]:
     """Return the names of the layers and normalisations that a plan is about."""
     match plan:
         case BlockPlan():
@@ -173,7 +251,9 @@ def _named(plan: Plan | None) -> list[str]:
             return []
 
 
-def _limits(plan: Plan | None, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, int | None, Tensor]]:
+def _limits(
+    plan: BlockPlan | ChannelPlan | NMPlan | None, shapes: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, int | None, Tensor]]:
     """Every list of indices of a plan, with its layer and what the indices stay below, if that is known."""
 
     def known(name: str, dimensions: slice) -> int | None:

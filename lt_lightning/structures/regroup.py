@@ -183,13 +183,46 @@ class Regroup(Structure):
         counts = shared_out(given, matrices, steps, "flops" if self.match == "flops" else "weights")
 
         for matrix, multiple, step, count in zip(matrices, multiples, steps, counts, strict=True):
-            # b. Cluster a layer's rows so that the columns that its share allows score highest.
-            rule = ColumnRule(multiple * count, in_each)
-            values = matrix.by_column(self._scores(matrix, given))
-            labels, note = self._kept(matrix, given) or self._cluster(matrix, values, rule)
-            # c. Keep those columns.
-            chosen = rule(column_sums(values, labels))
-            yield blocks_of(labels, chosen), "; ".join(filter(None, [note, LEAST if step > matrix.target else ""]))
+            blocks, note = self._blocks(matrix, given, ColumnRule(multiple * count, in_each))
+            yield blocks, "; ".join(filter(None, [note, LEAST if step > matrix.target else ""]))
+
+    def _blocks(self, matrix: Matrix, given: StructureInput, rule: ColumnRule) -> tuple[list[Block], str]:
+        """Return the blocks of a layer that keep as many columns as a rule allows, and a note."""
+        # b. Cluster a layer's rows so that the columns that its share allows score highest.
+        values = matrix.by_column(self._scores(matrix, given))
+        labels, note = self._kept(matrix, given) or self._cluster(matrix, values, rule)
+        # c. Keep those columns.
+        return blocks_of(labels, rule(column_sums(values, labels))), note
+
+    def in_blocks(self, given: StructureInput, shares: Mapping[str, float]) -> StructureResult:
+        """Put layers in blocks that hold given shares of their weights, whatever the masks keep.
+
+        Args:
+            given: network and masks.
+            shares: share of its weights that each layer keeps, in (0, 1), by name; the others stay dense.
+        """
+        matrices = [matrix for matrix in matrices_of(given, self.granularity) if matrix.layer.name in shares]
+        blocks = [self._blocks(each, given, self._rule(each, shares[each.layer.name])) for each in matrices]
+        return assembled(given, self.granularity, zip(matrices, blocks, strict=True))
+
+    def retained(self, matrix: Matrix, given: StructureInput, shares: Sequence[float]) -> Values:
+        """Return the share of its score that a layer retains in blocks of each share of its weights.
+
+        The groups are found once, for a quarter of the weights.
+        """
+        values = matrix.by_column(self._scores(matrix, given))
+        labels, _ = self._cluster(matrix, values, self._rule(matrix, 0.25))
+        sums = column_sums(values, labels)
+        if not (total := sums.sum()):
+            return np.ones(len(shares))
+        rules = [self._rule(matrix, share) for share in shares]
+        return np.array([sums[rule(sums)].sum() / total for rule in rules])
+
+    def _rule(self, matrix: Matrix, share: float) -> ColumnRule:
+        """Return the rule by which a layer keeps a share of its weights."""
+        multiple, in_each = self._multiple(matrix), self.granularity == "input_channel"
+        columns = matrix.columns * (1 if in_each else self._groups(matrix))
+        return ColumnRule(max(multiple * round(share * columns / multiple), multiple), in_each)
 
     def _scores(self, matrix: Matrix, given: StructureInput) -> Tensor:
         """Return the score of every weight of a layer, in the weight's shape.

@@ -7,7 +7,7 @@ control keeps some of these three and changes the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +17,21 @@ from torch import Tensor, nn
 
 from lt_lightning.network_graph.graph import Flags
 from lt_lightning.network_graph.traced import TracedNetwork
-from lt_lightning.pruning.layers import Layer, find_layers
+from lt_lightning.pruning.layers import Layer, find_layers, weight_of
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.structures.base import LayerReport, StructureInput, Unstructured
 from lt_lightning.structures.channel_choice import channel_masks, channel_plan
-from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, NMPlan, Plan
+from lt_lightning.structures.plan import (
+    Block,
+    BlockPlan,
+    ChannelPlan,
+    HybridPlan,
+    NMPlan,
+    Plan,
+    blocks_in_full,
+    masks_of_blocks,
+    shapes_left,
+)
 from lt_lightning.tickets.making import make_ticket
 from lt_lightning.tickets.ticket import Card, Ticket, make_card
 
@@ -76,7 +86,13 @@ def shuffled(ticket: Ticket, network: nn.Module, example: Tensor, generator: tor
         case ChannelPlan():
             masks, plan = _shuffle_channels(ticket, ticket.plan, network, example, generator)
         case BlockPlan():
-            masks, plan = _shuffle_blocks(ticket.masks, ticket.plan, generator)
+            plan = _shuffle_blocks(ticket.plan, _shapes(ticket.masks), generator)
+            masks = {**ticket.masks, **masks_of_blocks(plan, _shapes(ticket.masks))}
+        case HybridPlan():
+            whole, channels = _shuffle_channels(ticket, ticket.plan.channels, network, example, generator)
+            shapes = _shapes(whole)
+            plan = HybridPlan(channels, _shuffle_blocks(ticket.plan.blocks, shapes_left(channels, shapes), generator))
+            masks = {**whole, **masks_of_blocks(blocks_in_full(plan, shapes), shapes)}
         case NMPlan():
             masks, plan = _shuffle_within(ticket.masks, ticket.plan.m, generator), ticket.plan
         case None:
@@ -132,6 +148,10 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
+def _shapes(masks: Masks) -> dict[str, Sequence[int]]:
+    return {name: mask.shape for name, mask in masks.items()}
+
+
 def _lineage(card: Card) -> dict[str, Any]:
     """Return what of a card a control has in common with its ticket."""
     return {key: value for key, value in card.items() if key in LINEAGE}
@@ -184,20 +204,16 @@ def _shuffle_channels(
     return channel_masks(StructureInput(traced, whole, {}), liveness), channel_plan(liveness)
 
 
-def _shuffle_blocks(masks: Masks, plan: BlockPlan, generator: torch.Generator) -> tuple[Masks, BlockPlan]:
-    changed = dict(masks)
-    blocks = {}
+def _shuffle_blocks(plan: BlockPlan, shapes: Mapping[str, Sequence[int]], generator: torch.Generator) -> BlockPlan:
+    """Return a plan of blocks with the same sizes, with other rows and columns."""
+    blocks: dict[str, Sequence[Block]] = {}
     for name, old in plan.blocks.items():
-        weight = f"{name}.weight" if name else "weight"
-        mask = masks[weight]
-        matrix = mask if plan.granularity == "input_channel" else mask.flatten(1)
+        shape = shapes[weight_of(name, shapes)]
+        sizes = (shape[0], shape[1] if plan.granularity == "input_channel" else math.prod(shape[1:]))
         # New positions of the old rows and columns.
-        rows, columns = (torch.randperm(size, generator=generator) for size in matrix.shape[:2])
-        moved = torch.empty_like(matrix)
-        moved[rows[:, None], columns] = matrix
-        changed[weight] = moved.view(mask.shape)
+        rows, columns = (torch.randperm(size, generator=generator) for size in sizes)
         blocks[name] = [Block(rows[block.rows].sort().values, columns[block.columns].sort().values) for block in old]
-    return changed, BlockPlan(plan.granularity, blocks)
+    return BlockPlan(plan.granularity, blocks)
 
 
 def _shuffle_within(masks: Masks, m: int, generator: torch.Generator) -> Masks:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lt_lightning.execution.cost import flops, parameters
 from lt_lightning.execution.execute import execute
-from lt_lightning.execution.shrink_channels import Shrunk, Slices, follow_plan, keep_channels
+from lt_lightning.execution.shrink_channels import Shrunk, Slices, follow_plan
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.network_graph.graph import ChannelGraph
 from lt_lightning.network_graph.traced import TracedNetwork
@@ -26,10 +26,11 @@ from lt_lightning.pruning.selection import prune
 from lt_lightning.structures.base import LayerReport, Structure, StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import ChannelChoice, ChannelStructure
 from lt_lightning.structures.filters import Filters
-from lt_lightning.structures.plan import ChannelPlan, Plan, check_plan, plan_from_json, plan_to_json
+from lt_lightning.structures.plan import ChannelPlan, HybridPlan, Plan, check_plan, plan_from_json, plan_to_json
 from lt_lightning.tickets.card_file import RefusedError, check_digest, check_fit, read_card_file, write_card_file
+from lt_lightning.tickets.hybrid import Hybrid
 
-Budget = Literal["parameters", "flops"]
+Budget = Literal["parameters", "flops", "time", "memory"]
 
 SCHEMA = 1
 _WIDTH = 80  # columns of the table
@@ -172,13 +173,15 @@ def shrink(
             heads) by pattern of layer name, such as `{"layer1.*": 0.75, "*": 0.5}`; the first pattern that matches
             counts. Outputs that several layers write together, as those of a residual stream, keep the largest share
             that is asked for one of these layers; where nothing is asked, all stay.
-        of: what a number in `keep` is a share of: `parameters`, or `flops` for the example.
+        of: what a number in `keep` is a share of: `parameters`, or `flops` for the example; or, of 128 samples, `time`
+            in inference, measured here, or `memory` of a training step, for which `Hybrid` chooses.
         ignore: layers that keep all of their outputs: patterns of names (`encoder.layers.0.*`), or `stem`,
             `classifier`, `depthwise`, `linear`. They lose the inputs that nobody writes any more.
         structure: says what can be left out and how it is scored; `Filters()` if None: whole channels and heads by the
             mean magnitude of their weights, the same share of every group. `Filters(scope="global")` compares them over
             the network, `Filters(coupling="inner")` leaves residual streams whole, `Filters(round_to=8)` keeps
-            multiples of eight. `Refill` and `Regroup` are given a mask of the largest weights.
+            multiples of eight. `Refill` and `Regroup` are given a mask of the largest weights. `Hybrid` has a budget of
+            its own, and `keep` does not count.
 
     Raises:
         ValueError: if the model does not run on the example, nothing of it can be left out, or an argument is not
@@ -201,8 +204,15 @@ def shrink(
         if found := [each for name in group.rows for each in _matching(name, traced, ignore)]:
             traced.graph.freeze(group, f"ignore={found[0]!r}")
     given = _given(traced, ignore)
+    if of in ("time", "memory"):
+        structure = structure or Hybrid(f"{of}:{_checked(keep, f'keep={keep!r}')}")
+        if not isinstance(structure, Hybrid):
+            raise ValueError(f"of={of!r}: needs Hybrid, and {structure} counts no {of}")
     structure = structure or Filters()
-    if isinstance(keep, Mapping):
+    if isinstance(structure, Hybrid):  # which has a budget of its own
+        structure.check(traced)
+        structured = structure(given)
+    elif isinstance(keep, Mapping):
         structured = _by_layer(given, keep, structure)
     else:
         structured = _within(given, _checked(keep, f"keep={keep!r}"), of, structure)
@@ -359,18 +369,18 @@ def _executed(
     network: nn.Module, traced: TracedNetwork, plan: Plan, masks: Masks, choice: Mapping[str, str] | None = None
 ) -> Shrunk:
     """Make the network that a plan describes, with copies of the values that `network` has."""
-    if isinstance(plan, ChannelPlan):
-        return keep_channels(network, traced.graph, follow_plan(traced.graph, plan))
-    shrunk = execute(network, plan, masks, traced.example, choice=choice)
+    shrunk = execute(network, plan, masks, traced.example, choice, traced)
     assert shrunk is not None
     return shrunk
 
 
 def _layers(traced: TracedNetwork, plan: Plan, reports: Mapping[str, LayerReport], shrunk: Shrunk) -> list[ShrunkLayer]:
-    if not isinstance(plan, ChannelPlan):
+    channels = plan.channels if isinstance(plan, HybridPlan) else plan
+    if not isinstance(channels, ChannelPlan):
         return [_of_blocks(traced.layers[name], report) for name, report in reports.items() if name in traced.layers]
     graph = traced.graph
-    liveness = follow_plan(graph, plan)
+    liveness = follow_plan(graph, channels)
+    in_blocks = plan.blocks.blocks if isinstance(plan, HybridPlan) else {}
     full, small = (dict(each.named_parameters(remove_duplicate=False)) for each in (traced.network, shrunk.network))
     layers = []
     for name, part in graph.rows.items():
@@ -378,7 +388,8 @@ def _layers(traced: TracedNetwork, plan: Plan, reports: Mapping[str, LayerReport
         groups = [group for group in graph.groups if name in group.rows]
         units = [len(np.unique(rows[kept & (rows >= 0)])) for rows in (group.rows[name] for group in groups)]
         outputs = Change(part.size, int(kept.sum()))
-        weights = Change(full[part.parameter].numel(), small[part.parameter].numel())
+        left = reports[name].executed if name in in_blocks else small[part.parameter].numel()
+        weights = Change(full[part.parameter].numel(), left)
         why = "; ".join(dict.fromkeys(group.frozen for group in groups if group.frozen))
         chosen = Change(sum(group.channels for group in groups), sum(units))
         layers.append(ShrunkLayer(name, outputs, chosen, weights, why if outputs.before == outputs.after else ""))

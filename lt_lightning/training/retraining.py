@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lt_lightning.execution.execute import execute
+from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.execution.machine import compile_like, compiled_as, is_bfloat16, uncompiled
 from lt_lightning.execution.shrink_channels import Shrunk, cut_point
@@ -19,7 +19,6 @@ from lt_lightning.pruning.examples import Example
 from lt_lightning.pruning.masks import Masks, digest
 from lt_lightning.pruning.rewinding import BESIDE, REWINDS_WEIGHTS, Restart
 from lt_lightning.structures.group_penalty import GroupPenalty, penalised_groups
-from lt_lightning.structures.plan import ChannelPlan
 from lt_lightning.tickets.ticket import Ticket
 from lt_lightning.training.batches import example_input
 from lt_lightning.training.compatibility import check_callbacks
@@ -248,9 +247,8 @@ class TicketTraining(MaskedTraining):
 
     def _left_dense(self) -> list[str]:
         """Return the layers of a plan of blocks, or of n:m weights, that were faster dense."""
-        if self._shrunk is None or isinstance(self.ticket.plan, ChannelPlan):
-            return []
-        return [name.rpartition(".")[0] for name in self._shrunk.masks]
+        choice = {} if self._shrunk is None else self._shrunk.choice
+        return [name for name, form in choice.items() if form == DENSE_FORM]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

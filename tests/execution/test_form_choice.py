@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from lt_lightning.execution import form_choice
 from lt_lightning.execution.execute import DENSE_FORM, execute
 from lt_lightning.execution.form_choice import FastestForm, FormChoice, choose_forms, input_shapes
 from lt_lightning.execution.form_rule import CONVOLUTION, form_by_rule
+from lt_lightning.execution.remembered import remember, remembered
 from lt_lightning.execution.timing import by_clock
 from lt_lightning.models.vgg import VGG
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, Granularity, NMPlan
@@ -144,9 +144,9 @@ def test_it_is_remembered_for_one_shape_and_setting(
     if change == "threads":
         monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     elif change == "processor":
-        monkeypatch.setattr(form_choice, "processor", lambda _: "another")
+        monkeypatch.setattr("lt_lightning.execution.remembered.processor", lambda _: "another")
     elif change == "version":
-        monkeypatch.setattr(form_choice, "_versions", lambda: {"torch": "1.0"})
+        monkeypatch.setattr("lt_lightning.execution.remembered._versions", lambda: {"torch": "1.0"})
     how = (plan_of(0.6 if change == "share" else 0.5), change == "training", change == "bfloat16")
     assert chosen(*how) == FormChoice({"1": DENSE_FORM}, {"1": "measured"})
     assert chosen(*how) == FormChoice({"1": DENSE_FORM}, {"1": "remembered"})
@@ -161,7 +161,7 @@ def _of_another(path: Path) -> None:
 
 
 def _unknown(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "form": "gone"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": {"dense": 2.0, "gone": 1.0}}))
 
 
 def _folder(path: Path) -> None:
@@ -202,12 +202,12 @@ def test_of_two_that_measure_at_once_the_first_to_end_decides_for_all_that_comes
 def test_writers_and_readers_at_the_same_time_see_whole_answers(tmp_path: Path) -> None:
     question = {"layer": "a" * 10_000}
 
-    def work(_: int) -> str | None:
-        form_choice.remember(question, "blocks", {})
-        return form_choice.remembered(question)
+    def work(_: int) -> dict[str, float] | None:
+        remember("forms", question, {"blocks": 1.0})
+        return remembered("forms", question)
 
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(work, range(80))) == {"blocks"}
+        assert all(known == {"blocks": 1.0} for known in pool.map(work, range(80)))
     assert len(list((tmp_path / "cache").rglob("*"))) == 2  # a folder and a file
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from lt_lightning.pruning.layers import weight_of
 from lt_lightning.results.records import Result
 from lt_lightning.storage.litter import scratch_folder
-from lt_lightning.structures.plan import BlockPlan, ChannelPlan
+from lt_lightning.structures.plan import BlockPlan, ChannelPlan, HybridPlan
 from lt_lightning.tickets.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _use(run: wandb.Run, folder: Path) -> None:
 
 def _log_network(run: wandb.Run, entry: Entry) -> None:
     """Log the smaller network that executes the ticket, if its plan makes one, in the format of `load_network`."""
-    if not isinstance(entry.ticket.plan, ChannelPlan | BlockPlan):
+    if not isinstance(entry.ticket.plan, ChannelPlan | BlockPlan | HybridPlan):
         return
     import wandb
 

@@ -21,7 +21,7 @@ from lt_lightning.execution.form_choice import choose_forms
 from lt_lightning.network_graph.compare import compare_networks
 from lt_lightning.storage.files import read_json, write_bytes, write_json
 from lt_lightning.storage.foreign import DATA, allowed, build_network, read_config
-from lt_lightning.structures.plan import BlockPlan, Plan
+from lt_lightning.structures.plan import BlockPlan, HybridPlan, Plan
 from lt_lightning.tickets.export import standard_formats
 from lt_lightning.tickets.export.network_file import (
     BATCHES,
@@ -245,7 +245,7 @@ def _write_onnx(source: Source, small: Executed, folder: Path) -> Facts:
 
 def _for_onnx(source: Source, small: Executed) -> nn.Module:
     """Return the network with groups of whole input channels in plain PyTorch, whatever was faster here."""
-    plan = small.plan
+    plan = small.plan.blocks if isinstance(small.plan, HybridPlan) else small.plan
     if not isinstance(plan, BlockPlan) or plan.granularity != "input_channel":
         return small.network
     choice = {name: form if form == DENSE_FORM else "grouped" for name, form in small.choice.items()}

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lt_lightning import load_network
+from lt_lightning.structures.plan import BlockPlan
 from lt_lightning.tickets.export import network_file
 from lt_lightning.tickets.export.exporting import export_ticket
 from lt_lightning.tickets.ticket import Ticket
@@ -100,7 +101,8 @@ def test_whole_channels_become_grouped_convolutions_in_onnx(model: str, export: 
 def test_single_kernel_positions_run_dense_in_onnx_and_the_card_says_so(export: Export) -> None:
     exported = export("resnet8", "kernel_position")
     plan = Ticket.load(exported.source / "ticket").plan
-    names = sorted(plan.blocks)  # type: ignore[union-attr]
+    assert isinstance(plan, BlockPlan)
+    names = sorted(plan.blocks)
     formats = exported.card["formats"]
     assert formats["onnx"]["run_dense"] == names
     assert formats["pt2"]["needs_import"] == ["lt_lightning.execution.blocks.operators"]
