@@ -17,7 +17,7 @@ PACKAGE: Final = "lt_lightning"
 PUBLIC: Final = {
     "Search and retraining": ["LotteryTicketPruning", "TicketTraining", "ImageClassifier"],
     "Tickets": ["Ticket", "Restart"],
-    "Structures": ["Refill", "Regroup", "Filters"],
+    "Structures": ["Refill", "Regroup", "Hybrid", "Filters"],
     "Smaller networks": ["shrink", "ShrunkNetwork", "load_shrunk", "load_network"],
 }
 

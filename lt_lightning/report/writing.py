@@ -116,6 +116,8 @@ def _summary(contents: Contents) -> str:
     parts = [f"Folder {contents.path.name}: {', '.join(counts)}"]
     if seeds:
         parts.append(f"seed{'s' * (len(seeds) > 1)} {_first(list(map(str, seeds)), 10)}")
+    if recipes := sorted({recipe for each in contents.commands if (recipe := each.config.get("recipe"))}):
+        parts.append(f"recipe {' and '.join(recipes)}")
     if times := [(contents.root / result.place / RESULT).stat().st_mtime for result in results]:
         first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(each)) for each in (min(times), max(times)))
         parts.append(f"files of results dated {first}" + (f" to {last}" if first != last else ""))

@@ -56,7 +56,7 @@ Part = Literal["channels", "blocks"]
 
 _ATTEMPTS = 6
 _NEAR, _WRONG = 0.02, 0.05  # parts of what was asked
-_WIDE = 0.1  # spread of a time above which it is measured again
+_EFFORT = (9, 0.05, 0.05)  # turns, their seconds, and the spread above which a time is measured again
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Hybrid(Structure):
         of: whether the time of `inference` or of a `training` step is meant.
         batch_size: number of samples of that, and of `memory`.
         bfloat16: whether it computes in bfloat16.
-        device: device that is measured.
+        device: device that is measured; `auto`: a GPU where there is one.
         parts: what may be left out: `channels`, `blocks`, or both.
         coupling: which channels are chosen together; see `Refill`.
         round_to: number of which kept channels are multiples; see `Refill`.
@@ -92,7 +92,7 @@ class Hybrid(Structure):
     of: Of = "inference"
     batch_size: int = 128
     bfloat16: bool = False
-    device: str = "cpu"
+    device: str = "auto"
     parts: Sequence[Part] = ("channels", "blocks")
     coupling: Coupling = "stream"
     round_to: int = 16
@@ -134,6 +134,10 @@ class Hybrid(Structure):
     @property
     def _group_sizes(self) -> list[int]:
         return [self.group_size] if isinstance(self.group_size, int) else list(self.group_size)
+
+    @property
+    def _device(self) -> str:
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
     def check(self, traced: TracedNetwork) -> None:
         """Look whether the budget can be measured, and channels may be dropped.
@@ -213,7 +217,7 @@ class Hybrid(Structure):
             return CountedCosts(cast(Counted, kind), self.batch_size)
         example = given.traced.example
         assert isinstance(example, Tensor)
-        return TimedCosts(given.network, example, given.layers, self._setting, self.granularity, self.device)
+        return TimedCosts(given.network, example, given.layers, self._setting, self.granularity, self._device)
 
     @property
     def _setting(self) -> Setting:
@@ -229,13 +233,13 @@ class Hybrid(Structure):
             return 1.0
         setting = self._setting
         batch_size = self.batch_size if kind == "time" else None
-        how = (batch_size, setting.training, self.device, self.bfloat16, given.traced)
+        how = (batch_size, setting.training, self._device, self.bfloat16, given.traced)
         choice = choose_forms(network, result.plan, example, *how)
         small = execute(network, result.plan, result.masks, example, choice.forms, given.traced)
         assert small is not None
         match kind:
             case "time":
-                return time_ratio(network, small.network, example, setting, self.device, wide=_WIDE).ratio
+                return time_ratio(network, small.network, example, setting, self._device, *_EFFORT).ratio
             case "flops":
                 return flops(small.network, example) / flops(network, example)
             case "params":

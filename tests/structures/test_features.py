@@ -184,7 +184,7 @@ def test_feature_scores_alone_need_batches() -> None:
     files = sorted((Path(__file__).parents[2] / "conf" / "structure").glob("*.yaml"))
     structures: dict[str, Structure] = {}
     for file in files:
-        config = OmegaConf.merge({"seed": 0}, {"structure": OmegaConf.load(file)})
+        config = OmegaConf.merge({"seed": 0, "data": {"batch_size": 4}}, {"structure": OmegaConf.load(file)})
         structures |= {name: instantiate(node) for name, node in config.structure.items()}
     assert len(structures) == len(files)
     structures |= {"unstructured": Unstructured(), "features": Refill(score="feature_l2")}

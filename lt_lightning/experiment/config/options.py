@@ -156,6 +156,14 @@ class Retraining:
 class Growing:
     """How tickets are grown from each other (`grown`)."""
 
+    alone: bool = option(
+        False,
+        "true: the search trains the dense network alone, and all tickets are grown from it; no round's mask is "
+        "structured and retrained",
+    )
+    densities: list[float] | None = option(
+        None, "density of each round of `grown`; null: those of the search's rounds", SHARES
+    )
     group_penalty: float = option(
         0.0,
         "strength of the group lasso on columns of blocks, or channels, in every round but the search's last: the next "
@@ -233,6 +241,7 @@ class JobOptions:
         "rounds:<br>dense: prunes nothing<br>random: prunes weights at random",
     )
     growing: Growing = option(Growing(), "How the tickets of `grown` are made from each other.")
+    recipe: str = option("paper", "name of what the group of that name sets; reports show it")
     structure: dict[str, Any] = option({}, "what the group of that name adds; `structure=[]` structures nothing")
     threads: int | None = option(
         None,

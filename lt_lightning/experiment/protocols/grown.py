@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from lt_lightning.experiment.config.fingerprint import hash_of, retraining_fingerprint
 from lt_lightning.experiment.config.tasks import densities_of, retrained_rounds
 from lt_lightning.experiment.protocols.protocol import Protocol
+from lt_lightning.pruning.densities import descending
 from lt_lightning.results.job_record import Task, TicketKind
 from lt_lightning.storage.layout import TICKET, UNSTRUCTURED, round_folder
 from lt_lightning.storage.near_names import did_you_mean
@@ -42,16 +43,25 @@ class Grown(Protocol):
                 raise ValueError(f"structure.{_kind(name).structure}: is the name of what grown={name} makes")
         return bool(config.grown)
 
+    def prepared(self, config: DictConfig) -> DictConfig:
+        """Note the density of every round; where tickets are grown alone, leave the search without rounds."""
+        densities, config = _densities(config), config.copy()
+        with open_dict(config):
+            config.growing.densities = densities
+            if config.growing.alone:
+                config.pruning.rounds, config.pruning.density, config.retrain_rounds = 0, None, None
+        return config
+
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
         """Return a task for each round of each chain, to the last round that is retrained."""
-        search, last = tasks[0], max(retrained_rounds(config), default=0)
+        search, last = tasks[0], len(config.growing.densities)
         chains = []
         for name in dict.fromkeys(map(str, config.grown)):
             kind, source = _kind(name), search.parts[0]
-            digits = retraining_fingerprint(config, name, _origin(config, name))
             for number in range(1, last + 1):
+                digits = retraining_fingerprint(config, name, _origin(config, name, number))
                 folder = round_folder(search.folder, number) / f"{kind.control or kind.structure}-{digits}"
-                label = f"{kind}, round {number} of {len(search.parts) - 1}"
+                label = f"{kind}, round {number} of {last}"
                 chains.append(Task(folder, label, number, kind, (folder,), source, self.name, goes_on=True))
                 source = folder
         return chains
@@ -86,7 +96,8 @@ class Grown(Protocol):
         assert task.source is not None
         assert task.kind is not None
         ticket, options, control = Ticket.load(task.source / TICKET), experiment.pruning_options, task.kind.control
-        density = 1.0 if control == "dense_cycles" else densities_of(experiment.config)[task.round - 1]
+        densities = experiment.config.growing.densities
+        density = 1.0 if control == "dense_cycles" else densities[task.round - 1]
         seed = int(hash_of({"seed": experiment.config.seed, "round": task.round}), 16)
         name = {_kind(each): each for each in experiment.config.grown}[task.kind]
         growth = Growth(
@@ -108,15 +119,26 @@ class Grown(Protocol):
         if control:
             return made.with_facts(control=control)
         penalty = experiment.options.growing.group_penalty
-        if task.round == experiment.rounds or made.plan is None or not penalty:
+        if task.round == len(densities) or made.plan is None or not penalty:
             return made
         return made.with_facts(group_penalty=penalty)
 
 
-def _origin(config: DictConfig, name: str) -> dict[str, str]:
-    """Return what, besides structure and training, determines a chain; no default, and nothing about controls."""
-    penalty = float(config.growing.group_penalty)
-    return {"grown": name, **({"group_penalty": str(penalty)} if penalty and name not in CONTROLS else {})}
+def _densities(config: DictConfig) -> list[float]:
+    """Return the density of every round, to the last that is retrained."""
+    if config.growing.densities is not None:
+        return descending(config.growing.densities)
+    return densities_of(config)[: max(retrained_rounds(config), default=0)]
+
+
+def _origin(config: DictConfig, name: str, number: int) -> dict[str, str]:
+    """Return what, besides structure and training, determines a round's ticket; no default, nothing about controls."""
+    origin, penalty = {"grown": name}, float(config.growing.group_penalty)
+    if penalty and name not in CONTROLS:
+        origin["group_penalty"] = str(penalty)
+    if (densities := list(config.growing.densities)[:number]) != densities_of(config)[:number]:
+        origin["densities"] = str(densities)
+    return origin
 
 
 def _kind(name: object) -> TicketKind:

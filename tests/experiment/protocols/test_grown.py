@@ -23,6 +23,7 @@ OPTIONS = (
     *SMALL, "data.limit=0.1", "trainer.max_epochs=2", "pruning.rounds=2", "pruning.rate=0.4", "pruning.rewind=1ep",
     "pruning.mode=learning_rate", "pruning.monitor=null", "trainer.deterministic=true", "report=false",
 )  # fmt: skip
+REGROUP = ("structure=[regroup]", *(each for each in BOTH if each.startswith("structure.regroup.")))
 CHAINS = "grown=[regroup,refill,dense,random]"
 
 
@@ -80,6 +81,32 @@ def test_cut_tickets_restart_from_the_values_that_weights_had_when_they_were_las
         assert torch.equal(cut.rewind[name], torch.where(mask, first.trained[name], before.trained[name]))
     refilled = [cut.masks[name] & ~mask for name, mask in ticket(config, results, 2, "unstructured").masks.items()]
     assert any(map(torch.any, refilled))
+
+
+def test_grown_alone_is_the_same_chain_without_the_search_and_the_cut_tickets(
+    finished: tuple[DictConfig, list[Result]], composed: Compose
+) -> None:
+    config, results = finished
+    mine = composed(*OPTIONS, *REGROUP, "recipe=strong", "retrain_rounds=[2]")
+    OmegaConf.resolve(mine)
+    alone = run_of(mine)
+    assert [(each.round, str(each.kind)) for each in alone] == [
+        (0, "dense"), (1, "regroup_grown"), (2, "regroup_grown")
+    ]  # fmt: skip
+    for number in (1, 2):
+        before, after = (ticket(*job, number, "regroup_grown") for job in ((config, results), (mine, alone)))
+        assert before.trained is not None
+        assert after.trained is not None
+        assert all(torch.equal(value, after.trained[name]) for name, value in before.trained.items())
+    assert [each.accuracy for each in alone[1:]] == [
+        each.accuracy for each in results if str(each.kind) == "regroup_grown"
+    ]
+    # Other densities, another folder for each round from the first that differs.
+    other = Job.of(composed(*OPTIONS, *REGROUP, "recipe=strong", "growing.densities=[0.6,0.3]"))
+    same = Job.of(composed(*OPTIONS, *REGROUP, "recipe=strong", "growing.densities=[0.6,0.36]"))
+    assert other.tasks[0].folder == same.tasks[0].folder == Job.of(mine).tasks[0].folder
+    assert same.tasks[1].folder == other.tasks[1].folder
+    assert same.tasks[2].folder != other.tasks[2].folder
 
 
 def test_controls_prune_nothing_or_at_random_for_as_many_rounds(finished: tuple[DictConfig, list[Result]]) -> None:
