@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
 from lt_lightning.__main__ import COMMANDS
-from lt_lightning.cli import spelled_out
+from lt_lightning.cli import run, spelled_out
 from lt_lightning.experiment.run.job import Job
+from tests.experiment.config.test_presets import write_data
 from tests.runs import Compose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,11 +56,34 @@ def check(page: str, command: str, composed: Compose) -> None:
 
 def test_every_job_of_the_pages_composes(composed: Compose) -> None:
     """Also one that torchrun starts."""
-    commands = list(shown(r"(?:lt-lightning|-m lt_lightning) run((?: [^`\n]*)?)(?=[`\n])"))
+    commands = list(shown(RUNS))
     assert len(commands) > 30
     assert any("trainer.num_nodes=2" in command for _, command in commands)
     for page, command in commands:
         check(page, command, composed)
+
+
+RUNS = r"(?:lt-lightning|-m lt_lightning) run((?: [^`\n]*)?)(?=[`\n])"
+ELSEWHERE = ("my_package", "hydra/launcher=slurm", "trainer.num_nodes=2")  # what a page says has to be there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", sorted({command for _, command in shown(RUNS)}))
+def test_every_job_of_the_pages_runs_at_smoke_scale(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As printed, but for the scale, and data of random images where the page's are downloaded."""
+    if any(each in command for each in ELSEWHERE):
+        pytest.skip("needs a package of one's own, or a cluster")
+    write_data(tmp_path / "data", monkeypatch)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    given = shlex.split(command, comments=True)
+    sizes = ["data.validation=20"] if any("cifar" in each for each in given) else []
+    scale = ["scale=smoke", f"paths.data={tmp_path / 'data'}", f"paths.root={tmp_path / 'runs'}"]
+    monkeypatch.setattr(sys, "argv", ["lt-lightning", *given, *sizes, *scale])
+    run()
+    told = capsys.readouterr().out
+    assert "plan=true" in given or "status=true" in given or "0 failed" in told or "dense" in told
 
 
 def test_launchers_and_sweepers_of_the_pages_compose(composed: Compose) -> None:

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_lightning import Hybrid, Ticket, load_shrunk, shrink
+from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d
 from lt_lightning.execution.cost import Setting, flops, parameters
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.layer_costs import CountedCosts, TimedCosts, memory
 from lt_lightning.execution.shrink_channels import Shrunk, cut_point
+from lt_lightning.execution.timing import TimeRatio, Timing
 from lt_lightning.models.mobilenet import MobileNet
 from lt_lightning.models.resnet import cifar_resnet
 from lt_lightning.models.vgg import VGG
@@ -31,6 +33,7 @@ from lt_lightning.structures.hybrid_choice import SHARES, HybridChoice, masses_o
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan, HybridPlan, check_plan, plan_from_json, plan_to_json
 from lt_lightning.structures.refill import Refill
 from lt_lightning.tickets.making import make_ticket
+from tests.cases import slow_but
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -79,7 +82,7 @@ COUNTS: dict[str, Callable[[nn.Module], int]] = {
 
 
 @pytest.mark.parametrize("kind", COUNTS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(["resnet", "chain"], NETWORKS))
 @pytest.mark.parametrize("parts", [("channels",), ("channels", "blocks")], ids=str)
 def test_the_network_costs_what_was_asked_and_computes_what_the_masked_one_does(
     name: str, kind: str, parts: tuple[Any, ...]
@@ -178,16 +181,14 @@ def test_a_plan_is_written_and_read_and_one_that_does_not_fit_is_refused(tmp_pat
         check_plan(plan, shapes)
 
 
-def test_shrink_takes_a_time_and_a_file_of_it_is_read(tmp_path: Path) -> None:
+def test_shrink_takes_a_budget_and_a_file_of_it_is_read(tmp_path: Path) -> None:
     network = cifar_resnet(8, 10, width=16)
     small = shrink(network, EXAMPLE, 0.6, of="memory")
     assert memory(small.network, EXAMPLE, 128) / memory(network, EXAMPLE, 128) == pytest.approx(0.6, rel=0.05)
-    timed = shrink(network, EXAMPLE, structure=hybrid("time:0.7"))
-    assert timed.params.share < 1
-    timed.save(tmp_path / "small")
+    small.save(tmp_path / "small")
     again = load_shrunk(tmp_path / "small.safetensors", cifar_resnet(8, 10, width=16), EXAMPLE)
     images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(again.network.eval()(images), timed.network.eval()(images))
+    torch.testing.assert_close(again.network.eval()(images), small.network.eval()(images))
     with pytest.raises(ValueError, match="of='time'"):
         shrink(network, EXAMPLE, of="time", structure=Refill())
 
@@ -245,7 +246,7 @@ def test_blocks_take_the_shares_that_retain_most() -> None:
 
 
 def test_times_are_interpolated_between_measurements_and_remembered() -> None:
-    network = NETWORKS["mobilenet"]()
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1))
     traced = TracedNetwork(network, EXAMPLE)
 
     def made() -> TimedCosts:
@@ -266,6 +267,58 @@ def test_times_are_interpolated_between_measurements_and_remembered() -> None:
         if layer.groups == 1:
             assert (first.blocks(layer, *sides, 4) == again.blocks(layer, *sides, 4)).all()
             assert first.blocks(layer, *sides, 4).shape == (1, len(SHARES))
+
+
+def seconds_of(network: nn.Module, shape: tuple[int, ...], batch_size: int) -> float:
+    """The time of an imagined machine: operations, bytes of the outputs, and a start for each layer.
+
+    Blocks take half as long again as their operations would, and a start of their own.
+    """
+    layers: list[float] = []
+
+    def note(module: nn.Module, _: object, output: Tensor) -> None:
+        share = 1.5 if isinstance(module, RegroupedConv2d) else 1.0
+        layers.append(1e-5 + 4e-9 * output.numel() + share * 1e-10 * flops_of[module] * batch_size)
+
+    modules = [each for each in network.modules() if isinstance(each, (nn.Conv2d, nn.Linear, RegroupedConv2d))]
+    images = torch.zeros(1, *shape)
+    with torch.no_grad():
+        inputs: dict[nn.Module, Tensor] = {}
+        hooks = [each.register_forward_pre_hook(lambda m, i: inputs.__setitem__(m, i[0])) for each in modules]
+        network(images)
+        for hook in hooks:
+            hook.remove()
+        flops_of = {module: flops(module, image) for module, image in inputs.items()}
+        hooks = [each.register_forward_hook(note) for each in modules]
+        network(torch.zeros(batch_size, *shape))
+        for hook in hooks:
+            hook.remove()
+    return sum(layers)
+
+
+@pytest.mark.parametrize("asked", [0.4, 0.7])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_time_is_met_on_a_machine_whose_times_are_known(
+    asked: float, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(layers: Any, batch_size: int, *_: object, **__: object) -> dict[str, Timing]:
+        return {
+            name: Timing(seconds_of(layer, shape, batch_size), 0.0, 0.0, 1) for name, (layer, shape) in layers.items()
+        }
+
+    def ratio(dense: nn.Module, small: nn.Module, example: Tensor, setting: Setting, *_: object) -> TimeRatio:
+        assert setting.training is training
+        times = [seconds_of(each, tuple(example.shape[1:]), setting.batch_size) for each in (small, dense)]
+        return TimeRatio(times[0] / times[1], 0.0, 1)
+
+    monkeypatch.setattr("lt_lightning.execution.layer_costs.time_layers", timed)
+    monkeypatch.setattr("lt_lightning.execution.form_choice.time_layers", timed)
+    monkeypatch.setattr("lt_lightning.tickets.hybrid.time_ratio", ratio)
+    of = given(NETWORKS["resnet"]())
+    structure = hybrid(f"time:{asked}", of="training" if training else "inference")
+    masked, made = executed(of, structure(of))
+    share = seconds_of(made.network, (3, 16, 16), 4) / seconds_of(masked, (3, 16, 16), 4)
+    assert share == pytest.approx(asked, rel=0.05)
 
 
 def test_memory_is_what_backward_keeps() -> None:
