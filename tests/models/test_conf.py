@@ -20,6 +20,7 @@ MILLIONS = {  # with 10 classes and 3 channels or the vocabulary of BERT, to two
     "resnet14": 0.18,
     "resnet18": 11.17,
     "resnet20": 0.27,
+    "resnet9": 6.57,
     "resnet32x2": 1.86,
     "resnet50": 23.53,
     "resnet8": 0.08,

@@ -21,6 +21,7 @@ from lt_lightning.models.resnet import (
     resnet18,
     resnet50,
 )
+from lt_lightning.models.resnet9 import ResNet9
 from lt_lightning.models.vgg import VGG
 
 # Of every family a small one: (classes, channels) -> network.
@@ -32,6 +33,7 @@ SMALL: dict[str, Callable[[int, int], nn.Module]] = {
     "wrn": lambda classes, channels: WideResNet(14, 1, classes, channels),
     "vgg": lambda classes, channels: VGG(11, classes, channels, width=4),
     "mobilenet": lambda classes, channels: MobileNet(classes, channels, width=4),
+    "resnet9": lambda classes, channels: ResNet9(classes, channels, width=4),
 }
 
 

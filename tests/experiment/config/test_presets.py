@@ -211,7 +211,7 @@ SIZES = {
     "tiny": ("dataset.classes=2",),
     "imagenet": ("dataset.classes=2", "data.validation=0.1", "data.workers=0"),
 }
-QUICK = ("cifar10_vgg16", "cifar100_vgg16_group_aware")
+QUICK = ("cifar10_vgg16", "cifar10_fast", "cifar100_vgg16_group_aware")
 
 
 def smoke(name: str, data: Path) -> list[str]:
@@ -234,6 +234,7 @@ def test_preset_runs_from_end_to_end(
     found = {(result.round, result.structure) for result in results}
     source = config.pruning.next_round_from
     alone = [source] if source != "unstructured" else ["unstructured", *config.structure]
+    alone = [] if config.growing.alone else alone
     grown = [f"{each}_grown" for each in config.grown if each in config.structure]
     cycled = [f"{each}_cycles" for each in config.grown if each not in config.structure]
     rounds = range(1, rounds_of(config) + 1)
