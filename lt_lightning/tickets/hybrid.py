@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast, get_args
 
@@ -17,7 +17,7 @@ from lt_lightning.execution.layer_costs import COUNTED, Counted, CountedCosts, T
 from lt_lightning.execution.shrink_channels import keep_channels
 from lt_lightning.network_graph.graph import Liveness
 from lt_lightning.network_graph.traced import TracedNetwork
-from lt_lightning.pruning.examples import copied
+from lt_lightning.pruning.examples import copied, map_tensors
 from lt_lightning.pruning.layers import Layer
 from lt_lightning.pruning.masks import Masks, count_kept
 from lt_lightning.structures.base import (
@@ -164,18 +164,20 @@ class Hybrid(Structure):
         """
         kind, asked = self._asked()
         # 1. Price what layers cost at any number of channels, and in blocks.
-        costs = self._costs(given, kind)
+        network, example = _on_the_cpu(given)
+        costs = self._costs(kind, network, example, given.layers)
         # 2. Choose the channels and blocks that retain most within the budget.
         choice = HybridChoice(self._channels(given), given.layers, masses_of(given), self._curves(given), costs)
         # 3. Make that network and look what it costs; correct the limit by what it was wrong, until it is met.
-        network, limit = _with_values(given), asked
         tried: list[tuple[float, Solution]] = []
+        limit = asked
         while len(tried) < _ATTEMPTS and not (tried and abs(tried[-1][0] - asked) <= _NEAR * asked):
             solution = choice.within(limit * choice.whole.cost)
             if tried and solution == tried[-1][1]:
                 break
-            sketch = self._structured(given, network, choice, solution, "random")  # groups do not change what it costs
-            tried.append((self._share(kind, given, network, sketch), solution))
+            # Which filters a group has does not change what it costs.
+            sketch = self._structured(given, network, choice, solution, "random")
+            tried.append((self._share(kind, network, example, sketch, given.traced), solution))
             limit *= asked / tried[-1][0]
         share, solution = min(tried, key=lambda each: abs(each[0] - asked))
         if share > asked * (1 + _WRONG):
@@ -212,12 +214,10 @@ class Hybrid(Structure):
     def _regroup(self, group_size: int | dict[str, int], clustering: Method) -> Regroup:
         return Regroup(self.granularity, group_size, clustering, seed=self.seed)
 
-    def _costs(self, given: StructureInput, kind: str) -> LayerCosts:
+    def _costs(self, kind: str, network: nn.Module, example: Tensor, layers: Mapping[str, Layer]) -> LayerCosts:
         if kind != "time":
             return CountedCosts(cast(Counted, kind), self.batch_size)
-        example = given.traced.example
-        assert isinstance(example, Tensor)
-        return TimedCosts(given.network, example, given.layers, self._setting, self.granularity, self._device)
+        return TimedCosts(network, example, layers, self._setting, self.granularity, self._device)
 
     @property
     def _setting(self) -> Setting:
@@ -225,17 +225,17 @@ class Hybrid(Structure):
 
     # The network of a choice
 
-    def _share(self, kind: str, given: StructureInput, network: nn.Module, result: StructureResult) -> float:
+    def _share(
+        self, kind: str, network: nn.Module, example: Tensor, result: StructureResult, traced: TracedNetwork
+    ) -> float:
         """Return what the network that executes a result costs, over what the dense one does."""
-        example = given.traced.example
-        assert isinstance(example, Tensor)
         if result.plan is None:
             return 1.0
         setting = self._setting
         batch_size = self.batch_size if kind == "time" else None
-        how = (batch_size, setting.training, self._device, self.bfloat16, given.traced)
+        how = (batch_size, setting.training, self._device, self.bfloat16, traced)
         choice = choose_forms(network, result.plan, example, *how)
-        small = execute(network, result.plan, result.masks, example, choice.forms, given.traced)
+        small = execute(network, result.plan, result.masks, example, choice.forms, traced)
         assert small is not None
         match kind:
             case "time":
@@ -254,7 +254,7 @@ class Hybrid(Structure):
         liveness = choice.liveness(solution) or given.graph.propagate({})
         small = keep_channels(network, given.graph, liveness)
         left = StructureInput(
-            TracedNetwork(small.network, given.traced.example),
+            TracedNetwork(small.network, map_tensors(given.traced.example, Tensor.cpu)),
             small.slices.take_known(given.masks),
             small.slices.take_known(given.weights),
         )
@@ -273,13 +273,15 @@ class Hybrid(Structure):
         return StructureResult(masks, reports, plan)
 
 
-def _with_values(given: StructureInput) -> nn.Module:
-    """Return a copy of the network with the given values."""
-    network = copied(given.network)
+def _on_the_cpu(given: StructureInput) -> tuple[nn.Module, Tensor]:
+    """Return a copy of the network with the given values, and its example, both on the CPU."""
+    network = copied(given.network).cpu()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(given.weights[name])
-    return network
+    example = given.traced.example
+    assert isinstance(example, Tensor)
+    return network, example.cpu()
 
 
 def _plan(channels: ChannelPlan, blocks: Plan | None) -> Plan | None:
