@@ -25,7 +25,8 @@ from lt_lightning.structures.regroup import Regroup
 from lt_lightning.tickets.hybrid import Hybrid, Of
 
 NETWORKS = ("resnet18", "vgg16_bn", "mobilenet_v1")
-BUDGETS = (0.5, 0.3)
+BUDGETS = (0.5,)
+BESIDE = ("resnet18", "vgg16_bn")  # whose tickets of one form alone are timed, too
 DENSITY = 0.25
 ALONE: Mapping[str, Structure] = {"refill": Refill(), "regroup": Regroup(clustering="random")}
 
@@ -86,6 +87,8 @@ def jobs(device: str, batch_size: int) -> Iterator[Job]:
             about = {"network": name, "training": training, "batch_size": batch_size}
             for share in BUDGETS:
                 yield {"kind": "budget", "share": share, **about}, partial(bench.budget, share, training)
+        for training in (False, True) if name in BESIDE else ():
+            about = {"network": name, "training": training, "batch_size": batch_size}
             yield {"kind": "beside", "density": DENSITY, **about}, partial(bench.beside, training)
 
 
