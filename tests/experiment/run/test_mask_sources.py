@@ -40,7 +40,8 @@ def test_source_goes_with_every_structure(source: str, composed: Compose) -> Non
     config = composed(*OPTIONS, f"pruning={source}", *brief)
     results = run_of(config)
     assert [result.structure for result in results] == ["dense", "unstructured", "refill", "regroup"]
-    experiment = Experiment.from_config(composed(*OPTIONS, f"structure=[{','.join(STRUCTURES)}]"))
+    every = (f"structure=[{','.join(STRUCTURES)}]", "structure.hybrid.budget=flops:0.7")
+    experiment = Experiment.from_config(composed(*OPTIONS, *every))
     tickets = {result.structure: Ticket.load(experiment.root / result.place / "ticket") for result in results}
     masks = tickets["unstructured"].masks
     total = sum(mask.numel() for mask in masks.values())
