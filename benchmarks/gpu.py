@@ -1,4 +1,4 @@
-"""Everything that is to be run on a machine with a GPU, one step after the other, in 25 minutes on an H200.
+"""Everything that is to be run on a machine with a GPU, one step after the other, for 25 minutes at most.
 
 `make gpu` runs it and writes `results/*_gpu.json`, with hardware and versions in each. A step that is done is not run
 again; one that was stopped goes on, since every program here goes on with its own file. On a machine that is lent for

@@ -146,9 +146,8 @@ class FastestForm:
         if (known := remembered("forms", question)) and known.keys() == contenders.keys():
             return _fastest(known), "remembered"
         seconds = self._measure(contenders, shape)
-        if (
-            known := remembered("forms", question)
-        ) and known.keys() == contenders.keys():  # by another process meanwhile
+        known = remembered("forms", question)  # by another process meanwhile
+        if known and known.keys() == contenders.keys():
             return _fastest(known), "remembered"
         remember("forms", question, seconds)
         return _fastest(seconds), "measured"

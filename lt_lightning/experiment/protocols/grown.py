@@ -33,6 +33,9 @@ class Grown(Protocol):
 
     def wanted(self, config: DictConfig) -> bool:
         """Whether a structure is to be grown."""
+        if not config.grown and (config.growing.alone or config.growing.densities is not None):
+            key = "alone" if config.growing.alone else "densities"
+            raise ValueError(f"growing.{key}={config.growing[key]}: nothing is grown; name structures in grown")
         known = [*map(str, config.structure), *CONTROLS]
         for name in config.grown:
             if name in CONTROLS and name in config.structure:

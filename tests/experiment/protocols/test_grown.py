@@ -204,6 +204,9 @@ def test_training_the_smaller_networks_is_training_with_masks(composed: Compose)
         (["grown=[regroup]", "pruning.scores_from=dense"], ["pruning.scores_from", "trained"]),
         (["grown=[random]", "+structure.random={_target_:lt_lightning.Regroup}"], ["structure.random", "grown=random"]),
         (["grown=[regroup]", "+structure.regroup_grown={_target_:lt_lightning.Regroup}"], ["structure.regroup_grown"]),
+        (["growing.alone=true"], ["growing.alone=True", "grown"]),
+        (["growing.densities=[0.5]"], ["growing.densities=", "grown"]),
+        (["recipe=strong", "structure=[]"], ["growing.alone=True", "grown"]),
     ],
 )
 def test_what_cannot_be_grown_is_refused(overrides: list[str], named: list[str], composed: Compose) -> None:
