@@ -30,7 +30,7 @@ def choices(group: str) -> list[str]:
 
 
 # Groups that do not depend on each other are gone through side by side: the n-th choice of each in the n-th job.
-TOGETHER = [group for group in GROUPS if group not in ("data", "experiment", "structure")]
+TOGETHER = [group for group in GROUPS if group not in ("data", "experiment", "recipe", "structure")]
 JOBS = [
     *choices("data"),
     *(" ".join(filter(None, row)) for row in zip_longest(*map(choices, TOGETHER))),
@@ -58,6 +58,14 @@ def test_all_structures_compose_and_build(composed: Callable[..., DictConfig]) -
     names = [override.partition("=")[2] for override in choices("structure")]
     config = composed(f"structure=[{','.join(names)}]")
     assert list(Experiment.from_config(Job.of(config).config).structures) == names
+
+
+@pytest.mark.parametrize("recipe", choices("recipe"))
+def test_recipes_compose_and_build(recipe: str, composed: Callable[..., DictConfig]) -> None:
+    config = composed("structure=[refill,regroup]", recipe)  # a recipe grows what there is
+    job = Job.of(config)
+    assert Experiment.from_config(job.config).config.recipe == recipe.partition("=")[2]
+    assert any(task.protocol == "grown" for task in job.tasks) == (recipe == "recipe=strong")
 
 
 @pytest.mark.parametrize("preset", choices("experiment"))
