@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast, get_args
@@ -55,7 +57,7 @@ Of = Literal["inference", "training"]
 Part = Literal["channels", "blocks"]
 
 _ATTEMPTS = 6
-_NEAR, _WRONG = 0.02, 0.05  # parts of what was asked
+_NEAR, _WRONG, _NARROW = 0.02, 0.05, 0.002  # parts of what was asked
 _EFFORT = (9, 0.05, 0.05)  # turns, their seconds, and the spread above which a time is measured again
 
 
@@ -170,19 +172,32 @@ class Hybrid(Structure):
         choice = HybridChoice(self._channels(given), given.layers, masses_of(given), self._curves(given), costs)
         # 3. Make that network and look what it costs; correct the limit by what it was wrong, until it is met.
         tried: list[tuple[float, Solution]] = []
-        limit = asked
-        while len(tried) < _ATTEMPTS and not (tried and abs(tried[-1][0] - asked) <= _NEAR * asked):
+        low, limit, high = 0.0, asked, math.inf  # limits below and above: their networks cost too little, too much
+        while len(tried) < _ATTEMPTS and high - low > _NARROW * asked:
             solution = choice.within(limit * choice.whole.cost)
-            if tried and solution == tried[-1][1]:
+            share = next((share for share, other in tried if other == solution), None)
+            if share is None:
+                # Which filters a group has does not change what it costs.
+                sketch = self._structured(given, network, choice, solution, "random")
+                share = self._share(kind, network, example, sketch, given.traced)
+                tried.append((share, solution))
+            if abs(share - asked) <= _NEAR * asked:
                 break
-            # Which filters a group has does not change what it costs.
-            sketch = self._structured(given, network, choice, solution, "random")
-            tried.append((self._share(kind, network, example, sketch, given.traced), solution))
-            limit *= asked / tried[-1][0]
-        share, solution = min(tried, key=lambda each: abs(each[0] - asked))
-        if share > asked * (1 + _WRONG):
+            low, high = (low, limit) if share > asked else (limit, high)
+            corrected = limit * asked / share
+            limit = corrected if low < corrected < high else (low + high) / 2
+        met = [each for each in tried if each[0] <= asked * (1 + _WRONG)]
+        if not met:
+            least = min(share for share, _ in tried)
             raise ValueError(
-                f"budget={self.budget!r}: {share:.2f} of the dense network's {kind} is the least that is left"
+                f"budget={self.budget!r}: {least:.2f} of the dense network's {kind} is the least that is left"
+            )
+        share, solution = min(met, key=lambda each: abs(each[0] - asked))
+        if share < asked * (1 - _WRONG):
+            warnings.warn(
+                f"budget={self.budget!r}: the ticket has {share:.2f} of the dense network's {kind}; the choices near "
+                f"{asked:.2f} were dearer",
+                stacklevel=2,
             )
         return self._structured(given, network, choice, solution, self.clustering)
 

@@ -371,6 +371,15 @@ def test_a_budget_that_nothing_meets_is_an_error() -> None:
         hybrid("flops:0.001")(given(NETWORKS["resnet"]()))
 
 
+def test_a_budget_that_is_missed_from_below_is_told() -> None:
+    """Of two channels there is half or all: a hidden layer of them has a half of the weights, or every one."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 2), nn.ReLU(), nn.Linear(2, 1))
+    traced = TracedNetwork(network, EXAMPLE)
+    of = StructureInput(traced, full_masks(traced.layers.values()), dict(network.state_dict()))
+    with pytest.warns(UserWarning, match=r"^budget='params:0\.8'.*0\.50"):
+        hybrid("params:0.8", parts=["channels"])(of)
+
+
 def test_a_network_of_which_no_channel_may_be_dropped_keeps_blocks() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 40))
     traced = TracedNetwork(network, EXAMPLE)
