@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from lt_lightning.pruning.densities import density_after
@@ -87,6 +87,8 @@ def costs(search: Search, measured: Mapping[str, Mapping[float, float]]) -> list
     - `masked` retrains every ticket on the full network, `shrunk` on the smaller one.
     - `bisection` retrains only as many tickets of each structure as the search for the sparsest that wins needs: one
       of each halving of the rounds.
+    - `grown` trains the dense network, and of each structure a chain of smaller and smaller tickets, which are not
+      retrained (`recipe=strong`); also in a third of the rounds, which prune as much together.
 
     Args:
         search: the search.
@@ -95,20 +97,27 @@ def costs(search: Search, measured: Mapping[str, Mapping[float, float]]) -> list
     whole = papers(search, len(measured))
     left = 1 - search.rewind / search.epochs
     rounds = 1 + search.rounds * left
-    by_structure = [
-        [left * step_share(density_after(number, search.rate), shares) for number in range(1, search.rounds + 1)]
-        for shares in measured.values()
+    tickets = _tickets(search, measured)
+    shrunk = sum(map(sum, tickets))
+    bisected = sum(sum(sorted(each)[-halvings(search.rounds) :]) for each in tickets)
+    fewer = max(1, round(search.rounds / 3))
+    larger = replace(search, rounds=fewer, rate=1 - density_after(search.rounds, search.rate) ** (1 / fewer))
+    ways = [
+        ("the paper's", float(search.rounds + 1), float(search.rounds * len(measured))),
+        ("masked", rounds, search.rounds * len(measured) * left),
+        ("shrunk", rounds, shrunk),
+        ("shrunk, bisection", rounds, bisected),
+        ("grown", 1 + shrunk, 0.0),
+        (f"grown, {fewer} rounds", 1 + sum(map(sum, _tickets(larger, measured))), 0.0),
     ]
-    retrained = halvings(search.rounds)
-    ways = {
-        "masked": search.rounds * len(measured) * left,
-        "shrunk": sum(sum(tickets) for tickets in by_structure),
-        "shrunk, bisection": sum(sum(sorted(tickets)[-retrained:]) for tickets in by_structure),
-    }
-    return [
-        SearchCost("the paper's", float(search.rounds + 1), float(search.rounds * len(measured)), 1.0),
-        *(SearchCost(way, rounds, retraining, (rounds + retraining) / whole) for way, retraining in ways.items()),
-    ]
+    return [SearchCost(way, rounds, retraining, (rounds + retraining) / whole) for way, rounds, retraining in ways]
+
+
+def _tickets(search: Search, measured: Mapping[str, Mapping[float, float]]) -> list[list[float]]:
+    """Return the cost of every round's ticket, of every structure, from the rewind point on."""
+    left = 1 - search.rewind / search.epochs
+    densities = [density_after(number, search.rate) for number in range(1, search.rounds + 1)]
+    return [[left * step_share(density, shares) for density in densities] for shares in measured.values()]
 
 
 def halvings(rounds: int) -> int:

@@ -20,18 +20,20 @@ def test_the_papers_search_is_a_training_a_round_and_a_ticket() -> None:
 def test_ours_counted_by_hand() -> None:
     """Two rounds of four epochs, rewound to the first; steps take 0.6 of the time at density 0.5, all at 1."""
     search = Search(2, 4, 1, rate=0.5)
-    paper, masked, shrunk, halved = costs(search, {"refill": {0.5: 0.6}})
+    paper, masked, shrunk, halved, grown, larger = costs(search, {"refill": {0.5: 0.6}})
     assert (paper.rounds, paper.retraining, paper.to_paper) == (3, 2, 1)
     assert (masked.rounds, masked.retraining) == pytest.approx((1 + 2 * 0.75, 2 * 0.75))
     assert shrunk.retraining == pytest.approx(0.75 * 0.6 + 0.75 * 0.6)  # below 0.5 as at 0.5
     assert halved.retraining == pytest.approx(shrunk.retraining)  # of two tickets both are looked at
     assert shrunk.to_paper == pytest.approx((2.5 + 0.9) / 5)
+    assert (grown.rounds, grown.retraining) == (pytest.approx(1 + 0.9), 0)
+    assert larger.rounds == pytest.approx(1 + 0.75 * 0.6)  # one round that prunes to a quarter
 
 
 def test_bisection_looks_at_the_dearest_tickets_at_most() -> None:
     search = Search(10, 160, 8)
     measured = {"refill": {0.5: 0.5, 0.1: 0.1}}
-    shrunk, halved = costs(search, measured)[2:]
+    shrunk, halved = costs(search, measured)[2:4]
     each = sorted(0.95 * step_share(0.8**n, measured["refill"]) for n in range(1, 11))
     assert shrunk.retraining == pytest.approx(sum(each))
     assert halved.retraining == pytest.approx(sum(each[-4:]))

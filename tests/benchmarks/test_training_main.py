@@ -54,7 +54,7 @@ def test_what_is_written_is_shown_and_not_measured_again(tmp_path: Path, capsys:
     } <= (steps["rows"][0].keys())
     assert 0 < limit["rows"][0]["reached"] < 1.5
     ways = [row["way"] for row in search["rows"]]
-    assert ways == ["the paper's", "masked", "shrunk", "shrunk, bisection"]
+    assert ways == ["the paper's", "masked", "shrunk", "shrunk, bisection", "grown", "grown, 3 rounds"]
     pictures, pruned = (steps["rows"][index]["milliseconds"] for index in (1, 0))
     assert search["rows"][0]["hours"] == pytest.approx(31 * pictures * 160 * (45_000 // 4) / 3.6e6)
     assert search["rows"][1]["hours_to_paper"] == pytest.approx(search["rows"][1]["to_paper"] * pruned / pictures)
