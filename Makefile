@@ -11,7 +11,7 @@ run: setup
 	$(VENV)/bin/lt-lightning run $(ARGS)
 
 test: setup
-	$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=2 $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff check

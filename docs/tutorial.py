@@ -125,7 +125,7 @@ winner.apply(network, "trained")  # those at the end of the round
 #
 # The three tickets of a round say for every layer its *target* (what the round's mask keeps) and what is
 # *executed*: the weights that take part in the computation when the ticket's plan is followed. A dropped channel also
-# drops its readers' inputs, so `Refill` chooses as many channels as make the executed numbers agree. `held` is the
+# drops its readers' inputs, so `Refill` chooses as many channels as make the executed numbers agree. `retained` is the
 # share of the magnitude of the mask's weights that the ticket keeps.
 
 # %%
@@ -184,8 +184,8 @@ print(f"measured time: {times.ratio:.2f} of the dense network's")
 # %% [markdown]
 # ## Your own network
 #
-# The callback prunes any `LightningModule`: parameters keep their names, and nothing is wrapped. If there is no
-# attribute `network`, it is the module itself that is pruned. Exempt are the first layer and the last, unless you say
+# The callback prunes any `LightningModule`: parameters keep their names, and nothing is wrapped. Pruned is the
+# attribute `network`, or the only submodule that has layers, or else the module itself. Exempt are the first layer and the last, unless you say
 # otherwise.
 
 

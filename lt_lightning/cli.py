@@ -222,7 +222,7 @@ def export(arguments: Sequence[str] | None = None) -> None:
       lt-lightning export runs/SEARCH/round_03/refill-HASH exported
     """
     parser = parser_of(export)
-    parser.add_argument("ticket", type=existing, help="folder of a finished ticket: SEARCH/round_NN/STRUCTURE")
+    parser.add_argument("ticket", type=existing, help="folder of a finished ticket: SEARCH/round_NN/STRUCTURE-HASH")
     parser.add_argument("output", type=Path, help="folder to write, new or empty")
     parser.add_argument("--formats", nargs="+", help="of safetensors, pt2, onnx (all)")
     parser.add_argument(
@@ -374,8 +374,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
 
     `seeds=5` stands for `seed=0,1,2,3,4`, and the command is a sweep then, as with `-m`; `density=0.5,0.1` stands for
     `pruning.density=[0.5,0.1]`, which one search passes through; `budget=time:0.5` for the structure `hybrid` with that
-    budget. The flag of a sweep comes first, since Hydra takes no
-    overrides on both sides of it.
+    budget. The flag of a sweep comes first, since Hydra takes no overrides on both sides of it.
 
     Args:
         arguments: arguments of the command line, without the command.

@@ -88,7 +88,7 @@ def _filled(text: str, indent: int) -> str:
 
 
 def _own_rows(choices: Sequence[Choice]) -> list[OptionRow]:
-    """Return the rows of a group, but those of presets, which only set what others declare."""
+    """Return the rows of a group; none if all its choices are presets, which only set what others declare."""
     return [] if all(choice.preset for choice in choices) else rows_of(choices)
 
 
@@ -102,7 +102,7 @@ def _group_entries(choices: Sequence[Choice]) -> Iterator[str]:
 
 
 def _group_lines() -> Iterator[str]:
-    """Yield the choices of every group; of files' names alone, which needs no class of theirs."""
+    """Yield the choices of every group, by the names of the files alone: no class has to be imported for that."""
     taken = {option.key: option.default.strip("[]").split(",") for option in main_job().options}
     for folder in sorted(path for path in CONF.rglob("*") if path.is_dir()):
         group = folder.relative_to(CONF).as_posix()

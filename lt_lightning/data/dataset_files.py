@@ -78,14 +78,14 @@ def fetch(root: Path, files: Files) -> None:
             raise FileNotFoundError(f"{_wanted(root, files, absent)}; {_reason(error)}") from error
 
 
-SAMPLE: Final = 1000  # files of a folder whose contents are read for a digest; of the others name and size count
+SAMPLE: Final = 1000  # files of a folder, at most, that are read for a digest; of the others name and size count
 
 
 def digest_of(root: Path, files: Files) -> str:
     """Return hexadecimal digits for the content of a data set's files.
 
     A file counts with its content, a folder with the names and sizes of all files in it, and the content of a sample:
-    of every one up to 1000 files, else of 1000 evenly spaced in the order of their names.
+    of all up to 1000 files, else of at most 1000, evenly spaced in the order of their names.
 
     Raises:
         FileNotFoundError: if something is missing; says what to put where.
@@ -95,7 +95,7 @@ def digest_of(root: Path, files: Files) -> str:
         inside = sorted(path for path in (folder / entry).rglob("*") if path.is_file())
         for path in inside or [folder / entry]:
             digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-        for path in inside[:: 1 + (len(inside) - 1) // SAMPLE] or [folder / entry]:
+        for path in inside[:: max(1, -(-len(inside) // SAMPLE))] or [folder / entry]:
             if path.is_file():
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -103,7 +103,7 @@ def digest_of(root: Path, files: Files) -> str:
 
 
 def _download(url: str, checksum: str, folder: Path, absent: list[str], *, plain: bool) -> None:
-    """Download one URL: a plain file into `folder` (if it is absent), an archive's wanted part beside it."""
+    """Download one URL into `folder`: a plain file, if it is absent, or what is wanted of an archive."""
     name = url.rsplit("/", 1)[1]
     if plain and name not in absent:
         return

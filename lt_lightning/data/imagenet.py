@@ -29,7 +29,7 @@ class ImageNet(ImageData):
     """Pictures in `train/<class>/*.JPEG` and `val/<class>/*.JPEG`, classes numbered in the order of their names.
 
     The test set is the folder `val`; validation images are held out from `train`. A training image is a random
-    part of a picture, an eighth to all of it, stretched and mirrored at random; otherwise it is the middle.
+    part of a picture, 8 % to all of it, stretched and mirrored at random; otherwise it is the middle.
 
     Args:
         root: see `LabelledData`; the pictures are in `imagenet` below it.

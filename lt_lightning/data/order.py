@@ -78,7 +78,7 @@ class Order:
         first_epoch: number of epochs that came before, in trainings that this one goes on from.
 
     Raises:
-        ValueError: if a batch would be empty.
+        ValueError: if a batch would be empty, or if there is no full one.
 
     >>> order = Order(count=10, batch_size=4, shuffle=False, drop_last=False, seed=0)
     >>> [len(batch) for batch in order.batches()]

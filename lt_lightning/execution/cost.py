@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import time
@@ -22,7 +21,7 @@ from lt_lightning.execution.timing import TimeRatio, compare_times, stopwatch
 from lt_lightning.network_graph.recording import without_fast_path
 from lt_lightning.pruning.enforcement import EnforcedMasks
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, call_network
+from lt_lightning.pruning.examples import Example, call_network, copied
 from lt_lightning.pruning.masks import Masks
 
 
@@ -186,8 +185,10 @@ def time_ratio(
         wide: likewise.
     """
     images = inputs_like(example, setting, device)
-    base, call = (network_call(copy.deepcopy(each).to(device), images, setting) for each in (dense, small))
-    return compare_times(call, base, stopwatch(device), samples, slot, wide)
+    base, call = (network_call(copied(each).to(device), images, setting) for each in (dense, small))
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # dropout draws
+        return compare_times(call, base, stopwatch(device), samples, slot, wide)
 
 
 # The time of every layer, measured within networks that run.
@@ -229,7 +230,7 @@ def layer_seconds(
     calls = {}
     marks: dict[str, dict[str, list[tuple[Mark, Mark]]]] = {}
     for key, network in networks.items():
-        mine = copy.deepcopy(network).to(device)
+        mine = copied(network).to(device)
         marks[key] = _watched(mine, names, mark)
         calls[key] = network_call(mine, images, setting)
     for call in calls.values():

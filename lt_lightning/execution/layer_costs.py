@@ -19,7 +19,7 @@ from lt_lightning.execution.remembered import machine_facts, remember, remembere
 from lt_lightning.execution.timing import Shape, interleaved, stopwatch, time_layers
 from lt_lightning.pruning.evaluation import evaluating
 from lt_lightning.pruning.examples import call_network, copied, several, tensors_in
-from lt_lightning.pruning.layers import Layer
+from lt_lightning.pruning.layers import Layer, why_not_plain
 from lt_lightning.structures.channel_choice import Floats
 from lt_lightning.structures.hybrid_choice import SHARES
 from lt_lightning.structures.matrices import group_count
@@ -138,8 +138,8 @@ class TimedCosts:
         whole = self._seconds(asked, self._whole)["dense"]
         self._full = {name: float(self._table(name)((1.0, 1.0))) for name in self._modules}
         others = [layer for layer in self.layers.values() if layer.name not in self._modules]
-        operations = sum(layer.size * layer.positions for layer in self.layers.values())
-        self._rate = sum(self._full.values()) / operations  # of layers that cannot be timed alone
+        operations = sum(self.layers[name].size * self.layers[name].positions for name in self._modules)
+        self._rate = sum(self._full.values()) / max(operations, 1)  # of layers that cannot be timed alone
         layers = sum(self._full.values()) + self._rate * sum(layer.size * layer.positions for layer in others)
         outputs = sum(layer.shape[layer.output_dim] * layer.positions for layer in self.layers.values())
         self._rest = max(whole - layers, 0.0) / outputs
@@ -171,13 +171,16 @@ class TimedCosts:
 
     def _module(self, layer: Layer) -> nn.Module | None:
         """Return the module of a layer, if it can be timed alone."""
-        module = dict(self.network.named_modules()).get(layer.name)
-        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
-        plain = type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
-        return module if plain or (depthwise and type(module) is nn.Conv2d) else None
+        match dict(self.network.named_modules()).get(layer.name):
+            case nn.Linear() as module if not why_not_plain(module):
+                return module
+            case nn.Conv2d() as module if not why_not_plain(module):
+                return module if module.groups in (1, module.in_channels) else None
+            case _:
+                return None
 
     def _table(self, name: str) -> RegularGridInterpolator:
-        """Return the function of the shares of outputs and inputs that are left of a layer which gives its seconds."""
+        """Return the function that gives a layer's seconds for the shares of its outputs and inputs that are left."""
         if name not in self._tables:
             module, shape = self._modules[name], self._shapes[name]
 
@@ -225,16 +228,21 @@ class TimedCosts:
         return {"dense": interleaved({"dense": call}, stopwatch(self.device), samples=5)["dense"].median}
 
     def _seconds(self, question: Mapping[str, object], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Return what was measured: now, or by an earlier run of this machine."""
+        """Return what was measured: now, or by an earlier run on this machine."""
         asked = {**question, "setting": str(self.setting), **machine_facts(self.device)}
         if (known := remembered("times", asked)) is None:
-            known = measure()
+            # What is trained next is the same, measured or remembered.
+            with torch.random.fork_rng(devices=[self.device] if torch.device(self.device).type == "cuda" else []):
+                known = measure()
             remember("times", asked, known)
         return known
 
 
 def narrowed(module: nn.Module, shape: Shape, outputs: float, inputs: float) -> tuple[nn.Module, Shape]:
     """Return a layer with shares of a layer's outputs and inputs, and the shape of one sample of its input.
+
+    Raises:
+        TypeError: if the layer is neither linear nor a 2-D convolution.
 
     >>> narrowed(nn.Conv2d(8, 16, 3), (8, 5, 5), outputs=0.25, inputs=0.5)
     (Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1)), (4, 5, 5))

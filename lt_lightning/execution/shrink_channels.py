@@ -218,7 +218,7 @@ def shrink_channels(
         traced: the network, or another of its kind, whose channels are known already.
 
     Raises:
-        ValueError: if the network does not run on the example.
+        ValueError: if the network does not run on the example, or the plan does not fit it (`follow_plan`).
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
@@ -234,7 +234,7 @@ def follow_plan(graph: ChannelGraph, plan: ChannelPlan) -> Liveness:
     """Return what a plan leaves of a network.
 
     Raises:
-        ValueError: if it leaves no channel of what a layer writes.
+        ValueError: if it names what the network does not have, or leaves no channel of what a layer writes.
     """
     kept = {
         name: _flags(plan.outputs[name], part.size)

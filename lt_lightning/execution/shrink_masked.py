@@ -112,8 +112,8 @@ class _Survivors:
         if f"{prefix}bias" in self.values:
             shifts |= self.survives(f"{prefix}bias").cpu().numpy()
         if f"{prefix}running_mean" in self.values:
-            moved = self.values[f"{prefix}running_mean"] != 0
-            shifts |= (moved & self.survives(scale.parameter)).cpu().numpy()
+            moved = (self.values[f"{prefix}running_mean"] != 0).cpu()
+            shifts |= (moved & self.survives(scale.parameter).cpu()).numpy()
         return shifts
 
     def _read(self, alive: dict[str, Flags]) -> dict[str, Flags]:

@@ -232,7 +232,11 @@ class Experiment:
         return self.pruning().options
 
     def own_callbacks(self) -> list[pl.Callback]:
-        """Return the user's own callbacks, new ones for every training."""
+        """Return the user's own callbacks, new ones for every training.
+
+        Raises:
+            ValueError: if one is no callback of Lightning; the message names the key.
+        """
         made: list[pl.Callback] = []
         for name, node in self.config.callbacks.items():
             with naming(f"callbacks.{name}"):
@@ -311,7 +315,8 @@ class Experiment:
         """The epochs that the dense network is trained, and those of a ticket."""
         total = int(self.options.trainer["max_epochs"])
         rewind = self.pruning_options.step.within(total)
-        return total, total - (rewind.count if rewind.unit == "ep" else 0)
+        whole = self.pruning_options.mode == "weights_only" or rewind.unit != "ep"
+        return total, total if whole else total - rewind.count
 
     def search_lengths(self) -> list[list[int]]:
         """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""

@@ -1,4 +1,4 @@
-"""A sweep as its jobs see it, and Hydra's callback at its ends."""
+"""A sweep as its jobs see it, and the callback that Hydra calls when it begins and ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lt_lightning.storage.files import read_json, write_csv, write_json
 
 FILE = "sweep.json"
 KEY = "sweep"  # key of the sweep's folder in a job's configuration
-# Files to which every job adds one sign at its end, so that to count them needs no job's record.
+# Files to which every job adds one byte at its end, so that counting the jobs needs none of their records.
 ENDED, TRAINED = "jobs_ended", "jobs_trained"
 
 
@@ -135,13 +135,13 @@ def count_jobs(sweeper: Any, overrides: list[str]) -> int | None:
     return math.prod(counts.values())
 
 
-# Hydra's callback at the ends of a multirun and of a single run.
+# The callback that Hydra calls when a multirun begins and ends, and when a single run ends.
 
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
 
 class SweepEnd(Callback):
-    """Hydra's callback that shows the outcome of a sweep's jobs, and fails if some of them are not finished."""
+    """A Hydra callback that shows the outcome of a sweep's jobs, and fails if some of them are not finished."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Record how many jobs there will be, unless nothing is to be run."""
@@ -152,7 +152,7 @@ class SweepEnd(Callback):
         """Print the table, the plan or the status.
 
         Raises:
-            SystemExit: with a line that says how many tasks or jobs are not finished, if any are.
+            SystemExit: with one line, if a job failed or a task is not finished.
         """
         # Slow to import, and Hydra makes this callback for single runs, too.
         from lt_lightning.results.status import print_status, tasks_under

@@ -14,7 +14,7 @@ from lt_lightning.models.common import positive
 class Bert(nn.Module):
     """`BertForSequenceClassification` of a configuration; with BERT-base's sizes it has 109.5 million parameters.
 
-    Initial values spread as BERT-base's do, and at other widths so that what a layer gives spreads alike.
+    Initial values have BERT-base's spread; at another width it is scaled, so that the outputs of layers spread alike.
 
     Args:
         classes: number of outputs.

@@ -199,7 +199,8 @@ def _summaries(network: nn.Module, given: Example, training: bool) -> dict[str, 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _: Any, result: Any) -> None:
             if name not in summaries and (tensors := list(tensors_in(result))):
-                values = tensors[0].double().flatten(1)
+                values = tensors[0].double()
+                values = values.flatten(1) if values.dim() > 1 else values.reshape(1, -1)
                 summaries[name] = torch.stack([values.sum(1), values.square().sum(1)])
 
         return hook

@@ -119,13 +119,15 @@ class Record:
         sums: ids of the result, of the first and of the second summand, each (n,), where two results are added.
         frozen: ids that must be kept, with the reason.
         summed: ids of channels that are added up, so that no layer reads them.
-        normalised: names of the parameters of each normalisation, with the ids of the channels that it is given.
+        normalised: names of the parameters and statistics of each normalisation, scale first, with the ids of the
+            channels that it is given.
         counted: weights of normalisations whose statistics run over channels, with the number of all channels.
         grouped: weights of convolutions and normalisations in groups, with the number of groups.
         grouped_inputs: number of inputs of each group of a convolution, by its weight.
         by_functions: weights that functions use, rather than the layers that they are of.
         unknown: operations that no rule knows, with the line that calls them.
         notes: what else could not be seen, one sentence each.
+        size: number of ids in use.
     """
 
     parts: dict[tuple[str, int], Part] = field(default_factory=dict)
@@ -190,7 +192,9 @@ class Recorder:
         return {number for tensor in tensors for number in self._made.get(id(tensor), ())}
 
     def finish(self, results: Sequence[Tensor]) -> None:
-        """Keep what the network returns, and what was to be kept where that comes from; a result unused keeps nothing.
+        """Keep the channels that the network returns, and those that operations behind its results had to keep.
+
+        What an operation had to keep is not kept where nothing that the network returns comes of it.
 
         Args:
             results: the tensors that the network returned.

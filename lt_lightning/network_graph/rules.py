@@ -29,6 +29,7 @@ class Call:
     """One call of an operation.
 
     Attributes:
+        func: the operation.
         in_place: whether it changes a tensor that it was given.
         name: name of the operation, without the underscore of one that works in place.
         args: its arguments.
@@ -198,7 +199,7 @@ def _new(recorder: Recorder, call: Call) -> None:
 
 
 def _index(recorder: Recorder, call: Call) -> None:
-    """Takes elements by index along dimensions that have no channels of interest; those have theirs moved."""
+    """Takes elements by index: their ids are moved alike, unless the indices are computed from channels."""
     indices = [each for each in call.args[1] if isinstance(each, Tensor)]
     if any(recorder.of(each).labels for each in indices):
         _unknown(recorder, call)
@@ -339,7 +340,7 @@ def _dropout(recorder: Recorder, call: Call) -> None:
 
 
 def _sum(recorder: Recorder, call: Call) -> None:
-    """Add, subtract, or take the larger: zeros give zero."""
+    """Add, subtract, interpolate, or take the larger or the smaller: zeros give zero."""
     _elementwise(recorder, call, "sum", call.args[:2])
 
 

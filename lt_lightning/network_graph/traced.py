@@ -56,7 +56,7 @@ class TracedNetwork:
         """The channels of the network; those that could not be dropped in a trial are frozen.
 
         Raises:
-            ValueError: if the network does not run on the example.
+            ValueError: if the network does not run on the example, or has no layers (see `find_layers`).
         """
         own = alone(self.network).eval()
         batch = several(own, map_tensors(self.example, Tensor.cpu))

@@ -221,14 +221,15 @@ class SynFlow(Criterion):
     zero, as they are before a training: nothing may be negative, or flow is not conserved.
 
     The density is reached in many steps, the flow computed anew after each: so the criterion avoids emptying
-    a layer. In float64, since products over many layers run out of float32.
+    a layer. It computes in float64, since products over many layers leave the range of float32.
 
     Attributes:
         steps: number of steps from the given masks to the density, each of which prunes the same share of what is
             left; 100 in the paper.
 
     Raises:
-        ValueError: if there are no steps; when it scores, if the network reads token ids.
+        ValueError: if there are no steps; when it scores, if the network reads anything but one tensor of
+            floating-point numbers (token ids, several arguments).
     """
 
     steps: int = 100

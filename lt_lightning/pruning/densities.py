@@ -25,12 +25,12 @@ def densities(
     Args:
         rounds: number of rounds; ignored where densities are given.
         rate: share of the remaining weights that a round prunes, in (0, 1).
-        density: densities to hit exactly, each in (0, 1): as many rounds lead from one to the next lower as reach it,
-            and the last of them prunes less.
+        density: densities to hit exactly, each in (0, 1). From one to the next lower there are as many rounds as are
+            needed to reach it, and the last of them may prune less.
         at_once: whether a round does not build on the one before: then one round reaches each density.
 
     Raises:
-        ValueError: if these are more than `MOST_ROUNDS` rounds.
+        ValueError: if more than `MOST_ROUNDS` rounds are asked for, or lead from one density to the next.
 
     >>> [round(each, 3) for each in densities(3, 0.2)], [round(each, 3) for each in densities(3, 0.2, 0.5)]
     ([0.8, 0.64, 0.512], [0.8, 0.64, 0.512, 0.5])
@@ -44,7 +44,10 @@ def densities(
     ends = descending(density)
     if at_once:
         return ends
-    return [each for start, end in zip([1.0, *ends], ends, strict=False) for each in _down_to(start, end, rate)]
+    found = [each for start, end in zip([1.0, *ends], ends, strict=False) for each in _down_to(start, end, rate)]
+    if len(found) > MOST_ROUNDS:
+        raise ValueError(f"rate={rate}: to density {ends[-1]} are {len(found)} rounds, more than {MOST_ROUNDS}")
+    return found
 
 
 def descending(density: float | Sequence[float]) -> list[float]:
@@ -57,7 +60,7 @@ def descending(density: float | Sequence[float]) -> list[float]:
 
 
 def _down_to(start: float, end: float, rate: float) -> list[float]:
-    # A share that is a power of 1 - rate, up to rounding, takes no round more.
+    # A share that is a power of 1 - rate, up to rounding, needs no further round.
     needed = max(1, math.ceil(math.log(end / start) / math.log1p(-rate) - 1e-9))
     if needed > MOST_ROUNDS:
         raise ValueError(f"rate={rate}: from density {start} to {end} are more than {MOST_ROUNDS} rounds")

@@ -28,8 +28,8 @@ def harmless_state(optimizer: Optimizer, network: nn.Module, masks: Masks) -> fr
         masks: masks of the parameters that will be pruned; only their names and shapes matter.
 
     Returns:
-        The keys of what the optimizer keeps for each weight that is not zero for pruned ones, and moves none of them:
-        `exp_inf` of Adamax, which is a small constant there, or the step sizes of Rprop.
+        The keys of those values, kept by the optimizer for each weight, that are not zero for pruned weights and yet
+        move none of them: `exp_inf` of Adamax, which is a small constant there, or the step sizes of Rprop.
 
     Raises:
         ValueError: if a pruned weight does not stay zero; it names the optimizer and the parameter.

@@ -73,6 +73,8 @@ def map_tensors(values: Any, change: Any) -> Any:
             return change(values)
         case Mapping():
             return {key: map_tensors(value, change) for key, value in values.items()}
+        case tuple() if hasattr(values, "_fields"):  # a named tuple
+            return type(values)(*(map_tensors(value, change) for value in values))
         case tuple() | list():
             return type(values)(map_tensors(value, change) for value in values)
         case _:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, call_network, does_not_run
+from lt_lightning.pruning.examples import Example, call_network, does_not_run, tensors_in
 from lt_lightning.pruning.masks import Masks
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -32,12 +32,12 @@ class Layer:
         shape: shape of its weight, (outputs, inputs per group, *kernel); a linear layer has no kernel. Of a transposed
             convolution, and of the `Conv1D` of transformers, inputs come first.
         groups: number of groups of the convolution; 1 for a linear layer.
-        positions: output positions of one sample (height x width, summed over calls), by each of which every
-            weight is multiplied once.
+        positions: output positions of one sample (height x width, summed over calls); of a transposed convolution,
+            input positions. Every weight is multiplied once at each of them.
         roles: those of `ROLES` that the layer has.
         output_dim: dimension of the weight that has the outputs.
         parameter: name of the weight, if it is another than the module's `weight`.
-        tied_to: name of the layer before it whose weight is its own, too; empty if there is none.
+        tied_to: name of the earlier layer that shares its weight; empty if there is none.
         frozen: whether its weight is not trained (`requires_grad=False`).
     """
 
@@ -94,9 +94,10 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
     """
     layers: dict[str, Layer] = {}
     names = {module: name for name, module in network.named_modules()}
+    samples = next((len(tensor) for tensor in tensors_in(example) if tensor.dim()), 1)
 
     def record(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        for called in _layers_of(names[module], module, given, output):
+        for called in _layers_of(names[module], module, given, output, samples):
             known = layers.get(called.name)
             both = replace(known, positions=known.positions + called.positions) if known else called
             layers[called.name] = both
@@ -245,9 +246,14 @@ def has_layers(module: nn.Module) -> bool:
     return isinstance(module, kinds) or is_conv1d(module) or has_plain_heads(module)
 
 
-def _layers_of(name: str, module: nn.Module, given: tuple[Any, ...], output: Any) -> list[Layer]:
+def _layers_of(name: str, module: nn.Module, given: tuple[Any, ...], output: Any, samples: int) -> list[Layer]:
+    """Return the layers of a module that was called; code may have folded windows or tokens into the batch before."""
+
+    def positions(tensor: Tensor, channels: int) -> int:
+        return max(1, tensor.numel() // channels // samples)
+
     if has_plain_heads(module):
-        tokens = given[0].numel() // module.embed_dim // (given[0].shape[0 if module.batch_first else 1])
+        tokens = positions(given[0], module.embed_dim)
         shapes = {"in_proj": module.in_proj_weight.shape, "out_proj": module.out_proj.weight.shape}
         parameters = {"in_proj": "in_proj_weight", "out_proj": "out_proj.weight"}
         return [
@@ -257,14 +263,13 @@ def _layers_of(name: str, module: nn.Module, given: tuple[Any, ...], output: Any
     weight: Tensor = module.weight  # type: ignore[assignment]
     shape = tuple(weight.shape)
     if isinstance(module, TRANSPOSED):
-        return [Layer(name, shape, module.groups, math.prod(given[0].shape[2:]), output_dim=1)]
+        return [Layer(name, shape, module.groups, positions(given[0], module.in_channels), output_dim=1)]
     if isinstance(module, CONVOLUTIONS):
         depthwise = module.groups > 1 and module.groups == module.in_channels
         roles = frozenset({"depthwise"}) if depthwise else frozenset[str]()
-        return [Layer(name, shape, module.groups, math.prod(output.shape[2:]), roles)]
+        return [Layer(name, shape, module.groups, positions(output, module.out_channels), roles)]
     output_dim = int(is_conv1d(module))
-    positions = output[0].numel() // shape[output_dim]
-    return [Layer(name, shape, 1, positions, frozenset({"linear"}), output_dim)]
+    return [Layer(name, shape, 1, positions(output, shape[output_dim]), frozenset({"linear"}), output_dim)]
 
 
 def _full(name: str, part: str) -> str:
@@ -292,7 +297,7 @@ def _with_ends(layers: dict[str, Layer]) -> dict[str, Layer]:
 
 
 def matches(layer: Layer, pattern: str) -> bool:
-    """Whether a layer has a role, or a name of a pattern."""
+    """Whether a layer has the role, or its name matches the pattern."""
     return pattern in layer.roles if pattern in ROLES else fnmatchcase(layer.name, pattern)
 
 

@@ -66,7 +66,7 @@ class Step:
         return self if self.unit != "%" else Step(round(self.count * epochs / 100), "ep")
 
     def split(self, steps_per_epoch: int) -> tuple[int, int]:
-        """Return whole epochs before the step, and optimizer steps after them; a share has to be turned first."""
+        """Return whole epochs before the step, and optimizer steps after them; of a share, call `within` first."""
         return (self.count, 0) if self.unit == "ep" else divmod(self.count, steps_per_epoch)
 
     def __str__(self) -> str:

@@ -143,7 +143,7 @@ class Sparsification:
 def moments(steps: int, updates: int, begin: float = 0.0, end: float = 1.0) -> Mapping[int, float]:
     """Return when masks are updated: numbers of optimizer steps, and progress from `begin` to `end` in (0, 1].
 
-    The updates are evenly spaced; the last of them is at `end`, and as often they go on after it, at progress 1.
+    The updates are evenly spaced, and the last of them is at `end`. They go on after it at progress 1.
     Where there are fewer steps than updates, one stands for several.
 
     Args:
@@ -240,8 +240,8 @@ class Movement(Sparsifier):
     its value is remembered and its score still counts, so that it may come back, with that value and no momentum.
 
     Attributes:
-        updates: number of updates of the masks, evenly spaced from `begin` to `end`, and as often after it; the paper
-            updates them in every step.
+        updates: number of updates of the masks, evenly spaced from `begin` to `end`; they go on after it, at the
+            same spacing. The paper updates them in every step.
         begin: share of the training before it begins to prune, in [0, 1); scores count from the first step on.
         end: share of it at which the density is reached, in (0, 1].
 
@@ -290,8 +290,8 @@ class ADMM(Sparsifier):
     """Draws the weights towards a network of the density, then prunes the smallest (Zhang et al. 2018, section 3).
 
     The training minimises loss(W) + rho/2 ||W - Z + U||^2 by W, with the training's own optimizer. Now and then Z
-    becomes W + U with all but its largest weights set to zero, and U grows by W - Z; at first Z is that of W, and
-    U zero. No weight is kept at zero meanwhile.
+    becomes W + U with all but its largest weights set to zero, and U grows by W - Z. At first U is zero, and Z is W
+    with all but its largest weights set to zero. No weight is kept at zero meanwhile.
 
     Attributes:
         rho: strength of the pull, positive. The larger it is, the closer the weights come to Z, and the less they

@@ -94,7 +94,7 @@ def allowed(target: Any, packages: Sequence[str]) -> Any:
 
 
 def named(target: str) -> Any:
-    """Return what a dotted name stands for, which is imported whatever it is, and say nothing besides.
+    """Return what a dotted name stands for; it is imported, whatever it is, and nothing is logged.
 
     Raises:
         Exception: in one line, what importing it raises.

@@ -77,8 +77,8 @@ class LayerReport:
         target: number of weights that the round's unstructured mask keeps.
         kept: number of weights that the ticket's mask keeps.
         executed: number of weights that take part in the computation when the plan is executed, padding counted.
-        positions: output positions of one sample; the layer executes `executed * positions` multiply-adds.
-        form: way in which the layer is executed; `dense` and `unstructured` layers are not structured.
+        positions: positions of one sample, see `Layer`; the layer executes `executed * positions` multiply-adds.
+        form: way in which the layer is executed; `dense` and `unstructured` layers run whole.
         retained_magnitude: share of the unstructured mask's surviving magnitude that the ticket keeps, in [0, 1].
         note: why a layer fell back, or what is particular about it; empty where nothing is.
     """

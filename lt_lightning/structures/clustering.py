@@ -25,18 +25,18 @@ Integers = NDArray[np.int64]
 
 _STEPS = 100
 _DECAY = 0.95
-_ROUNDING = 1e-12  # of the gains: differences below it are none
+_ROUNDING = 1e-12  # of the largest gain: smaller differences count for nothing
 
 
 def assign(gains: Floats, size: int) -> Integers:
     """Assign rows to groups of `size` rows so that the sum of their `gains` (rows x groups) is largest.
 
-    Give every group a price. Rows that each go where their gain less the price is largest are assigned as well as so
-    many rows in each group can be (linear programming duality). So prices are searched at which hardly a group has
-    too many rows; those still too many move on one by one, each time along the cheapest way to a group with room,
-    which keeps the assignment the best of its sizes (successive shortest paths). With few groups that takes a small
-    part of the time of `scipy.optimize.linear_sum_assignment`, which knows nothing of groups: 2 ms instead of 60 for
-    512 rows in 16 groups.
+    Give every group a price, and let every row go where its gain less the price is largest. No other assignment with
+    as many rows in each group has a larger sum (linear programming duality). So prices are searched at which hardly
+    any group has too many rows. Rows that are still too many move on one by one, each time along the cheapest way to a
+    group with room, so that the assignment stays the best of its sizes (successive shortest paths). With few groups
+    that takes a small part of the time of `scipy.optimize.linear_sum_assignment`, which knows nothing of groups: 2 ms
+    instead of 60 for 512 rows in 16 groups.
 
     Returns:
         the group of every row, (rows,).
@@ -116,9 +116,9 @@ _IMBALANCE = 0.03
 
 # Small matrices get many starts, large ones many steps of one start: so in layers of trained ResNets of 8 and 18 layers
 # `best` keeps as much as a long annealing, give or take 0.1 %, and at most 0.9 % less.
-_START_WORK = 2**25  # rows x values, up to which there are several starts
+_START_WORK = 2**25  # rows x values of all starts together, but there is always one start
 _MOST_STARTS = 20
-_ALL_STEPS = 20  # of all starts together, one at least of each
+_ALL_STEPS = 20  # of all starts together, but each has one at least
 _WIDEST, _NARROWEST = 1.0, 0.12  # ramps, times the mean of values that are not zero and the root of a group's size
 _SWEEPS = 6
 _LEAST_GAIN = 2e-4
@@ -319,8 +319,8 @@ def _scaled(values: Values) -> Singles:
 def hypergraph_groups(pattern: Chosen, groups: int, seed: int) -> Labels:
     """Return groups that cut few columns apart (mtkahypar, objective km1: over columns, the groups touched less one).
 
-    Rows are vertices; every column joins its non-zero rows. ColumnRule with one row, and columns with all of them, cost
-    the same in any partition and are left out; of very many the partitioner sees a random part.
+    Rows are vertices; every column joins its non-zero rows. Columns with one row or none, and columns with all rows,
+    cost the same in any partition and are left out. Where very many are left, the partitioner sees a random part.
 
     Args:
         pattern: whether a value survives, rows x columns.

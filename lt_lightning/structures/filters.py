@@ -68,7 +68,7 @@ class Filters(ChannelStructure):
         """Trace the network and look for channels that may be dropped, and for what they are scored by.
 
         Raises:
-            ValueError: if the network cannot be traced, or has none.
+            ValueError: if the network cannot be traced, or has no such channels or nothing that scores them.
         """
         graph = traced.graph
         groups = droppable(graph, self.coupling)

@@ -30,8 +30,9 @@ from lt_lightning.structures.plan import Block, Granularity
 class FixedBlocks(Structure):
     """Keeps the tiles of consecutive filters x consecutive input channels in which most magnitude survives.
 
-    What block-sparse libraries execute (Gray et al., "GPU kernels for block-sparse weights", 2017), and the control of
-    `Regroup`: there the filters of a block are chosen, and each of its columns on its own; here nothing is permuted.
+    Block-sparse libraries execute such tiles (Gray et al., "GPU kernels for block-sparse weights", 2017). They are the
+    control of `Regroup`: there the filters of a block are chosen, and each of its columns on its own; here nothing is
+    permuted.
 
     The ticket keeps as many weights as the unstructured masks do: every layer its share, over all layers never more
     than the masks, and less than one step below. A step is one tile for `kernel_position`; for `input_channel` one
@@ -41,8 +42,8 @@ class FixedBlocks(Structure):
     Attributes:
         granularity: whether a tile holds its input channels at all kernel positions (`input_channel`) or at one
             (`kernel_position`, which needs the block kernel).
-        filters: least number of filters of a tile. A layer's tiles have equally many: the smallest divisor of
-            their number that is at least so large; a layer with fewer than twice as many has one row of tiles.
+        filters: least number of filters of a tile. A layer's tiles have equally many: the smallest divisor of its
+            number of filters that is at least so large. A layer with fewer than twice as many has one row of tiles.
         channels: number of input channels of a tile, as far as it divides the layer's inputs and a fourth of them.
 
     Raises:

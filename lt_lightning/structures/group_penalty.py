@@ -1,8 +1,8 @@
 """A penalty on what a structure keeps or drops together, so that little is lost when the next round drops it.
 
 The group lasso (Yuan and Lin 2006) adds to the loss, for every group of weights, its Euclidean norm times the root of
-its size. A step of the optimizer is followed by the penalty's proximal operator, which shortens every group by the same
-length and sets short ones to zero, exactly; nothing is added to the backward pass.
+its size. A step of the optimizer is followed by the penalty's proximal operator. It shortens every group by a length in
+proportion to that root, and sets shorter ones to zero, exactly; nothing is added to the backward pass.
 """
 
 from __future__ import annotations

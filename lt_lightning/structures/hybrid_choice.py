@@ -2,7 +2,7 @@
 
 What is maximised is the sum, over the prunable layers, of the logarithm of the share of its surviving magnitude that a
 layer retains: what goes through a network goes through all of its layers. A multiplier prices the budget; for a price,
-groups of channels choose their number one after the other, and every layer its form, until nobody changes his mind.
+groups of channels choose their number one after the other, and every layer its form, until no choice changes.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ class HybridChoice:
         return _Values(tuple(forms), values, np.concatenate(costs, axis=1))
 
     def _retained(self, layer: Layer, outputs: Flags, inputs: Flags) -> Floats:
-        """Return the share of a layer's surviving magnitude in the channels that are computed; 1 of any other."""
+        """Return the share of a layer's surviving magnitude in the channels that are computed; 1 if it has none."""
         mass = self._masses.get(layer.name)
         if mass is None or not (total := mass.sum()):
             return np.ones(len(outputs))

@@ -68,7 +68,7 @@ class ColumnRule:
     """Rule that chooses the columns which hold most.
 
     Attributes:
-        count: number of (group, column) pairs of all groups together, at least 1; with `in_each` of each group.
+        count: number of (group, column) pairs of all groups together, or with `in_each` of every group; at least 1.
         in_each: whether every group keeps equally many.
     """
 
@@ -80,7 +80,9 @@ class ColumnRule:
         return (largest_in_each if self.in_each else largest_pairs)(sums, self.count)
 
     def least(self, sums: Values) -> Values:
-        """Return the least of the sums that every group competes with and that is chosen: (groups x 1).
+        """Return the least sum that is chosen, for every group: (groups x 1).
+
+        It is the least of the group's own with `in_each`, else that of all groups.
 
         >>> ColumnRule(2).least(np.array([[5.0, 4.0, 1.0], [2.0, 3.0, 0.0]])).tolist()
         [[4.0], [4.0]]

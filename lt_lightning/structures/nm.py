@@ -69,7 +69,10 @@ class NM(Structure):
         why_dense = {layer.name: self._why_dense(layer, given.network) for layer in given.layers.values()}
         for layer in given.prunable:
             if not why_dense[layer.name]:
-                masks[layer.weight] = nm_mask(self._scores(layer, given), self.n, self.m)
+                scores = self._scores(layer, given)
+                inputs_first = layer.output_dim == 1
+                mask = nm_mask(scores.transpose(0, 1) if inputs_first else scores, self.n, self.m)
+                masks[layer.weight] = mask.transpose(0, 1).contiguous() if inputs_first else mask
         executable = tuple(layer.name for layer in given.prunable if self._is_executable(layer, given.network))
         reports = {}
         for name, layer in given.layers.items():
@@ -78,11 +81,11 @@ class NM(Structure):
         return StructureResult(masks, reports, NMPlan(self.n, self.m, executable) if executable else None)
 
     def _fits(self, layer: Layer) -> bool:
-        return layer.shape[1] % self.m == 0
+        return _inputs(layer) % self.m == 0
 
     def _why_dense(self, layer: Layer, network: nn.Module) -> str:
         if not self._fits(layer):
-            return f"{layer.shape[1]} inputs are no multiple of {self.m}"
+            return f"{_inputs(layer)} inputs are no multiple of {self.m}"
         return why_irreplaceable(network, layer.name)
 
     def _is_executable(self, layer: Layer, network: nn.Module) -> bool:
@@ -115,6 +118,11 @@ class NM(Structure):
         if executable:
             return f"{pattern}: runs sparse on CUDA, in half precision and inference, where that is measured faster"
         return f"{pattern}: runs whole, as no kernel is there for it"
+
+
+def _inputs(layer: Layer) -> int:
+    """Return the number of inputs of each output; those of a transposed convolution come first, group after group."""
+    return layer.shape[0] // layer.groups if layer.output_dim == 1 else layer.shape[1]
 
 
 def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:

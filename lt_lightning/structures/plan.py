@@ -61,6 +61,9 @@ class NMPlan:
         n: number of weights kept of each m.
         m: number of consecutive inputs.
         layers: linear layers and 1x1 convolutions that may be computed so; a layer that is not named runs whole.
+
+    Raises:
+        ValueError: unless n and m are whole numbers with 1 <= n < m.
     """
 
     n: int
@@ -254,7 +257,7 @@ def _named(plan: BlockPlan | ChannelPlan | NMPlan | None) -> list[str]:
 def _limits(
     plan: BlockPlan | ChannelPlan | NMPlan | None, shapes: Mapping[str, Sequence[int]]
 ) -> Iterator[tuple[str, int | None, Tensor]]:
-    """Every list of indices of a plan, with its layer and what the indices stay below, if that is known."""
+    """Yield the lists of indices of a plan, with their layer and what the indices stay below, None if unknown."""
 
     def known(name: str, dimensions: slice) -> int | None:
         shape = shapes.get(weight_of(name, shapes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from lt_lightning.network_graph.graph import ChannelGroup
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating
+from lt_lightning.pruning.examples import copied
 from lt_lightning.pruning.layers import CONVOLUTIONS, TRANSPOSED, Layer
 from lt_lightning.structures.base import StructureInput, StructureResult
 from lt_lightning.structures.channel_choice import (
@@ -271,7 +271,7 @@ def feature_norms(given: StructureInput, norm: Norm, count: int) -> dict[str, Fl
         norms of the channels, float64, (outputs,), by layer name.
 
     Raises:
-        ValueError: if batches, or values of the network, are missing.
+        ValueError: if batches, or values of the network, are missing, or a layer has no output of its own.
     """
     if given.batches is None:
         raise ValueError(
@@ -282,7 +282,7 @@ def feature_norms(given: StructureInput, norm: Norm, count: int) -> dict[str, Fl
     sums: dict[str, Tensor] = {}
     modules = dict(network.named_modules())
     for layer in given.prunable:
-        if layer.parameter:
+        if layer.name not in modules or (layer.parameter and not layer.tied_to):
             raise ValueError(f"score='feature_{norm}': {layer.name} has no result of its own to look at")
         modules[layer.name].register_forward_hook(_adding_up(sums, layer.name, norm))
     dtype = next(network.parameters()).dtype
@@ -294,11 +294,14 @@ def feature_norms(given: StructureInput, norm: Norm, count: int) -> dict[str, Fl
 
 def _masked_copy(given: StructureInput) -> nn.Module:
     """Copy the network with the given values, and their type, under the masks."""
-    network: nn.Module = copy.deepcopy(given.network)
+    network = copied(given.network)
     if missing := sorted(network.state_dict().keys() - given.weights.keys()):
         raise ValueError(f"feature maps need every parameter and buffer of the network: {missing[0]} is not in weights")
     state = {name: given.weights[name].contiguous() for name in network.state_dict()}  # else it is rounded otherwise
-    state |= {name: state[name] * mask for name, mask in given.masks.items()}
+    masks = {network.get_parameter(name): mask for name, mask in given.masks.items()}
+    for name, parameter in network.named_parameters(remove_duplicate=False):  # by every name of a tied weight
+        if parameter in masks:
+            state[name] = state[name] * masks[parameter]
     network.load_state_dict(state, assign=True)
     return network
 

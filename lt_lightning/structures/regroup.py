@@ -39,12 +39,12 @@ GROUP_SIZE = 32
 
 @dataclass(frozen=True)
 class Regroup(Structure):
-    """Groups filters of equal number that use the same columns, and refills group x columns completely.
+    """Puts filters that use the same columns in groups of equal size, and refills group x columns completely.
 
     Source: Chen et al., ICML 2022 (arXiv 2202.04736), section 3.3. A weight is seen as a matrix, rows = filters. A
     group of rows with the columns it keeps is a dense block: weights inside are refilled, weights outside pruned.
-    A layer's groups have equal size, the smallest divisor of their number that is at least `group_size`; a layer
-    with fewer than twice `group_size` filters is one group.
+    A layer's groups have equal size: the smallest divisor of its number of filters that is at least `group_size`. A
+    layer with fewer than twice `group_size` filters is one group.
 
     Two budgets:
         match: the ticket keeps as many weights as the unstructured masks do. Every layer keeps its share, in the
@@ -52,10 +52,10 @@ class Regroup(Structure):
             and less than one column below it, where a column is `group size` weights for `kernel_position` and, for
             `input_channel`, one channel (with `round_to`, that many) in every group of a layer: filters x kernel
             weights. With `match="flops"` multiply-adds are shared out in place of weights, those of one sample that the
-            masks' weights take part in. A layer keeps at least one column, however little of it survives. What layers
-            that cannot be grouped keep too much is taken from the others in proportion. With `kernel_position` the
-            groups of a layer may differ in their columns' number, down to none; with `input_channel` they do not, so a
-            grouped convolution computes them without padding.
+            masks' weights take part in. A layer keeps at least one column, however little of it survives. Layers that
+            cannot be grouped keep all of their weights, and the others keep less for it, in proportion. With
+            `kernel_position` the groups of a layer may differ in their number of columns, down to none; with
+            `input_channel` they do not, so a grouped convolution computes them without padding.
         threshold: the paper's. A group keeps the columns of which at least `min_count` survives. The number of
             weights is what comes out of it. A layer without any block is executed dense, and reported so.
 
@@ -75,7 +75,7 @@ class Regroup(Structure):
             sum of the magnitudes of all of its weights (`all`), pruned ones with the value that they are given with:
             after a training with masks that is zero, which makes it `l1`.
         groups: whether groups are found `anew`, or `kept` from the ticket that this one is grown from, where it has as
-            many of the layer; for `match`.
+            many groups of the layer; for `match`.
         budget: number of weights that the ticket keeps; see above.
         match: what the ticket has as much of as the masks, for the budget `match`: `executed` weights, or `flops`.
         round_to: number of which a group's columns are a multiple, as far as it divides the layer's inputs and a
@@ -277,7 +277,7 @@ class Regroup(Structure):
         return blocks, "; ".join(filter(None, notes))
 
     def _multiple(self, matrix: Matrix) -> int:
-        """Return of what a group's number of columns is a multiple: `round_to`, as far as it fits."""
+        """Return the number of which a group's columns are a multiple: `round_to`, as far as it fits."""
         return gcd(self.round_to, matrix.columns, max(matrix.columns // 4, 1))
 
     def _length(self, matrix: Matrix) -> int:

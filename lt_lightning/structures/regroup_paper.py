@@ -32,12 +32,13 @@ class RegroupPaper(Structure):
     filters or fewer, and those of which no number of columns is accepted, form no block. Where others of the layer do,
     their filters are pruned.
 
-    Three things differ, so that what is counted is executed. Clusters have equal size, which the code's are to about a
+    Three things differ, so that what is counted is executed. Clusters have equal size; the code's are equal to about a
     tenth. A filter without any weight belongs to a cluster. A layer without any block is executed dense, and reported
     so; the code leaves its mask unstructured.
 
     Attributes:
-        clusters: most clusters of a layer; it has the largest number of equal ones up to it.
+        clusters: largest number of clusters of a layer. It has the largest number up to that which divides
+            its filters equally.
         ratio: see `accepted_columns`.
         least_rows: number of filters that a block must have more of.
         clustering: method that finds the clusters; see `clustering.cluster`.

@@ -69,7 +69,11 @@ def read_card_file(path: Path | str, what: str, parse: Callable[[dict[str, Tenso
 
 
 def check_digest(tensors: Mapping[str, Tensor], card: dict[str, Any]) -> None:
-    """Take the digest off a card that was read, and refuse what does not match it."""
+    """Take the digest off a card that was read, and refuse what does not match it.
+
+    Raises:
+        RefusedError: if the tensors and the rest of the card have another digest.
+    """
     if card.pop("digest", None) != digest_of_content(tensors, card):
         raise RefusedError("is damaged or was altered: its content does not match its digest")
 

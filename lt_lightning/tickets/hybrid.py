@@ -145,8 +145,8 @@ class Hybrid(Structure):
         """Look whether the budget can be measured, and channels may be dropped.
 
         Raises:
-            ValueError: if a time is asked for where nothing may depend on the clock, or no channel may be dropped and
-                blocks are not wanted.
+            ValueError: if a time is asked for where nothing may depend on the clock, if the network takes anything but
+                one tensor, or if no channel may be dropped and blocks are not wanted.
         """
         if self._asked()[0] == "time" and torch.are_deterministic_algorithms_enabled():
             raise ValueError(

@@ -34,7 +34,7 @@ Budget = Literal["parameters", "flops", "time", "memory"]
 
 SCHEMA = 1
 _WIDTH = 80  # columns of the table
-_NEAR = 0.005  # how far below the share asked for a search for it ends, as a part of that share
+_NEAR = 0.005  # a search for a density ends when its share is this near below the one asked for, as a part of it
 _ATTEMPTS = 14
 
 
@@ -51,7 +51,7 @@ class Change:
 
     @property
     def share(self) -> float:
-        """What is left of each one; 1 of nothing."""
+        """The share that is left; 1 if there was nothing before."""
         return self.after / self.before if self.before else 1.0
 
     def __str__(self) -> str:

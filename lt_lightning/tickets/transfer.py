@@ -43,7 +43,7 @@ def transfer(ticket: Ticket, network: nn.Module, example: Tensor, other_classes:
         other_classes: whether the network's classes are others than those of the ticket's data set.
 
     Raises:
-        ValueError: if the network differs in more; names the parameters.
+        ValueError: if the network differs in more, naming the parameters; or if the ticket has a plan.
     """
     if ticket.plan is not None:
         raise ValueError("an unstructured ticket is transferred, and structured then: this one has a plan")

@@ -55,9 +55,12 @@ def example_input(trainer: pl.Trainer, pl_module: pl.LightningModule, network: n
 
 
 def first_batches(trainer: pl.Trainer, count: int) -> list[Batch]:
-    """Return the first training batches (inputs, targets) of epoch 0 on the device, at most as many as there are.
+    """Return the first `count` training batches (inputs, targets) of epoch 0 on the device, or as many as there are.
 
     The training's own loader is left as it was.
+
+    Raises:
+        ValueError: if a batch is not a pair.
     """
     loader = training_loader(trainer)
     sampler: Any = getattr(loader, "sampler", None)

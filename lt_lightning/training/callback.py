@@ -341,7 +341,7 @@ class LotteryTicketPruning(MaskedTraining):
         scope = self.options.compared_in
         context = Context(network, scored, self._example, lambda n: first_batches(trainer, n), wanted, scope)
         scores: dict[str, Tensor] = {}
-        if trainer.is_global_zero:  # the others' batches are others, and their rounding may be
+        if trainer.is_global_zero:  # other processes have other batches, and may round differently
             with isolate_rng():
                 torch.manual_seed(self.round)  # the same after a resume
                 scores = self.options.scoring(_on_cpu(scored), masks, context)
@@ -359,7 +359,7 @@ class LotteryTicketPruning(MaskedTraining):
         return self.restart.values(alive, self.masks)
 
     def _write_ticket(self, trainer: pl.Trainer, pruned: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Masks:
-        """Write the ticket that the round trains and return its masks; a structure makes more of them than a mask."""
+        """Write the ticket that the round trains and return its masks; a structure may mask biases, too."""
         ticket = None
         if trainer.is_global_zero:  # made by one process, as scores on batches may be rounded otherwise elsewhere
             given = self._structure_input(trainer, _on_cpu(pruned))
@@ -417,7 +417,7 @@ class LotteryTicketPruning(MaskedTraining):
         return state
 
     def _scored_beside(self) -> Mapping[str, Tensor]:
-        """Return what was beside these weights; nothing where it is still there."""
+        """Return what the module had beside these weights; nothing where it still has that."""
         if self.options.scores_from == "rewound":
             assert self._point is not None
             return self._point.beside
@@ -442,7 +442,7 @@ class LotteryTicketPruning(MaskedTraining):
         load_beside(pl_module, self._scored_beside())
         rewound = self.options.scores_from == "rewound"
         self.restart.point.restore_schedule(trainer.optimizers, schedules_of(trainer), momentum=rewound)
-        # A structure that the last round trained holds more than weights.
+        # A structure that the last round trained may mask more than weights.
         before = self.enforced_masks if self.options.scores_from == "trained" else {}
         self.enforce(trainer, network, before | self.masks)
         self._gradients = {}

@@ -1,4 +1,4 @@
-"""What of other people's trainings goes with pruning: callbacks, optimizers, validations, networks, and a second fit.
+"""Whether a user's own training goes with pruning: its callbacks, its validations, its state, and a second fit.
 
 Everything here is looked at before the first epoch. `docs/callbacks.md` has the callbacks of Lightning.
 """
@@ -99,7 +99,7 @@ def check_validations(trainer: pl.Trainer, timeline: Timeline, monitor: str) -> 
         monitor: metric that the validations log.
 
     Raises:
-        ValueError: if one has none, or has them elsewhere; names the argument of the Trainer.
+        ValueError: if one has none, or has them elsewhere; it names the argument of the Trainer.
     """
     every, last = trainer.check_val_every_n_epoch, timeline.epochs
     first = last - timeline.epochs_per_training

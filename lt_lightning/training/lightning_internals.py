@@ -1,4 +1,4 @@
-"""Both Lightning packages side by side, and all that uses what they do not document, read from pytorch-lightning 2.6.
+"""Both Lightning packages side by side, and all that uses what they do not document, as pytorch-lightning 2.6 has it.
 
 `pytorch_lightning` and `lightning.pytorch` have equal classes that are not the same ones. One of them is enough, and
 where both are installed a user may mean either. What is handed to a Trainer is therefore a class of both, and what is
@@ -68,7 +68,7 @@ else:
 
 
 def is_lightning(thing: object, *names: str) -> bool:
-    """Whether an object's class, or one that it inherits from, is one of these of Lightning, in either package.
+    """Whether an object's class, or one of its bases, is a Lightning class of one of these names, in either package.
 
     >>> from pytorch_lightning.callbacks import EarlyStopping
     >>> is_lightning(EarlyStopping("loss"), "EarlyStopping", "Timer"), is_lightning(EarlyStopping("loss"), "Timer")
@@ -113,7 +113,7 @@ def validation_clock(trainer: pl.Trainer) -> float | None:
 
 
 def scales_gradients(trainer: pl.Trainer) -> bool:
-    """Say whether gradients are multiples of the loss's, as with a precision of 16 bits and a small exponent."""
+    """Say whether the precision scales the loss, and gradients with it, as float16 does in mixed precision."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
@@ -140,7 +140,7 @@ def batch_in_fit(trainer: pl.Trainer) -> int:
 
 
 def validation_metrics(trainer: pl.Trainer) -> dict[str, float]:
-    """Return what the validation has logged that ends now, by name; its means over the epoch."""
+    """Return what the validation that ends now has logged, by name: means over all its batches."""
     assert trainer._results is not None
     return {name: float(value) for name, value in trainer._results.metrics(on_step=False)["callback"].items()}
 
@@ -197,7 +197,7 @@ def running_state(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[st
 
 
 def restore_running(trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any]) -> None:
-    """Restore what `running_state` returned, when everything but the first step is done."""
+    """Restore what `running_state` returned; to be called when all is set up, right before the first step."""
     loader: Any = trainer.train_dataloader
     if state["loader"] is not None:  # Lightning has asked the loader for its iterator already, but for no batch
         loader.load_state_dict(state["loader"])

@@ -52,6 +52,9 @@ class MaskedTraining(Callback):
         monitor_mode: whether a higher (`max`) or a lower value (`min`) is better.
         network: path of the submodule of the LightningModule that is pruned; None is its attribute `network` where it
             has one, else the only submodule that has layers to prune, else the LightningModule itself.
+
+    Raises:
+        ValueError: if `monitor_mode` is neither of the two.
     """
 
     def __init__(
@@ -84,7 +87,11 @@ class MaskedTraining(Callback):
         self._clock: float | None = None
 
     def network_of(self, pl_module: pl.LightningModule) -> nn.Module:
-        """Return the module that is pruned; of a compiled one the module that was compiled."""
+        """Return the module that is pruned; of a compiled one the module that was compiled.
+
+        Raises:
+            ValueError: if the path names no submodule, or if without a path it is not clear which one is meant.
+        """
         return uncompiled(self._chosen_network(pl_module))
 
     def _chosen_network(self, pl_module: pl.LightningModule) -> nn.Module:
@@ -131,7 +138,7 @@ class MaskedTraining(Callback):
         self._periods = Periods.of(trainer)
 
     def follow_epoch(self, trainer: pl.Trainer, epoch: int) -> None:
-        """Let schedules and validations take the current epoch for that epoch of a training."""
+        """Let schedules and validations treat the current epoch of the fit as that epoch of a training."""
         assert self._periods is not None
         self._periods.follow(trainer, epoch)
 
@@ -214,7 +221,7 @@ class MaskedTraining(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._stepped = False  # until the optimizer's step gradients are those of the loss, or add up to them
+        self._stepped = False  # gradients are those of the loss, or add up to them, until the optimizer steps
         if self._keeps_rates is not None:
             self._keeps_rates.fix_rates(trainer.optimizers)
 

@@ -55,7 +55,7 @@ LAST_WORDS = 25  # seconds for the processes to end, once they are asked to; SLU
 # SLURM sends these to every process of a job. In what `launch` starts they are for the caller, which passes on what
 # they mean; a second handler would start a collective in the middle of another, and where there is none they kill.
 FOR_THE_CALLER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# Those whose handlers the engine replaces.
+# Signals whose handlers `start_processes` replaces.
 REPLACED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -230,7 +230,7 @@ def is_watched() -> bool:
 
 @contextmanager
 def led() -> Iterator[bool]:
-    """Let the first of the processes that torchrun or SLURM has started do within the context what it does alone.
+    """Say whether this process leads those that torchrun or SLURM has started; the others take part in what it does.
 
     Yields:
         True in the first process, and where there is but one; False in the others, when they have done their parts.

@@ -57,6 +57,9 @@ class TicketTraining(MaskedTraining):
         again: how every training but the first begins and how long it is; its weights and optimizers do not go back.
         group_penalty: strength of the group lasso on what the ticket's structure keeps or drops together, for a ticket
             that another one is grown from; see `GroupPenalty`.
+
+    Raises:
+        ValueError: if an argument is out of range, or does not go with the ticket.
     """
 
     def __init__(
@@ -188,7 +191,7 @@ class TicketTraining(MaskedTraining):
         return first + (0 if self.again is None else (self.cycles - 1) * self.again.epochs)
 
     def _sync(self, trainer: pl.Trainer) -> None:
-        """Bring schedules up to the current epoch, at the start of any; begin a training where it is its first."""
+        """Bring schedules up to the current epoch when it begins; if it is the first of a training, begin that."""
         first = self._epochs if self.restart is None else self.restart.epochs
         length, epoch = first, trainer.current_epoch
         if self.again is not None and epoch >= first:

@@ -26,7 +26,7 @@ def test_ours_counted_by_hand() -> None:
     assert shrunk.retraining == pytest.approx(0.75 * 0.6 + 0.75 * 0.6)  # below 0.5 as at 0.5
     assert halved.retraining == pytest.approx(shrunk.retraining)  # of two tickets both are looked at
     assert shrunk.to_paper == pytest.approx((2.5 + 0.9) / 5)
-    assert (grown.rounds, grown.retraining) == (pytest.approx(1 + 0.9), 0)
+    assert (grown.rounds, grown.retraining) == pytest.approx((1 + 0.9, 0))
     assert larger.rounds == pytest.approx(1 + 0.75 * 0.6)  # one round that prunes to a quarter
 
 

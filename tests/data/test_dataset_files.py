@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lt_lightning.data.dataset_files import Files, fetch, find, read_gzip, read_image
+from lt_lightning.data.dataset_files import Files, digest_of, fetch, find, read_gzip, read_image
 
 
 class Server:
@@ -97,6 +97,18 @@ def zipped(members: Mapping[str, bytes]) -> bytes:
 
 def tree(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_a_digest_is_of_the_contents_of_files_and_of_folders(tmp_path: Path) -> None:
+    files = Files("set", ("labels.txt", "images"))
+    digests = []
+    for label, image in ((b"0", b"A"), (b"1", b"A"), (b"0", b"B"), (b"0", b"A")):
+        (tmp_path / "set" / "images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / "labels.txt").write_bytes(label)
+        (tmp_path / "set" / "images" / "0.png").write_bytes(image)
+        digests.append(digest_of(tmp_path, files))
+    assert len(set(digests)) == 3
+    assert digests[0] == digests[3]
 
 
 def test_plain_files_are_downloaded_and_readable_by_others(server: Server, tmp_path: Path) -> None:

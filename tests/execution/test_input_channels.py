@@ -189,6 +189,14 @@ def test_bfloat16_by_autocast() -> None:
     torch.testing.assert_close(y.float(), layer(x), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_linear_layer_answers_autocast_as_a_dense_one_does(bias: bool) -> None:
+    dense = nn.Linear(8, 4, bias=bias)
+    layer = GroupedChannelLinear.from_linear(dense, random_blocks(4, 8, 2, [3, 3]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.randn(3, 8)).dtype is dense(torch.randn(3, 8)).dtype is torch.bfloat16
+
+
 def network(form: Form) -> nn.Sequential:
     torch.manual_seed(0)
     conv = nn.Conv2d(8, 8, 3, padding=1)

@@ -68,6 +68,19 @@ def test_the_parts_are_built_without_drawing_random_numbers(composed: Compose) -
     assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
 
 
+@pytest.mark.parametrize(
+    ("mode", "rewind", "epochs"),
+    [("weights", "2ep", 3), ("learning_rate", "2ep", 3), ("weights_only", "2ep", 5), ("weights", "2it", 5)],
+)
+def test_a_round_has_the_epochs_that_what_goes_back_leaves(
+    mode: str, rewind: str, epochs: int, composed: Compose
+) -> None:
+    options = ("trainer.max_epochs=5", "pruning.rounds=2", f"pruning.mode={mode}", f"pruning.rewind={rewind}")
+    experiment = Experiment.from_config(composed("model.width=8", *options))
+    assert experiment.search_lengths() == [[5], [epochs], [epochs]]
+    assert experiment.retraining_epochs(False) == epochs
+
+
 def test_threads_are_set_when_a_training_asks_for_them_and_not_before(composed: Compose) -> None:
     torch.set_num_threads(1)
     experiment = Experiment.from_config(composed("model.width=8", "threads=2"))

@@ -178,6 +178,23 @@ def test_inputs_and_results_of_several_tensors(named: bool) -> None:
         compare_networks(one, other, given)
 
 
+class Size(nn.Module):
+    """A module whose result is a number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square().sum()
+
+
+def test_the_first_difference_is_found_beside_results_of_any_shape() -> None:
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(4, 3), nn.Flatten(0), nn.Unflatten(0, (-1, 3)), nn.Linear(3, 2), Size())
+    other = copy.deepcopy(one)
+    with torch.no_grad():
+        other.get_parameter("3.weight").add_(1)
+    with pytest.raises(DifferentError, match="first in 3"):
+        compare_networks(one, other, torch.randn(2, 4))
+
+
 def test_what_cannot_be_compared_is_told() -> None:
     class OneByOne(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

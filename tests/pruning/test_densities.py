@@ -26,6 +26,12 @@ def test_a_density_that_rounds_reach_takes_no_round_more(rate: float, rounds: in
     assert len(densities(1, rate, round((1 - rate) ** rounds, 14))) == rounds
 
 
+@pytest.mark.parametrize("density", [1e-3, [0.3, 1e-3], [0.5, 0.3, 0.1, 0.01, 1e-3]])
+def test_too_many_rounds_are_refused_however_many_densities_they_pass(density: float | list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^rate=0\.005: "):
+        densities(1, 0.005, density)
+
+
 def test_without_a_density_rounds_count() -> None:
     assert densities(3, 0.5) == [0.5, 0.25, 0.125]
     assert densities(3, 0.5, at_once=True) == [0.5, 0.25, 0.125]

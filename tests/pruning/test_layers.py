@@ -64,6 +64,32 @@ def test_positions_are_those_of_pytorchs_flop_counter(batch: int) -> None:
     assert counter.get_total_flops() == expected
 
 
+class Windows(nn.Module):
+    """Folds windows of an image, and then its tokens, into the batch, as Swin does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.attention = nn.Conv2d(3, 8, 1), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up, self.mlp = nn.ConvTranspose2d(8, 4, 2, stride=2), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        windows = x.view(n, 3, h // 4, 4, w // 4, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, 4, 4)
+        tokens = self.conv(windows).flatten(2).transpose(1, 2)
+        tokens, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        images = self.up(tokens.transpose(1, 2).reshape(-1, 8, 4, 4))
+        out: Tensor = self.mlp(images.permute(0, 2, 3, 1).reshape(-1, 4))
+        return out.view(n, -1, 6).mean(1)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_is_folded_into_the_batch_counts_by_sample(batch: int) -> None:
+    layers = find_layers(Windows(), torch.zeros(batch, 3, 8, 12))
+    assert {name: layer.positions for name, layer in layers.items()} == {
+        "conv": 96, "attention.in_proj": 96, "attention.out_proj": 96, "up": 96, "mlp": 384
+    }  # fmt: skip
+
+
 def test_a_layer_called_twice_counts_its_positions_twice() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -110,6 +110,23 @@ def test_the_last_axis_of_a_linear_layer_is_its_channels() -> None:
     assert feature_norms(given, "l1", 1)["0"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_layers_that_share_a_weight_have_results_of_their_own() -> None:
+    torch.manual_seed(0)
+    one, other = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    other.weight = one.weight
+    net = nn.Sequential(one, nn.ReLU(), other, nn.Linear(3, 2))
+    mask, images = torch.rand(3, 3) < 0.6, torch.randn(5, 3)
+    given = StructureInput(
+        TracedNetwork(net, images[:1]), {"0.weight": mask}, dict(net.state_dict()), batches=batches_of([images])
+    )
+    masked = one.weight.detach() * mask
+    first = images @ masked.T
+    second = first.relu() @ masked.T
+    found = feature_norms(given, "l1", 1)
+    for name, values in (("0", first), ("2", second)):
+        assert found[name] == pytest.approx(values.abs().sum(0).numpy(), rel=1e-5)
+
+
 def test_nothing_given_is_changed() -> None:
     net = network().train()
     images = draw(3)

@@ -64,6 +64,21 @@ def test_masks_are_those_of_brute_force(
     assert structured.layers["0"].kept * m == layer.weight.numel() * n
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_inputs_of_a_transposed_convolution_are_those_of_the_convolution_that_it_transposes(groups: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(8, 6, 3, groups=groups)
+    survives = torch.rand(layer.weight.shape) < 0.4
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), layer)
+    result = NM(1, 4)(subject_of(network, torch.zeros(1, 3, 4, 4), {"1.weight": survives}))
+    expected = brute_force(layer.weight.transpose(0, 1), survives.transpose(0, 1), 1, 4).transpose(0, 1)
+    assert torch.equal(result.masks["1.weight"], expected)
+    assert result.layers["1"].kept * 4 == layer.weight.numel()
+    whole = {"0.weight": torch.ones(6, 8 // groups, 3, 3, dtype=torch.bool)}
+    narrow = subject_of(nn.Sequential(nn.ConvTranspose2d(6, 8, 3, groups=groups)), torch.zeros(1, 6, 4, 4), whole)
+    assert NM(1, 4)(narrow).layers["0"].form == "dense"
+
+
 def mixed() -> nn.Sequential:
     return network_of(
         nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 32, 1), nn.Conv2d(32, 30, 3),

@@ -269,6 +269,33 @@ def test_times_are_interpolated_between_measurements_and_remembered() -> None:
             assert first.blocks(layer, *sides, 4).shape == (1, len(SHARES))
 
 
+class Own(nn.Conv2d):
+    """A class of one's own that computes what PyTorch's does."""
+
+
+class Scaled(nn.Conv2d):
+    """A convolution that cannot be timed alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_layers_that_cannot_be_timed_cost_what_their_operations_do_at_the_rate_of_the_others() -> None:
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5)
+    network = nn.Sequential(Own(3, 8, 3), Own(8, 8, 3), Scaled(8, 8, 3), *ends)
+    layers = TracedNetwork(network, EXAMPLE).layers
+    state = torch.get_rng_state()
+    costs = TimedCosts(network, EXAMPLE, layers, Setting(3, training=True), "kernel_position")
+    assert torch.equal(torch.get_rng_state(), state)
+    whole = np.array([8.0]), np.array([8.0])
+    assert costs.blocks(layers["1"], *whole, 4).shape == (1, len(SHARES))
+    timed = sum(float(costs._alone(layers[name], np.array([8.0]), np.array([inputs]))[0]) for name, inputs in (
+        ("0", 3.0), ("1", 8.0)))  # fmt: skip
+    operations = {name: layer.size * layer.positions for name, layer in layers.items()}
+    expected = timed * operations["2"] / (operations["0"] + operations["1"])
+    assert costs._alone(layers["2"], *whole)[0] == pytest.approx(expected)
+
+
 def seconds_of(network: nn.Module, shape: tuple[int, ...], batch_size: int) -> float:
     """The time of an imagined machine: operations, bytes of the outputs, and a start for each layer.
 

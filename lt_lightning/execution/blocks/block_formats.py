@@ -48,7 +48,8 @@ class BlockFormat:
 
         Raises:
             ValueError: if the format cannot hold the blocks: they share filters (more than one pass), have different
-                numbers of filters, or name filters or columns that are not there. Such a layer runs dense.
+                numbers of filters, leave filters that make no whole group, name a column twice, or name filters or
+                columns that are not there. Such a layer runs dense.
         """
         filters, inputs, height, width = (*shape, 1, 1)[:4]
         taps = height * width
@@ -180,8 +181,8 @@ class ChannelGroups:
         """Return the groups of a layer with `outputs` filters and `inputs` input channels.
 
         Raises:
-            ValueError: if the blocks do not have equally many rows, do not hold every filter exactly once, name
-                an input channel that is not there, or no block has a column.
+            ValueError: if the blocks do not have equally many rows, do not hold every filter exactly once, name an
+                input channel twice or one that is not there, or no block has a column.
 
         >>> blocks = [Block(torch.tensor([0, 2]), torch.tensor([1])), Block(torch.tensor([1, 3]), torch.tensor([0, 1]))]
         >>> ChannelGroups.of(blocks, outputs=4, inputs=2).channels

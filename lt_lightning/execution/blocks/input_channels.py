@@ -97,7 +97,7 @@ class GroupedChannelConv2d(nn.Module):
         """Return the layer that computes `conv` with its weight masked by `blocks` (granularity `input_channel`).
 
         Raises:
-            ValueError: if the convolution is grouped or does not pad with zeros, or as in `ChannelGroups.of`.
+            ValueError: if the convolution is grouped or does not pad with zeros evenly, or as in `ChannelGroups.of`.
         """
         if why := why_not_in_blocks(conv):
             raise ValueError(why)
@@ -214,7 +214,7 @@ class GroupedChannelLinear(nn.Module):
         if self.permutation is not None:
             (y,) = self.permutation(y)
         if self.bias is not None:
-            y = y + self.bias
+            y = y + self.bias.to(y.dtype)
         return y.reshape(*x.shape[:-1], -1)
 
     @property

@@ -42,10 +42,10 @@ _LARGEST = 128  # tile of filters or channels
 def _tuned(
     kernel: Any, size: str, names: tuple[str, str, str], tiles: Sequence[tuple[int, int, int]]
 ) -> Mapping[bool, Any]:
-    """Return a kernel that tries the few tiles that suit a shape; one alone in the interpreter, which cannot time.
+    """Return two kernels, by whether PyTorch is to be deterministic.
 
-    Tiles sum in different orders. So there is another (True, the first one is False) that takes the first such tile,
-    for where PyTorch is to be deterministic.
+    One (False) tries the few tiles that suit a shape; in the interpreter, which cannot time, there is one tile only.
+    Tiles sum in different orders, so the other one (True) takes the first such tile.
 
     Args:
         kernel: kernel to launch.

@@ -18,7 +18,7 @@ class BlockConvolution:
     """Which weights a block convolution has, and how its windows move.
 
     Attributes:
-        channels: input channel of every column, int32 (columns), as all of these three in `BlockFormat`.
+        channels: input channel of every column, int32 (columns); like the next two, as in `BlockFormat`.
         tap_start: first column of every group and kernel position, int32.
         rows: filters in the order of the groups, int64.
         kernel: height and width, as for all that follow.

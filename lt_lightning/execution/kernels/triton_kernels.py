@@ -269,8 +269,8 @@ def weight_gradient_kernel(
     """partial[s, j, r] = sum over the positions of part s and the batch n of x[row of j, n] * dy[position, output, n].
 
     There is one program per part of the output positions (slowest), tile of one group's columns and tile of its
-    filters. How many tiles a group has only the device knows: the grid has one more per group than needed, and those do
-    nothing.
+    filters. How many tiles a group has only the device knows: the grid has up to one more per group than needed, and
+    those do nothing.
     """
     T: tl.constexpr = KH * KW
     r_tiles = (R + BR - 1) // BR

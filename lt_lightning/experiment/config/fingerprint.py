@@ -159,7 +159,7 @@ def _pruning(meant: dict[str, Any]) -> dict[str, Any]:
 
 
 def _processes(config: DictConfig) -> Any:
-    """Return the parts of a batch that are normalised each on its own; as written where only the machine can tell.
+    """Return how many parts of a batch are normalised each on its own; as written where only the machine can tell.
 
     Nothing else depends on the number of processes: `data.batch_size` counts the images of all of them together, and
     the order and the augmentation are those of one process.
@@ -251,7 +251,7 @@ def _stamp(config: DictConfig, record: dict[str, Any]) -> str | None:
 
 
 def _looked_at(folder: Path, entries: Sequence[str]) -> Iterator[Path]:
-    """Yield the files that a data set consists of; of a folder itself and all folders in it, which change with it."""
+    """Yield the files that a data set consists of; for a folder, itself and all folders in it, which change with it."""
     for entry in entries:
         path = folder / entry
         yield path

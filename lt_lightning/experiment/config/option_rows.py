@@ -23,7 +23,7 @@ from lt_lightning.experiment.config.options import JobOptions, Stability, defaul
 from lt_lightning.storage.config_groups import CONF
 
 OWN: Final = "lt_lightning."
-REFERENCE: Final = re.compile(r"(see|likewise)\b")  # what a docstring says that explains an argument elsewhere
+REFERENCE: Final = re.compile(r"(see|likewise)\b")  # how an argument's text begins that is explained elsewhere
 FREE_FORM: Final = ("published",)  # nodes whose keys are no options
 
 
@@ -34,8 +34,8 @@ class Option:
     Attributes:
         key: as it is written on the command line.
         default: as it stands in the file; empty for a node of keys.
-        values: that are allowed, as far as an annotation tells.
-        meaning: of the docstring of what takes it, else the comment in the file.
+        values: allowed values, as far as an annotation tells.
+        meaning: meaning by the docstring of what takes it, else by the comment in the file.
     """
 
     key: str
@@ -49,8 +49,8 @@ class Choice:
     """A YAML file.
 
     Attributes:
-        name: of the file, without suffix.
-        text: its comment at the top.
+        name: name of the file, without suffix.
+        text: comment at its top.
         parents: choices of the same group that it starts from.
         targets: names of what it makes.
         options: its keys.
@@ -71,9 +71,9 @@ class OptionRow:
 
     Attributes:
         key: as it is written on the command line.
-        defaults: every default, with the names of the choices that it is of unless that goes without saying.
-        values: that are allowed, as far as an annotation tells.
-        meaning: of the key.
+        defaults: every default, with the names of the choices that have it, unless that goes without saying.
+        values: allowed values, as far as an annotation tells.
+        meaning: meaning of the key.
     """
 
     key: str
@@ -105,7 +105,7 @@ def groups(conf: Path = CONF) -> dict[str, list[Choice]]:
 
 
 def rows_of(choices: Sequence[Choice]) -> list[OptionRow]:
-    """Return a row for every key and meaning; where the choices differ, the defaults name those that they are of."""
+    """Return a row for every key and meaning; where the choices differ, each default names those that have it."""
     base = next((choice for choice in choices if _is_base(choice, choices)), None)
     of_base = {option.key: option for option in base.options} if base else {}
     found: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -124,7 +124,7 @@ def rows_of(choices: Sequence[Choice]) -> list[OptionRow]:
 
 
 def _is_base(choice: Choice, choices: Sequence[Choice]) -> bool:
-    """Whether all others, and there are some, start from it."""
+    """Whether there are other choices, and all of them start from it."""
     others = [other for other in choices if other is not choice]
     return bool(others) and all(choice.name in other.parents for other in others)
 
@@ -269,7 +269,7 @@ class _Text:
 
 
 def _joined(comments: Iterable[str]) -> str:
-    """Lines of comment as text; those that are set in are lines of their own."""
+    """Lines of comment as text; indented ones stay lines of their own."""
     lines = [line.strip().removeprefix("#").removeprefix(" ") for line in comments]
     return re.sub(
         r"\s*\n\s*", " ", "\n".join(f"<br>{line.strip()}" if line.startswith(" ") else line for line in lines)

@@ -36,10 +36,10 @@ LARGEST_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Allowed:
-    """What an option may be, besides of its type.
+    """What an option may be, besides its type.
 
     Attributes:
-        holds: whether a value is allowed; None is asked of no option.
+        holds: whether a value is allowed; it is never asked about None.
         text: what stands behind "must be".
     """
 
@@ -48,7 +48,7 @@ class Allowed:
 
 
 def from_to(least: int, most: int = 1_000_000) -> Allowed:
-    """Return what allows whole numbers in a range, its ends included; none that no machine could hold."""
+    """Return what allows whole numbers in a range, its ends included; `most` keeps out what no machine could hold."""
     return Allowed(lambda value: least <= value <= most, f"a whole number from {least} to {most}")
 
 
@@ -313,7 +313,7 @@ class JobOptions:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What of the group `pruning` the tasks of a job follow from; the class checks the rest."""
+    """The options of the group `pruning` that determine the tasks of a job; the class checks the others."""
 
     rounds: int = option(MISSING, allowed=from_to(0, MOST_ROUNDS))
     rate: float = option(MISSING, allowed=SHARE)
@@ -326,7 +326,7 @@ MOST_PROCESSES = 4096
 
 @dataclass(frozen=True)
 class Training:
-    """What of the group `trainer` Lightning does not check, or checks too late."""
+    """The options of the group `trainer` that Lightning does not check, or checks too late."""
 
     max_epochs: int = option(MISSING, allowed=from_to(1))
     accumulate_grad_batches: int = option(1, allowed=from_to(1))

@@ -39,8 +39,10 @@ class Controls(Protocol):
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
         """Return a task for each ticket and control."""
         search, *others = tasks
-        rounds = retrained_rounds(config)
-        tickets = [task for task in others if task.round in rounds and task.kind and not task.kind.control]
+        # Of chains that are longer than the search, or grown alone, every further ticket is the last of its density.
+        rounds, beyond = retrained_rounds(config), len(search.parts)
+        wanted = [task for task in others if task.round in rounds or task.round >= beyond]
+        tickets = [task for task in wanted if task.kind and not task.kind.control]
         return [
             _task(config, search, ticket, control)
             for ticket in [*_of_search(config, search), *tickets]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lt_lightning.experiment.parts import Experiment
     from lt_lightning.tickets.ticket import Ticket
 
-CONTROLS = ("dense", "random")  # what they say is pruned: nothing, or weights at random
+CONTROLS = ("dense", "random")  # one prunes nothing, the other prunes weights at random
 
 
 class Grown(Protocol):

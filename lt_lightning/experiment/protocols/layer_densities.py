@@ -44,7 +44,7 @@ class LayerDensities(Protocol):
             search.pruning.scope, search.pruning.scores_from = "global", "trained"
             search.pruning.criterion, search.pruning.next_round_from = MAGNITUDE, UNSTRUCTURED
             search.structure, search.controls, search.published, search.retrain_rounds = {}, [], {}, []
-            search.grown = []
+            search.grown, search.growing = [], {**search.growing, "alone": False, "densities": None}
             search.search = "all"
             search.transfer = {"from": None}
         return [search]

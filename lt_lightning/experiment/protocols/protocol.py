@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Protocol:
     """Something that a job may do besides its search and the retraining of its tickets.
 
-    A protocol reads its own options from the configuration, and says whether they ask for it. It is the
-    only one that knows them: a job asks all protocols that its configuration asks for the same questions, in the order
-    of `protocols.PROTOCOLS`. A subclass answers those that concern it.
+    A protocol reads its own options from the configuration, and says whether they ask for it. Nothing else knows them.
+    A job asks the same questions of all protocols that its configuration asks for, in the order of
+    `protocols.PROTOCOLS`. A subclass answers those that concern it.
 
     Attributes:
         name: name of the protocol, by which a task says who makes its ticket.
@@ -36,7 +36,7 @@ class Protocol:
         return True
 
     def prepared(self, config: DictConfig) -> DictConfig:
-        """Return the configuration with what the protocol derives of it filled in."""
+        """Return the configuration with what the protocol derives from it filled in."""
         return config
 
     def needed(self, config: DictConfig) -> list[DictConfig]:

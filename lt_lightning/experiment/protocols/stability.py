@@ -40,7 +40,7 @@ DENSE = "dense"
 
 
 class CapturePoints(pl.Callback):
-    """Lightning's callback that writes the state of a training at given points, and ends it after the last of them.
+    """A Lightning callback that writes the state of a training at given points, and ends it after the last of them.
 
     Points that are on disk already are left alone. Each file contains a `Restart` and is named by its point: `3ep.pt`.
 
@@ -104,7 +104,7 @@ class Line:
 
 
 def measure_stability(config: DictConfig) -> dict[str, Any]:
-    """Measure what is not measured yet, print a table, and write a JSON file and a PNG.
+    """Measure what is not measured yet, print a table, and write a JSON file and an SVG.
 
     Returns:
         The contents of the JSON file: the options, every line, and by network the smallest stable rewind point.
@@ -300,5 +300,5 @@ def _show(record: dict[str, Any], path: Path, title: str) -> None:
         for name, step in record["smallest_stable"].items():
             text = f"from {step} on" if step else f"at none of {', '.join(record['options']['rewind'])}"
             console.print(f"{name}: stable {text}, by bisection", markup=False, highlight=False, soft_wrap=True)
-    for suffix in ("json", "png"):
+    for suffix in ("json", "svg"):
         console.print(f"{path}.{suffix}", markup=False, highlight=False, soft_wrap=True)

@@ -133,5 +133,5 @@ def mean_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def _best(experiment: Experiment, copies: Sequence[Ticket]) -> Ticket:
     """Return the copy of the best validation."""
     pruning = experiment.pruning_options
-    sign = 1 if pruning.monitor_mode == "max" else -1
-    return max(copies, key=lambda copy: sign * copy.card["metrics"][pruning.monitor or "val/accuracy"])
+    metric, mode = (pruning.monitor, pruning.monitor_mode) if pruning.monitor else ("val/accuracy", "max")
+    return (max if mode == "max" else min)(copies, key=lambda copy: copy.card["metrics"][metric])

@@ -55,7 +55,7 @@ def do(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> list[
 
     Raises:
         ValueError: if an option has an impossible value.
-        Exception: what `run` raises.
+        Exception: what `run_job` raises.
     """
     job, console = Job.of(config), Console()
     options, root = job.options, Path(job.options.paths.root)

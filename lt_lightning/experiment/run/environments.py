@@ -35,10 +35,10 @@ def environments_of(folder: Path) -> list[Environment]:
 
 
 def take_part_in(folder: Path) -> None:
-    """Record that this environment takes part in a task, if it has not done so before."""
-    environments = environments_of(folder)
-    if this_environment() not in environments:
-        write_json(folder / FILE, [*environments, this_environment()])
+    """Record that this environment takes part in a task: it is the last one now, wherever it stood before."""
+    environments, this = environments_of(folder), this_environment()
+    if environments[-1:] != [this]:
+        write_json(folder / FILE, [*(each for each in environments if each != this), this])
 
 
 def together(first: Sequence[Environment], more: Sequence[Environment]) -> list[Environment]:

@@ -20,7 +20,7 @@ class Job:
     """One configuration with one seed.
 
     Attributes:
-        config: composed configuration, with what protocols derive of it filled in.
+        config: composed configuration, with what protocols derive from it filled in.
         options: options of the job, checked.
         tasks: tasks of the job: the search first, then the retrainings, then what protocols add.
         needed: jobs that must be finished before this one.

@@ -22,14 +22,14 @@ from lt_lightning.training.lightning_internals import share_of_epoch
 class JobProgress:
     """Prints a line for every finished training; on a terminal, below it, bars for the sweep, the job and the training.
 
-    Under the bars stands what the last epoch of the training came to.
+    A line under the bars shows the metrics of the training's last epoch.
 
     The time left is that of all epochs still to come, at the mean speed of those done in this process. Nothing is done
     at a step of the training: the bars ask, when they are drawn, how far the epoch is.
 
     Attributes:
         epochs: number of epochs that the job trains in this process, as far as is known.
-        watcher: what is called with the training and the epoch that begins; None: nobody.
+        watcher: function that is called with a line on the training and the epoch that begins; None for none.
 
     Args:
         epochs: number of epochs that the job still has to train.
@@ -179,7 +179,7 @@ class _Bars(Progress):
 
 
 def format_metrics(metrics: Mapping[str, float], best: float | None = None) -> list[str]:
-    """Return what is worth seeing of the metrics of an epoch, each as people write it; nothing of what is not there.
+    """Return the metrics of an epoch that are worth seeing, as people write them; those that are missing are left out.
 
     >>> format_metrics({"pruning/density": 0.512, "val/accuracy": 0.9889, "val/loss": 0.1}, best=0.9944)
     ['density 51.2 %', 'validation accuracy 98.89 % (best 99.44 %)']
@@ -202,7 +202,7 @@ def _format_time_left(seconds: float) -> str:
 
 
 class ReportProgress(pl.Callback):
-    """Lightning's callback that reports a fit to the job's progress.
+    """A Lightning callback that reports a fit to the job's progress.
 
     Args:
         progress: progress of the job.

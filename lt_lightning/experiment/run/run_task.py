@@ -259,7 +259,7 @@ def ticket_training(experiment: Experiment, ticket: Ticket) -> TicketTraining:
         traced=experiment.traced,
         distillation=_distillation(experiment),
         cycles=cycles,
-        again=replace(of_search, mode="learning_rate") if cycles > 1 else None,
+        again=replace(of_search, mode="none" if of_search.mode == "none" else "learning_rate") if cycles > 1 else None,
         group_penalty=ticket.card.get("group_penalty", 0.0),
     )
 

@@ -137,7 +137,7 @@ class Scheduler:
         return self._search in tasks or any(map(self._is_ready, sources))
 
     def _take(self, task: Task) -> bool:
-        """Take the task's lock, unless another process has it or has finished or failed meanwhile."""
+        """Take the task's lock, unless another process has it, or has finished the task or failed at it meanwhile."""
         if not self._locks[task].take():
             return False
         if (failure := _failure_since(self._start, task)) is not None:
@@ -174,7 +174,7 @@ class Scheduler:
             lock.release()
 
     def _dense_accuracy(self) -> float:
-        """The dense network's accuracy, tested anew where the search has not come so far: it tests at its end."""
+        """The dense network's accuracy; it is tested here as long as the search, which tests at its end, runs."""
         folder = self._search.parts[0]
         if (result := Result.load(folder)) is not None:
             return result.accuracy

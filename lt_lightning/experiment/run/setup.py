@@ -24,7 +24,7 @@ class PrunedLayer(NamedTuple):
 
     Attributes:
         layer: the layer.
-        weights: number of its weights; 0 if they are another layer's, too, which stands before it.
+        weights: number of its weights; 0 if it shares them with a layer before it.
         operations: number of its multiply-adds for one sample.
         reasons: why it is not pruned, by `why_not_pruned`; none if it is.
     """

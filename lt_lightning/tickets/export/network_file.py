@@ -81,7 +81,7 @@ def load_network(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: in one line, if a file is damaged, altered, of a newer schema, names anything that is not allowed,
+        ValueError: in one line, if a file is damaged, altered, of another schema, names anything that is not allowed,
             or if this version makes another network of it than the one that wrote it.
     """
     folder = Path(folder)
@@ -93,7 +93,7 @@ def load_network(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
     except ValueError as error:
         raise ValueError(f"{folder / RECIPE}: {error}") from None
     except Exception as error:  # whatever parts that do not fit each other make stumble
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{folder / RECIPE} makes no network that fits {WEIGHTS}: {reason}") from None
     if apart > TOLERANCE:
         raise ValueError(

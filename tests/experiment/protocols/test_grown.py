@@ -109,6 +109,18 @@ def test_grown_alone_is_the_same_chain_without_the_search_and_the_cut_tickets(
     assert same.tasks[2].folder != other.tasks[2].folder
 
 
+def test_every_ticket_that_is_grown_alone_or_beyond_the_search_has_its_controls(composed: Compose) -> None:
+    def controlled(*options: str) -> list[int]:
+        tasks = Job.of(composed(*OPTIONS, *REGROUP, "controls=[shuffle]", *options)).tasks
+        return [task.round for task in tasks if task.kind and (task.kind.structure, task.kind.control) == (
+            "regroup_grown", "shuffle")]  # fmt: skip
+
+    assert controlled("recipe=strong") == [1, 2]
+    assert controlled("recipe=strong", "growing.densities=[0.6,0.36,0.2]") == [1, 2, 3]
+    assert controlled("grown=[regroup]", "retrain_rounds=[2]") == [2]
+    assert controlled("grown=[regroup]", "retrain_rounds=[2]", "growing.densities=[0.6,0.36,0.2]") == [2, 3]
+
+
 def test_controls_prune_nothing_or_at_random_for_as_many_rounds(finished: tuple[DictConfig, list[Result]]) -> None:
     config, results = finished
     for number, target in ((1, 0.6), (2, 0.36)):

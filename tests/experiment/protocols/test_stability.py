@@ -80,7 +80,11 @@ def test_dense_network_and_ticket(
     (written,) = folder.glob("stability-*.json")
     assert json.loads(written.read_text()) == record
     assert "<svg " in written.with_suffix(".svg").read_text(encoding="utf-8")
-    assert "error at the ends" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "error at the ends" in printed
+    named = [line for line in printed.splitlines() if line.startswith(str(folder))]
+    assert named
+    assert all(Path(line).is_file() for line in named)
 
 
 def test_equal_orders_have_no_barrier_and_the_ends_errors_are_the_networks(configured: Any) -> None:

@@ -184,8 +184,9 @@ inline void transpose(Vec<T, L> (&square)[L]) {
   }
 }
 
-// A square of words, so that a line of the cache is read or written at once: the samples' lines often fall on the same
-// place of it. `here` of the values are there (a constant but for the last, which may lie anywhere).
+// A square of words is moved at once, so that every line of the cache is read or written whole: the lines of different
+// samples often fall on the same place in the cache. `here` values of each sample are there (a constant for all squares
+// but the last, which is read from a copy).
 
 template <int L, class T, class Place>
 [[gnu::always_inline]] inline void gather_square(const T* from, int64_t stride, int64_t samples, int64_t here, T* to,
