@@ -185,8 +185,8 @@ print(f"measured time: {times.ratio:.2f} of the dense network's")
 # ## Your own network
 #
 # The callback prunes any `LightningModule`: parameters keep their names, and nothing is wrapped. Pruned is the
-# attribute `network`, or the only submodule that has layers, or else the module itself. Exempt are the first layer and the last, unless you say
-# otherwise.
+# attribute `network`, or the only submodule that has layers, or else the module itself. Exempt are the first layer and
+# the last, unless you say otherwise.
 
 
 # %%

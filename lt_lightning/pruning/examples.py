@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One batch: a tensor, a tuple of arguments, or a dict of named arguments."""
+N = TypeVar("N", bound=nn.Module)
 _SAMPLES = 4
 
 
@@ -36,7 +37,7 @@ def does_not_run(network: nn.Module, error: Exception) -> ValueError:
     return ValueError(f"{type(network).__name__} does not run on the example: {told}")
 
 
-def copied(network: nn.Module) -> nn.Module:
+def copied(network: N) -> N:
     """Return a deep copy, also of a network whose modules hold a weight that they computed from others."""
     computed = [
         value

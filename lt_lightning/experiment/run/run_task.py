@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from lt_lightning.experiment.run.checkpoints import Checkpoints
 from lt_lightning.experiment.run.environments import environments_of, take_part_in, together
 from lt_lightning.experiment.run.measuring import measure
 from lt_lightning.experiment.run.progress import JobProgress, ReportProgress
+from lt_lightning.pruning.examples import copied
 from lt_lightning.pruning.layers import weight_of
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.job_record import Task
@@ -288,7 +288,7 @@ def run_test(experiment: Experiment, width: int | None, classifier: ImageClassif
 
     A copy is tested, since some precisions convert what a trainer is given (`64-true`, `bf16-true`).
     """
-    tested = copy.deepcopy(classifier or experiment.spare_classifier(width))
+    tested = copied(classifier or experiment.spare_classifier(width))
     (metrics,) = experiment.trainer([], []).test(tested, experiment.data, verbose=False)
     return float(metrics["test/accuracy"])
 

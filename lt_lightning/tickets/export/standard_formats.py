@@ -5,7 +5,6 @@ ONNX needs the extra `export` (onnx, onnxscript, onnxruntime), which is imported
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import io
 import logging
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d, RegroupedLinear
+from lt_lightning.pruning.examples import copied
 
 
 def block_layers(network: nn.Module) -> list[str]:
@@ -32,8 +32,8 @@ def block_layers(network: nn.Module) -> list[str]:
 
 def for_inference(network: nn.Module) -> nn.Module:
     """Return a copy on the CPU, in evaluation mode and PyTorch's standard memory format."""
-    copied = copy.deepcopy(network).cpu().eval()
-    return copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+    mine = copied(network).cpu().eval()
+    return mine.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
 
 
 def in_standard_operators(network: nn.Module) -> nn.Module:
