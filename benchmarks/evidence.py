@@ -87,7 +87,7 @@ def accuracy_table(results: Sequence[Result], rule: Rule) -> str:
     rounds = sorted({row.round for row in rows if (row.structure, row.control) != (UNSTRUCTURED, "")})
     rounds = rounds or sorted({row.round for row in rows})
     by_kind = {((row.structure, row.control), row.round): row for row in rows}
-    targets = {result.round: result.target_density for result in results}
+    targets = _targets(results)
     measured = [heading for heading, (cost, _) in _COSTS.items() if any(cost(row) == cost(row) for row in rows)]
     lines = [["ticket", *(each for number in rounds for each in (f"{100 * targets[number]:.0f} %", *measured))]]
     for kind in _kinds(rows):
@@ -96,6 +96,14 @@ def accuracy_table(results: Sequence[Result], rule: Rule) -> str:
     missing = [heading for heading in _COSTS if heading not in (*measured, "epochs")]
     note = f"\nNot measured: {' and '.join(missing)}.\n" if missing else ""
     return markdown_table(lines) + note
+
+
+def _targets(results: Sequence[Result]) -> dict[int, float]:
+    """Return the density of every round: the lowest, since a control may prune nothing."""
+    return {
+        number: min(result.target_density for result in results if result.round == number)
+        for number in {result.round for result in results}
+    }
 
 
 def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]]) -> str:
@@ -115,7 +123,7 @@ def comparison_table(results: Sequence[Result], pairs: Sequence[Sequence[str]]) 
         ((name, ""), (name, t)) for name, t in controls
     ]
     rounds = sorted({number for first, second in compared for number in _shared(accuracy, first, second)})
-    density = {result.round: result.target_density for result in results}
+    density = _targets(results)
     lines = [["first, minus second", *(f"{100 * density[number]:.0f} %" for number in rounds)]]
     for first, second in compared:
         shared = _shared(accuracy, first, second)
@@ -138,7 +146,7 @@ def extremes_table(results: Sequence[Result], rule: Rule) -> str:
     It has the densities of the tickets that were trained, since nothing is known of others.
     """
     rows = aggregate([("", result) for result in results], rule)
-    targets = {result.round: result.target_density for result in results}
+    targets = _targets(results)
     lines = [["tickets", "densities", "by the mean", "shown"]]
     best = sorted(extremes(rows, rule), key=lambda row: (row.structure != UNSTRUCTURED, row.structure))
     for row in best:

@@ -161,3 +161,12 @@ def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
         "<!-- extremes e.json -->\n{}<!-- end -->\nc\n"
     )
     assert page.read_text() == marks.format(first, second, extremes_table(some(), STANDARD))
+
+
+def test_a_control_that_prunes_nothing_gives_no_round_its_density() -> None:
+    dense = [replace(each, target_density=1.0, density=1.0, control="dense_cycles") for each in some()
+             if each.structure == "refill" and not each.control]  # fmt: skip
+    head, _, *lines = accuracy_table([*some(), *dense], STANDARD).splitlines()
+    assert head.startswith("| ticket | 26 % |")
+    assert [line for line in lines if "(at 100.0 %)" in line and "dense_cycles" in line]
+    assert comparison_table([*some(), *dense], []).startswith("| first, minus second | 26 % |")
