@@ -46,14 +46,25 @@ def evidence(root: Path, about: Mapping[str, Any], times: bool = True) -> dict[s
 
     Raises:
         FileNotFoundError: if there is no result.
+        ValueError: if there are several results of one kind, round and seed, which no table could tell apart.
     """
     results = find_results(root)
     if not results:
         raise FileNotFoundError(f"{root} has no finished result: name the folder that was `paths.root`")
+    _refuse_several(results)
     environments = [read_json(path) for path in sorted(root.glob("*/environment.json"))]
     hardware = [{key: each[key] for key in _HARDWARE if key in each} for each in environments]
     distinct = [each for index, each in enumerate(hardware) if each not in hardware[:index]]
     return {**about, "environments": distinct, "rows": [_written(result, times) for result in results]}
+
+
+def _refuse_several(results: Sequence[Result]) -> None:
+    """Raise an error if tickets of one kind, round and seed were made with different settings."""
+    places: dict[tuple[object, ...], str] = {}
+    for each in results:
+        key = each.data, each.model, each.seed, each.round, each.structure, each.control, each.origin
+        if (other := places.setdefault(key, each.place)) != each.place:
+            raise ValueError(f"{other} and {each.place} differ by their settings alone: keep one setting under a root")
 
 
 def _written(result: Result, times: bool) -> dict[str, Any]:

@@ -23,13 +23,14 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lt_lightning.execution.cost import Setting, time_ratio
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.measuring import with_times
+from lt_lightning.pruning.examples import copied
 from lt_lightning.pruning.layers import Layer, find_layers
 from lt_lightning.pruning.rewinding import Restart
 from lt_lightning.results.records import WIDE, Result, find_results, finish, write_summary
@@ -79,7 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for search in options.searches:
         config = OmegaConf.load(search / "config.yaml")
         assert isinstance(config, DictConfig)
-        contest = Contest(Experiment.from_config(config), options.like)
+        with open_dict(config):
+            config.paths.root = str(search.resolve().parent)
+        experiment = Experiment.from_config(config)
+        if experiment.search_folder.name != search.resolve().name:
+            parser.error(
+                f"{search}: is no folder of a search, or of another version: it would be {experiment.search_folder}"
+            )
+        contest = Contest(experiment, options.like)
         for name in options.peers:
             contest.run(name, PEERS[name])
             if options.times:
@@ -99,17 +107,24 @@ class Contest:
         experiment.use_threads()
         self._search = experiment.search_folder
         self._restart = replace(Restart.load(self._search / "restart.pt"), mode="learning_rate")
+        options = experiment.options.retraining
+        if (options.length, options.copies, options.distil) != (1, 1, 0):
+            raise ValueError(
+                f"{self._search}: peers are trained as rounds are: retraining.length, copies and distil must be 1, 1, 0"
+            )
         own = [result for result in find_results(experiment.root) if result.search == self._search.name]
         self._dense = next(result for result in own if result.structure == DENSE)
-        self._like = {result.round: result for result in own if result.structure == like and not result.control}
-        if not self._like:
-            raise ValueError(f"--like {like}: {self._search} has no ticket of that name")
+        tickets = [result for result in own if result.structure == like and not result.control]
+        self._like = {result.round: result for result in tickets}
+        if not tickets or len(tickets) > len(self._like):
+            many = "several tickets" if tickets else "no ticket"
+            raise ValueError(f"--like {like}: {self._search} has {many} of that name in a round")
         self._layers = find_layers(self._trained_dense(), experiment.example)
 
     def run(self, name: str, peer: Peer) -> None:
         """Train one peer at the FLOPs of every round, as far as it is not done."""
         for number, network in self._networks(name, peer):
-            folder = round_folder(self._search, number) / f"torch_pruning_{name}"
+            folder = self._folder(name, number)
             if Result.load(folder) is None:
                 finish(self._experiment.root, [self._result(name, number, network, folder)])
 
@@ -117,7 +132,7 @@ class Contest:
         """Time the finished networks of a peer against the dense one, where they have no times."""
         experiment = self._experiment
         for number in self._like:
-            folder = round_folder(self._search, number) / f"torch_pruning_{name}"
+            folder = self._folder(name, number)
             result = Result.load(folder)
             if result is None or not math.isnan(result.time_ratio_inference):
                 continue
@@ -136,10 +151,15 @@ class Contest:
             with_times(result, inference, training).save(folder)
         write_summary(experiment.root)
 
+    def _folder(self, name: str, number: int) -> Path:
+        return round_folder(self._search, number) / f"torch_pruning_{name}-{Path(self._like[number].place).name}"
+
     def _networks(self, name: str, peer: Peer) -> Iterator[tuple[int, nn.Module]]:
         network = self._trained_dense()
         for number, like in sorted(self._like.items()):
-            folder = round_folder(self._search, number) / f"torch_pruning_{name}"
+            if peer.sparse and number == 1:
+                continue  # there is no training before the cut that could be a sparse one
+            folder = self._folder(name, number)
             if peer.iterative:
                 network = self._trained(self._cut(network, peer, like.flops_ratio), folder, number)
             else:
@@ -195,7 +215,8 @@ class Contest:
         """Return a network with at most that share of the dense network's FLOPs, the largest that bisection finds."""
         if peer.importance == "GroupTaylorImportance":
             self._sum_gradients(network)
-        low, high, best = 0.0, 1.0, network
+        low, high = 0.0, 1.0
+        best: nn.Module | None = None
         for _ in range(HALVINGS):
             ratio = (low + high) / 2
             small = copy.deepcopy(network)
@@ -206,6 +227,8 @@ class Contest:
                 low = ratio
             else:
                 high, best = ratio, small
+        if best is None:
+            raise ValueError(f"Torch-Pruning makes no network of {flops:.3f} of the FLOPs")
         for parameter in best.parameters():
             parameter.grad = None
         return best
@@ -225,7 +248,7 @@ class Contest:
         layers = find_layers(network, experiment.example)
         prunable = Ticket.load(round_folder(self._search, 0) / DENSE / TICKET).card["prunable"]
         density = sum(layers[each].size for each in prunable) / sum(self._layers[each].size for each in prunable)
-        classifier = instantiate(experiment.config.classifier, network=network)
+        classifier = instantiate(experiment.config.classifier, network=copied(network))
         (metrics,) = experiment.trainer([], []).test(classifier, experiment.data, verbose=False)
         return replace(
             self._like[number],

@@ -25,7 +25,7 @@ from lt_lightning.results.status import state_of, tasks_of, tasks_under
 from lt_lightning.storage.files import read_csv, read_json
 from lt_lightning.storage.layout import RoundFacts, read_rounds
 
-SEARCH_GROUPS = ("data", "model", "classifier", "pruning", "trainer", "execution")
+SEARCH_GROUPS = ("data", "model", "classifier", "pruning", "trainer", "execution", "callbacks")
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Search:
         return seed if isinstance(seed, int) else None
 
     def folder_of(self, result: Result) -> Path:
-        """Return the folder of a ticket."""
-        return self.folder.parent / result.place
+        """Return the folder of a ticket, also where the search's folder was renamed."""
+        return self.folder.joinpath(*Path(result.place).parts[1:])
 
     def settings(self) -> Iterator[tuple[str, Result]]:
         """Yield each result after the search's setting, and its folder where several in a round are of one kind."""

@@ -18,7 +18,7 @@ from lt_lightning.report.page import Html, Page, chooser, first_of, paragraph
 from lt_lightning.results.job_record import TicketKind
 from lt_lightning.results.records import Result
 from lt_lightning.storage.files import replacing
-from lt_lightning.storage.layout import UNSTRUCTURED
+from lt_lightning.storage.layout import UNSTRUCTURED, is_ticket
 from lt_lightning.structures.plan import Block, BlockPlan, ChannelPlan, HybridPlan, Plan, blocks_in_full
 from lt_lightning.tickets.ticket import Ticket
 
@@ -166,17 +166,20 @@ def add_masks(page: Page, searches: Sequence[Search]) -> None:
         "keep other weights, compared with the same mask of the search. A click opens the picture alone."
     ), f'<p class="key">{key}</p>', *rest]  # fmt: skip
     choices: dict[str, str] = {}
+    failed = []
     for search in drawn:
         try:
             number, pictures = _masks_of(search)
         except (OSError, ValueError, KeyError) as error:
-            blocks.append(paragraph(f"{search.folder.name}: {error}"))
+            failed.append(paragraph(f"{search.folder.name}: {error}"))
             continue
         for layer, each in pictures.items():
             stem = f"{search.folder.name}_round_{number}_{layer}"
             choices[f"{search.folder.name}, round {number}: {layer}"] = "".join(_shown(page, stem, layer, each))
     if choices:
-        page.add("masks", "Masks", *blocks, chooser("mask-choice", "Layer", choices))
+        blocks.append(chooser("mask-choice", "Layer", choices))
+    if choices or failed:
+        page.add("masks", "Masks", *blocks, *failed)
 
 
 def _shown(page: Page, stem: str, layer: str, pictures: Sequence[Picture]) -> Iterator[str]:
@@ -201,7 +204,7 @@ def _shown(page: Page, stem: str, layer: str, pictures: Sequence[Picture]) -> It
 
 def _masks_of(search: Search) -> tuple[int, dict[str, list[Picture]]]:
     """Return the last round that has structured tickets, which is the sparsest, and pictures of it by layer."""
-    pruned = [result for result in search.results if result.round > 0]
+    pruned = [result for result in search.results if result.round > 0 and is_ticket(search.folder_of(result))]
     structured = [result for result in pruned if result.structure != UNSTRUCTURED]
     number = max((result.round for result in structured or pruned), default=0)
     folders = {result.kind: search.folder_of(result) for result in _with_masks(pruned) if result.round == number}

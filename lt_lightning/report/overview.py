@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from lt_lightning.report.contents import Contents, Group
+from lt_lightning.report.contents import Contents, Group, data_and_model
 from lt_lightning.report.page import Html, Page, bullets, first_of, folded, heading, paragraph, table
 from lt_lightning.report.plots import Looks, dense_row
 from lt_lightning.report.results_sections import accuracy_figure
@@ -100,7 +100,7 @@ def _headline(
         blocks.append(_tiles(row, dense_row(group.rows), rule))
         if row.seeds < 2:
             blocks.append(paragraph("A verdict takes several seeds. This trains what is missing of five:"))
-            blocks.append(f"<pre>{escape(more_seeds(contents))}</pre>")
+            blocks.append(f"<pre>{escape(more_seeds(contents, (group.rows[0].data, group.rows[0].model)))}</pre>")
         folders = [
             page.link(contents.root / result.place, f"seed {result.seed}")
             for result in group.results
@@ -167,12 +167,17 @@ def _interval(row: Row) -> str:
     return f"{100 * row.accuracy:.2f}{'' if half is None else f' ± {100 * half:.2f}'} %"
 
 
-def more_seeds(contents: Contents) -> str:
-    """Return the command that runs the same with several seeds."""
-    if not contents.commands:
+def more_seeds(contents: Contents, names: tuple[str, str]) -> str:
+    """Return the command that runs the same with several seeds, given the names of data set and network."""
+    fitting = [command for command in contents.commands if data_and_model(command.config) == names]
+    if not fitting:
         return f"lt-lightning run -m {SEEDS} ... and the options of this run"
-    words = shlex.split(contents.commands[0].text)
-    kept = [word for word in words[2:] if word != "-m" and not word.startswith("seed=")]
+    words = shlex.split(fitting[0].text)
+    kept = [
+        word
+        for word in words[2:]
+        if word not in ("-m", "--multirun") and word.partition("=")[0] not in ("seed", "+seed")
+    ]
     return shlex.join([*words[:2], "-m", SEEDS, *kept])
 
 

@@ -71,6 +71,8 @@ def read_table(path: Path, columns: ColumnNames = ColumnNames()) -> list[Measure
     lines = [(reader.line_num, row) for row in reader if any(row.values())]
     if not lines:
         raise ValueError(f"{path}: has no lines below its names")
+    if longer := next((line for line, row in lines if None in row), None):
+        raise ValueError(f"{path}, line {longer}: has more cells than the table has names ({len(reader.fieldnames)})")
     accuracies = _shares(path, columns.accuracy, lines)
     column = columns.sparsity or columns.density
     shares = _shares(path, column, lines, may_be_empty=True) if column else [None] * len(lines)
@@ -110,10 +112,13 @@ def _check_columns(path: Path, there: Sequence[str], columns: ColumnNames) -> No
 def _shares(
     path: Path, column: str, lines: Sequence[tuple[int, Mapping[str, str]]], may_be_empty: bool = False
 ) -> list[float | None]:
-    """Return a column as shares; its values are shares all, or percent all."""
+    """Return a column as shares; its values are shares all, or percent all, as those are that are written with %."""
     values: dict[int, float | None] = {}
+    signed = set()
     for line, row in lines:
-        written = (row[column] or "").strip().removesuffix("%").strip()
+        cell = (row[column] or "").strip()
+        signed |= {line} if cell.endswith("%") else set()
+        written = cell.removesuffix("%").strip()
         if not written and may_be_empty:
             values[line] = None
             continue
@@ -125,14 +130,14 @@ def _shares(
             raise ValueError(f"{path}, line {line}: {column}={row[column]!r} is no share in [0, 1], and no percentage")
         values[line] = value
     numbers = {line: value for line, value in values.items() if value is not None}
-    percent = max(numbers, key=lambda line: numbers[line], default=None)
-    if percent is None or numbers[percent] <= 1:
+    percent = min(signed, default=max(numbers, key=lambda line: numbers[line], default=None))
+    if percent is None or not (signed or numbers[percent] > 1):
         return list(values.values())
-    share = next((line for line, value in numbers.items() if 0 < value < 1), None)
+    share = next((line for line, value in numbers.items() if 0 < value < 1 and line not in signed), None)
     if share is not None:
         raise ValueError(
             f"{path}: {column} is in percent in line {percent} ({numbers[percent]:g}), but {numbers[share]:g} in line "
-            f"{share}; write all as shares, or all in percent"
+            f"{share}; write all as shares, all in percent, or % behind each"
         )
     return [None if value is None else value / 100 for value in values.values()]
 

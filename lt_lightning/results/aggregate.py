@@ -101,10 +101,11 @@ def aggregate(results: Iterable[tuple[str, Result]], rule: Rule = STANDARD) -> l
 
 def _row(key: Key, results: Sequence[Result], rule: Rule) -> Row:
     def mean(value: Callable[[Result], float]) -> float:
-        return fmean(map(value, results))
+        return fmean(_mean_of_each_seed(results, value))
 
     def deviation(value: Callable[[Result], float]) -> float | None:
-        return stdev(map(value, results)) if len(results) > 1 else None
+        of_seeds = _mean_of_each_seed(results, value)
+        return stdev(of_seeds) if len(of_seeds) > 1 else None
 
     def difference(result: Result) -> float:
         return result.accuracy - result.dense_accuracy

@@ -148,7 +148,8 @@ def seeds_needed(deviation: float, rule: Rule = STANDARD, power: float = 0.8, di
 
     def is_enough(seeds: int) -> bool:
         noncentrality = (difference + rule.margin) * math.sqrt(seeds) / deviation
-        return float(nctdtr(seeds - 1, noncentrality, _quantile(seeds - 1, rule.confidence))) <= 1 - power
+        missed = float(nctdtr(seeds - 1, noncentrality, _quantile(seeds - 1, rule.confidence)))
+        return not missed > 1 - power  # scipy gives NaN where it is too small to be told
 
     numbers = range(2, MOST_SEEDS + 1)
     place = bisect_left(numbers, True, key=is_enough)

@@ -127,6 +127,15 @@ def test_results_come_back(tmp_path: Path, times: bool) -> None:
     assert all(math.isnan(each.time_ratio_training) for each in read)
 
 
+def test_results_that_differ_by_their_settings_alone_are_refused(tmp_path: Path) -> None:
+    for each in some():
+        each.save(tmp_path / each.place)
+    other = replace(some()[-1], place="s2/round_03/regroup-other")
+    other.save(tmp_path / other.place)
+    with pytest.raises(ValueError, match=r"s2/round_03/regroup\b.*keep one setting"):
+        evidence(tmp_path, {})
+
+
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"^{tmp_path} "):
         evidence(tmp_path, {})

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 pytest.importorskip("torch_pruning")
 
-from benchmarks.peer_training import PEERS, main
+from benchmarks.peer_training import PEERS, Contest, main
+from lt_lightning.experiment.parts import Experiment
 from lt_lightning.results.records import Result, find_results
 from lt_lightning.tickets.ticket import Ticket
 from tests.runs import REFILL, SMALL, composing, run_of
@@ -36,7 +38,10 @@ def test_peers_have_the_tickets_flops_and_epochs_and_are_found_again(
     ours = {result.round: result for result in results if result.structure == "refill_grown"}
     peers = [result for result in find_results(tmp_path) if result.structure.startswith("torch_pruning_")]
     assert sorted((each.structure, each.round) for each in peers) == sorted(
-        (f"torch_pruning_{name}", number) for name in PEERS for number in ours
+        (f"torch_pruning_{name}", number)
+        for name in PEERS
+        for number in ours
+        if number > 1 or not PEERS[name].sparse  # before the first cut there is no training that could be sparse
     )
     for peer in peers:
         ticket = ours[peer.round]
@@ -50,6 +55,17 @@ def test_peers_have_the_tickets_flops_and_epochs_and_are_found_again(
         trainings = sorted(path.name for path in (tmp_path / peer.place).glob("trained_*.pt"))
         whole = [f"trained_{number}.pt" for number in range(1, peer.round + 1)]
         assert trainings == (whole[-1:] if PEERS[peer.structure.removeprefix("torch_pruning_")].iterative else whole)
+
+    config = OmegaConf.load(tmp_path / results[0].search / "config.yaml")
+    assert isinstance(config, DictConfig)
+    contest = Contest(Experiment.from_config(config), "refill_grown")
+    with pytest.raises(ValueError, match="no network"):
+        contest._cut(contest._trained_dense(), PEERS["magnitude"], 1e-6)
+    with pytest.raises(ValueError, match=r"^--like regroup_grown: .*no ticket"):
+        Contest(Experiment.from_config(config), "regroup_grown")
+    config.retraining.length = 2
+    with pytest.raises(ValueError, match=r"retraining\.length"):
+        Contest(Experiment.from_config(config), "refill_grown")
 
     def refuse(*_: object) -> Result:
         raise AssertionError("it was trained again")

@@ -38,6 +38,13 @@ def test_percent_is_share(separator: str, tmp_path: Path) -> None:
     assert [each.sparsity for each in read[0]] == pytest.approx([0.8, 0.0])
 
 
+def test_a_sign_says_that_all_is_in_percent(tmp_path: Path) -> None:
+    lines = ["setting,seed,accuracy,density", "a,0,0.5%,1%", "a,1,90 %,0.5%"]
+    read = read_table(table(tmp_path, "\n".join(lines)), ColumnNames(density="density"))
+    assert [each.accuracy for each in read] == pytest.approx([0.005, 0.9])
+    assert [each.sparsity for each in read] == pytest.approx([0.99, 0.995])
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -53,6 +60,8 @@ def test_percent_is_share(separator: str, tmp_path: Path) -> None:
         ("setting,seed,accuracy\na,0,0.91\na,1,91.2\n", ["line 3 (91.2)", "0.91 in line 2"]),
         ("setting,seed,accuracy\na,,0.91\n", ["line 2", "seed is empty"]),
         ("setting,seed,accuracy\n,0,0.91\n", ["line 2", "setting is empty"]),
+        ("setting,seed,accuracy\na,0,0.5\na,1,0.9%\n", ["line 3 (0.9)", "0.5 in line 2"]),
+        ("setting,seed,accuracy\na,0,93,5\n", ["line 2", "more cells", "(3)"]),
         ("setting,seed,accuracy\na,1,0.5\na,1.0,0.6\n", ["line 3", "seed=1 of a", "line 2"]),
     ],
 )

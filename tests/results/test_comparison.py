@@ -72,6 +72,13 @@ def test_seeds_needed_against_scipy_and_draws() -> None:
     assert (lower > -0.005).mean() == pytest.approx(0.815, abs=0.01)
 
 
+def test_a_small_spread_needs_no_more_seeds_than_a_wider_one() -> None:
+    """Also where scipy cannot tell how rarely so few seeds fail."""
+    needed = [seeds_needed(deviation) for deviation in np.geomspace(1e-5, 2e-2, 2000)]
+    assert needed == sorted(each for each in needed if each is not None)
+    assert needed[0] == 2
+
+
 def test_a_difference_or_a_wide_spread_may_be_too_much() -> None:
     assert seeds_needed(0.005, difference=-0.005) is None
     assert seeds_needed(1.0) is None

@@ -38,6 +38,18 @@ def test_interval_and_decision_are_those_of_scipy(values: list[float], confidenc
         assert verdict_of(values, Rule(RULE.margin, confidence)).wins == (p < 1 - confidence)
 
 
+def test_several_results_of_a_seed_count_once_in_every_number() -> None:
+    """Seed 0 has three results that win by 2 points, seeds 1 and 2 one each that loses by 1."""
+    gains = [(0, 0.02, "a"), (0, 0.02, "b"), (0, 0.02, "c"), (1, -0.01, "d"), (2, -0.01, "e")]
+    results = [
+        replace(DENSE, seed=seed, round=1, structure="refill", accuracy=0.9 + gain, dense_accuracy=0.9, place=place)
+        for seed, gain, place in gains
+    ]
+    (row,) = aggregate([("", result) for result in results], RULE)
+    assert (row.seeds, row.difference, row.accuracy) == pytest.approx((3, 0.0, 0.9))
+    assert row.difference_sd == pytest.approx(np.std([0.02, -0.01, -0.01], ddof=1))
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_interval_covers_and_false_positives_are_as_rare_as_promised(seeds: int) -> None:
     """Over 4000 repetitions; four standard errors are 1.4 points."""

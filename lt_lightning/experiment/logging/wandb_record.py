@@ -113,7 +113,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _pictures(entry: Entry) -> dict[str, Any]:
-    """Return pictures of the masks of some layers, evenly over the depth.
+    """Return pictures of the masks of some layers, evenly over the depth; none of a ticket that prunes nothing.
 
     A structured ticket is shown beside the ticket that it was made from.
     """
@@ -121,6 +121,8 @@ def _pictures(entry: Entry) -> dict[str, Any]:
 
     from lt_lightning.report.mask_pictures import pictures_of  # slow to import, and not needed without W&B
 
+    if not entry.ticket.masks:
+        return {}
     before, after = entry.ticket, []
     if entry.ticket.plan is not None and entry.made_from is not None:
         source = Ticket.load(entry.made_from / "ticket")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import uuid
@@ -259,12 +260,17 @@ FORMATS: Final[Mapping[str, Callable[[Source, Executed, Path], Facts]]] = {
 }
 
 
+def _as_json(facts: Mapping[str, Any]) -> Facts:
+    """Return facts with null for what was not measured, since NaN is not JSON for anybody else."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in facts.items()}
+
+
 def _card(folder: Path, source: Source, small: Executed, written: Mapping[str, Facts]) -> Facts:
     result = folder / "result.json"
     return {
         "ticket": dict(source.ticket.card),
         "place": "/".join(folder.resolve().parts[-3:]),
-        "result": read_json(result) if result.is_file() else None,
+        "result": _as_json(read_json(result)) if result.is_file() else None,
         "layers": {name: asdict(report) for name, report in source.ticket.layers.items()},
         "input": {
             "shape": ["batch", *source.shape],

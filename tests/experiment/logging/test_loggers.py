@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from lt_lightning.experiment.logging.loggers import make_loggers
-from lt_lightning.experiment.logging.wandb_record import artifact_name
+from lt_lightning.experiment.logging.wandb_record import Entry, _pictures, artifact_name
 from lt_lightning.experiment.sweep import Multirun
 from lt_lightning.results.records import Result
 from lt_lightning.structures.plan import BlockPlan, ChannelPlan
@@ -196,6 +196,14 @@ def test_tables_and_figures_are_those_of_the_results(recorded: Recorded) -> None
 
 def _told(value: Any) -> Any:
     return value if value == value else "NaN"
+
+
+def test_a_ticket_without_masks_has_no_pictures(recorded: Recorded) -> None:
+    """Such as a small dense network, whose layers are those of the search but narrower."""
+    result = recorded.results[1]
+    ticket = Ticket.load(recorded.root / result.place / "ticket")
+    assert _pictures(Entry(result, ticket, recorded.root))
+    assert _pictures(Entry(result, replace(ticket, masks={}), recorded.root)) == {}
 
 
 def test_pictures_show_the_masks(recorded: Recorded) -> None:
