@@ -87,7 +87,7 @@ def inputs_like(example: Tensor, setting: Setting, device: torch.device | str = 
     if not example.is_floating_point():
         return example[:1].repeat(setting.batch_size, *[1] * (example.dim() - 1)).to(device)
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn((setting.batch_size, *example.shape[1:]), generator=generator).to(device)
+    inputs = torch.randn((setting.batch_size, *example.shape[1:]), generator=generator).to(device, example.dtype)
     if setting.bfloat16 and not setting.training:
         inputs = inputs.bfloat16()
     return inputs.contiguous(memory_format=_format(setting)) if inputs.dim() == 4 else inputs

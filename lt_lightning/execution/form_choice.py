@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lt_lightning.execution.execute import DENSE_FORM, Forms, first_forms, forms_of, planned_layers
 from lt_lightning.execution.form_rule import form_by_rule
@@ -24,7 +24,7 @@ from lt_lightning.execution.shrink_channels import shrink_channels
 from lt_lightning.execution.timing import Shape, time_layers
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.evaluation import evaluating
-from lt_lightning.pruning.examples import Example, call_network
+from lt_lightning.pruning.examples import Example, call_network, tensors_in
 from lt_lightning.structures.plan import ChannelPlan, HybridPlan, NMPlan, Plan
 
 DecidedBy = Literal["rule", "remembered", "measured"]
@@ -101,10 +101,10 @@ def input_shapes(network: nn.Module, names: Sequence[str], example: Example) -> 
     with evaluating(network), ExitStack() as hooks:
         for name in names:
 
-            def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                shapes[name] = tuple(inputs[0].shape[1:])
+            def note(_: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], name: str = name) -> None:
+                shapes[name] = tuple(next(tensors_in((inputs, named))).shape[1:])
 
-            hooks.enter_context(network.get_submodule(name).register_forward_pre_hook(note))
+            hooks.enter_context(network.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True))
         call_network(network, example)
     return shapes
 

@@ -137,6 +137,9 @@ class _Survivors:
                 weight = weight[:, rows]
             columns = weight.reshape(len(weight), -1).any(axis=1)
             needed[self.graph.unit_of(part)[columns]] = True
+        for part in self.graph.norms.values():
+            if part.parameter in self.graph.record.counted:  # its statistics read every channel
+                needed[self.graph.unit_of(part)] = True
         return needed
 
     def _spare(self, kept: dict[str, Flags]) -> None:

@@ -315,6 +315,8 @@ class Experiment:
         """The epochs that the dense network is trained, and those of a ticket."""
         total = int(self.options.trainer["max_epochs"])
         rewind = self.pruning_options.step.within(total)
+        if rewind.unit == "ep" and rewind.count >= total > 0:
+            raise ValueError(f"pruning.rewind={rewind}: must lie before the end of a training of {total} epochs")
         whole = self.pruning_options.mode == "weights_only" or rewind.unit != "ep"
         return total, total if whole else total - rewind.count
 

@@ -98,6 +98,7 @@ def _cut(network: nn.Module, left: Mapping[str, Index]) -> None:
         part = _laid_out_like(take(whole.detach(), index), whole)
         is_parameter = isinstance(whole, nn.Parameter)
         smaller[id(whole)] = nn.Parameter(part, requires_grad=whole.requires_grad) if is_parameter else part
+        vars(smaller[id(whole)]).update(vars(whole))  # marks of the user, such as `_no_weight_decay`
     for module in network.modules():
         for values in (module._parameters, module._buffers):
             for key, value in values.items():

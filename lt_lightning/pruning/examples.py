@@ -45,7 +45,10 @@ def copied(network: N) -> N:
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     ]
-    return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
+    twin = copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
+    for own, copy_of_it in zip(network.parameters(), twin.parameters(), strict=True):
+        vars(copy_of_it).update(vars(own))  # marks of the user, such as `_no_weight_decay`, which deepcopy drops
+    return twin
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

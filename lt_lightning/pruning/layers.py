@@ -96,15 +96,16 @@ def find_layers(network: nn.Module, example: Example) -> dict[str, Layer]:
     names = {module: name for name, module in network.named_modules()}
     samples = next((len(tensor) for tensor in tensors_in(example) if tensor.dim()), 1)
 
-    def record(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        for called in _layers_of(names[module], module, given, output, samples):
+    def record(module: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
+        first = next(tensors_in((given, named)))
+        for called in _layers_of(names[module], module, first, output, samples):
             known = layers.get(called.name)
             both = replace(known, positions=known.positions + called.positions) if known else called
             layers[called.name] = both
 
     with evaluating(network), ExitStack() as hooks:
         for module in filter(has_layers, names):
-            hooks.enter_context(module.register_forward_hook(record))
+            hooks.enter_context(module.register_forward_hook(record, with_kwargs=True))
         try:
             call_network(network, example)
         except Exception as error:
@@ -246,14 +247,14 @@ def has_layers(module: nn.Module) -> bool:
     return isinstance(module, kinds) or is_conv1d(module) or has_plain_heads(module)
 
 
-def _layers_of(name: str, module: nn.Module, given: tuple[Any, ...], output: Any, samples: int) -> list[Layer]:
+def _layers_of(name: str, module: nn.Module, given: Tensor, output: Any, samples: int) -> list[Layer]:
     """Return the layers of a module that was called; code may have folded windows or tokens into the batch before."""
 
     def positions(tensor: Tensor, channels: int) -> int:
         return max(1, tensor.numel() // channels // samples)
 
     if has_plain_heads(module):
-        tokens = positions(given[0], module.embed_dim)
+        tokens = positions(given, module.embed_dim)
         shapes = {"in_proj": module.in_proj_weight.shape, "out_proj": module.out_proj.weight.shape}
         parameters = {"in_proj": "in_proj_weight", "out_proj": "out_proj.weight"}
         return [
@@ -263,7 +264,7 @@ def _layers_of(name: str, module: nn.Module, given: tuple[Any, ...], output: Any
     weight: Tensor = module.weight  # type: ignore[assignment]
     shape = tuple(weight.shape)
     if isinstance(module, TRANSPOSED):
-        return [Layer(name, shape, module.groups, positions(given[0], module.in_channels), output_dim=1)]
+        return [Layer(name, shape, module.groups, positions(given, module.in_channels), output_dim=1)]
     if isinstance(module, CONVOLUTIONS):
         depthwise = module.groups > 1 and module.groups == module.in_channels
         roles = frozenset({"depthwise"}) if depthwise else frozenset[str]()

@@ -112,8 +112,8 @@ def _channels(masks: Masks, traced: TracedNetwork) -> dict[str, Tensor]:
         if group.frozen:
             continue
         for name in group.writers:
-            layer = traced.layers[name]
-            if layer.weight in masks:
+            layer = traced.layers.get(name)  # none of an embedding
+            if layer is not None and layer.weight in masks:
                 units = torch.from_numpy(group.rows[name])
                 by_output = [-1 if dim == layer.output_dim else 1 for dim in range(len(layer.shape))]
                 numbers = torch.where(units >= 0, last + 1 + units, 0).view(by_output)

@@ -175,7 +175,6 @@ class TicketTraining(MaskedTraining):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = self.network_of(pl_module)
-        self.keep_rates(self.restart)
         if trainer.global_step > 0:  # resumed
             self.start_clock()
         else:
@@ -201,6 +200,7 @@ class TicketTraining(MaskedTraining):
                 self._cycle = cycle + 2
                 self.again.restore(trainer.optimizers, schedules_of(trainer))
                 self.best = {}
+        self.keep_rates(self.again if self._cycle > 1 else self.restart)
         self.follow_epoch(trainer, self._epochs - length + epoch)
 
     def on_before_optimizer_step(

@@ -277,6 +277,23 @@ def test_channels_of_zeros_are_left_out_and_shifts_stay() -> None:
     assert widths(shrink_masked(network, images[:1], masks).network) == {"0": (3, 1), "3": (2, 3)}
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.GroupNorm(1, 8)], ids=["layer norm", "group norm"])
+@pytest.mark.parametrize("by_mask", [True, False])
+def test_a_channel_that_nobody_reads_counts_in_the_statistics_of_its_normalisation(
+    norm: nn.Module, by_mask: bool
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), norm, nn.Linear(8, 2)).double()
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    mask[:, 0] = False
+    with torch.no_grad():
+        network.get_parameter("2.weight").mul_(mask)
+        network.get_parameter("0.bias")[0] = 3.0
+    inputs = torch.randn(5, 4, dtype=torch.float64)
+    small = shrink_masked(network, inputs, {"2.weight": mask} if by_mask else None).network
+    torch.testing.assert_close(small.eval()(inputs), network.eval()(inputs), rtol=0, atol=1e-12)
+
+
 def test_dead_blocks_keep_one_channel() -> None:
     network = in_float64(NETWORKS["resnet18"])
     masks = {

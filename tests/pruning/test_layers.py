@@ -90,6 +90,24 @@ def test_what_is_folded_into_the_batch_counts_by_sample(batch: int) -> None:
     }  # fmt: skip
 
 
+def test_layers_may_be_called_with_named_arguments() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.up = nn.MultiheadAttention(8, 2, batch_first=True), nn.ConvTranspose1d(8, 4, 2)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, _ = self.attention(query=x, key=x, value=x)
+            out: Tensor = self.head(input=self.up(input=x.transpose(1, 2)).mean(2))
+            return out
+
+    layers = find_layers(Named(), torch.zeros(2, 5, 8))
+    assert {name: layer.positions for name, layer in layers.items()} == {
+        "attention.in_proj": 5, "attention.out_proj": 5, "up": 5, "head": 1
+    }  # fmt: skip
+
+
 def test_a_layer_called_twice_counts_its_positions_twice() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lt_lightning import Hybrid, Ticket, load_shrunk, shrink
 from lt_lightning.execution.blocks.kernel_positions import RegroupedConv2d
-from lt_lightning.execution.cost import Setting, flops, parameters
+from lt_lightning.execution.cost import Setting, flops, inputs_like, parameters
 from lt_lightning.execution.execute import execute
 from lt_lightning.execution.layer_costs import CountedCosts, TimedCosts, memory
 from lt_lightning.execution.shrink_channels import Shrunk, cut_point
@@ -353,6 +353,26 @@ def test_memory_is_what_backward_keeps() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     weights = 4 * (3 * 4 * 9 + 4 + 4 * 2 * 9 + 2)
     assert memory(network, EXAMPLE, 10) == 3 * weights + 4 * 10 * (3 * 256 + 4 * 196)
+
+
+def test_attention_with_fewer_heads_and_inputs_of_another_precision() -> None:
+    torch.manual_seed(0)
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inward, self.attention = nn.Linear(6, 16), nn.MultiheadAttention(16, 4, batch_first=True)
+            self.out = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.inward(x)
+            out: Tensor = self.out(self.attention(x, x, x, need_weights=False)[0].mean(1))
+            return out
+
+    network, tokens = Attending().double(), torch.randn(2, 5, 6, dtype=torch.float64)
+    small = shrink(network, tokens, structure=hybrid("params:0.6"))
+    assert parameters(small.network) < 0.65 * parameters(network)
+    assert inputs_like(tokens, Setting(3, training=False)).dtype is torch.float64
 
 
 # What is refused

@@ -84,6 +84,29 @@ def floats(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_transposed_convolutions_in_groups_keep_their_channels(dims: int, bias: bool) -> None:
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
+    torch.manual_seed(0)
+    grouped = up(16, 16, 2, 2, groups=2, bias=bias)
+    parts = (conv(3, 16, 3), nn.ReLU(), grouped, nn.ReLU(), conv(16, 8, 1), nn.ReLU(), conv(8, 4, 1))
+    network = nn.Sequential(*parts).double()
+    example = torch.randn(2, 3, *[6] * dims, dtype=torch.float64)
+    small = shrink(network, example, keep=0.95)
+    assert small.network.get_parameter("2.weight").shape == network.get_parameter("2.weight").shape
+    assert len(small.network.get_parameter("4.weight")) < 8
+
+
+def test_marks_on_parameters_stay() -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    vars(network.get_parameter("0.weight"))["_no_weight_decay"] = True
+    small = shrink(network, torch.zeros(1, 4), keep=0.5).network
+    assert len(small.get_parameter("0.weight")) < 8
+    assert vars(small.get_parameter("0.weight")) == {"_no_weight_decay": True}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of network, the batch that it is given, and how near a share can come on so small a one."""

@@ -215,7 +215,7 @@ class GroupedChannelLinear(nn.Module):
             (y,) = self.permutation(y)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)
-        return y.reshape(*x.shape[:-1], -1)
+        return y.reshape(*x.shape[:-1], y.shape[1])
 
     @property
     def weight(self) -> Tensor:

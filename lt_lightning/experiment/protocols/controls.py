@@ -39,7 +39,7 @@ class Controls(Protocol):
     def tasks(self, config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
         """Return a task for each ticket and control."""
         search, *others = tasks
-        # Of chains that are longer than the search, or grown alone, every further ticket is the last of its density.
+        # Chains that are longer than the search, or grown alone, have rounds that the search has not.
         rounds, beyond = retrained_rounds(config), len(search.parts)
         wanted = [task for task in others if task.round in rounds or task.round >= beyond]
         tickets = [task for task in wanted if task.kind and not task.kind.control]
@@ -94,7 +94,7 @@ def _of_search(config: DictConfig, search: Task) -> list[Task]:
     """The search's own tickets of the rounds that are retrained, as if each were a task."""
     name, last = str(config.pruning.next_round_from), len(search.parts) - 1
     return [
-        Task(place, f"{name}, round {number} of {last}", number, TicketKind(name), (place,))
+        Task(place, f"{name}, round {number} of {last}", number, TicketKind(name), (place,), goes_on=True)
         for number in retrained_rounds(config)
         for place in (search.parts[number],)
     ]

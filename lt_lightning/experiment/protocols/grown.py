@@ -33,9 +33,11 @@ class Grown(Protocol):
 
     def wanted(self, config: DictConfig) -> bool:
         """Whether a structure is to be grown."""
-        if not config.grown and (config.growing.alone or config.growing.densities is not None):
-            key = "alone" if config.growing.alone else "densities"
-            raise ValueError(f"growing.{key}={config.growing[key]}: nothing is grown; name structures in grown")
+        given = [key for key in ("alone", "densities", "group_penalty") if config.growing[key]]
+        if given and not config.grown:
+            raise ValueError(
+                f"growing.{given[0]}={config.growing[given[0]]}: nothing is grown; name structures in grown"
+            )
         known = [*map(str, config.structure), *CONTROLS]
         for name in config.grown:
             if name in CONTROLS and name in config.structure:
@@ -137,8 +139,9 @@ def _densities(config: DictConfig) -> list[float]:
 def _origin(config: DictConfig, name: str, number: int) -> dict[str, str]:
     """Return what, besides structure and training, determines a round's ticket; no default, nothing about controls."""
     origin, penalty = {"grown": name}, float(config.growing.group_penalty)
-    if penalty and name not in CONTROLS:
-        origin["group_penalty"] = str(penalty)
+    last = len(config.growing.densities)
+    if penalty and name not in CONTROLS and last > 1:  # the last round is trained without it, from rounds with it
+        origin["group_penalty"] = str(penalty) if number < last else f"{penalty} before"
     if (densities := list(config.growing.densities)[:number]) != densities_of(config)[:number]:
         origin["densities"] = str(densities)
     return origin

@@ -64,7 +64,7 @@ def _measure(experiment: Experiment) -> float:
     devices = len(experiment.devices)
     config = experiment.config.copy()
     with open_dict(config):
-        config.trainer.update(max_epochs=1, devices=1, limit_train_batches=STEPS, limit_val_batches=STEPS)
+        config.trainer.update(devices=1, limit_train_batches=STEPS, limit_val_batches=STEPS)
     experiment.data.setup("fit")
     steps, checks = len(experiment.data.train_dataloader()), len(experiment.data.val_dataloader())
     batch_size = experiment.data.batch_size
@@ -100,6 +100,9 @@ class _Watch(pl.Callback):
         self._tick("train")
         if self._ticks["train"][-1] - self._ticks["train"][0] > LIMIT:
             trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = True  # the schedule is that of the whole training
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._tick("validation")

@@ -130,7 +130,7 @@ class Scheduler:
             return self._search.parts.index(task.source) in trained
         if task.goes_on:
             return Result.load(task.source) is not None
-        return task.round in trained and is_ticket(task.source)
+        return bool(trained) and is_ticket(task.source)  # a grown ticket's round may lie beyond the search
 
     def _may_get_ready(self, task: Task, tasks: Sequence[Task]) -> bool:
         sources = (other for other in tasks if other.folder == task.source)

@@ -435,6 +435,27 @@ def test_a_small_dense_network_is_trained_for_as_many_epochs_as_the_ticket_and_i
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.parametrize("source", ["refill", "unstructured"])
+@pytest.mark.parametrize("mode", ["weights", "none"])
+def test_cycles_follow_whatever_the_search_goes_on_from_and_however(
+    mode: str, source: str, composed: Compose, tmp_path: Path
+) -> None:
+    results = run_of(
+        composed(
+            *SMALL, *REFILL, "data.limit=0.1", "trainer.max_epochs=3", "pruning.rewind=1ep", "pruning.monitor=null",
+            "controls=[small_dense_cycles]", "report=false", f"pruning.mode={mode}",
+            f"pruning.next_round_from={source}",
+        )
+    )  # fmt: skip
+    ticket, control = ([each for each in results if each.structure == "refill" and bool(each.control) == which][-1]
+                       for which in (False, True))  # fmt: skip
+    assert ticket.total_epochs == control.total_epochs == 3 + 2 * (1 if source == "refill" else 2)
+    with (tmp_path / "runs" / control.place / "metrics.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+    goes_back = len(set(rates[3:])) > 1
+    assert goes_back is (mode == "weights")
+
+
 class Crash(pl.Callback):
     """Raises in a training's step of that number."""
 

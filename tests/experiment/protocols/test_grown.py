@@ -87,9 +87,13 @@ def test_grown_alone_is_the_same_chain_without_the_search_and_the_cut_tickets(
     finished: tuple[DictConfig, list[Result]], composed: Compose
 ) -> None:
     config, results = finished
-    mine = composed(*OPTIONS, *REGROUP, "recipe=strong", "retrain_rounds=[2]")
+    mine = composed(*OPTIONS, *REGROUP, "recipe=strong", "retrain_rounds=[2]", "controls=[shuffle]")
     OmegaConf.resolve(mine)
-    alone = run_of(mine)
+    together = run_of(mine)
+    assert {(each.round, str(each.kind)) for each in together if each.control} == {
+        (1, "regroup_grown (shuffle control)"), (2, "regroup_grown (shuffle control)")
+    }  # fmt: skip
+    alone = [each for each in together if not each.control]
     assert [(each.round, str(each.kind)) for each in alone] == [
         (0, "dense"), (1, "regroup_grown"), (2, "regroup_grown")
     ]  # fmt: skip
@@ -119,6 +123,22 @@ def test_every_ticket_that_is_grown_alone_or_beyond_the_search_has_its_controls(
     assert controlled("recipe=strong", "growing.densities=[0.6,0.36,0.2]") == [1, 2, 3]
     assert controlled("grown=[regroup]", "retrain_rounds=[2]") == [2]
     assert controlled("grown=[regroup]", "retrain_rounds=[2]", "growing.densities=[0.6,0.36,0.2]") == [2, 3]
+
+
+def test_a_round_that_is_the_last_of_its_chain_is_another_one_where_a_penalty_spares_the_last(
+    composed: Compose,
+) -> None:
+    def chain(densities: str, penalty: float) -> list[str]:
+        options = ("recipe=strong", f"growing.densities={densities}", f"growing.group_penalty={penalty}")
+        return [task.folder.name for task in Job.of(composed(*OPTIONS, *REGROUP, *options)).tasks[1:]]
+
+    shorter, longer = chain("[0.5,0.25]", 0.01), chain("[0.5,0.25,0.1]", 0.01)
+    assert shorter[0] == longer[0]
+    assert shorter[1] != longer[1]
+    assert chain("[0.5]", 0.01) == chain("[0.5]", 0.0)  # its one round is the last
+    assert chain("[0.5,0.25]", 0.0) == chain("[0.5,0.25,0.1]", 0.0)[:2]
+    with pytest.raises(ValueError, match=r"^growing\.group_penalty=0\.01: "):
+        Job.of(composed(*OPTIONS, *REGROUP, "growing.group_penalty=0.01"))
 
 
 def test_controls_prune_nothing_or_at_random_for_as_many_rounds(finished: tuple[DictConfig, list[Result]]) -> None:
