@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lt_lightning.execution.cost import Setting, time_ratio
+from lt_lightning.execution.shrink_channels import avoid_defect
 from lt_lightning.experiment.parts import Experiment
 from lt_lightning.experiment.run.measuring import with_times
 from lt_lightning.pruning.examples import copied
@@ -137,6 +138,7 @@ class Contest:
             if result is None or not math.isnan(result.time_ratio_inference):
                 continue
             network = torch.load(folder / f"trained_{number}.pt", weights_only=False)
+            avoid_defect(network)
             inference, training = (
                 time_ratio(
                     self._trained_dense(),
@@ -194,15 +196,17 @@ class Contest:
 
     def _fit(self, network: nn.Module, number: int, sparse: bool) -> nn.Module:
         experiment, options = self._experiment, self._experiment.pruning_options
-        classifier = instantiate(experiment.config.classifier, network=network)
+        guarded = copied(network)
+        classifier = instantiate(experiment.config.classifier, network=guarded)
         state = {name: value.clone() for name, value in network.state_dict().items()}
         training = TicketTraining(
             Ticket({}, state), self._restart, "masked", monitor=options.monitor, monitor_mode=options.monitor_mode
         )
         callbacks: list[pl.Callback] = [training]
         if sparse:
-            callbacks.append(_TowardsZero(_pruner(network, Peer("GroupMagnitudeImportance"), experiment.example, 0.5)))
-        network.train()  # Torch-Pruning looks at networks in evaluation
+            callbacks.append(_TowardsZero(_pruner(guarded, Peer("GroupMagnitudeImportance"), experiment.example, 0.5)))
+        guarded.train()  # Torch-Pruning looks at networks in evaluation
+        avoid_defect(guarded)
         pl.seed_everything(experiment.options.seed, verbose=False)
         experiment.data.first_epoch = self._dense.total_epochs + (number - 1) * self._restart.epochs
         experiment.trainer(callbacks, []).fit(classifier, experiment.data)
@@ -248,7 +252,9 @@ class Contest:
         layers = find_layers(network, experiment.example)
         prunable = Ticket.load(round_folder(self._search, 0) / DENSE / TICKET).card["prunable"]
         density = sum(layers[each].size for each in prunable) / sum(self._layers[each].size for each in prunable)
-        classifier = instantiate(experiment.config.classifier, network=copied(network))
+        tested = copied(network)
+        avoid_defect(tested)
+        classifier = instantiate(experiment.config.classifier, network=tested)
         (metrics,) = experiment.trainer([], []).test(classifier, experiment.data, verbose=False)
         return replace(
             self._like[number],

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -278,6 +279,8 @@ class Experiment:
             enable_model_summary=False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         )
+        if not loggers:
+            trainer.loggers = [DummyLogger()]  # callbacks of the user may ask for one
         return trainer
 
     @property

@@ -198,9 +198,9 @@ class CountedLayerNorm(nn.LayerNorm):
 
     all_channels: int
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise (..., channels left)."""
-        scaled = _normalised(x, (-1,), x.shape[-1], self.all_channels, self.eps) * self.weight
+        scaled = _normalised(input, (-1,), input.shape[-1], self.all_channels, self.eps) * self.weight
         return scaled if self.bias is None else scaled + self.bias
 
 
@@ -213,11 +213,11 @@ class CountedGroupNorm(nn.GroupNorm):
 
     all_channels: int
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise (batch, channels left, ...)."""
-        dims = tuple(range(1, x.dim()))
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        scaled = _normalised(x, dims, x.shape[1], self.all_channels, self.eps) * self.weight.view(shape)
+        dims = tuple(range(1, input.dim()))
+        shape = (1, -1, *[1] * (input.dim() - 2))
+        scaled = _normalised(input, dims, input.shape[1], self.all_channels, self.eps) * self.weight.view(shape)
         return scaled + self.bias.view(shape)
 
 
@@ -250,11 +250,11 @@ class Partial(nn.Module):
     writes: Tensor | None
     sources: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute what the layer computes."""
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute what the layer computes, with whatever else it takes (`output_size` of a transposed convolution)."""
         dim = 1 if isinstance(self, nn.modules.conv._ConvNd) else -1
-        given = x if self.reads is None else x.index_select(dim, self.reads)
-        computed: Tensor = super().forward(given)
+        given = input if self.reads is None else input.index_select(dim, self.reads)
+        computed: Tensor = super().forward(given, *args, **kwargs)
         if self.writes is None:
             return computed
         if torch.compiler.is_exporting():  # which runtimes compute faster than a copy into a part

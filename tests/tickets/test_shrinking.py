@@ -99,6 +99,34 @@ def test_transposed_convolutions_in_groups_keep_their_channels(dims: int, bias: 
     assert len(small.network.get_parameter("4.weight")) < 8
 
 
+class Named(nn.Module):
+    """Calls its layers by the names of their arguments, and one with another argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 3, stride=2)
+        self.one, self.norm, self.two = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(input=self.conv(input=x).relu(), output_size=(16, 16)).relu()
+        out: Tensor = self.two(input=self.norm(input=self.one(input=x.mean((2, 3)))).relu())
+        return out
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [Refill(round_to=1), Refill(coupling="independent", round_to=1), Regroup(group_size=4, min_rows=1, min_columns=1),
+     Regroup("input_channel", group_size=4, min_rows=1, min_columns=1)],
+    ids=str,
+)  # fmt: skip
+def test_layers_that_are_called_by_the_names_of_their_arguments(structure: Structure) -> None:
+    torch.manual_seed(0)
+    network, images = Named().double(), torch.randn(4, 3, 7, 7, dtype=torch.float64)
+    small = shrink(network, images, keep=0.7, structure=structure)
+    assert sum(each.numel() for each in small.network.parameters()) < sum(each.numel() for each in network.parameters())
+    small.network.eval()(images)
+
+
 def test_marks_on_parameters_stay() -> None:
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     vars(network.get_parameter("0.weight"))["_no_weight_decay"] = True

@@ -113,14 +113,14 @@ class GroupedChannelConv2d(nn.Module):
         freeze_alike(made, conv)
         return made
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (batch, input channels, height, width) to (batch, filters, output height, output width)."""
         weight, bias, groups = self._masked(), _in_group_order(self.bias, self.rows), len(self.plan.rows)
         if self.form == "grouped":
-            (gathered,) = pick_channels(x, self.gather, 1)
+            (gathered,) = pick_channels(input, self.gather, 1)
             y = self._convolve(gathered, weight, bias, groups)
         else:
-            parts = pick_channels(x, self.gather, groups)
+            parts = pick_channels(input, self.gather, groups)
             biases = [None] * groups if bias is None else bias.chunk(groups)
             y = torch.cat(
                 [
@@ -131,7 +131,7 @@ class GroupedChannelConv2d(nn.Module):
             )
         if self.permutation is not None:
             (y,) = pick_channels(y, self.permutation, 1)
-        return in_format_of(x, y)
+        return in_format_of(input, y)
 
     @property
     def weight(self) -> Tensor:
@@ -202,11 +202,11 @@ class GroupedChannelLinear(nn.Module):
         freeze_alike(made, linear)
         return made
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
         weight = self.packed if self.used is None else self.packed * self.used
         groups, columns, _ = weight.shape
-        matrix = x.reshape(-1, x.shape[-1])
+        matrix = input.reshape(-1, input.shape[-1])
         if self.gather is not None:
             (matrix,) = self.gather(matrix)
         parts = matrix.view(-1, groups, columns).transpose(0, 1)
@@ -215,7 +215,7 @@ class GroupedChannelLinear(nn.Module):
             (y,) = self.permutation(y)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)
-        return y.reshape(*x.shape[:-1], y.shape[1])
+        return y.reshape(*input.shape[:-1], y.shape[1])
 
     @property
     def weight(self) -> Tensor:

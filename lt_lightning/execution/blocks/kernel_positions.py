@@ -98,11 +98,11 @@ class RegroupedConv2d(nn.Module):
         """The dense weight, filters in their own order, zero outside the blocks, a function of `packed`."""
         return self.layout.unpack(self.packed)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, filters, oh, ow)."""
         windows = (self.shape[2:], self.stride, self.padding, self.dilation)
-        y: Tensor = block_conv2d(_autocast(x), self.packed, self.channels, self.tap_start, *windows, self.rows)
-        y = in_format_of(x, y)
+        y: Tensor = block_conv2d(_autocast(input), self.packed, self.channels, self.tap_start, *windows, self.rows)
+        y = in_format_of(input, y)
         return y if self.bias is None else y + self.bias.to(y.dtype).reshape(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
@@ -152,10 +152,10 @@ class RegroupedLinear(nn.Module):
         """The bias, None without one."""
         return self.conv.bias
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        y: Tensor = self.conv(x.reshape(-1, x.shape[-1], 1, 1))
-        return y.reshape(*x.shape[:-1], y.shape[1])
+        y: Tensor = self.conv(input.reshape(-1, input.shape[-1], 1, 1))
+        return y.reshape(*input.shape[:-1], y.shape[1])
 
 
 def _copied(layout: BlockFormat, layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | None]:

@@ -44,6 +44,11 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "their_callbacks", module)
 
 
+def test_callbacks_that_log_are_there_in_copies_too_which_have_no_loggers(composed: Compose) -> None:
+    options = ("callbacks=[learning_rates]", "retraining.copies=2", "data.limit=0.1")
+    assert [each.structure for each in run_of(composed(*SMALL, *REFILL, *options))][-1] == "refill"
+
+
 def test_own_callbacks_are_there_in_every_training(composed: Compose) -> None:
     run_of(composed(*SMALL, *REFILL, "+callbacks.mine={_target_:their_callbacks.Watch,word:hello}"))
     assert SEEN == ["hello", "hello"]  # the search, and the refilled ticket
