@@ -280,7 +280,7 @@ class Experiment:
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         )
         if not loggers:
-            trainer.loggers = [DummyLogger()]  # callbacks of the user may ask for one
+            trainer.loggers = [_Dropping(trainer.default_root_dir)]
         return trainer
 
     @property
@@ -327,6 +327,23 @@ class Experiment:
         """Return the epochs of the trainings of each round of the search: with a sparsifier a round has two."""
         dense, ticket = self._lengths
         return [[dense]] + [[ticket] * (1 if self.pruning_options.sparsifier is None else 2)] * self.rounds
+
+
+class _Dropping(DummyLogger):
+    """The logger of a training that has no other: it drops what it is given, and the callbacks of the user may ask for it.
+
+    Args:
+        folder: folder beside which Lightning's profilers write.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    @property
+    def save_dir(self) -> str:
+        """The folder."""
+        return self._folder
 
 
 def _structure(name: str, node: DictConfig) -> Structure:
