@@ -330,7 +330,7 @@ class Experiment:
 
 
 class _Dropping(DummyLogger):
-    """The logger of a training that has no other: it drops what it is given, and the callbacks of the user may ask for it.
+    """The logger of a training that has no other: callbacks of the user may ask for one. It drops what it is given.
 
     Args:
         folder: folder beside which Lightning's profilers write.
