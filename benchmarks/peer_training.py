@@ -118,8 +118,8 @@ class Contest:
         tickets = [result for result in own if result.structure == like and not result.control]
         self._like = {result.round: result for result in tickets}
         if not tickets or len(tickets) > len(self._like):
-            many = "several tickets" if tickets else "no ticket"
-            raise ValueError(f"--like {like}: {self._search} has {many} of that name in a round")
+            found = "several tickets" if tickets else "no ticket"
+            raise ValueError(f"--like {like}: {self._search} has {found} of that name in a round")
         self._layers = find_layers(self._trained_dense(), experiment.example)
 
     def run(self, name: str, peer: Peer) -> None:
@@ -196,17 +196,17 @@ class Contest:
 
     def _fit(self, network: nn.Module, number: int, sparse: bool) -> nn.Module:
         experiment, options = self._experiment, self._experiment.pruning_options
-        guarded = copied(network)
-        classifier = instantiate(experiment.config.classifier, network=guarded)
+        trained = copied(network)
+        classifier = instantiate(experiment.config.classifier, network=trained)
         state = {name: value.clone() for name, value in network.state_dict().items()}
         training = TicketTraining(
             Ticket({}, state), self._restart, "masked", monitor=options.monitor, monitor_mode=options.monitor_mode
         )
         callbacks: list[pl.Callback] = [training]
         if sparse:
-            callbacks.append(_TowardsZero(_pruner(guarded, Peer("GroupMagnitudeImportance"), experiment.example, 0.5)))
-        guarded.train()  # Torch-Pruning looks at networks in evaluation
-        avoid_defect(guarded)
+            callbacks.append(_TowardsZero(_pruner(trained, Peer("GroupMagnitudeImportance"), experiment.example, 0.5)))
+        trained.train()  # Torch-Pruning looks at networks in evaluation
+        avoid_defect(trained)  # the network itself is kept as Torch-Pruning made it
         pl.seed_everything(experiment.options.seed, verbose=False)
         experiment.data.first_epoch = self._dense.total_epochs + (number - 1) * self._restart.epochs
         experiment.trainer(callbacks, []).fit(classifier, experiment.data)

@@ -87,6 +87,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _determinism_is_a_tests_own() -> Iterator[None]:
+    """A Trainer with `deterministic=true`, also of a module's fixture, sets it for the whole process."""
+    import torch
+
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _options_are_registered() -> None:
     """As a command does before it composes."""

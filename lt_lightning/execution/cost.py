@@ -20,7 +20,7 @@ from lt_lightning.execution.machine import isolating
 from lt_lightning.execution.timing import TimeRatio, compare_times, stopwatch
 from lt_lightning.network_graph.recording import without_fast_path
 from lt_lightning.pruning.enforcement import EnforcedMasks
-from lt_lightning.pruning.evaluation import evaluating
+from lt_lightning.pruning.evaluation import evaluating, forked_random
 from lt_lightning.pruning.examples import Example, call_network, copied
 from lt_lightning.pruning.masks import Masks
 
@@ -186,8 +186,7 @@ def time_ratio(
     """
     images = inputs_like(example, setting, device)
     base, call = (network_call(copied(each).to(device), images, setting) for each in (dense, small))
-    devices = [device] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # dropout draws
+    with forked_random(device):  # dropout draws
         return compare_times(call, base, stopwatch(device), samples, slot, wide)
 
 

@@ -17,7 +17,7 @@ from lt_lightning.execution.execute import forms_of
 from lt_lightning.execution.form_choice import input_shapes
 from lt_lightning.execution.remembered import machine_facts, remember, remembered
 from lt_lightning.execution.timing import Shape, interleaved, stopwatch, time_layers
-from lt_lightning.pruning.evaluation import evaluating
+from lt_lightning.pruning.evaluation import evaluating, forked_random
 from lt_lightning.pruning.examples import call_network, copied, several, tensors_in
 from lt_lightning.pruning.layers import Layer, why_not_plain
 from lt_lightning.structures.channel_choice import Floats
@@ -175,7 +175,8 @@ class TimedCosts:
             case nn.Linear() as module if not why_not_plain(module):
                 return module
             case nn.Conv2d() as module if not why_not_plain(module):
-                return module if module.groups in (1, module.in_channels) else None
+                depthwise = module.groups == module.in_channels == module.out_channels
+                return module if module.groups == 1 or depthwise else None
             case _:
                 return None
 
@@ -231,8 +232,7 @@ class TimedCosts:
         """Return what was measured: now, or by an earlier run on this machine."""
         asked = {**question, "setting": str(self.setting), **machine_facts(self.device)}
         if (known := remembered("times", asked)) is None:
-            # What is trained next is the same, measured or remembered.
-            with torch.random.fork_rng(devices=[self.device] if torch.device(self.device).type == "cuda" else []):
+            with forked_random(self.device):  # what is trained next is the same, measured or remembered
                 known = measure()
             remember("times", asked, known)
         return known

@@ -333,7 +333,7 @@ class _Dropping(DummyLogger):
     """The logger of a training that has no other: callbacks of the user may ask for one. It drops what it is given.
 
     Args:
-        folder: folder beside which Lightning's profilers write.
+        folder: folder in which Lightning's profilers write.
     """
 
     def __init__(self, folder: str) -> None:

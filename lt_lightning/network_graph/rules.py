@@ -663,12 +663,11 @@ def _convolution(recorder: Recorder, call: Call) -> None:
         _group(recorder, call, (inner, columns, rows), groups, transposed)
     places = [-1 if dim == 1 else 1 for dim in range(x.dim())]
     out = tuple(replace(each, ids=each.ids.reshape(places)) for each in rows[:1])
-    if transposed and groups > 1:  # its weight has the outputs of a group, and no ids for those of the others
-        out = ()
-        if bias is not None:
-            recorder.freeze(recorder.of(bias).labels, "outputs of a transposed convolution in groups")
-    result: Value = Value(out if of_weight.weight else (), False)
-    if bias is not None and not (transposed and groups > 1):
+    of_one_group = transposed and groups > 1  # its weight has ids for the outputs of one group, not of the others
+    result: Value = Value(() if of_one_group or not of_weight.weight else out, False)
+    if bias is not None and of_one_group:
+        recorder.freeze(recorder.of(bias).labels, f"outputs of a transposed convolution in groups{recorder.where()}")
+    elif bias is not None:
         shape = [1] * x.dim()
         shape[1] = len(bias)
         biases = tuple(replace(each, ids=each.ids.reshape(shape)) for each in recorder.of(bias).labels)

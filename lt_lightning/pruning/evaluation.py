@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,21 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def forked_random(device: torch.device | str = "cpu") -> AbstractContextManager[None]:
+    """Return a context in which random numbers may be drawn: at its end the generators are as they were.
+
+    Args:
+        device: device on which they are drawn, besides the CPU.
+
+    >>> state = torch.get_rng_state()
+    >>> with forked_random():
+    ...     _ = torch.randn(3)
+    >>> torch.equal(torch.get_rng_state(), state)
+    True
+    """
+    return torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else [])
 
 
 def relative_difference(got: Tensor, expected: Tensor) -> float:

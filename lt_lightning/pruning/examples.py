@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One batch: a tensor, a tuple of arguments, or a dict of named arguments."""
-N = TypeVar("N", bound=nn.Module)
+_Network = TypeVar("_Network", bound=nn.Module)
 _SAMPLES = 4
 
 
@@ -37,7 +37,7 @@ def does_not_run(network: nn.Module, error: Exception) -> ValueError:
     return ValueError(f"{type(network).__name__} does not run on the example: {told}")
 
 
-def copied(network: N) -> N:
+def copied(network: _Network) -> _Network:
     """Return a deep copy, also of a network whose modules hold a weight that they computed from others."""
     computed = [
         value
@@ -46,8 +46,8 @@ def copied(network: N) -> N:
         if isinstance(value, Tensor) and not value.is_leaf
     ]
     twin = copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
-    for own, copy_of_it in zip(network.parameters(), twin.parameters(), strict=True):
-        vars(copy_of_it).update(vars(own))  # marks of the user, such as `_no_weight_decay`, which deepcopy drops
+    for parameter, its_copy in zip(network.parameters(), twin.parameters(), strict=True):
+        vars(its_copy).update(vars(parameter))  # marks of the user, such as `_no_weight_decay`, which deepcopy drops
     return twin
 
 

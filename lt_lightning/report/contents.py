@@ -60,8 +60,8 @@ class Search:
         return seed if isinstance(seed, int) else None
 
     def folder_of(self, result: Result) -> Path:
-        """Return the folder of a ticket, also where the search's folder was renamed."""
-        return self.folder.joinpath(*Path(result.place).parts[1:])
+        """Return the folder of a ticket."""
+        return self.folder.parent / result.place
 
     def settings(self) -> Iterator[tuple[str, Result]]:
         """Yield each result after the search's setting, and its folder where several in a round are of one kind."""
@@ -240,11 +240,19 @@ def _search(folder: Path, parts: Set[Path] | None, missing: list[str]) -> Search
             f"{folder.name}/config.yaml cannot be used: {text if known else f'{type(error).__name__}: {text}'}"
         )
     with _warnings_into(missing):
-        results = [Result.load(file.parent) for file in sorted(folder.glob("round_*/*/result.json"))]
-    search = Search(folder, config, tuple(filter(None, results)), tuple(read_rounds(folder)))
+        results = tuple(_results(folder))
+    search = Search(folder, config, results, tuple(read_rounds(folder)))
     if parts is None:
         return search
     return replace(search, results=tuple(each for each in search.results if search.folder_of(each) in parts))
+
+
+def _results(folder: Path) -> Iterator[Result]:
+    """Yield the results of a search, with the places where they are now: its folder may have been renamed."""
+    for file in sorted(folder.glob("round_*/*/result.json")):
+        if (result := Result.load(file.parent)) is not None:
+            place = file.parent.relative_to(folder.parent).as_posix()
+            yield replace(result, search=folder.name, place=place)
 
 
 def _unfinished(tasks: Iterable[Task], searches: Set[Path], finished: Set[Path]) -> Iterator[str]:

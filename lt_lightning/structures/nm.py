@@ -17,6 +17,7 @@ from lt_lightning.structures.base import (
     StructureResult,
     retained_magnitude,
 )
+from lt_lightning.structures.channel_choice import outputs_first
 from lt_lightning.structures.executable import computes_two_of_four, why_irreplaceable
 from lt_lightning.structures.plan import NMPlan
 
@@ -69,10 +70,8 @@ class NM(Structure):
         why_dense = {layer.name: self._why_dense(layer, given.network) for layer in given.layers.values()}
         for layer in given.prunable:
             if not why_dense[layer.name]:
-                scores = self._scores(layer, given)
-                inputs_first = layer.output_dim == 1
-                mask = nm_mask(scores.transpose(0, 1) if inputs_first else scores, self.n, self.m)
-                masks[layer.weight] = mask.transpose(0, 1).contiguous() if inputs_first else mask
+                mask = nm_mask(outputs_first(layer, self._scores(layer, given)), self.n, self.m)
+                masks[layer.weight] = outputs_first(layer, mask)  # and back
         executable = tuple(layer.name for layer in given.prunable if self._is_executable(layer, given.network))
         reports = {}
         for name, layer in given.layers.items():

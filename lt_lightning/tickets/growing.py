@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lt_lightning.network_graph.traced import TracedNetwork
 from lt_lightning.pruning.criteria import Context, Criterion
+from lt_lightning.pruning.evaluation import forked_random
 from lt_lightning.pruning.examples import Example, copied
 from lt_lightning.pruning.masks import Masks
 from lt_lightning.pruning.rewinding import Restart, when_alive
@@ -67,7 +68,7 @@ class Growth:
         before: Masks = {name: ticket.masks[name] for name in self._pruned_weights(ticket)}
         source = copied(self.traced.network).to(self.device)
         context = Context(source, state, self.example, self.batches, density, self.scope)
-        with torch.random.fork_rng(devices=[]):
+        with forked_random(self.device):
             torch.manual_seed(facts["round"])
             scores = self.criterion(state, before, context)
         masks = prune(before, scores, density, self.scope)

@@ -283,7 +283,9 @@ class Hybrid(Structure):
             shapes = {name: mask.shape for name, mask in given.masks.items()}
             masks |= masks_of_blocks(blocks_in_full(plan, shapes) if isinstance(plan, HybridPlan) else plan, shapes)
         reports = {
-            name: _report(layer, given, masks, liveness, rest.layers.get(name)) for name, layer in given.layers.items()
+            # An attention with fewer heads is no layer of what is left.
+            name: _report(layer, given, masks, liveness, rest.layers.get(name, _dense(layer)))
+            for name, layer in given.layers.items()
         }
         return StructureResult(masks, reports, plan)
 
@@ -306,25 +308,25 @@ def _plan(channels: ChannelPlan, blocks: Plan | None) -> Plan | None:
     return channels if dropped else None
 
 
-def _report(
-    layer: Layer, given: StructureInput, masks: Masks, liveness: Liveness, rest: LayerReport | None
-) -> LayerReport:
-    """Return the report of a layer, given that of what is left of it; an attention with fewer heads has none."""
+def _dense(layer: Layer) -> LayerReport:
+    return LayerReport(layer.size, layer.size, layer.size, layer.size, layer.positions, "dense")
+
+
+def _report(layer: Layer, given: StructureInput, masks: Masks, liveness: Liveness, rest: LayerReport) -> LayerReport:
+    """Return the report of a layer, given that of what is left of it."""
     before, after = given.masks.get(layer.weight), masks.get(layer.weight)
     left = int(executed_weights(layer, liveness))
-    form: Form = "channels" if left < layer.size else "dense"
-    if rest is not None and rest.form in ("blocks", "unstructured"):
-        form = rest.form
+    form: Form = rest.form if rest.form in ("blocks", "unstructured") else "channels" if left < layer.size else "dense"
     kept = layer.size if after is None else count_kept(after)
     return LayerReport(
         size=layer.size,
         target=layer.size if before is None else count_kept(before),
         kept=kept,
-        executed=rest.executed if rest is not None and form == "blocks" else left,
+        executed=rest.executed if form == "blocks" else left,
         positions=layer.positions,
         form=form,
         retained_magnitude=1.0
         if before is None or after is None or kept == layer.size
         else retained_magnitude(given.weights[layer.weight], before, after),
-        note=rest.note if rest is not None and before is not None else "",
+        note=rest.note if before is not None else "",
     )

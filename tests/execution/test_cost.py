@@ -55,6 +55,14 @@ def test_a_much_smaller_network_is_faster(training: bool, bfloat16: bool, monkey
     )  # 256 times fewer operations
 
 
+def test_ratios_leave_the_random_generators_and_the_precision_alone() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    state = torch.get_rng_state()
+    time_ratio(network, network, torch.zeros(1, 3, 2, 2).double(), Setting(4, training=True), samples=2, slot=0.0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float64}
+
+
 def test_ratios_leave_the_networks_alone() -> None:
     dense = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     before = {name: value.clone() for name, value in dense.state_dict().items()}

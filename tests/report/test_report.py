@@ -196,6 +196,18 @@ def test_the_headline_names_the_best_structured_ticket_with_its_numbers(runs: Pa
     assert "A verdict takes several seeds" not in html
 
 
+def test_a_search_whose_folder_was_renamed_is_reported_with_links_that_lead_somewhere(
+    runs: Path, configs: list[DictConfig]
+) -> None:
+    _change_refill(configs, (0.89, 0.90))
+    folder = search_task(configs[0]).folder
+    renamed = folder.rename(folder.with_name("renamed"))
+    report = write_report(renamed)
+    html = report.read_text(encoding="utf-8")
+    (link,) = re.findall(r'Folders of the ticket: <a [^>]*href="([^"]+)"[^>]*>seed 0</a>', html)
+    assert (report.parent / unquote(link)).is_dir()
+
+
 def test_the_headline_of_one_seed_says_how_to_get_a_verdict(everything: Path, configs: list[DictConfig]) -> None:
     _change_refill(configs, (0.89, 0.90))
     folder = search_task(configs[0]).folder

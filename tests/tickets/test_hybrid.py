@@ -282,7 +282,7 @@ class Scaled(nn.Conv2d):
 
 def test_layers_that_cannot_be_timed_cost_what_their_operations_do_at_the_rate_of_the_others() -> None:
     ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5)
-    network = nn.Sequential(Own(3, 8, 3), Own(8, 8, 3), Scaled(8, 8, 3), *ends)
+    network = nn.Sequential(Own(3, 8, 3), Own(8, 8, 3), Scaled(8, 8, 3), nn.Conv2d(8, 16, 3, groups=8), *ends)
     layers = TracedNetwork(network, EXAMPLE).layers
     state = torch.get_rng_state()
     costs = TimedCosts(network, EXAMPLE, layers, Setting(3, training=True), "kernel_position")
@@ -294,6 +294,8 @@ def test_layers_that_cannot_be_timed_cost_what_their_operations_do_at_the_rate_o
     operations = {name: layer.size * layer.positions for name, layer in layers.items()}
     expected = timed * operations["2"] / (operations["0"] + operations["1"])
     assert costs._alone(layers["2"], *whole)[0] == pytest.approx(expected)
+    several = costs._alone(layers["3"], np.array([16.0]), np.array([8.0]))[0]  # of two outputs for each input
+    assert several / timed == pytest.approx(operations["3"] / (operations["0"] + operations["1"]))
 
 
 def seconds_of(network: nn.Module, shape: tuple[int, ...], batch_size: int) -> float:

@@ -84,14 +84,18 @@ def floats(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("bias", [True, False])
-def test_transposed_convolutions_in_groups_keep_their_channels(dims: int, bias: bool) -> None:
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.GroupNorm(1, 16), nn.GroupNorm(4, 16), nn.PReLU(16), None], ids=str)
+@pytest.mark.parametrize("groups", [2, 16])
+@pytest.mark.parametrize(("dims", "bias"), [(1, True), (2, True), (2, False), (3, False)])
+def test_transposed_convolutions_in_groups_keep_their_channels(
+    dims: int, bias: bool, groups: int, norm: nn.Module | None
+) -> None:
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
     up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
     torch.manual_seed(0)
-    grouped = up(16, 16, 2, 2, groups=2, bias=bias)
-    parts = (conv(3, 16, 3), nn.ReLU(), grouped, nn.ReLU(), conv(16, 8, 1), nn.ReLU(), conv(8, 4, 1))
+    grouped = up(16, 16, 2, 2, groups=groups, bias=bias)
+    after = norm or (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1](16)
+    parts = (conv(3, 16, 3), nn.ReLU(), grouped, after, conv(16, 8, 1), nn.ReLU(), conv(8, 4, 1))
     network = nn.Sequential(*parts).double()
     example = torch.randn(2, 3, *[6] * dims, dtype=torch.float64)
     small = shrink(network, example, keep=0.95)
